@@ -1,0 +1,40 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a file system can still take."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import NotEnoughSpace
+from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
+
+
+def available_bytes(directory: str) -> int:
+    """Bytes that this user may still write in *directory*: root has the reserve, others have not."""
+    status = os.statvfs(directory)
+    blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
+    return blocks * status.f_frsize
+
+
+def require_space(demands: t.Iterable[tuple[str, int]]) -> None:
+    """Raises NotEnoughSpace where the file systems cannot take all *demands*: pairs of a new file and its bytes."""
+    needed: dict[int, int] = {}
+    files: dict[int, list[str]] = {}
+    for path, required in demands:
+        device = os.stat(os.path.dirname(path)).st_dev
+        needed[device] = needed.get(device, 0) + required
+        files.setdefault(device, []).append(path)
+    for device, required in needed.items():
+        directory = os.path.dirname(files[device][0])
+        available = available_bytes(directory)
+        if required > available:
+            raise NotEnoughSpace(
+                f"{', '.join(files[device])}: not enough space in {directory}: needed {format_size(required)} ({required} bytes), "
+                f"available {format_size(available)} ({available} bytes): free some, or choose another place",
+                required_bytes=required,
+                available_bytes=available,
+            )

@@ -1,0 +1,109 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The decision to make a new image."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
+from ansible_collections.kvmops.disk.plugins.module_utils._staging import NewFile
+
+
+@dataclass(frozen=True)
+class ImageWish:
+    """The image that a task wants at *path*; *size* in bytes, None for that of the backing file, or as it is."""
+
+    path: str
+    layout: Layout
+    size: int | None = None
+    backing_file: str | None = None
+    backing_format: str | None = None
+    shrink: bool = False
+
+    def require_valid(self) -> None:
+        """Raises InvalidRequest where no world could grant the wish."""
+        self.layout.require_valid(size=self.size, overlay=self.backing_file is not None)
+        if (self.backing_file is None) != (self.backing_format is None):
+            raise InvalidRequest(
+                "backing_file: needs backing_format beside it, and the other way round: the format of a backing file is never guessed from its content"
+            )
+        if self.backing_file == self.path:
+            raise InvalidRequest(f"backing_file: {self.path} cannot be its own backing file")
+
+
+def new_size(wish: ImageWish, base: Image | None) -> int:
+    """The virtual size of the image to make. Raises InvalidRequest without any, or with one that would cut off the base."""
+    if base is None:
+        if wish.size is None:
+            raise InvalidRequest(f"{wish.path}: does not exist: give the size to create it with")
+        return wish.size
+    if wish.size is not None and wish.size < base.virtual_size:
+        raise InvalidRequest(
+            f"{wish.path}: asked for {format_size(wish.size)}, but its backing file {base.path} has {format_size(base.virtual_size)}: "
+            "a smaller overlay cuts off the end of the disk: leave size out, or ask for as much or more",
+            virtual_size=base.virtual_size,
+        )
+    return wish.size or base.virtual_size
+
+
+def require_usable_base(base: Image) -> None:
+    """Raises UnsafeImage where an overlay on *base* would not be what it seems."""
+    if base.encrypted:
+        raise UnsafeImage(f"{base.path}: is encrypted: an overlay on it would hold its changes in the clear: not made", path=base.path)
+    if base.corrupt:
+        raise UnsafeImage(f"{base.path}: is marked corrupt: check and repair it first", path=base.path)
+
+
+def plan_create(
+    wish: ImageWish, base: Image | None, qemu_img: QemuImg, new_file: NewFile, dress: t.Callable[[str], None]
+) -> Plan:
+    """The plan that makes the image. *dress* gives a file the owner, group, mode and attributes of the task."""
+    size = new_size(wish, base)
+    image_format = wish.layout.format
+    backing = (base.path, base.format) if base else None
+
+    def create() -> None:
+        new_file.begin()
+        qemu_img.create(new_file.name, image_format, size, creation_options(wish.layout), backing)
+        dress(new_file.name)
+        new_file.publish()
+
+    over = f" over {base.path}" if base else ""
+    policy = f", preallocation {wish.layout.preallocation}" if wish.layout.preallocation else ""
+    return Plan(
+        before={"path": wish.path, "state": "absent"},
+        after={
+            "path": wish.path,
+            "state": "present",
+            "format": image_format,
+            "virtual_size": size,
+            **({"backing_file": base.path, "backing_format": base.format} if base else {}),
+            **wish.layout.options(),
+        },
+        steps=(Step(f"create {image_format} image {wish.path} of {format_size(size)}{over}{policy}", create, new_file.withdraw),),
+    )
+
+
+def creation_options(layout: Layout) -> dict[str, str]:
+    """The options for qemu-img; a VHD keeps the size asked for instead of the next one with whole cylinders."""
+    return {**layout.options(), **({"force_size": "on"} if layout.format == "vpc" else {})}
+
+
+def bytes_needed(layout: Layout, size: int, estimate: int) -> int:
+    """What the file system must take at once for a disk of *size* bytes.
+
+    *estimate* is what qcow2 would need for its data and metadata; qemu-img measures a raw image at its full length,
+    holes included (raw_measure in block/raw-format.c).
+    """
+    if layout.format == "raw":
+        return size if layout.preallocation in ("falloc", "full") else min(size, estimate)
+    return estimate

@@ -1,0 +1,299 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The only door to XML: the disks of a domain, a change of a disk's source and driver, the record of an operation."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import traceback
+import typing as t
+from dataclasses import asdict, dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, MissingLibrary
+
+try:
+    from lxml import etree
+except ImportError:
+    etree = None
+    IMPORT_ERROR: str | None = traceback.format_exc()
+else:
+    IMPORT_ERROR = None
+
+RECORD_URI = "urn:kvmops:disk:1"
+_SECRET = re.compile(r"""(\spasswd=)(?:'[^']*'|"[^"]*")""")
+
+
+@dataclass(frozen=True)
+class ChainLink:
+    """One ``<backingStore>``: the source of a backing file and its format."""
+
+    path: str | None
+    format: str | None
+
+
+@dataclass(frozen=True)
+class DiskElement:
+    """A ``<disk>`` as the XML has it.
+
+    *source* is the path of a file or block device, None for other source types and for an empty drive. *format* is
+    the driver type; libvirt takes raw where the XML says nothing. *chain* is what the XML says of the backing files:
+    None where it says nothing, an empty tuple where it says that there is none.
+    """
+
+    target: str
+    bus: str | None
+    device: str
+    type: str
+    source: str | None
+    format: str
+    pool: str | None
+    volume: str | None
+    readonly: bool
+    shareable: bool
+    transient: bool
+    encrypted: bool
+    chain: tuple[ChainLink, ...] | None
+    mirror: str | None
+
+
+@dataclass(frozen=True)
+class DiskChange:
+    """What a disk's definition is to become: the file at *path*, read as *format*."""
+
+    target: str
+    path: str
+    format: str
+
+
+@dataclass(frozen=True)
+class RecordedDisk:
+    """One disk in the record of a conversion; all paths absolute."""
+
+    target: str
+    source: str
+    source_format: str
+    dest: str
+    format: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """An operation in flight, as it stands in the domain's metadata."""
+
+    verb: str
+    started: str
+    was_running: bool
+    remove_source: bool
+    disks: tuple[RecordedDisk, ...]
+
+
+def disks(xml: str) -> tuple[DiskElement, ...]:
+    """The disks of a domain's XML, in its order, cdroms and floppies included."""
+    return tuple(_disk(element) for element in _parse(xml).iterfind("./devices/disk"))
+
+
+def snapshot_disks(xml: str) -> tuple[DiskElement, ...]:
+    """The disks of the domain that a snapshot's XML carries: what a revert would bring back."""
+    return tuple(_disk(element) for element in _parse(xml).iterfind("./domain/devices/disk"))
+
+
+def pool_path(xml: str) -> str | None:
+    """The directory of a storage pool; None for pools that have none."""
+    return _parse(xml).findtext("./target/path")
+
+
+def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
+    """The domain's XML with other sources and driver types for some disks, and nothing else changed.
+
+    A ``<backingStore>`` goes with the source that it described. Raises DiskError where a disk is not in the XML.
+    """
+    domain = _parse(xml)
+    for change in changes:
+        element = _find(domain, change.target)
+        driver = element.find("driver")
+        if driver is None:
+            driver = etree.SubElement(element, "driver", name="qemu")
+            element.insert(0, driver)
+        driver.set("type", change.format)
+        source = element.find("source")
+        if source is None:
+            raise DiskError(f"{change.target}: the disk has no source in the domain's XML")
+        _point_to_file(element, source, change.path)
+        for stale in element.findall("backingStore"):
+            _remove(stale)
+    return _text(domain)
+
+
+def unexpected_difference(wanted: str, found: str) -> str | None:
+    """The unified diff from *wanted* to *found* where they say different things; None where they say the same.
+
+    Quoting, attribute order and white space between elements say nothing.
+    """
+    if _canonical(_parse(wanted)) == _canonical(_parse(found)):
+        return None
+    return unified_diff(_pretty(wanted), _pretty(found), "wanted", "found")
+
+
+def unified_diff(before: str, after: str, before_name: str = "before", after_name: str = "after") -> str:
+    """The unified diff of two XML texts, passwords hidden."""
+    lines = difflib.unified_diff(
+        _SECRET.sub(r"\1'********'", before).splitlines(),
+        _SECRET.sub(r"\1'********'", after).splitlines(),
+        before_name,
+        after_name,
+        lineterm="",
+    )
+    return "".join(line + "\n" for line in lines)
+
+
+def record_to_xml(record: Record) -> str:
+    """The record as the element that goes into the domain's metadata."""
+    require_lxml()
+    root = etree.Element(
+        "operation",
+        verb=record.verb,
+        started=record.started,
+        was_running="yes" if record.was_running else "no",
+        remove_source="yes" if record.remove_source else "no",
+    )
+    for disk in record.disks:
+        etree.SubElement(root, "disk", **asdict(disk))
+    return t.cast(str, etree.tostring(root, encoding="unicode"))
+
+
+def record_from_xml(xml: str) -> Record:
+    """The record that the element in a domain's metadata holds. Raises DiskError where it is none of ours."""
+    root = _parse(xml)
+    try:
+        return Record(
+            verb=root.attrib["verb"],
+            started=root.attrib["started"],
+            was_running=root.attrib["was_running"] == "yes",
+            remove_source=root.attrib["remove_source"] == "yes",
+            disks=tuple(RecordedDisk(**{_local(key): value for key, value in disk.attrib.items()}) for disk in root if _local(disk.tag) == "disk"),
+        )
+    except (KeyError, TypeError) as error:
+        raise DiskError(
+            f"the domain's metadata holds a record of an operation in {RECORD_URI} that this version cannot read: {xml}: "
+            "finish what it describes by hand, then remove it with virsh metadata --remove"
+        ) from error
+
+
+def require_expressible(text: str, what: str) -> None:
+    """Raises InvalidRequest where XML 1.0 has no way to say *text*: control characters, undecodable bytes."""
+    require_lxml()
+    try:
+        etree.Element("x").set("x", text)
+    except ValueError as error:
+        raise InvalidRequest(f"{what}: {text!r} cannot stand in a domain's XML: {error}") from error
+    if re.search(r"[\t\n\r]", text):
+        raise InvalidRequest(f"{what}: {text!r} has a line break or a tab: libvirt does not keep those in a path")
+
+
+def require_lxml() -> None:
+    """Raises MissingLibrary where lxml cannot be imported."""
+    if etree is None:
+        raise MissingLibrary("lxml", "needed to edit a domain's XML")
+
+
+def _parse(xml: str) -> t.Any:
+    require_lxml()
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+    return etree.fromstring(xml.encode(), parser)
+
+
+def _text(root: t.Any) -> str:
+    return t.cast(str, etree.tostring(root, encoding="unicode"))
+
+
+def _local(name: str) -> str:
+    return name.rsplit("}", 1)[-1]
+
+
+def _disk(element: t.Any) -> DiskElement:
+    source = element.find("source")
+    driver = element.find("driver")
+    target = element.find("target")
+    mirror = element.find("mirror")
+    return DiskElement(
+        target=target.get("dev", "") if target is not None else "",
+        bus=target.get("bus") if target is not None else None,
+        device=element.get("device", "disk"),
+        type=element.get("type", "file"),
+        source=_path(source),
+        format=(driver.get("type") if driver is not None else None) or "raw",
+        pool=source.get("pool") if source is not None else None,
+        volume=source.get("volume") if source is not None else None,
+        readonly=element.find("readonly") is not None,
+        shareable=element.find("shareable") is not None,
+        transient=element.find("transient") is not None,
+        encrypted=element.find("encryption") is not None or element.find("source/encryption") is not None,
+        chain=_chain(element),
+        mirror=_path(mirror.find("source")) or mirror.get("file", "") if mirror is not None else None,
+    )
+
+
+def _path(source: t.Any) -> str | None:
+    if source is None:
+        return None
+    path = source.get("file") or source.get("dev")
+    return t.cast("str | None", path)
+
+
+def _chain(element: t.Any) -> tuple[ChainLink, ...] | None:
+    links = []
+    store = element.find("backingStore")
+    if store is None:
+        return None
+    while store is not None and store.get("type"):
+        form = store.find("format")
+        links.append(ChainLink(_path(store.find("source")), form.get("type") if form is not None else None))
+        store = store.find("backingStore")
+    return tuple(links)
+
+
+def _find(domain: t.Any, target: str) -> t.Any:
+    for element in domain.iterfind("./devices/disk"):
+        dev = element.find("target")
+        if dev is not None and dev.get("dev") == target:
+            return element
+    raise DiskError(f"{target}: the domain has no such disk")
+
+
+def _point_to_file(disk: t.Any, source: t.Any, path: str) -> None:
+    """Changes what names the source, in place, so that its children (seclabel, slices, ...) stay."""
+    if disk.get("type") == "file":
+        source.set("file", path)
+        return
+    disk.set("type", "file")
+    for name in ("dev", "pool", "volume", "mode", "index"):
+        source.attrib.pop(name, None)
+    source.set("file", path)
+
+
+def _remove(element: t.Any) -> None:
+    """Takes *element* out, with the white space that leads to it rather than what follows it."""
+    before = element.getprevious()
+    if before is not None:
+        before.tail = element.tail
+    element.getparent().remove(element)
+
+
+def _canonical(root: t.Any) -> bytes:
+    """The XML with everything that says nothing made equal: attribute order, quoting, indentation."""
+    for element in root.iter():
+        if len(element) and not (element.text or "").strip():
+            element.text = None
+        if not (element.tail or "").strip():
+            element.tail = None
+    return t.cast(bytes, etree.tostring(root, method="c14n"))
+
+
+def _pretty(xml: str) -> str:
+    root = _parse(xml)
+    _canonical(root)
+    etree.indent(root)
+    return _text(root)

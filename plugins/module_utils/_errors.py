@@ -1,0 +1,69 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How a task fails: one family of errors whose messages say what was found, what was asked and what to do."""
+
+from __future__ import annotations
+
+import typing as t
+
+
+class DiskError(Exception):
+    """Something that ends the task.
+
+    The message is for the person who wrote the task; *facts* are for the playbook that reacts to the failure
+    and are returned beside ``msg``.
+    """
+
+    def __init__(self, message: str, **facts: t.Any) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+
+class InvalidRequest(DiskError):
+    """The wish itself is wrong, whatever the world looks like: raised before anything is touched."""
+
+
+class MissingImage(DiskError):
+    """There is no image where the task says that there is one."""
+
+
+class UnsafeImage(DiskError):
+    """The content of an image contradicts what was said of it, or points outside the image."""
+
+
+class ImageInUse(DiskError):
+    """Somebody else has the image open or defines it as a disk. Facts: ``in_use_by``."""
+
+
+class HasDependents(DiskError):
+    """Overlays read the image as their backing file. Facts: ``dependents``."""
+
+
+class NotEnoughSpace(DiskError):
+    """The file system cannot take what is to be written. Facts: ``required_bytes``, ``available_bytes``."""
+
+
+class OperationInFlight(DiskError):
+    """Another run works on the same image. Facts: ``operation``."""
+
+
+class QemuImgFailed(DiskError):
+    """qemu-img ended with an error. Facts: ``rc``, ``stderr``, ``command``."""
+
+
+class LibvirtFailed(DiskError):
+    """libvirt refused, or cannot be reached. Facts: ``libvirt_code`` where libvirt gave one."""
+
+
+class MissingLibrary(DiskError):
+    """A Python library that the task needs cannot be imported on the target."""
+
+    def __init__(self, library: str, reason: str) -> None:
+        super().__init__(f"{library}: {reason}")
+        self.library = library
+
+
+class Interrupted(DiskError):
+    """The process was told to end; what was begun is undone on the way out."""

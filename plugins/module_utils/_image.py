@@ -1,0 +1,184 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Everything known about one image and the chain below it; looks only, and never at a file that was not named."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+
+#: A chain deeper than this is taken for a mistake or an attack; libvirt's own limit is 200, sane chains have a few.
+DEEPEST_CHAIN = 64
+
+
+@dataclass(frozen=True)
+class Image:
+    """The facts of one image; sizes in bytes, paths absolute, None where the format does not know the thing.
+
+    *backing_file* is the path that the image's own reference means; where that is no file but a protocol, it is the
+    reference as written.
+    """
+
+    path: str
+    format: str
+    virtual_size: int
+    actual_size: int
+    cluster_size: int | None = None
+    compat: str | None = None
+    lazy_refcounts: bool | None = None
+    refcount_bits: int | None = None
+    extended_l2: bool | None = None
+    compression_type: str | None = None
+    encrypted: bool = False
+    dirty: bool = False
+    corrupt: bool = False
+    backing_file: str | None = None
+    backing_format: str | None = None
+    data_file: str | None = None
+    snapshots: tuple[_qcow2.Snapshot, ...] = ()
+
+    def facts(self) -> dict[str, t.Any]:
+        """The image as a module returns it."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**own, "snapshots": [dict(vars(snapshot)) for snapshot in self.snapshots]}
+
+
+def claimed_format(path: str) -> str:
+    """The format that the first bytes of *path* claim; raw where they claim none."""
+    with _formats.open_image(path) as stream:
+        return _formats.recognise(stream) or "raw"
+
+
+def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None) -> Image:
+    """The facts of the image at *path*, read as *image_format*, or as what its first bytes claim.
+
+    Nothing but the file itself is opened, whatever it refers to. Raises MissingImage, UnsafeImage (another format
+    than *image_format*, a damaged header, features that nobody knows, references that QEMU would follow at a mere
+    look), or QemuImgFailed.
+    """
+    with _formats.open_image(path) as stream:
+        claimed = _formats.recognise(stream) or "raw"
+        image_format = image_format or claimed
+        if image_format not in ("raw", claimed):
+            raise UnsafeImage(
+                f"{path}: found a {claimed} image, asked for {image_format}: name the right format, or convert the image",
+                path=path,
+                format=claimed,
+            )
+        points_to = _formats.references(stream, image_format, path)
+        header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
+        snapshots = _qcow2.read_snapshots(stream, header, path) if header else ()
+    if image_format == "vmdk" and points_to.data_files:
+        _require_own_extents(points_to.data_files, path)
+    if header and header.unknown_incompatible:
+        raise UnsafeImage(
+            f"{path}: the image needs features that no known QEMU has (incompatible bits {header.unknown_incompatible:#x})", path=path
+        )
+    told = qemu_img.info(path, image_format)
+    data_file = points_to.data_files[0] if header and points_to.data_files else None
+    return Image(
+        path=path,
+        format=image_format,
+        virtual_size=told["virtual-size"],
+        actual_size=told["actual-size"],
+        encrypted=bool(told.get("encrypted")),
+        backing_file=_resolved(points_to.backing_file, path),
+        backing_format=points_to.backing_format,
+        data_file=_resolved(data_file, path),
+        snapshots=snapshots,
+        **_specifics(told, header),
+    )
+
+
+def chain(qemu_img: QemuImg, top: Image) -> tuple[Image, ...]:
+    """*top* and the images below it, as their headers name them. Each file is opened by itself, with its own format.
+
+    Raises UnsafeImage where the chain runs in a circle, is deeper than 64, leaves the files of this host, or does
+    not say a format; MissingImage where a file of it is missing.
+    """
+    found = [top]
+    seen = {_identity(top.path)}
+    while found[-1].backing_file is not None:
+        above = found[-1]
+        below = t.cast(str, above.backing_file)
+        if not os.path.isabs(below):
+            raise UnsafeImage(f"{above.path}: its backing file {below!r} is not a file on this host", path=above.path)
+        if above.backing_format is None:
+            raise UnsafeImage(
+                f"{above.path}: it does not say the format of its backing file {below}: QEMU would guess it from content "
+                "that a guest may have written; record it with qemu-img rebase -u -F FORMAT",
+                path=above.path,
+            )
+        image = inspect(qemu_img, below, above.backing_format)
+        identity = _identity(below)
+        if identity in seen:
+            raise UnsafeImage(f"{top.path}: the backing chain runs in a circle at {below}", path=top.path)
+        if len(found) >= DEEPEST_CHAIN:
+            raise UnsafeImage(f"{top.path}: the backing chain is deeper than {DEEPEST_CHAIN}", path=top.path)
+        seen.add(identity)
+        found.append(image)
+    return tuple(found)
+
+
+def links(top: str, image_format: str) -> t.Iterator[tuple[str, str | None]]:
+    """The references below *top* by headers alone, as (path, format), until one does not resolve or repeats."""
+    seen = set()
+    path: str | None = top
+    fmt: str | None = image_format
+    while path is not None and fmt is not None and len(seen) < DEEPEST_CHAIN:
+        try:
+            identity = _identity(path)
+            if identity in seen:
+                return
+            seen.add(identity)
+            with _formats.open_image(path) as stream:
+                below = _formats.references(stream, fmt, path)
+        except (DiskError, OSError):
+            return
+        path = _formats.resolve(below.backing_file, path) if below.backing_file else None
+        fmt = below.backing_format
+        if path is not None:
+            yield path, fmt
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _resolved(reference: str | None, path: str) -> str | None:
+    return (_formats.resolve(reference, path) or reference) if reference is not None else None
+
+
+def _require_own_extents(extents: tuple[str, ...], path: str) -> None:
+    """QEMU opens the extents of a VMDK at a mere look: only files beside the descriptor are taken for its own."""
+    for extent in extents:
+        if "/" in extent or ":" in extent or os.path.islink(os.path.join(os.path.dirname(path), extent)):
+            raise UnsafeImage(
+                f"{path}: its descriptor points to the extent {extent!r}, which is not a plain file beside it: not followed",
+                path=path,
+            )
+
+
+def _specifics(told: dict[str, t.Any], header: _qcow2.Header | None) -> dict[str, t.Any]:
+    """What only some formats have, under the names of the facts."""
+    specific = told.get("format-specific", {}).get("data", {})
+    known: dict[str, t.Any] = {"cluster_size": told.get("cluster-size")}
+    if header is not None:
+        known.update(
+            compat=header.compat,
+            lazy_refcounts=header.lazy_refcounts,
+            refcount_bits=header.refcount_bits,
+            extended_l2=header.extended_l2,
+            compression_type=specific.get("compression-type", "zlib"),
+            dirty=header.dirty,
+            corrupt=header.corrupt,
+        )
+    return known

@@ -1,0 +1,271 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The only door to libvirt: connections, domains, their states and definitions, storage pools. XML is passed as text."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import typing as t
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed, MissingLibrary
+
+try:
+    import libvirt
+except ImportError:
+    libvirt = None
+    IMPORT_ERROR: str | None = traceback.format_exc()
+else:
+    IMPORT_ERROR = None
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors arrive as exceptions, not on stderr too
+
+#: The namespace and the prefix of what this collection writes into a domain's metadata.
+METADATA_URI = "urn:kvmops:disk:1"
+METADATA_PREFIX = "kvmops"
+
+_TICK_MILLISECONDS = 500
+
+
+class Hypervisor:
+    """One connection to libvirt. Every call raises LibvirtFailed in words of ours, with libvirt's as the reason."""
+
+    def __init__(self, connection: t.Any, uri: str) -> None:
+        self._connection = connection
+        self.uri = uri
+
+    @classmethod
+    def connect(cls, uri: str, *, readonly: bool = False) -> Hypervisor:
+        """Raises MissingLibrary without libvirt-python, LibvirtFailed where nothing answers at *uri*."""
+        if libvirt is None:
+            raise MissingLibrary("libvirt-python", "needed to speak with libvirt")
+        _register_event_loop()
+        with _translated(f"{uri}: cannot connect to libvirt"):
+            return cls(libvirt.openReadOnly(uri) if readonly else libvirt.open(uri), uri)
+
+    def domain(self, name: str) -> Domain:
+        """The domain of that name or UUID. Raises LibvirtFailed where there is none."""
+        for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
+            try:
+                return Domain(look_up(name))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
+                    raise _failure(f"{name}: cannot look the domain up", error) from error
+        raise LibvirtFailed(f"{name}: no domain of this name or UUID on {self.uri}", libvirt_code=libvirt.VIR_ERR_NO_DOMAIN)
+
+    def domains(self) -> list[Domain]:
+        """All domains, running or not."""
+        with _translated(f"{self.uri}: cannot list the domains"):
+            return [Domain(found) for found in self._connection.listAllDomains()]
+
+    def define(self, xml: str) -> Domain:
+        with _translated("cannot define the domain"):
+            return Domain(self._connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
+
+    def pools(self) -> list[Pool]:
+        """The active storage pools; none where the driver has no storage."""
+        try:
+            return [Pool(found) for found in self._connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)]
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+                return []
+            raise _failure(f"{self.uri}: cannot list the storage pools", error) from error
+
+    def volume_path(self, pool: str, volume: str) -> str:
+        with _translated(f"{pool}/{volume}: cannot find the storage volume"):
+            return t.cast(str, self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A storage pool."""
+
+    _pool: t.Any
+
+    @property
+    def name(self) -> str:
+        return t.cast(str, self._pool.name())
+
+    def xml(self) -> str:
+        with _translated("cannot read a storage pool"):
+            return t.cast(str, self._pool.XMLDesc(0))
+
+    def refresh(self) -> None:
+        with _translated(f"{self.name}: cannot refresh the storage pool"):
+            self._pool.refresh(0)
+
+
+class Domain:
+    """A domain of libvirt."""
+
+    def __init__(self, domain: t.Any) -> None:
+        self._domain = domain
+        self.name: str = domain.name()
+        self.uuid: str = domain.UUIDString()
+
+    def xml(self, *, inactive: bool, secrets: bool = True) -> str:
+        """The definition (*inactive*) or the state of now; with *secrets*, so that a redefine loses none (HAZARDS G1)."""
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
+        flags |= libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0
+        with _translated(f"{self.name}: cannot read the domain"):
+            return t.cast(str, self._domain.XMLDesc(flags))
+
+    def state(self) -> str:
+        """In the words of ``virsh domstate``: running, paused, shut off, crashed, ..."""
+        with _translated(f"{self.name}: cannot read the domain's state"):
+            number = self._domain.state()[0]
+        return {
+            libvirt.VIR_DOMAIN_RUNNING: "running",
+            libvirt.VIR_DOMAIN_BLOCKED: "running",
+            libvirt.VIR_DOMAIN_PAUSED: "paused",
+            libvirt.VIR_DOMAIN_SHUTDOWN: "in shutdown",
+            libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+            libvirt.VIR_DOMAIN_CRASHED: "crashed",
+            libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
+        }.get(number, "no state")
+
+    def is_active(self) -> bool:
+        with _translated(f"{self.name}: cannot read the domain's state"):
+            return bool(self._domain.isActive())
+
+    def is_persistent(self) -> bool:
+        with _translated(f"{self.name}: cannot read the domain's state"):
+            return bool(self._domain.isPersistent())
+
+    def has_managed_save(self) -> bool:
+        with _translated(f"{self.name}: cannot look for a managed-save image"):
+            return bool(self._domain.hasManagedSaveImage(0))
+
+    def snapshots(self) -> list[str]:
+        """The names of the snapshots that libvirt knows."""
+        with _translated(f"{self.name}: cannot list the snapshots"):
+            return list(self._domain.snapshotListNames(0))
+
+    def snapshot_definitions(self) -> list[str]:
+        """The XML of the snapshots: each holds the domain as it was."""
+        with _translated(f"{self.name}: cannot read the snapshots"):
+            return [snapshot.getXMLDesc(0) for snapshot in self._domain.listAllSnapshots(0)]
+
+    def checkpoints(self) -> list[str]:
+        """The names of the checkpoints; none where the driver has no checkpoints."""
+        try:
+            return [found.getName() for found in self._domain.listAllCheckpoints(0)]
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+                return []
+            raise _failure(f"{self.name}: cannot list the checkpoints", error) from error
+
+    def block_job(self, target: str) -> dict[str, int]:
+        """The block job that runs on a disk of the running domain: type, bandwidth, cur, end; empty where there is none."""
+        with _translated(f"{self.name}: cannot look for a block job on {target}"):
+            return dict(self._domain.blockJobInfo(target, 0) or {})
+
+    def has_domain_job(self) -> bool:
+        """Whether the running domain is being migrated, saved or dumped."""
+        with _translated(f"{self.name}: cannot look for a job of the domain"):
+            return bool(self._domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
+    def start(self) -> None:
+        with _translated(f"{self.name}: cannot start the domain"):
+            self._domain.create()
+
+    def destroy(self) -> None:
+        """Pulls the plug; nothing to do where the domain went off meanwhile."""
+        try:
+            self._domain.destroy()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                raise _failure(f"{self.name}: cannot destroy the domain", error) from error
+
+    def shut_down(self, seconds: float) -> bool:
+        """Asks the guest to power off and waits for it. False: it was still on after *seconds*.
+
+        shutdown() returns at once and a guest without ACPI never goes off (HAZARDS G15).
+        """
+        with _translated(f"{self.name}: cannot ask the guest to shut down"):
+            with self._off_event() as off:
+                try:
+                    self._domain.shutdown()
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or self._domain.isActive():
+                        raise
+                deadline = time.monotonic() + seconds
+                while self._domain.isActive():
+                    if time.monotonic() >= deadline:
+                        return False
+                    while not off and time.monotonic() < deadline:
+                        libvirt.virEventRunDefaultImpl()
+                    off.clear()
+        return True
+
+    @contextmanager
+    def _off_event(self) -> t.Iterator[list[bool]]:
+        """A list that fills when the domain's life changes, or a tick went by while nobody said anything.
+
+        The tick bounds each run of the event loop, and covers an event that came before we listened.
+        """
+        seen: list[bool] = []
+        connection = self._domain.connect()
+        callback = connection.domainEventRegisterAny(
+            self._domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_details: seen.append(True), None
+        )
+        tick = libvirt.virEventAddTimeout(_TICK_MILLISECONDS, lambda *_details: seen.append(True), None)
+        try:
+            yield seen
+        finally:
+            libvirt.virEventRemoveTimeout(tick)
+            connection.domainEventDeregisterAny(callback)
+
+    def record(self) -> str | None:
+        """The element of ours in the metadata of the definition, as XML; None where there is none."""
+        try:
+            return t.cast(
+                str,
+                self._domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_URI, libvirt.VIR_DOMAIN_AFFECT_CONFIG),
+            )
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+                return None
+            raise _failure(f"{self.name}: cannot read the domain's metadata", error) from error
+
+    def set_record(self, element: str | None) -> None:
+        """Writes the element of ours into the metadata of the definition, or removes it."""
+        with _translated(f"{self.name}: cannot write the domain's metadata"):
+            self._domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                element,
+                METADATA_PREFIX if element is not None else None,
+                METADATA_URI,
+                libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+            )
+
+
+def is_missing_domain(error: DiskError) -> bool:
+    """Whether *error* says that a domain, listed a moment ago, is gone."""
+    return bool(libvirt is not None and error.facts.get("libvirt_code") == libvirt.VIR_ERR_NO_DOMAIN)
+
+
+_event_loop_registered = False
+
+
+def _register_event_loop() -> None:
+    """Once, and before the first connection, or events never arrive."""
+    global _event_loop_registered  # pylint: disable=global-statement
+    if not _event_loop_registered:
+        libvirt.virEventRegisterDefaultImpl()
+        _event_loop_registered = True
+
+
+@contextmanager
+def _translated(what: str) -> t.Iterator[None]:
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise _failure(what, error) from error
+
+
+def _failure(what: str, error: t.Any) -> LibvirtFailed:
+    return LibvirtFailed(f"{what}: {error.get_error_message()}", libvirt_code=error.get_error_code())

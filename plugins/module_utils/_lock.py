@@ -1,0 +1,178 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One operation at a time on an image, and the record of an operation in flight.
+
+The record of ``/images/web.qcow2`` is the file ``/images/.web.qcow2.kvmops``: it is held with flock for as long as
+its process lives and goes away when the operation ends. A record that nobody holds was left by a run that died.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+import typing as t
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+
+SUFFIX = ".kvmops"
+
+#: Seconds that a run waits for another one on the same image: enough for what is quick, not for a conversion.
+PATIENCE = 15.0
+_LONGEST_NAME = 255
+_POLL = 0.05
+
+
+class Operation:
+    """An operation that holds the records of some images."""
+
+    def __init__(self, verb: str) -> None:
+        self.verb = verb
+        self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._held: dict[str, int] = {}
+        self._left: dict[str, dict[str, t.Any]] = {}
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open records: a child that inherits them keeps the locks."""
+        return tuple(self._held.values())
+
+    def left_behind(self, path: str) -> dict[str, t.Any] | None:
+        """What a dead run noted of *path*: verb, started and its facts; None where none died on it.
+
+        Its record stays where it is, however this operation ends, until settled() says that it was dealt with.
+        """
+        return self._left.get(path)
+
+    def settled(self, path: str) -> None:
+        """What a dead run left of *path* has been verified, finished or reverted."""
+        self._left.pop(path, None)
+
+    def note(self, path: str, **facts: t.Any) -> None:
+        """Writes what is being done to *path* into its record, durably."""
+        text = json.dumps({"verb": self.verb, "started": self.started, "pid": os.getpid(), **facts}, sort_keys=True)
+        descriptor = self._held[path]
+        os.pwrite(descriptor, text.encode(), 0)
+        os.ftruncate(descriptor, len(text.encode()))
+        os.fsync(descriptor)
+
+    def _take(self, path: str, deadline: float) -> None:
+        descriptor = _locked(record_path(path), path, deadline)
+        self._held[path] = descriptor
+        written = os.pread(descriptor, 1 << 20, 0)
+        if written:
+            self._left[path] = _read(written)
+
+    def _release(self, path: str) -> None:
+        descriptor = self._held.pop(path)
+        if path not in self._left:
+            os.unlink(record_path(path))
+        os.close(descriptor)
+
+
+@contextmanager
+def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> t.Iterator[Operation]:
+    """Holds *paths* for the length of the block; afterwards their records are gone, whether it failed or not.
+
+    Raises OperationInFlight where another run holds one of them for longer than *patience* seconds.
+    """
+    running = Operation(verb)
+    deadline = time.monotonic() + patience
+    with ExitStack() as held:
+        for path in sorted(set(paths)):  # one order for everybody, so that two runs cannot wait for each other
+            running._take(path, deadline)  # pylint: disable=protected-access
+            held.callback(running._release, path)  # pylint: disable=protected-access
+        yield running
+
+
+def look(path: str) -> dict[str, t.Any] | None:
+    """What the record beside *path* says, without touching it; ``alive`` tells whether its process still holds it."""
+    try:
+        descriptor = os.open(record_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        alive = not _try_lock(descriptor, fcntl.LOCK_SH)
+        return {**_read(os.pread(descriptor, 1 << 20, 0)), "alive": alive}
+    finally:
+        os.close(descriptor)
+
+
+def record_path(path: str) -> str:
+    """The record's place: beside the file that *path* means, hidden, whatever links lead to it."""
+    directory, name = os.path.split(os.path.realpath(path))
+    return os.path.join(directory, sibling_name(name, SUFFIX))
+
+
+def sibling_name(name: str, suffix: str) -> str:
+    """The name of a hidden file that belongs to *name*; where that would be too long, its digest stands for it."""
+    raw = os.fsencode(f".{name}{suffix}")
+    if len(raw) <= _LONGEST_NAME:
+        return f".{name}{suffix}"
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f".{digest}{suffix}"
+
+
+def _locked(record: str, path: str, deadline: float) -> int:
+    """The record open and locked, and still the file that stands at its name."""
+    while True:
+        try:
+            descriptor = os.open(record, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise DiskError(
+                f"{path}: cannot write the record of the operation beside it ({record}): {error.strerror}", path=path
+            ) from error
+        try:
+            if not _try_lock(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() >= deadline:
+                    raise _in_flight(path, _read(os.pread(descriptor, 1 << 20, 0)))
+                time.sleep(_POLL)
+            elif _same_file(descriptor, record):
+                kept, descriptor = descriptor, -1
+                return kept
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def _same_file(descriptor: int, name: str) -> bool:
+    try:
+        standing = os.stat(name, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), standing)
+
+
+def _read(written: bytes) -> dict[str, t.Any]:
+    """A record's facts; a half-written one only says that something was in flight."""
+    try:
+        facts = json.loads(written)
+    except ValueError:
+        return {"verb": "unknown"}
+    return facts if isinstance(facts, dict) else {"verb": "unknown"}
+
+
+def _in_flight(path: str, found: dict[str, t.Any]) -> OperationInFlight:
+    verb, started, pid = found.get("verb", "an operation"), found.get("started", "a while ago"), found.get("pid", "unknown")
+    return OperationInFlight(
+        f"{path}: another run works on this image ({verb} since {started}, process {pid}): wait for it, or end it, then run again",
+        path=path,
+        operation=found,
+    )

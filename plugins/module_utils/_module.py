@@ -1,0 +1,112 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What modules share: argument specs, the walk from a wish to a result, and the one place where an error becomes fail_json."""
+
+from __future__ import annotations
+
+import signal
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _libvirt, _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, InvalidRequest, MissingLibrary
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS, PREALLOCATIONS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+
+URI_SPEC: dict[str, t.Any] = {"uri": {"type": "str", "default": "qemu:///system"}}
+
+#: The choices of a layout that a conversion offers too.
+ALLOCATION_SPEC: dict[str, t.Any] = {
+    "preallocation": {"type": "str", "choices": list(PREALLOCATIONS)},
+    "allocation": {"type": "str", "choices": list(ALLOCATIONS)},
+    "cluster_size": {"type": "str"},
+}
+ALLOCATION_EXCLUSIVE = [("preallocation", "allocation")]
+
+
+def layout_from(params: dict[str, t.Any]) -> Layout:
+    """The layout that a module's parameters ask for. Raises InvalidRequest for a cluster size that is no size."""
+    cluster_size = params.get("cluster_size")
+    return Layout(
+        format=params["format"],
+        preallocation=ALLOCATIONS[params["allocation"]] if params.get("allocation") else params.get("preallocation"),
+        cluster_size=parse_size(cluster_size, "cluster_size") if cluster_size is not None else None,
+        compat=params.get("compat"),
+        lazy_refcounts=params.get("lazy_refcounts"),
+        refcount_bits=params.get("refcount_bits"),
+        extended_l2=params.get("extended_l2"),
+        compression_type=params.get("compression_type"),
+    )
+
+
+def absolute(path: str, what: str) -> str:
+    """*path*, where it can be the name of an image. Raises InvalidRequest for a relative or an impossible one."""
+    if not path.startswith("/"):
+        raise InvalidRequest(f"{what}: {path!r} is relative: give the absolute path, so that it means the same to libvirt and QEMU")
+    if "\0" in path or path.endswith("/"):
+        raise InvalidRequest(f"{what}: {path!r} does not name a file")
+    return path
+
+
+def carry_out(decide: t.Callable[[Operation | None], Plan], verb: str, paths: t.Iterable[str], check_mode: bool) -> Plan:
+    """Decides, and where there is something to do, does it.
+
+    *decide* looks at the world and returns the plan. It is called once without a lock: what needs no change writes
+    nothing, not even a record; and once more while the records of *paths* are held, since the world may have moved.
+    """
+    plan = decide(None)
+    if check_mode or not plan:
+        return plan
+    with _lock.operation(verb, paths) as operation:
+        plan = decide(operation)
+        plan.apply()
+    return plan
+
+
+def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
+    """Runs *function* and exits with its result, or with the failure that its error describes."""
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGHUP, _on_signal)
+    try:
+        module.exit_json(**function(module))
+    except MissingLibrary as error:
+        trace = {"lxml": _domain_xml.IMPORT_ERROR, "libvirt-python": _libvirt.IMPORT_ERROR}[error.library]
+        module.fail_json(msg=missing_required_lib(error.library, reason=f"({error})"), exception=trace)
+    except DiskError as error:
+        module.fail_json(msg=str(error), **error.facts)
+
+
+def hypervisor_if_any(uri: str) -> _libvirt.Hypervisor | None:
+    """The hypervisor at *uri*, for an image module that asks who uses an image; None where there is no libvirt.
+
+    Such a module works on hosts without libvirt; QEMU's own locks protect a running guest's image there.
+    """
+    try:
+        _domain_xml.require_lxml()
+        return _libvirt.Hypervisor.connect(uri)
+    except DiskError:
+        return None
+
+
+def refresh_pools(hypervisor: _libvirt.Hypervisor | None, directories: t.Iterable[str]) -> None:
+    """Lets the pools of *directories* see what came or went. A pool that cannot be refreshed is no reason to fail."""
+    if hypervisor is None:
+        return
+    wanted = set(directories)
+    try:
+        for pool in hypervisor.pools():
+            if _domain_xml.pool_path(pool.xml()) in wanted:
+                pool.refresh()
+    except DiskError:
+        return
+
+
+def _on_signal(number: int, _frame: t.Any) -> None:
+    """Ends the work as an error does, so that what was begun is undone; once, so that the undoing is not cut short."""
+    for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)
+    raise Interrupted(f"interrupted by {signal.Signals(number).name}: what was begun has been undone")

@@ -1,0 +1,177 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The header of a qcow2 image, read from an open file: the safe look before qemu-img.
+
+Nothing that the header names is opened. The layout is QEMU's docs/interop/qcow2; all numbers are big-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+import typing as t
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+
+MAGIC = b"QFI\xfb"
+
+_FIXED = struct.Struct(">4sIQIIQIIQQIIQ")  # the 72 bytes that version 2 and 3 share
+_VERSION_3 = struct.Struct(">QQQII")  # the 32 bytes that version 3 adds
+_EXTENSION = struct.Struct(">II")
+_SNAPSHOT = struct.Struct(">QIHHIIQII")
+_SNAPSHOT_EXTRA = struct.Struct(">QQ")
+
+_EXTENSION_BACKING_FORMAT = 0xE2792ACA
+_EXTENSION_DATA_FILE = 0x44415441
+_LONGEST_BACKING_NAME = 1023
+_MOST_SNAPSHOTS = 65536  # QCOW_MAX_SNAPSHOTS
+
+_DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
+_KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_L2
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header says; sizes in bytes, references as they are written there and not resolved."""
+
+    version: int
+    virtual_size: int
+    cluster_size: int
+    encrypted: bool
+    backing_file: str | None
+    backing_format: str | None
+    data_file: str | None
+    external_data: bool
+    dirty: bool
+    corrupt: bool
+    extended_l2: bool
+    lazy_refcounts: bool
+    refcount_bits: int
+    unknown_incompatible: int
+    snapshot_count: int
+    snapshots_offset: int
+
+    @property
+    def compat(self) -> str:
+        return "1.1" if self.version >= 3 else "0.10"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An internal snapshot as the snapshot table has it; sizes in bytes, the date in UTC."""
+
+    id: str
+    name: str
+    date: str
+    vm_state_size: int
+    virtual_size: int
+
+
+def read_header(stream: t.BinaryIO, path: str) -> Header:
+    """The header of the qcow2 image open as *stream*; *path* is for the message.
+
+    Raises UnsafeImage where the file is no qcow2 image of version 2 or 3, or where its header cannot be right.
+    """
+    stream.seek(0)
+    head = stream.read(_FIXED.size + _VERSION_3.size)
+    if len(head) < _FIXED.size or not head.startswith(MAGIC):
+        raise UnsafeImage(f"{path}: not a qcow2 image: its header does not begin with QFI\\xfb")
+    (_magic, version, backing_at, backing_length, cluster_bits, size, crypt) = _FIXED.unpack(head[: _FIXED.size])[:7]
+    snapshot_count, snapshots_at = _FIXED.unpack(head[: _FIXED.size])[-2:]
+    if version not in (2, 3):
+        raise UnsafeImage(f"{path}: qcow2 version {version} is not known: expected 2 or 3")
+    if not 9 <= cluster_bits <= 21:
+        raise UnsafeImage(f"{path}: the qcow2 header is damaged: clusters of 2^{cluster_bits} bytes do not exist")
+    incompatible, compatible, refcount_order, length = 0, 0, 4, _FIXED.size
+    if version == 3:
+        if len(head) < _FIXED.size + _VERSION_3.size:
+            raise UnsafeImage(f"{path}: the qcow2 header is cut off after {len(head)} bytes")
+        incompatible, compatible, _autoclear, refcount_order, length = _VERSION_3.unpack(head[_FIXED.size :])
+    if refcount_order > 6 or length < _FIXED.size or snapshot_count > _MOST_SNAPSHOTS:
+        raise UnsafeImage(f"{path}: the qcow2 header is damaged: a field is out of its bounds")
+    extensions = _read_extensions(stream, length, backing_at or 1 << cluster_bits)
+    return Header(
+        version=version,
+        virtual_size=size,
+        cluster_size=1 << cluster_bits,
+        encrypted=crypt != 0,
+        backing_file=_read_backing_name(stream, backing_at, backing_length, path),
+        backing_format=_text(extensions.get(_EXTENSION_BACKING_FORMAT)),
+        data_file=_text(extensions.get(_EXTENSION_DATA_FILE)),
+        external_data=bool(incompatible & _DATA_FILE),
+        dirty=bool(incompatible & _DIRTY),
+        corrupt=bool(incompatible & _CORRUPT),
+        extended_l2=bool(incompatible & _EXTENDED_L2),
+        lazy_refcounts=bool(compatible & 1),
+        refcount_bits=1 << refcount_order,
+        unknown_incompatible=incompatible & ~_KNOWN_INCOMPATIBLE,
+        snapshot_count=snapshot_count,
+        snapshots_offset=snapshots_at,
+    )
+
+
+def read_snapshots(stream: t.BinaryIO, header: Header, path: str) -> tuple[Snapshot, ...]:
+    """The internal snapshots of the image open as *stream*, in the order of its table.
+
+    Raises UnsafeImage where the table is cut off.
+    """
+    found = []
+    offset = header.snapshots_offset
+    for _index in range(header.snapshot_count):
+        stream.seek(offset)
+        entry = stream.read(_SNAPSHOT.size)
+        if len(entry) < _SNAPSHOT.size:
+            raise UnsafeImage(f"{path}: the snapshot table is cut off: check the image")
+        _l1, _l1_size, id_length, name_length, seconds, nanoseconds, _clock, state_size, extra_length = _SNAPSHOT.unpack(entry)
+        extra = stream.read(min(extra_length, 1024))
+        virtual_size = header.virtual_size
+        if len(extra) >= _SNAPSHOT_EXTRA.size:
+            state_size, virtual_size = _SNAPSHOT_EXTRA.unpack(extra[: _SNAPSHOT_EXTRA.size])
+        stream.seek(offset + _SNAPSHOT.size + extra_length)
+        identity = stream.read(id_length + name_length)
+        taken = datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=min(nanoseconds // 1000, 999999))
+        found.append(
+            Snapshot(
+                id=identity[:id_length].decode(errors="replace"),
+                name=identity[id_length:].decode(errors="replace"),
+                date=taken.isoformat(),
+                vm_state_size=state_size,
+                virtual_size=virtual_size,
+            )
+        )
+        length = _SNAPSHOT.size + extra_length + id_length + name_length
+        offset += (length + 7) // 8 * 8
+    return tuple(found)
+
+
+def _read_backing_name(stream: t.BinaryIO, offset: int, length: int, path: str) -> str | None:
+    if not offset:
+        return None
+    stream.seek(offset)
+    name = stream.read(min(length, _LONGEST_BACKING_NAME))
+    if not length or length > _LONGEST_BACKING_NAME or len(name) < length:
+        raise UnsafeImage(f"{path}: the qcow2 header is damaged: its backing file name has {length} bytes")
+    return _text(name)
+
+
+def _read_extensions(stream: t.BinaryIO, offset: int, end: int) -> dict[int, bytes]:
+    """The header extensions between *offset* and *end*, by type; reading stops at the first that does not fit."""
+    found: dict[int, bytes] = {}
+    while offset + _EXTENSION.size <= end:
+        stream.seek(offset)
+        head = stream.read(_EXTENSION.size)
+        if len(head) < _EXTENSION.size:
+            break
+        kind, length = _EXTENSION.unpack(head)
+        if kind == 0 or offset + _EXTENSION.size + length > end:
+            break
+        found[kind] = stream.read(length)
+        offset += _EXTENSION.size + (length + 7) // 8 * 8
+    return found
+
+
+def _text(raw: bytes | None) -> str | None:
+    return raw.decode(errors="surrogateescape") if raw is not None else None

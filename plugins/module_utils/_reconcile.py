@@ -1,0 +1,98 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The decision to bring an existing image to what a task wants, as far as that can be done in place."""
+
+from __future__ import annotations
+
+import os
+
+from ansible_collections.kvmops.disk.plugins.module_utils._create import ImageWish
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import RESIZABLE_FORMATS, option_text
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
+
+_REWRITE = "only a rewrite can change that: convert it into a new image (kvmops.disk.vm_disk_convert for a domain's disk)"
+
+
+def plan_reconcile(wish: ImageWish, image: Image, qemu_img: QemuImg) -> Plan:
+    """The plan that amends and resizes *image* in place; empty where it is as wanted.
+
+    Raises DiskError where the wish differs in what cannot be changed, or would cut off data that nobody gave up.
+    """
+    _require_same_backing(wish, image)
+    amend, fixed = wish.layout.differences(image)
+    if fixed:
+        found = ", ".join(f"{name} is {getattr(image, name)}, asked for {value}" for name, value in fixed.items())
+        raise DiskError(f"{image.path}: {found}: {_REWRITE}", differences=sorted(fixed))
+    steps = []
+    after = {}
+    if amend:
+        steps.append(_amend(image, amend, qemu_img))
+        after.update(amend)
+    if wish.size is not None and wish.size != image.virtual_size:
+        _require_resizable(wish, image, wish.size)
+        steps.append(_resize(wish, image, wish.size, qemu_img))
+        after["virtual_size"] = wish.size
+    if steps and image.corrupt:
+        raise UnsafeImage(f"{image.path}: is marked corrupt and cannot be written: check and repair it first", path=image.path)
+    return Plan({name: getattr(image, name) for name in after}, after, tuple(steps))
+
+
+def _require_same_backing(wish: ImageWish, image: Image) -> None:
+    if wish.backing_file is None:
+        return
+    if image.backing_file is None or os.path.realpath(image.backing_file) != os.path.realpath(wish.backing_file):
+        raise DiskError(
+            f"{image.path}: its backing file is {image.backing_file or 'none'}, asked for {wish.backing_file}: "
+            "another backing file is another disk to its guest: remove the image to make it anew, or choose another path",
+            differences=["backing_file"],
+        )
+    if image.backing_format is not None and image.backing_format != wish.backing_format:
+        raise DiskError(
+            f"{image.path}: it records format {image.backing_format} for its backing file, asked for {wish.backing_format}: name the recorded one",
+            differences=["backing_format"],
+        )
+
+
+def _require_resizable(wish: ImageWish, image: Image, size: int) -> None:
+    found, asked = format_size(image.virtual_size), format_size(size)
+    if image.format not in RESIZABLE_FORMATS:
+        raise DiskError(f"{image.path}: has {found}, asked for {asked}: {image.format} images cannot be resized: {_REWRITE}")
+    if image.encrypted:
+        raise DiskError(f"{image.path}: has {found}, asked for {asked}: it is encrypted, and cannot be resized without its secret")
+    if image.snapshots and image.compat == "0.10":
+        raise DiskError(
+            f"{image.path}: has {found}, asked for {asked}: an image of compat 0.10 with {len(image.snapshots)} snapshot(s) "
+            "cannot be resized: ask for compat 1.1 as well, or delete the snapshots",
+            snapshots=[snapshot.name for snapshot in image.snapshots],
+        )
+    if size < image.virtual_size and not wish.shrink:
+        raise InvalidRequest(
+            f"{image.path}: cannot shrink from {found} to {asked}: set shrink=true, after shrinking the file system inside",
+            virtual_size=image.virtual_size,
+        )
+
+
+def _amend(image: Image, wanted: dict[str, object], qemu_img: QemuImg) -> Step:
+    said = ", ".join(f"{name} from {getattr(image, name)} to {value}" for name, value in wanted.items())
+    options = {name: option_text(value) for name, value in wanted.items()}
+    return Step(f"amend {image.path}: {said}", lambda: qemu_img.amend(image.path, image.format, options))
+
+
+def _resize(wish: ImageWish, image: Image, size: int, qemu_img: QemuImg) -> Step:
+    verb = "shrink" if size < image.virtual_size else "grow"
+    return Step(
+        f"{verb} {image.path} from {format_size(image.virtual_size)} to {format_size(size)}",
+        lambda: qemu_img.resize(
+            image.path,
+            image.format,
+            size,
+            shrink=size < image.virtual_size,
+            preallocation=wish.layout.preallocation if size > image.virtual_size else None,
+        ),
+    )

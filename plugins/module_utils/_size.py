@@ -1,0 +1,55 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Strict sizes: what a person writes, as bytes, and bytes as a person reads them.
+
+qemu-img takes ``010``, ``0x200`` and ``+1M`` for sizes and rounds what is no whole sector; a disk's size is no
+place for surprises, so only plain decimal numbers with IEC units are taken here and everything else is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+
+SECTOR = 512
+#: QEMU counts bytes in a signed 64-bit integer and disks in whole sectors (block/io.c, BDRV_MAX_LENGTH).
+LARGEST = 2**63 - SECTOR
+
+_UNITS = "KMGTPE"
+_SIZE = re.compile(r"(?P<number>(?:0|[1-9][0-9]*)(?:\.[0-9]+)?)(?:(?P<unit>[KMGTPE])(?:iB)?)?", re.ASCII)
+_GUIDANCE = "write bytes, or a number with K, M, G, T, P or E (KiB, MiB, GiB, ...; powers of 1024), such as 30G or 1.5T"
+
+
+def parse_size(value: str | int, what: str = "size") -> int:
+    """Bytes from a size as a task gives it: ``10G``, ``10GiB``, ``1.5T`` or bytes.
+
+    *what* names the parameter in the message. Raises InvalidRequest for anything but a positive whole number of
+    512-byte sectors that QEMU can address.
+    """
+    text = str(value)
+    match = _SIZE.fullmatch(text)
+    if not match:
+        hint = f"; {text[:-1]}iB is a power of 1024" if re.fullmatch(r"[0-9.]+[KMGTPE]B", text) else ""
+        raise InvalidRequest(f"{what}: {text!r} is not a size{hint}: {_GUIDANCE}")
+    exact = Fraction(match["number"]) * 1024 ** (_UNITS.index(match["unit"]) + 1 if match["unit"] else 0)
+    if exact == 0:
+        raise InvalidRequest(f"{what}: {text} is nothing: a disk has at least {SECTOR} bytes")
+    if exact.denominator != 1 or exact % SECTOR:
+        above = (exact // SECTOR + 1) * SECTOR
+        raise InvalidRequest(f"{what}: {text} is not a whole number of {SECTOR}-byte sectors: the next size is {above} bytes")
+    if exact > LARGEST:
+        raise InvalidRequest(f"{what}: {text} is more than QEMU can address ({LARGEST} bytes)")
+    return int(exact)
+
+
+def format_size(size: int) -> str:
+    """Bytes in the largest IEC unit, exact where two decimals are enough: ``40 GiB``, ``1.5 TiB``, ``1000 bytes``."""
+    power = min((abs(size).bit_length() - 1) // 10, len(_UNITS)) if size else 0
+    if power <= 0:
+        return f"{size} bytes"
+    number = f"{size / 1024**power:.2f}".rstrip("0").rstrip(".")
+    return f"{number} {_UNITS[power - 1]}iB"

@@ -1,0 +1,170 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A new image: made in a hidden directory beside its place, verified there, and put in place in one step.
+
+qemu-img overwrites what exists and deletes it when it fails (HAZARDS A2, A3), so it never gets a name that anybody
+else uses. Inside the directory the file has its final name already, since some formats (VMDK) write it into
+themselves. The directory belongs to the record of the operation (_lock): found without a live record, it was left
+by a run that died, and is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import typing as t
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX, sibling_name
+
+_DIRECTORY_SUFFIX = f"{SUFFIX}.d"
+#: libvirt's own bookkeeping of owners and labels (HAZARDS G16): true of the old file only.
+_NOT_OURS = ("trusted.libvirt.",)
+
+
+def staging_directory(path: str) -> str:
+    """Where a new file for *path* is made."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, sibling_name(name, _DIRECTORY_SUFFIX))
+
+
+def require_directory(path: str, what: str) -> None:
+    """Raises InvalidRequest where a file could not be made at *path*, for want of a directory that we may write."""
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise InvalidRequest(f"{what}: the directory {directory} does not exist: create it first", path=path)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise InvalidRequest(f"{what}: no permission to write in {directory}", path=path)
+    if len(os.fsencode(os.path.basename(path))) > 255:
+        raise InvalidRequest(f"{what}: the file name has more than 255 bytes: {os.path.basename(path)}", path=path)
+
+
+class NewFile:
+    """A file on its way to *path*: begun, filled by somebody at ``name``, published; or withdrawn at any moment."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = os.path.join(staging_directory(path), os.path.basename(path))
+        self._published = False
+
+    def begin(self) -> None:
+        """Makes the staging directory. Hold the record of the path: what a dead run left in it is removed."""
+        discard(self.path)
+        try:
+            os.mkdir(staging_directory(self.path), 0o700)
+        except OSError as error:
+            raise DiskError(f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path) from error
+
+    def identity(self) -> list[int]:
+        """Device and inode of the new file, which publishing does not change: by them a record knows it again."""
+        return file_identity(self.name)
+
+    def publish(self) -> None:
+        """Puts the file in its place, durably, and never over anything that stands there.
+
+        Raises DiskError where a file appeared there meanwhile.
+        """
+        sync(self.name)
+        _move_where_nothing_is(self.name, self.path)
+        self._published = True
+        discard(self.path)
+        sync(os.path.dirname(self.path))
+
+    def withdraw(self) -> None:
+        """Removes all that there is of the file."""
+        discard(self.path)
+        if self._published:
+            remove(self.path)
+
+
+def file_identity(path: str) -> list[int]:
+    """Device and inode, in a shape that a record can hold."""
+    status = os.stat(path, follow_symlinks=False)
+    return [status.st_dev, status.st_ino]
+
+
+def is_file(path: str, identity: t.Any) -> bool:
+    """Whether the file at *path* is the one that had *identity*."""
+    return os.path.lexists(path) and file_identity(path) == identity
+
+
+def discard(path: str) -> None:
+    """Removes the staging directory for *path*, and what is in it; nothing to do where there is none."""
+    shutil.rmtree(staging_directory(path), ignore_errors=True)
+
+
+def left_over(path: str) -> bool:
+    """Whether there is a staging directory for *path*: left by a dead run, where its record is not held."""
+    return os.path.lexists(staging_directory(path))
+
+
+def sync(path: str) -> None:
+    """Brings a file or a directory to stable storage."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be brought to stable storage: {error.strerror}", path=path) from error
+    finally:
+        os.close(descriptor)
+
+
+def resemble(path: str, model: str) -> None:
+    """Gives *path* the owner, group, mode and extended attributes (SELinux context and ACLs among them) of *model*.
+
+    What an unprivileged user may not give is left: the file then is that user's own.
+    """
+    wanted = os.stat(model)
+    found = os.stat(path)
+    if (found.st_uid, found.st_gid) != (wanted.st_uid, wanted.st_gid):
+        try:
+            os.chown(path, wanted.st_uid, wanted.st_gid)
+        except PermissionError:
+            if os.geteuid() == 0:
+                raise
+    os.chmod(path, stat.S_IMODE(wanted.st_mode))
+    for name in os.listxattr(model):
+        if not name.startswith(_NOT_OURS):
+            _copy_attribute(name, model, path)
+
+
+def _copy_attribute(name: str, model: str, path: str) -> None:
+    try:
+        os.setxattr(path, name, os.getxattr(model, name))
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES):
+            raise
+
+
+def remove(path: str) -> None:
+    """Unlinks *path*, durably; nothing to do where it is gone."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be removed: {error.strerror}", path=path) from error
+    sync(os.path.dirname(path))
+
+
+def _move_where_nothing_is(name: str, path: str) -> None:
+    """link(2) fails where the new name exists, which rename(2) does not."""
+    try:
+        os.link(name, path, follow_symlinks=False)
+        return
+    except FileExistsError:
+        raise _appeared(path) from None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise DiskError(f"{path}: cannot put the new file in place: {error.strerror}", path=path) from error
+    if os.path.lexists(path):  # a file system without hard links: the record keeps other runs away, the look keeps us off
+        raise _appeared(path)
+    os.rename(name, path)
+
+
+def _appeared(path: str) -> DiskError:
+    return DiskError(f"{path}: a file appeared here meanwhile: it is left alone, and nothing was put in its place", path=path)

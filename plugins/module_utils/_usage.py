@@ -1,0 +1,201 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who uses an image: processes that hold QEMU's locks on it, domains, and overlays that read it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import typing as t
+from dataclasses import asdict, dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _formats, _image
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents, ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor, is_missing_domain
+
+# QEMU's locks on an image are OFD locks on single bytes: 100+i for a permission that somebody has, 200+i for one that
+# somebody does not let others have (block/file-posix.c).
+_HAS, _UNSHARES = 100, 200
+_WRITE, _RESIZE = 1, 3
+_FLOCK = struct.Struct("hhqqi4x")
+_F_OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
+
+Identity = t.Union[tuple[int, int], str]
+
+
+@dataclass(frozen=True)
+class User:
+    """A domain that has something to do with a file: as what, and whether it runs."""
+
+    domain: str
+    uuid: str
+    running: bool
+    target: str
+    role: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{'running' if self.running else 'defined'} domain {self.domain} ({self.role} {self.target})"
+
+
+def is_locked(path: str, *, against_readers: bool = False) -> bool:
+    """Whether a process has the image open for writing, or reads it in a way that forbids writing (HAZARDS B5).
+
+    *against_readers* leaves the latter out: such an image may be read beside them.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        bytes_of_writers = (_HAS + _WRITE, _HAS + _RESIZE)
+        asked = bytes_of_writers if against_readers else (*bytes_of_writers, _UNSHARES + _WRITE)
+        return any(_is_byte_locked(descriptor, byte) for byte in asked)
+    finally:
+        os.close(descriptor)
+
+
+def domain_users(hypervisor: Hypervisor, *, skip: str | None = None) -> list[User]:
+    """Every file that a domain names or reads: disks, mirrors, backing files, disks of snapshots.
+
+    *skip* is the UUID of a domain to leave out.
+    """
+    found: list[User] = []
+    for domain in hypervisor.domains():
+        if domain.uuid == skip:
+            continue
+        try:
+            found.extend(_users_by(domain, hypervisor))
+        except DiskError as error:
+            if not is_missing_domain(error):
+                raise
+    return found
+
+
+def users_of(path: str, users: t.Iterable[User]) -> list[User]:
+    """Those of *users* whose file is the one at *path*, by whatever name."""
+    identity = _identity(path)
+    return [user for user in users if _identity(user.path) == identity]
+
+
+def require_unused(path: str, users: t.Iterable[User], to_do: str) -> None:
+    """Raises ImageInUse where somebody has the image at *path* open, or one of *users* names it."""
+    found = users_of(path, users)
+    locked = is_locked(path)
+    if found or locked:
+        by = "; ".join(str(user) for user in found) or "a process outside libvirt's sight (qemu-img, qemu-nbd or another QEMU)"
+        raise ImageInUse(
+            f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",
+            path=path,
+            in_use_by=[asdict(user) for user in found],
+        )
+
+
+def directories_to_search(path: str, search_paths: t.Iterable[str], hypervisor: Hypervisor | None) -> list[str]:
+    """Where overlays of *path* may lie: beside it, in *search_paths*, in the directories of libvirt's pools."""
+    directories = [os.path.dirname(os.path.realpath(path)), os.path.dirname(path), *search_paths]
+    if hypervisor is not None:
+        directories += [directory for directory in (_domain_xml.pool_path(pool.xml()) for pool in hypervisor.pools()) if directory]
+    return sorted({os.path.realpath(directory) for directory in directories if os.path.isdir(directory)})
+
+
+def dependents(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> list[str]:
+    """The images that read *path*: overlays and images with it as data file, found by headers alone.
+
+    Looked for in *directories*, and among the files of *users* wherever those are.
+    """
+    identity = _identity(path)
+    candidates = {entry.path for directory in directories for entry in _files(directory)}
+    candidates.update(user.path for user in users)
+    return sorted(candidate for candidate in candidates if identity in _references(candidate))
+
+
+def require_no_dependents(path: str, found: t.Sequence[str], to_do: str) -> None:
+    """Raises HasDependents where *found*, the dependents of *path*, is not empty."""
+    if found:
+        shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        raise HasDependents(
+            f"{path}: {len(found)} image(s) read it as their backing file ({shown}): asked to {to_do}, which would destroy them: "
+            "make them independent first, or set allow_dependents=true where they are to be given up",
+            path=path,
+            dependents=list(found),
+        )
+
+
+def _users_by(domain: Domain, hypervisor: Hypervisor) -> t.Iterator[User]:
+    running = domain.is_active()
+    definitions = [(_domain_xml.disks(domain.xml(inactive=True, secrets=False)), "disk")] if domain.is_persistent() else []
+    if running:
+        definitions.append((_domain_xml.disks(domain.xml(inactive=False, secrets=False)), "disk"))
+    definitions += [(_domain_xml.snapshot_disks(xml), "disk in a snapshot") for xml in domain.snapshot_definitions()]
+    seen = set()
+    for disks, role in definitions:
+        for disk in disks:
+            for path, part in _files_of(disk, hypervisor):
+                user = User(domain.name, domain.uuid, running, disk.target, part or role, path)
+                if user not in seen:
+                    seen.add(user)
+                    yield user
+
+
+def _files_of(disk: _domain_xml.DiskElement, hypervisor: Hypervisor) -> t.Iterator[tuple[str, str | None]]:
+    """The files that a disk means, each with its part in it; None: it is the disk."""
+    source = source_path(disk, hypervisor)
+    if source:
+        yield source, None
+        if disk.device == "disk":
+            for path, _format in _image.links(source, disk.format):
+                yield path, "backing file of"
+    for link in disk.chain or ():
+        if link.path:
+            yield link.path, "backing file of"
+    if disk.mirror:
+        yield disk.mirror, "destination of a block job on"
+
+
+def source_path(disk: _domain_xml.DiskElement, hypervisor: Hypervisor) -> str | None:
+    """The path of a disk's source, a storage volume's looked up; None where it has none, or its pool is away."""
+    if disk.type == "volume" and disk.pool and disk.volume:
+        try:
+            return hypervisor.volume_path(disk.pool, disk.volume)
+        except DiskError:
+            return None
+    return disk.source
+
+
+def _files(directory: str) -> t.Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from [entry for entry in entries if entry.is_file()]
+    except OSError:
+        return
+
+
+def _references(path: str) -> list[Identity]:
+    """The files that the image at *path* points to; none where it is no image or cannot be read."""
+    try:
+        with _formats.open_image(path) as stream:
+            claimed = _formats.recognise(stream)
+            found = _formats.references(stream, claimed, path) if claimed else _formats.References()
+    except (DiskError, OSError):
+        return []
+    names = [found.backing_file, *found.data_files]
+    resolved = [_formats.resolve(name, path) for name in names if name]
+    return [_identity(name) for name in resolved if name]
+
+
+def _identity(path: str) -> Identity:
+    """Device and inode of the file at *path*; its name made canonical where nothing is there yet."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_byte_locked(descriptor: int, byte: int) -> bool:
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, _F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)

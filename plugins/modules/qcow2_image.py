@@ -1,0 +1,473 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: qcow2_image
+short_description: Create, grow, amend and remove disk images
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Makes sure that a disk image is there, with the wanted size and options, or that it is not.
+  - The name speaks of qcow2, the most usual format; raw and other formats that C(qemu-img) creates are managed too.
+  - An existing image is never overwritten. What can be changed in place is changed; a difference that only a rewrite
+    could remove is an error that names it.
+  - Images that are in use, and backing files of other images, are not written.
+  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who uses an image.
+extends_documentation_fragment:
+  - ansible.builtin.files
+  - kvmops.disk.allocation
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.changing
+  - kvmops.disk.attributes.action_group
+options:
+  path:
+    description:
+      - The absolute path of the image.
+    type: path
+    required: true
+    aliases: [dest, name]
+  state:
+    description:
+      - V(present) makes sure that the image exists as described, V(absent) that it does not exist.
+    type: str
+    choices: [present, absent]
+    default: present
+  format:
+    description:
+      - The format of the image. It is never guessed; an image that is found in another format is an error.
+    type: str
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    default: qcow2
+  size:
+    description:
+      - The virtual size, which is what a guest sees; bytes, or a number with V(K), V(M), V(G), V(T), V(P) or V(E)
+        (powers of 1024; V(10G) and V(10GiB) are the same).
+      - Required to create an image without a backing file. An overlay has the size of its backing file unless a larger one is given.
+      - An existing image is grown to it. It is shrunk only with O(shrink=true).
+    type: str
+  shrink:
+    description:
+      - Allows O(size) to be less than the size of an existing image.
+      - What lies beyond the new end is lost. Shrink the file system inside first.
+    type: bool
+    default: false
+  backing_file:
+    description:
+      - The absolute path of the image that a new image is an overlay of, also called a linked clone.
+      - An existing image with another backing file is an error.
+    type: path
+  backing_format:
+    description:
+      - The format of O(backing_file). Required with it, and checked against the file.
+    type: str
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+  compat:
+    description:
+      - The version of the qcow2 format, V(1.1) is qcow2 version 3, V(0.10) is version 2.
+      - Can be changed on an existing image.
+    type: str
+    choices: ['0.10', '1.1']
+  lazy_refcounts:
+    description:
+      - Whether reference counts are updated lazily, which is faster on slow storage, and wants a repair after a crash.
+      - Can be changed on an existing image.
+    type: bool
+  refcount_bits:
+    description:
+      - The width of a reference count in bits.
+      - Can be changed on an existing image.
+    type: int
+    choices: [1, 2, 4, 8, 16, 32, 64]
+  extended_l2:
+    description:
+      - Whether clusters have subclusters. Needs a O(cluster_size) of at least V(16K); allows preallocation beside a backing file.
+    type: bool
+  compression_type:
+    description:
+      - How compressed clusters are compressed.
+    type: str
+    choices: [zlib, zstd]
+  allow_dependents:
+    description:
+      - Allows a change or the removal of an image that other images have as their backing file. Those are destroyed by it.
+    type: bool
+    default: false
+  search_paths:
+    description:
+      - Directories in which images are looked for that have this one as their backing file, beside
+        its own directory and those of libvirt's storage pools.
+    type: list
+    elements: path
+    default: []
+  force:
+    description:
+      - With O(state=absent), removes an image though a domain that is shut off defines it as a disk.
+      - An image that is open in a running guest is never removed.
+    type: bool
+    default: false
+  uri:
+    description:
+      - The libvirt connection that is asked who uses the image. Where nothing answers there, only QEMU's own locks are consulted.
+    type: str
+    default: qemu:///system
+requirements:
+  - python >= 3.9
+  - qemu-img >= 6.2
+notes:
+  - While a change is made, a hidden file C(.NAME.kvmops) stands beside the image. One that a killed run left makes the next run
+    verify the image before it does anything else.
+seealso:
+  - module: kvmops.disk.qcow2_image_info
+  - module: kvmops.disk.vm_disk_convert
+"""
+
+EXAMPLES = r"""
+- name: Make a thin image
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/web.qcow2
+    size: 40G
+
+- name: Make an image whose space is reserved
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/db.qcow2
+    size: 200G
+    allocation: lazy_zeroed_thick
+
+- name: Make a linked clone of a golden image
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/clone1.qcow2
+    backing_file: /var/lib/libvirt/images/golden.qcow2
+    backing_format: qcow2
+
+- name: Grow an image
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/web.qcow2
+    size: 60G
+
+- name: Remove an image
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/old.qcow2
+    state: absent
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, in order.
+  returned: always
+  type: list
+  elements: str
+  sample: ["grow /var/lib/libvirt/images/web.qcow2 from 40 GiB to 60 GiB"]
+diff:
+  description: The facts before and after.
+  returned: always
+  type: dict
+image:
+  description:
+    - The image as it is afterwards; empty where there is none. In check mode, what it would be.
+  returned: always
+  type: dict
+  contains:
+    path:
+      description: Its absolute path.
+      type: str
+    format:
+      description: Its format.
+      type: str
+    virtual_size:
+      description: The size that a guest sees, in bytes.
+      type: int
+    actual_size:
+      description: The bytes that it occupies.
+      type: int
+    cluster_size:
+      description: The size of a cluster in bytes.
+      type: int
+    compat:
+      description: The version of the qcow2 format.
+      type: str
+    lazy_refcounts:
+      description: Whether reference counts are updated lazily.
+      type: bool
+    refcount_bits:
+      description: The width of a reference count.
+      type: int
+    extended_l2:
+      description: Whether it has subclusters.
+      type: bool
+    compression_type:
+      description: How compressed clusters are compressed.
+      type: str
+    encrypted:
+      description: Whether it is encrypted.
+      type: bool
+    dirty:
+      description: Whether it was not closed properly.
+      type: bool
+    corrupt:
+      description: Whether it is marked corrupt.
+      type: bool
+    backing_file:
+      description: The path of its backing file.
+      type: str
+    backing_format:
+      description: The format of its backing file.
+      type: str
+    data_file:
+      description: The path of its external data file.
+      type: str
+    snapshots:
+      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
+      type: list
+      elements: dict
+in_use_by:
+  description: The domains that use the image, where that made the task fail.
+  returned: failure
+  type: list
+  elements: dict
+dependents:
+  description: The images that have this one as their backing file, where that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+required_bytes:
+  description: The space that the image needs, where there is less.
+  returned: failure
+  type: int
+available_bytes:
+  description: The space that there is.
+  returned: failure
+  type: int
+"""
+
+import os
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _image, _lock, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils._create import (
+    ImageWish,
+    bytes_needed,
+    new_size,
+    plan_create,
+    require_usable_base,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+    ALLOCATION_EXCLUSIVE,
+    ALLOCATION_SPEC,
+    URI_SPEC,
+    absolute,
+    carry_out,
+    hypervisor_if_any,
+    layout_from,
+    refresh_pools,
+    run,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._reconcile import plan_reconcile
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
+from ansible_collections.kvmops.disk.plugins.module_utils._remove import plan_remove
+from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+
+
+class ImageTask:
+    """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.path = absolute(module.params["path"], "path")
+        self.qemu_img = QemuImg.find()
+        self.hypervisor = None
+        self._asked_libvirt = False
+
+    def wish(self) -> ImageWish:
+        params = self.module.params
+        wish = ImageWish(
+            path=self.path,
+            layout=layout_from(params),
+            size=parse_size(params["size"]) if params["size"] is not None else None,
+            backing_file=absolute(params["backing_file"], "backing_file") if params["backing_file"] is not None else None,
+            backing_format=params["backing_format"],
+            shrink=params["shrink"],
+        )
+        wish.require_valid()
+        return wish
+
+    def present(self, wish: ImageWish, operation: Operation | None) -> Plan:
+        """The plan for an image that is to be there."""
+        image = self._existing(wish.layout.format)
+        first = settle(self.path, wish.layout.format if image else None, self._left(operation), self._door(operation))
+        if image is None:
+            plan = self._creation(wish, operation)
+        else:
+            plan = plan_reconcile(wish, image, self._door(operation))
+            if plan:
+                self._require_writable("change it", running_only=True)
+        return self._after(first, plan, operation)
+
+    def absent(self, operation: Operation | None) -> Plan:
+        """The plan for an image that is not to be there."""
+        first = settle(self.path, None, self._left(operation), self._door(operation))
+        plan = plan_remove(self.path)
+        if plan and not os.path.islink(self.path):
+            self._require_writable("remove it", running_only=self.module.params["force"])
+        return self._after(first, plan, operation)
+
+    def result(self, plan: Plan) -> dict[str, t.Any]:
+        """What the module returns; the file's attributes are the file modules' business, done here at the end."""
+        report = {**plan.report(), "diff": {"before": dict(plan.before), "after": dict(plan.after)}, "image": {}}
+        if plan:
+            refresh_pools(self._libvirt(), {os.path.dirname(self.path)})
+        if self.module.params["state"] == "absent":
+            return report
+        if not os.path.exists(self.path):
+            return {**report, "image": {name: value for name, value in plan.after.items() if name != "state"}}
+        self._set_attributes(report)
+        image = _image.inspect(self.qemu_img, self.path, self.module.params["format"])
+        return {**report, "image": {**image.facts(), **(plan.after if self.module.check_mode else {})}}
+
+    def dress(self, name: str) -> None:
+        """Gives a file that is being made its owner, group, mode and attributes."""
+        os.chmod(name, 0o666 & ~_umask())
+        arguments = self.module.load_file_common_arguments(self.module.params, path=name)
+        self.module.set_fs_attributes_if_different(arguments, False)
+
+    def _existing(self, image_format: str) -> _image.Image | None:
+        if os.path.islink(self.path) and not os.path.exists(self.path):
+            raise UnsafeImage(f"{self.path}: is a symbolic link to nothing ({os.readlink(self.path)}): remove it, or make its target first")
+        if not os.path.lexists(self.path):
+            return None
+        if image_format == "raw":
+            claimed = _image.claimed_format(self.path)
+            if claimed != "raw":
+                raise UnsafeImage(
+                    f"{self.path}: asked for a raw image, but its content begins like {claimed}: name that format if it is one; "
+                    "a raw disk whose guest wrote such a header is not touched by this module",
+                    path=self.path,
+                    format=claimed,
+                )
+        return _image.inspect(self.qemu_img, self.path, image_format)
+
+    def _creation(self, wish: ImageWish, operation: Operation | None) -> Plan:
+        _staging.require_directory(self.path, "path")
+        base = None
+        if wish.backing_file is not None:
+            base = _image.inspect(self.qemu_img, wish.backing_file, wish.backing_format)
+            require_usable_base(base)
+            _image.chain(self.qemu_img, base)
+            if _usage.is_locked(base.path, against_readers=True):
+                raise ImageInUse(
+                    f"{base.path}: is open for writing, asked to make an overlay of it: what its user writes would change the overlay: "
+                    "stop that first",
+                    path=base.path,
+                    in_use_by=[],
+                )
+        _capacity.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
+        return plan_create(wish, base, self._door(operation), _staging.NewFile(self.path), self.dress)
+
+    def _bytes_needed(self, wish: ImageWish, size: int) -> int:
+        measured = self.qemu_img.measure_empty(size, "qcow2", wish.layout.options()).required if wish.layout.format == "qcow2" else 0
+        return bytes_needed(wish.layout, size, measured)
+
+    def _require_writable(self, to_do: str, *, running_only: bool) -> None:
+        """Raises where writing the image, or removing it, would hurt somebody."""
+        hypervisor = self._libvirt()
+        users = _usage.domain_users(hypervisor) if hypervisor else []
+        _usage.require_unused(self.path, [user for user in users if user.running or not running_only], to_do)
+        if not self.module.params["allow_dependents"]:
+            directories = _usage.directories_to_search(self.path, self.module.params["search_paths"], hypervisor)
+            _usage.require_no_dependents(self.path, _usage.dependents(self.path, directories, users), to_do)
+
+    def _set_attributes(self, report: dict[str, t.Any]) -> None:
+        """As the file modules do, except on an image that a guest has open: that one libvirt owns for the time."""
+        arguments = self.module.load_file_common_arguments(self.module.params)
+        if _usage.is_locked(self.path):
+            return
+        if self.module.set_fs_attributes_if_different(arguments, False, report["diff"]):
+            report["changed"] = True
+            report["actions"].append(f"set the owner, mode or attributes of {self.path}")
+
+    def _left(self, operation: Operation | None) -> dict[str, t.Any] | None:
+        """The record of a run that died on the image."""
+        if operation is not None:
+            return operation.left_behind(self.path)
+        found = _lock.look(self.path)
+        return found if found and not found["alive"] else None
+
+    def _after(self, first: tuple[Step, ...], plan: Plan, operation: Operation | None) -> Plan:
+        """*plan* after the steps that settle what a dead run left, and with a note of what is in flight in between."""
+        if operation is None or not (first or plan):
+            return Plan(plan.before, plan.after, (*first, *plan.steps))
+
+        def note() -> None:
+            operation.settled(self.path)
+            operation.note(self.path, before=plan.before, after=plan.after)
+
+        return Plan(plan.before, plan.after, (*first, Step("", note), *plan.steps))
+
+    def _door(self, operation: Operation | None) -> QemuImg:
+        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
+
+    def _libvirt(self) -> t.Any:
+        if not self._asked_libvirt:
+            self._asked_libvirt = True
+            self.hypervisor = hypervisor_if_any(self.module.params["uri"])
+        return self.hypervisor
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def manage(module: AnsibleModule) -> dict[str, t.Any]:
+    """One run of the module."""
+    task = ImageTask(module)
+    if module.params["state"] == "present":
+        wish = task.wish()
+        plan = carry_out(lambda operation: task.present(wish, operation), "reconcile", [task.path], module.check_mode)
+    else:
+        plan = carry_out(task.absent, "remove", [task.path], module.check_mode)
+    return task.result(plan)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            **ALLOCATION_SPEC,
+            "path": {"type": "path", "required": True, "aliases": ["dest", "name"]},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
+            "size": {"type": "str"},
+            "shrink": {"type": "bool", "default": False},
+            "backing_file": {"type": "path"},
+            "backing_format": {"type": "str", "choices": list(FORMATS)},
+            "compat": {"type": "str", "choices": ["0.10", "1.1"]},
+            "lazy_refcounts": {"type": "bool"},
+            "refcount_bits": {"type": "int", "choices": [1, 2, 4, 8, 16, 32, 64]},
+            "extended_l2": {"type": "bool"},
+            "compression_type": {"type": "str", "choices": ["zlib", "zstd"]},
+            "allow_dependents": {"type": "bool", "default": False},
+            "search_paths": {"type": "list", "elements": "path", "default": []},
+            "force": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=ALLOCATION_EXCLUSIVE,
+        add_file_common_args=True,
+        supports_check_mode=True,
+    )
+    run(module, manage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: vm_disk_info
+short_description: Facts of the disks of virtual machines
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Returns the disks of all domains of a libvirt connection, or of the named ones, with their formats, sizes and backing chains,
+    whether the domains run or not.
+  - The format of a disk is the one that the domain's definition says. It is never guessed from the content.
+extends_documentation_fragment:
+  - kvmops.disk.libvirt
+  - kvmops.disk.libvirt.requirements
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.info
+  - kvmops.disk.attributes.action_group
+options:
+  names:
+    description:
+      - Names or UUIDs of the domains; all domains if left out.
+    type: list
+    elements: str
+    aliases: [name]
+seealso:
+  - module: kvmops.disk.qcow2_image_info
+  - module: kvmops.disk.vm_disk_convert
+"""
+
+EXAMPLES = r"""
+- name: Look at the disks of all domains
+  kvmops.disk.vm_disk_info:
+  register: result
+
+- name: List the domains with raw disks
+  ansible.builtin.debug:
+    msg: "{{ result.disks | selectattr('format', 'equalto', 'raw') | map(attribute='domain') | unique }}"
+"""
+
+RETURN = r"""
+disks:
+  description: The disks, cdroms and floppies included, by domain and in the order of its definition.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    domain:
+      description: The name of the domain.
+      type: str
+    uuid:
+      description: The UUID of the domain.
+      type: str
+    state:
+      description: The state of the domain, in the words of C(virsh domstate).
+      type: str
+    target:
+      description: The name of the disk inside the domain's definition, such as V(vda).
+      type: str
+    bus:
+      description: The bus that it is attached to.
+      type: str
+    device:
+      description: What it is - V(disk), V(cdrom), V(floppy) or V(lun).
+      type: str
+    type:
+      description: The kind of its source - V(file), V(block), V(volume), V(network), ...
+      type: str
+    path:
+      description: The file or block device; null for other kinds and for an empty drive.
+      type: str
+    format:
+      description: The format that the definition says.
+      type: str
+    readonly:
+      description: Whether the guest may only read it.
+      type: bool
+    shareable:
+      description: Whether several domains may use it at once.
+      type: bool
+    virtual_size:
+      description: The size that the guest sees, in bytes; null where the image cannot be looked at.
+      type: int
+    actual_size:
+      description: The bytes that the image occupies, without the images below it.
+      type: int
+    backing_chain:
+      description: The image and those below it, top first; see M(kvmops.disk.qcow2_image) for what is known of each.
+      type: list
+      elements: dict
+    users:
+      description: The other domains that use the same file, and as what.
+      type: list
+      elements: dict
+    job:
+      description: Whether a block job runs on it.
+      type: bool
+    problem:
+      description: Why the image, or its chain, cannot be looked at; null where it can.
+      type: str
+"""
+
+import os
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain, _image, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor, is_missing_domain
+from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+
+
+def domains(hypervisor: Hypervisor, names: list[str] | None) -> list[Domain]:
+    """The domains asked for, each once; all of them by name where nobody says which."""
+    if names is None:
+        return sorted(hypervisor.domains(), key=lambda domain: domain.name)
+    return list({domain.uuid: domain for domain in map(hypervisor.domain, names)}.values())
+
+
+def observe(hypervisor: Hypervisor, domain: Domain, named: bool) -> tuple[_domain.DomainState, list[str]] | None:
+    """The state of a domain and its disks with block jobs; None where a domain that nobody named is gone meanwhile."""
+    try:
+        state = _domain.observe(hypervisor, domain)
+        return state, _domain.block_jobs(domain, state)
+    except DiskError as error:
+        if named or not is_missing_domain(error):
+            raise
+        return None
+
+
+def facts(
+    qemu_img: QemuImg, state: _domain.DomainState, disk: _domain.DomainDisk, jobs: list[str], users: list[_usage.User]
+) -> dict[str, t.Any]:
+    """One disk as the module returns it."""
+    element = disk.element
+    images, problem = _images(qemu_img, disk)
+    others = [user for user in _usage.users_of(disk.path, users) if user.uuid != state.uuid] if disk.path else []
+    return {
+        "domain": state.name,
+        "uuid": state.uuid,
+        "state": state.state,
+        "target": disk.target,
+        "bus": element.bus,
+        "device": element.device,
+        "type": element.type,
+        "path": disk.path,
+        "format": disk.format,
+        "readonly": element.readonly or element.device == "cdrom",
+        "shareable": element.shareable,
+        "virtual_size": images[0].virtual_size if images else None,
+        "actual_size": images[0].actual_size if images else None,
+        "backing_chain": [image.facts() for image in images],
+        "users": [asdict(user) for user in others],
+        "job": disk.target in jobs,
+        "problem": problem,
+    }
+
+
+def _images(qemu_img: QemuImg, disk: _domain.DomainDisk) -> tuple[tuple[_image.Image, ...], str | None]:
+    """The images of a disk, top first, and why they are not all there."""
+    if disk.path is None:
+        return (), None
+    found: tuple[_image.Image, ...] = ()
+    try:
+        found = (_image.inspect(qemu_img, disk.path, disk.format),)
+        return _image.chain(qemu_img, found[0]), None
+    except DiskError as error:
+        return found, str(error)
+
+
+def gather(module: AnsibleModule) -> dict[str, t.Any]:
+    """One run of the module."""
+    names = module.params["names"]
+    hypervisor = Hypervisor.connect(module.params["uri"])
+    qemu_img = QemuImg.find()
+    observed = [seen for domain in domains(hypervisor, names) if (seen := observe(hypervisor, domain, names is not None))]
+    users = _usage.domain_users(hypervisor)
+    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
+        disks = threads.map(
+            lambda item: facts(qemu_img, *item, users),
+            [(state, disk, jobs) for state, jobs in observed for disk in state.disks],
+        )
+        return {"changed": False, "disks": list(disks)}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={**URI_SPEC, "names": {"type": "list", "elements": "str", "aliases": ["name"]}},
+        supports_check_mode=True,
+    )
+    run(module, gather)
+
+
+if __name__ == "__main__":
+    main()
