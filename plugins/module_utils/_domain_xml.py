@@ -137,6 +137,11 @@ def unexpected_difference(wanted: str, found: str) -> str | None:
     return unified_diff(_pretty(wanted), _pretty(found), "wanted", "found")
 
 
+def definition_diff(before: str, after: str) -> str:
+    """The unified diff of two domain definitions, alike in quoting and indentation, passwords hidden."""
+    return unified_diff(_pretty(before), _pretty(after))
+
+
 def unified_diff(before: str, after: str, before_name: str = "before", after_name: str = "after") -> str:
     """The unified diff of two XML texts, passwords hidden."""
     lines = difflib.unified_diff(

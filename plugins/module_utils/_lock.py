@@ -44,6 +44,10 @@ class Operation:
         """The open records: a child that inherits them keeps the locks."""
         return tuple(self._held.values())
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(self._held)
+
     def left_behind(self, path: str) -> dict[str, t.Any] | None:
         """What a dead run noted of *path*: verb, started and its facts; None where none died on it.
 

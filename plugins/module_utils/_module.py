@@ -52,16 +52,17 @@ def absolute(path: str, what: str) -> str:
     return path
 
 
-def carry_out(decide: t.Callable[[Operation | None], Plan], verb: str, paths: t.Iterable[str], check_mode: bool) -> Plan:
+def carry_out(decide: t.Callable[[Operation | None], Plan], verb: str, paths: t.Callable[[], t.Iterable[str]], check_mode: bool) -> Plan:
     """Decides, and where there is something to do, does it.
 
     *decide* looks at the world and returns the plan. It is called once without a lock: what needs no change writes
     nothing, not even a record; and once more while the records of *paths* are held, since the world may have moved.
+    *paths* is asked for in between.
     """
     plan = decide(None)
     if check_mode or not plan:
         return plan
-    with _lock.operation(verb, paths) as operation:
+    with _lock.operation(verb, paths()) as operation:
         plan = decide(operation)
         plan.apply()
     return plan
@@ -77,7 +78,15 @@ def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t
         trace = {"lxml": _domain_xml.IMPORT_ERROR, "libvirt-python": _libvirt.IMPORT_ERROR}[error.library]
         module.fail_json(msg=missing_required_lib(error.library, reason=f"({error})"), exception=trace)
     except DiskError as error:
-        module.fail_json(msg=str(error), **error.facts)
+        module.fail_json(msg=_whole_story(error), **error.facts)
+
+
+def _whole_story(error: BaseException) -> str:
+    """The message of *error*; where it came up while another one was being undone, that one's first."""
+    first = error.__context__
+    if isinstance(error, DiskError) and isinstance(first, DiskError) and first is not error.__cause__:
+        return f"{_whole_story(first)}. Then, while that was being undone: {error}"
+    return str(error)
 
 
 def hypervisor_if_any(uri: str) -> _libvirt.Hypervisor | None:

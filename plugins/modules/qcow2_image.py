@@ -435,9 +435,9 @@ def manage(module: AnsibleModule) -> dict[str, t.Any]:
     task = ImageTask(module)
     if module.params["state"] == "present":
         wish = task.wish()
-        plan = carry_out(lambda operation: task.present(wish, operation), "reconcile", [task.path], module.check_mode)
+        plan = carry_out(lambda operation: task.present(wish, operation), "reconcile", lambda: [task.path], module.check_mode)
     else:
-        plan = carry_out(task.absent, "remove", [task.path], module.check_mode)
+        plan = carry_out(task.absent, "remove", lambda: [task.path], module.check_mode)
     return task.result(plan)
 
 

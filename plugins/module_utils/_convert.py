@@ -1,0 +1,235 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The decision which disks of a domain are to be converted, to where, and what stands in the way. Pure."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout, known_suffixes, suffix
+
+#: The formats that libvirt can give to a guest as a writable disk.
+DISK_FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc")
+
+
+@dataclass(frozen=True)
+class ConvertWish:
+    """What a task wants of a domain's disks: in this format, at this place."""
+
+    disks: tuple[str, ...]
+    layout: Layout
+    dest: str | None = None
+    dest_dir: str | None = None
+    shutdown: str = "graceful"
+    shutdown_timeout: int = 120
+    restart: bool = True
+    verify: bool = True
+    keep_source: bool = True
+    compress: bool = False
+    trusted: bool = False
+
+    def require_valid(self) -> None:
+        """Raises InvalidRequest where no world could grant the wish."""
+        self.layout.require_valid(compressed=self.compress)
+        if self.dest is not None and len(self.disks) != 1:
+            raise InvalidRequest("dest: names one file, but several disks are asked for: use dest_dir")
+        if self.shutdown_timeout < 1:
+            raise InvalidRequest(f"shutdown_timeout: {self.shutdown_timeout} s is no time to shut down in: give 1 or more")
+
+    def destination(self, source: str) -> str:
+        """The path of the new image for the one at *source*."""
+        if self.dest is not None:
+            return self.dest
+        directory, name = os.path.split(source)
+        stem, found = os.path.splitext(name)
+        renamed = (stem if found.lower() in known_suffixes() else name) + suffix(self.layout.format)
+        return os.path.join(self.dest_dir or directory, renamed)
+
+    def is_granted(self, path: str, image_format: str) -> bool:
+        """Whether a disk at *path* in *image_format* is what the task wants."""
+        if image_format != self.layout.format:
+            return False
+        if self.dest is not None:
+            return os.path.normpath(path) == os.path.normpath(self.dest)
+        return self.dest_dir is None or os.path.normpath(os.path.dirname(path)) == os.path.normpath(self.dest_dir)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One disk that is to be converted."""
+
+    disk: DomainDisk
+    source: str
+    dest: str
+
+    @property
+    def target(self) -> str:
+        return self.disk.target
+
+    @property
+    def source_format(self) -> str:
+        return self.disk.format
+
+
+def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], list[Conversion]]:
+    """The disks that the task means, and those of them that are not yet as it wants.
+
+    A disk may be named by the source that it had before its conversion: the domain then has the destination instead.
+    Raises InvalidRequest for a disk that the domain does not have.
+    """
+    meant: list[DomainDisk] = []
+    for wanted in wish.disks:
+        disk = state.disk(wanted) or _converted_from(state, wish, wanted)
+        if disk is None:
+            known = ", ".join(f"{disk.target} ({disk.path or disk.element.device})" for disk in state.disks) or "none"
+            raise InvalidRequest(f"{state.name}: has no disk {wanted}: it has {known}", disks=[disk.target for disk in state.disks])
+        if disk not in meant:
+            meant.append(disk)
+    return meant, [_conversion(disk, wish) for disk in meant if not _is_granted(disk, wish)]
+
+
+def require_convertible(state: DomainState, conversions: t.Sequence[Conversion], jobs: t.Sequence[str]) -> None:
+    """Raises DiskError where the domain, or one of its disks, is in no state to be converted; *jobs* are its block jobs."""
+    name = state.name
+    if not state.persistent:
+        raise DiskError(f"{name}: is transient: it has no definition that could name the new disk: define it first")
+    if state.managed_save:
+        raise DiskError(
+            f"{name}: has a managed-save image, which would resume on the old disk: start the domain, or drop it with virsh managedsave-remove"
+        )
+    if state.snapshots:
+        raise DiskError(
+            f"{name}: has {len(state.snapshots)} snapshot(s) ({', '.join(state.snapshots)}), which a conversion would break: delete them first",
+            snapshots=list(state.snapshots),
+        )
+    if state.checkpoints:
+        raise DiskError(f"{name}: has checkpoints ({', '.join(state.checkpoints)}), which a conversion would break: delete them first")
+    if state.busy:
+        raise DiskError(f"{name}: is being migrated, saved or dumped: wait until that is over")
+    if jobs:
+        raise DiskError(f"{name}: a block job runs on {', '.join(jobs)}: wait until it is over, or end it with virsh blockjob --abort", block_jobs=list(jobs))
+    for conversion in conversions:
+        _require_plain_disk(name, conversion.disk)
+
+
+def require_stoppable(state: DomainState, wish: ConvertWish) -> None:
+    """Raises DiskError where the domain would have to go off for the conversion, and may or can not."""
+    if not state.active or wish.shutdown == "force":
+        return
+    if wish.shutdown == "never":
+        raise DiskError(f"{state.name}: is {state.state}, and shutdown is never: shut it down first, or set shutdown to graceful or force", state=state.state)
+    if state.state != "running":
+        raise DiskError(
+            f"{state.name}: is {state.state}, so that its guest cannot shut down: resume it, or set shutdown to force", state=state.state
+        )
+
+
+def require_known_references(state: DomainState, conversion: Conversion, chain: t.Sequence[Image], trusted: bool) -> None:
+    """Raises UnsafeImage where an image refers to a file that the domain's definition does not name.
+
+    Following it would copy that file into the guest's disk (HAZARDS A7). *trusted* says that the task knows.
+    """
+    known = {link.path for link in conversion.disk.chain or ()}
+    for image in chain:
+        if image.data_file is not None and not trusted:
+            raise _unknown(state, conversion, image.path, f"keeps its data in {image.data_file}")
+        if image.backing_file is not None and image.backing_file not in known and not trusted:
+            raise _unknown(state, conversion, image.path, f"has the backing file {image.backing_file}")
+
+
+def require_convertible_image(conversion: Conversion, image: Image, keep_source: bool) -> None:
+    """Raises DiskError where converting the image would lose something that it holds."""
+    if image.encrypted or conversion.disk.element.encrypted:
+        raise DiskError(f"{image.path}: is encrypted: the new image would hold its content in the clear: not converted", path=image.path)
+    if image.corrupt:
+        raise UnsafeImage(f"{image.path}: is marked corrupt: check and repair it first", path=image.path)
+    if image.snapshots and not keep_source:
+        names = [snapshot.name for snapshot in image.snapshots]
+        raise DiskError(
+            f"{image.path}: holds {len(names)} internal snapshot(s) ({', '.join(names)}), which the new image would not have: keep the source, or delete them",
+            snapshots=names,
+        )
+
+
+def require_free_destinations(conversions: t.Sequence[Conversion], exists: t.Callable[[str], bool]) -> None:
+    """Raises InvalidRequest or DiskError where a destination is taken, or asked for twice."""
+    seen: set[str] = set()
+    for conversion in conversions:
+        dest = conversion.dest
+        if os.path.realpath(dest) == os.path.realpath(conversion.source):
+            raise InvalidRequest(f"{conversion.target}: source and destination are the same file, {dest}: give another dest")
+        if os.path.realpath(dest) in seen:
+            raise InvalidRequest(f"dest_dir: two disks would become {dest}: convert them one by one, each with its dest")
+        seen.add(os.path.realpath(dest))
+        if exists(dest):
+            raise DiskError(f"{dest}: exists already: it is left alone: remove it, or choose another dest", path=dest)
+
+
+def recorded(conversions: t.Sequence[Conversion], image_format: str) -> tuple[RecordedDisk, ...]:
+    """The conversions as the domain's metadata records them."""
+    return tuple(RecordedDisk(item.target, item.source, item.source_format, item.dest, image_format) for item in conversions)
+
+
+def is_defined(state: DomainState, disk: RecordedDisk) -> bool:
+    """Whether the domain's definition names the new image of a recorded conversion."""
+    found = next((known.defined for known in state.disks if known.target == disk.target), None)
+    return found is not None and (found.source, found.format) == (disk.dest, disk.format)
+
+
+def _converted_from(state: DomainState, wish: ConvertWish, wanted: str) -> DomainDisk | None:
+    if not wanted.startswith("/"):
+        return None
+    disk = state.disk(wish.destination(wanted))
+    return disk if disk is not None and _is_granted(disk, wish) else None
+
+
+def _is_granted(disk: DomainDisk, wish: ConvertWish) -> bool:
+    """Both what runs and what is defined are as wanted."""
+    known: list[DiskElement] = [element for element in (disk.live, disk.defined) if element is not None]
+    return disk.path is not None and all(
+        wish.is_granted(disk.path if element is disk.element else element.source or "", element.format) for element in known
+    )
+
+
+def _conversion(disk: DomainDisk, wish: ConvertWish) -> Conversion:
+    return Conversion(disk, disk.path or "", wish.destination(disk.path) if disk.path else "")
+
+
+def _require_plain_disk(name: str, disk: DomainDisk) -> None:
+    """Raises DiskError where the disk is none of those whose image a conversion may exchange."""
+    element, target = disk.element, f"{name}: {disk.target}"
+    if element.device != "disk":
+        raise DiskError(f"{target}: is a {element.device}, asked to convert a disk: name another")
+    if disk.path is None or element.type not in ("file", "volume"):
+        raise DiskError(f"{target}: its source is of type {element.type}, and only image files are converted")
+    if element.readonly or element.shareable or element.transient:
+        kind = "read-only" if element.readonly else "shareable" if element.shareable else "transient"
+        raise DiskError(f"{target}: is {kind}, so that it may have other users or must not be changed: not converted")
+    if disk.defined is None or disk.live is not None and (disk.live.source, disk.live.format) != (disk.defined.source, disk.defined.format):
+        defined = f"{disk.defined.source} ({disk.defined.format})" if disk.defined else "nothing"
+        raise DiskError(
+            f"{target}: the guest runs on {disk.path} ({disk.format}), but the definition names {defined}: bring the two together first, "
+            "by a restart or with virsh"
+        )
+
+
+def _unknown(state: DomainState, conversion: Conversion, path: str, points: str) -> UnsafeImage:
+    return UnsafeImage(
+        f"{path}: {points}, which the definition of {state.name} does not name for {conversion.target}: following it could copy a foreign file "
+        "into the disk: name it as backingStore in the definition, or set trusted=true where you know that it belongs there",
+        path=path,
+    )
+
+
+def require_unchanged_size(conversion: Conversion, before: int, after: int) -> None:
+    """Raises DiskError where the new image has cut off the end of the disk."""
+    if after < before:
+        raise DiskError(f"{conversion.dest}: the new image has {after} bytes, its source {before}: the formats do not fit: choose another")

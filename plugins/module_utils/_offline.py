@@ -1,0 +1,199 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The conversion of a domain's disks while it is off: the order of the steps, and what each of them does."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _domain_xml, _image, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import NEW_FILE
+
+
+@dataclass
+class Work:
+    """The hands of an offline conversion: one method for each step, no decisions between them.
+
+    *runs* says whether the domain ran when all this began, before a run that died meanwhile, too. *require_space*
+    measures again and raises NotEnoughSpace; it is called once the domain is off.
+    """
+
+    hypervisor: Hypervisor
+    domain: Domain
+    qemu_img: QemuImg
+    operation: Operation
+    wish: ConvertWish
+    runs: bool
+    require_space: t.Callable[[], None]
+    _before: str | None = field(default=None, init=False)
+    _off_since: float | None = field(default=None, init=False)
+    downtime: float | None = field(default=None, init=False)
+
+    def record(self, conversions: t.Sequence[Conversion]) -> None:
+        """Writes down what is in flight: beside the images, and in the domain's own metadata."""
+        for item in conversions:
+            for path in (item.source, item.dest):
+                self.operation.settled(path)
+                self.operation.note(path, domain=self.domain.uuid, source=item.source, dest=item.dest)
+        self.domain.set_record(
+            _domain_xml.record_to_xml(
+                _domain_xml.Record(
+                    verb="convert",
+                    started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    was_running=self.runs,
+                    remove_source=not self.wish.keep_source,
+                    disks=_convert.recorded(conversions, self.wish.layout.format),
+                )
+            )
+        )
+
+    def restore(self) -> None:
+        """The domain as it was before: running if it ran. Where that fails the record stays, for the next run."""
+        if self.runs and not self.domain.is_active():
+            self.domain.start()
+        self.domain.set_record(None)
+
+    def power_off(self) -> None:
+        """Raises LibvirtFailed where the guest does not go off in time and must not be forced."""
+        self._off_since = time.monotonic()
+        if self.wish.shutdown == "force":
+            self.domain.destroy()
+        elif not self.domain.shut_down(self.wish.shutdown_timeout):
+            raise LibvirtFailed(
+                f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: it still runs and nothing was changed: "
+                "see whether it obeys ACPI, raise shutdown_timeout, or set shutdown to force",
+                state=self.domain.state(),
+            )
+
+    def convert(self, item: Conversion, new_file: _staging.NewFile) -> None:
+        """Makes, verifies and publishes the new image. Raises DiskError, and leaves it to be withdrawn."""
+        self.require_space()
+        self._require_off()
+        _usage.require_unused(item.source, (), "convert it")
+        layout = self.wish.layout
+        before = _image.inspect(self.qemu_img, item.source, item.source_format)
+        new_file.begin()
+        self.qemu_img.convert(
+            item.source,
+            item.source_format,
+            new_file.name,
+            layout.format,
+            creation_options(layout),
+            compress=self.wish.compress,
+            out_of_order=layout.format == "raw",
+        )
+        after = _image.inspect(self.qemu_img, new_file.name, layout.format)
+        _convert.require_unchanged_size(item, before.virtual_size, after.virtual_size)
+        if self.wish.verify and not self.qemu_img.same_content(item.source, item.source_format, new_file.name, layout.format):
+            raise DiskError(f"{item.dest}: the new image has not the content of {item.source}: it was removed, and the source is as it was")
+        _staging.resemble(new_file.name, item.source)
+        self.operation.note(item.dest, domain=self.domain.uuid, source=item.source, dest=item.dest, **{NEW_FILE: new_file.identity()})
+        new_file.publish()
+
+    def define(self, changes: t.Sequence[_domain_xml.DiskChange]) -> None:
+        """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""
+        self._require_off()
+        self._before = self.domain.xml(inactive=True)
+        wanted = _domain_xml.with_changes(self._before, changes)
+        self.hypervisor.define(wanted)
+        difference = _domain_xml.unexpected_difference(wanted, self.domain.xml(inactive=True))
+        if difference:
+            raise LibvirtFailed(f"{self.domain.name}: libvirt made something else of the definition: it was put back:\n{difference}")
+        if self.domain.is_active() and not _runs_on(self.domain, changes):
+            raise DiskError(f"{self.domain.name}: was started on its old disk by somebody else meanwhile: the definition was put back: run again")
+
+    def withdraw(self, new_file: _staging.NewFile) -> None:
+        """Removes a new image again, unless a guest has it open: then it is its disk now, whoever started it."""
+        if not _usage.is_locked(new_file.path):
+            new_file.withdraw()
+
+    def define_as_before(self) -> None:
+        if self._before is not None:
+            self.hypervisor.define(self._before)
+
+    def start(self) -> None:
+        if not self.domain.is_active():  # or somebody was faster, with the new definition
+            self.domain.start()
+        if not self.domain.is_active():
+            raise LibvirtFailed(f"{self.domain.name}: went off right after its start")
+        if self._off_since is not None:
+            self.downtime = time.monotonic() - self._off_since
+
+    def forget(self) -> None:
+        self.domain.set_record(None)
+
+    def forget_all(self) -> None:
+        """Ends what a dead run left in the domain and beside its images."""
+        for path in self.operation.paths:
+            self.operation.settled(path)
+        self.domain.set_record(None)
+
+    def _require_off(self) -> None:
+        if self.domain.is_active():
+            raise DiskError(f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again")
+
+
+def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Conversion], work: Work) -> tuple[Step, ...]:
+    """The steps of a conversion, in order: record, off, convert each, define, on, remove the sources, forget.
+
+    Until the domain runs again (or is defined, where it stays off) everything is undone when something fails;
+    from there on nothing is.
+    """
+    restart = work.runs and wish.restart
+    name = state.name
+    found = [Step("", lambda: work.record(conversions), work.restore)]
+    if state.active:
+        how = "destroy" if wish.shutdown == "force" else "shut down"
+        found.append(Step(f"{how} {name}", work.power_off))
+    for item in conversions:
+        new_file = _staging.NewFile(item.dest)
+        found.append(
+            Step(
+                f"convert {item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} ({wish.layout.format})",
+                _convert_one(work, item, new_file),
+                _withdraw(work, new_file),
+            )
+        )
+    named = [changed(item, wish) for item in conversions]
+    found.append(Step(f"define {name} with {', '.join(item.path for item in named)}", lambda: work.define(named), work.define_as_before, not restart))
+    if restart:
+        found.append(Step(f"start {name}", work.start, commits=True))
+    if not wish.keep_source:
+        found += [Step(f"remove {item.source}", _remove(item.source)) for item in conversions]
+    found.append(Step("", work.forget))
+    return tuple(found)
+
+
+def changed(item: Conversion, wish: ConvertWish) -> _domain_xml.DiskChange:
+    """What the definition is to say of a converted disk."""
+    return _domain_xml.DiskChange(item.target, item.dest, wish.layout.format)
+
+
+def _convert_one(work: Work, item: Conversion, new_file: _staging.NewFile) -> t.Callable[[], None]:
+    return lambda: work.convert(item, new_file)
+
+
+def _withdraw(work: Work, new_file: _staging.NewFile) -> t.Callable[[], None]:
+    return lambda: work.withdraw(new_file)
+
+
+def _runs_on(domain: Domain, changes: t.Sequence[_domain_xml.DiskChange]) -> bool:
+    live = {disk.target: disk.source for disk in _domain_xml.disks(domain.xml(inactive=False))}
+    return all(live.get(change.target) == change.path for change in changes)
+
+
+def _remove(path: str) -> t.Callable[[], None]:
+    return lambda: _staging.remove(path)

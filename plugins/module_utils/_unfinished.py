@@ -1,0 +1,103 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a conversion that died has left, and the steps that finish or revert it."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._convert import is_defined
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+
+#: The key of a record under which the identity of a new image stands.
+NEW_FILE = "new_file"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What a dead run left of a domain's conversion.
+
+    *owed*: it had shut the domain down and not started it again. *stale*: new images that the definition does not
+    name; the guest may have written to the old ones since, so they are worth nothing. *staging*: destinations with
+    half-made files. *sources*: old images that were to go once the domain had the new ones, which it has.
+    """
+
+    record: Record | None = None
+    owed: bool = False
+    stale: tuple[str, ...] = ()
+    staging: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.record is not None or bool(self.staging)
+
+    @property
+    def paths(self) -> set[str]:
+        disks = self.record.disks if self.record else ()
+        return {path for disk in disks for path in (disk.source, disk.dest)}
+
+
+def find(state: DomainState, dests: t.Iterable[str], note_of: t.Callable[[str], dict[str, t.Any] | None]) -> Unfinished:
+    """What stands unfinished of the domain's record, and at *dests*. *note_of* gives the dead record beside a path.
+
+    Raises OperationInFlight where the run that wrote the record still lives.
+    """
+    record = state.record
+    disks = record.disks if record else ()
+    for disk in disks:
+        _require_dead(state, disk, note_of)
+    unnamed = [disk for disk in disks if not is_defined(state, disk)]
+    return Unfinished(
+        record=record,
+        owed=record is not None and record.was_running and not state.active,
+        stale=tuple(disk.dest for disk in unnamed if _is_ours(disk.dest, note_of)),
+        staging=tuple(sorted({path for path in [*dests, *(disk.dest for disk in disks)] if _staging.left_over(path)})),
+        sources=tuple(disk.source for disk in disks if record and record.remove_source and is_defined(state, disk)),
+    )
+
+
+def clean_up(unfinished: Unfinished) -> tuple[Step, ...]:
+    """The steps that remove what nobody can use any more."""
+    half_made = [
+        Step(f"remove the unfinished image that an interrupted run left for {path}", _discard(path)) for path in unfinished.staging
+    ]
+    unused = [
+        Step(f"remove {path}, which an interrupted run made and the domain does not use", _remove(path)) for path in unfinished.stale
+    ]
+    return (*half_made, *unused)
+
+
+def _require_dead(state: DomainState, disk: RecordedDisk, note_of: t.Callable[[str], dict[str, t.Any] | None]) -> None:
+    note = note_of(disk.dest)
+    if note is not None and note.get("alive"):
+        raise OperationInFlight(
+            f"{state.name}: another run converts {disk.target} to {disk.dest} since {note.get('started')} (process {note.get('pid')}): "
+            "wait for it, or end it, then run again",
+            operation=note,
+        )
+
+
+def _is_ours(path: str, note_of: t.Callable[[str], dict[str, t.Any] | None]) -> bool:
+    note = note_of(path)
+    return note is not None and _staging.is_file(path, note.get(NEW_FILE))
+
+
+def _discard(path: str) -> t.Callable[[], None]:
+    return lambda: _staging.discard(path)
+
+
+def _remove(path: str) -> t.Callable[[], None]:
+    return lambda: _staging.remove(path)
+
+
+def existing(path: str, unfinished: Unfinished) -> bool:
+    """Whether something stands at *path* that is not about to be removed."""
+    return os.path.lexists(path) and path not in unfinished.stale
