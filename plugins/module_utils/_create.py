@@ -58,7 +58,9 @@ def new_size(wish: ImageWish, base: Image | None) -> int:
 def require_usable_base(base: Image) -> None:
     """Raises UnsafeImage where an overlay on *base* would not be what it seems."""
     if base.encrypted:
-        raise UnsafeImage(f"{base.path}: is encrypted: an overlay on it would hold its changes in the clear: not made", path=base.path)
+        raise UnsafeImage(
+            f"{base.path}: is encrypted: an overlay on it would hold its changes in the clear: not made", path=base.path
+        )
     if base.corrupt:
         raise UnsafeImage(f"{base.path}: is marked corrupt: check and repair it first", path=base.path)
 
@@ -89,7 +91,13 @@ def plan_create(
             **({"backing_file": base.path, "backing_format": base.format} if base else {}),
             **wish.layout.options(),
         },
-        steps=(Step(f"create {image_format} image {wish.path} of {format_size(size)}{over}{policy}", create, new_file.withdraw),),
+        steps=(
+            Step(
+                f"create {image_format} image {wish.path} of {format_size(size)}{over}{policy}",
+                create,
+                new_file.withdraw,
+            ),
+        ),
     )
 
 

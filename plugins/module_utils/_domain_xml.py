@@ -14,13 +14,8 @@ from dataclasses import asdict, dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, MissingLibrary
 
-try:
-    from lxml import etree
-except ImportError:
-    etree = None
-    IMPORT_ERROR: str | None = traceback.format_exc()
-else:
-    IMPORT_ERROR = None
+#: lxml's etree; loaded with the first XML, since most runs of an image module need none.
+etree: t.Any = None
 
 RECORD_URI = "urn:kvmops:disk:1"
 _SECRET = re.compile(r"""(\spasswd=)(?:'[^']*'|"[^"]*")""")
@@ -199,9 +194,15 @@ def require_expressible(text: str, what: str) -> None:
 
 
 def require_lxml() -> None:
-    """Raises MissingLibrary where lxml cannot be imported."""
-    if etree is None:
-        raise MissingLibrary("lxml", "needed to edit a domain's XML")
+    """Imports lxml, once. Raises MissingLibrary where it is not installed."""
+    global etree  # pylint: disable=global-statement
+    if etree is not None:
+        return
+    try:
+        from lxml import etree as library
+    except ImportError as error:
+        raise MissingLibrary("lxml", "to read and edit the XML of a domain", traceback.format_exc()) from error
+    etree = library
 
 
 def _parse(xml: str) -> t.Any:

@@ -58,11 +58,12 @@ class LibvirtFailed(DiskError):
 
 
 class MissingLibrary(DiskError):
-    """A Python library that the task needs cannot be imported on the target."""
+    """A Python library that the task needs cannot be imported on the target. *trace* is the traceback of the attempt."""
 
-    def __init__(self, library: str, reason: str) -> None:
-        super().__init__(f"{library}: {reason}")
+    def __init__(self, library: str, reason: str, trace: str) -> None:
+        super().__init__(reason)
         self.library = library
+        self.trace = trace
 
 
 class Interrupted(DiskError):

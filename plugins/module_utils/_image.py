@@ -79,7 +79,8 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None) -> Im
         _require_own_extents(points_to.data_files, path)
     if header and header.unknown_incompatible:
         raise UnsafeImage(
-            f"{path}: the image needs features that no known QEMU has (incompatible bits {header.unknown_incompatible:#x})", path=path
+            f"{path}: the image needs features that no known QEMU has (incompatible bits {header.unknown_incompatible:#x})",
+            path=path,
         )
     told = qemu_img.info(path, image_format)
     data_file = points_to.data_files[0] if header and points_to.data_files else None

@@ -58,7 +58,9 @@ class Layout:
             return
         for name in ("cluster_size", "compat", "lazy_refcounts", "refcount_bits", "extended_l2", "compression_type"):
             if getattr(self, name) is not None:
-                raise InvalidRequest(f"{name}: an option of qcow2 images, but the format is {self.format}: leave it out")
+                raise InvalidRequest(
+                    f"{name}: an option of qcow2 images, but the format is {self.format}: leave it out"
+                )
         if compressed and self.format != "vmdk":
             raise InvalidRequest(f"compress: {self.format} images cannot be compressed: use qcow2")
         if overlay and self.format not in OVERLAY_FORMATS:
@@ -66,7 +68,9 @@ class Layout:
         if self.preallocation in (None, "off"):
             return
         if self.format != "raw":
-            raise InvalidRequest(f"preallocation: {self.preallocation} is not available for {self.format} images: use qcow2 or raw, or leave it out")
+            raise InvalidRequest(
+                f"preallocation: {self.preallocation} is not available for {self.format} images: use qcow2 or raw, or leave it out"
+            )
         if self.preallocation == "metadata":
             raise InvalidRequest("preallocation: raw images have no metadata to allocate: use off, falloc or full")
 
@@ -87,7 +91,9 @@ class Layout:
                 "would hide what lies below it: set that, or leave preallocation out"
             )
         if preallocated and compressed:
-            raise InvalidRequest(f"compress: excludes preallocation={self.preallocation}: compressed clusters have no fixed place")
+            raise InvalidRequest(
+                f"compress: excludes preallocation={self.preallocation}: compressed clusters have no fixed place"
+            )
         largest = _LARGEST_L1_ENTRIES * cluster * (cluster // (16 if self.extended_l2 else 8))
         if size is not None and size > largest:
             raise InvalidRequest(
@@ -103,7 +109,9 @@ class Layout:
         }
         for name, given in refused.items():
             if given:
-                raise InvalidRequest(f"{name}: {getattr(self, name)} needs compat 1.1, asked for compat 0.10: drop one of the two")
+                raise InvalidRequest(
+                    f"{name}: {getattr(self, name)} needs compat 1.1, asked for compat 0.10: drop one of the two"
+                )
 
     def options(self) -> dict[str, str]:
         """The layout as qemu-img's creation options."""

@@ -14,14 +14,8 @@ from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed, MissingLibrary
 
-try:
-    import libvirt
-except ImportError:
-    libvirt = None
-    IMPORT_ERROR: str | None = traceback.format_exc()
-else:
-    IMPORT_ERROR = None
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors arrive as exceptions, not on stderr too
+#: The binding; loaded with the first connection, since most runs of an image module need none.
+libvirt: t.Any = None
 
 #: The namespace and the prefix of what this collection writes into a domain's metadata.
 METADATA_URI = "urn:kvmops:disk:1"
@@ -40,9 +34,7 @@ class Hypervisor:
     @classmethod
     def connect(cls, uri: str, *, readonly: bool = False) -> Hypervisor:
         """Raises MissingLibrary without libvirt-python, LibvirtFailed where nothing answers at *uri*."""
-        if libvirt is None:
-            raise MissingLibrary("libvirt-python", "needed to speak with libvirt")
-        _register_event_loop()
+        _load_binding()
         with _translated(f"{uri}: cannot connect to libvirt"):
             return cls(libvirt.openReadOnly(uri) if readonly else libvirt.open(uri), uri)
 
@@ -248,15 +240,18 @@ def is_missing_domain(error: DiskError) -> bool:
     return bool(libvirt is not None and error.facts.get("libvirt_code") == libvirt.VIR_ERR_NO_DOMAIN)
 
 
-_event_loop_registered = False
-
-
-def _register_event_loop() -> None:
-    """Once, and before the first connection, or events never arrive."""
-    global _event_loop_registered  # pylint: disable=global-statement
-    if not _event_loop_registered:
-        libvirt.virEventRegisterDefaultImpl()
-        _event_loop_registered = True
+def _load_binding() -> None:
+    """Imports libvirt-python, once. The event loop is registered before the first connection, or events never arrive."""
+    global libvirt  # pylint: disable=global-statement
+    if libvirt is not None:
+        return
+    try:
+        import libvirt as binding
+    except ImportError as error:
+        raise MissingLibrary("libvirt-python", "to speak with libvirt", traceback.format_exc()) from error
+    binding.registerErrorHandler(lambda _context, _error: None, None)  # errors arrive as exceptions, not on stderr too
+    binding.virEventRegisterDefaultImpl()
+    libvirt = binding
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import time
@@ -120,6 +119,8 @@ def sibling_name(name: str, suffix: str) -> str:
     raw = os.fsencode(f".{name}{suffix}")
     if len(raw) <= _LONGEST_NAME:
         return f".{name}{suffix}"
+    import hashlib  # it loads OpenSSL, for the sake of names that hardly anybody has
+
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
     return f".{digest}{suffix}"
 

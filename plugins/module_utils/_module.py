@@ -75,8 +75,7 @@ def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t
     try:
         module.exit_json(**function(module))
     except MissingLibrary as error:
-        trace = {"lxml": _domain_xml.IMPORT_ERROR, "libvirt-python": _libvirt.IMPORT_ERROR}[error.library]
-        module.fail_json(msg=missing_required_lib(error.library, reason=f"({error})"), exception=trace)
+        module.fail_json(msg=missing_required_lib(error.library, reason=str(error)), exception=error.trace)
     except DiskError as error:
         module.fail_json(msg=_whole_story(error), **error.facts)
 

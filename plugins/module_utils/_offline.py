@@ -44,9 +44,9 @@ class Work:
 
     def record(self, conversions: t.Sequence[Conversion]) -> None:
         """Writes down what is in flight: beside the images, and in the domain's own metadata."""
+        self._settle()
         for item in conversions:
             for path in (item.source, item.dest):
-                self.operation.settled(path)
                 self.operation.note(path, domain=self.domain.uuid, source=item.source, dest=item.dest)
         self.domain.set_record(
             _domain_xml.record_to_xml(
@@ -137,9 +137,12 @@ class Work:
 
     def forget_all(self) -> None:
         """Ends what a dead run left in the domain and beside its images."""
+        self._settle()
+        self.domain.set_record(None)
+
+    def _settle(self) -> None:
         for path in self.operation.paths:
             self.operation.settled(path)
-        self.domain.set_record(None)
 
     def _require_off(self) -> None:
         if self.domain.is_active():

@@ -125,7 +125,9 @@ def read_snapshots(stream: t.BinaryIO, header: Header, path: str) -> tuple[Snaps
         entry = stream.read(_SNAPSHOT.size)
         if len(entry) < _SNAPSHOT.size:
             raise UnsafeImage(f"{path}: the snapshot table is cut off: check the image")
-        _l1, _l1_size, id_length, name_length, seconds, nanoseconds, _clock, state_size, extra_length = _SNAPSHOT.unpack(entry)
+        _l1, _l1_size, id_length, name_length, seconds, nanoseconds, _clock, state_size, extra_length = (
+            _SNAPSHOT.unpack(entry)
+        )
         extra = stream.read(min(extra_length, 1024))
         virtual_size = header.virtual_size
         if len(extra) >= _SNAPSHOT_EXTRA.size:

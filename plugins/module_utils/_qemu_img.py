@@ -87,7 +87,9 @@ class QemuImg:
         answer = self._json("info", "-U", "--output=json", "-f", image_format, "--", path)
         return t.cast("dict[str, t.Any]", answer)
 
-    def measure(self, path: str, image_format: str, target_format: str, options: t.Mapping[str, str], *, share: bool = False) -> Measure:
+    def measure(
+        self, path: str, image_format: str, target_format: str, options: t.Mapping[str, str], *, share: bool = False
+    ) -> Measure:
         """What the content of *path* would need as *target_format*. *share*: an estimate beside a running guest."""
         argv = ["measure", "--output=json", *(["-U"] if share else []), "-f", image_format, "-O", target_format]
         answer = self._json(*argv, *_options(options), "--", path, seconds=None)
@@ -134,12 +136,16 @@ class QemuImg:
 
     def same_content(self, one: str, one_format: str, other: str, other_format: str) -> bool:
         """Whether a guest would see the same in both. Raises QemuImgFailed where they could not be compared."""
-        done = self._run("compare", "-q", "-f", one_format, "-F", other_format, "--", one, other, seconds=None, writes=True)
+        done = self._run(
+            "compare", "-q", "-f", one_format, "-F", other_format, "--", one, other, seconds=None, writes=True
+        )
         if done.returncode not in (0, 1):
             raise self._failure(done)
         return done.returncode == 0
 
-    def resize(self, path: str, image_format: str, size: int, *, shrink: bool = False, preallocation: str | None = None) -> None:
+    def resize(
+        self, path: str, image_format: str, size: int, *, shrink: bool = False, preallocation: str | None = None
+    ) -> None:
         argv = ["resize", "-q", "-f", image_format]
         argv += ["--shrink"] if shrink else []
         argv += [f"--preallocation={preallocation}"] if preallocation else []
@@ -195,7 +201,9 @@ class QemuImg:
                 preexec_fn=_die_with_parent if writes and not in_place else None,
             )
         except subprocess.TimeoutExpired as error:
-            raise QemuImgFailed(f"qemu-img {arguments[0]} did not answer within {seconds} s for {arguments[-1]}: is its file system alive?") from error
+            raise QemuImgFailed(
+                f"qemu-img {arguments[0]} did not answer within {seconds} s for {arguments[-1]}: is its file system alive?"
+            ) from error
         except ValueError as error:  # an embedded NUL byte
             raise QemuImgFailed(f"qemu-img cannot be given {arguments[-1]!r}: {error}") from error
 
@@ -208,8 +216,14 @@ class QemuImg:
         if _LOCKED.search(said):
             return ImageInUse(f"qemu-img {verb}: an image is open in another process: {said}", in_use_by=[], **facts)
         if done.returncode < 0 or done.returncode >= 128:
-            name = signal.Signals(abs(done.returncode) & 127).name if abs(done.returncode) & 127 in set(signal.Signals) else str(done.returncode)
-            return QemuImgFailed(f"qemu-img {verb} was ended by {name} on {path}; the state of what it wrote is unknown. {said}", **facts)
+            name = (
+                signal.Signals(abs(done.returncode) & 127).name
+                if abs(done.returncode) & 127 in set(signal.Signals)
+                else str(done.returncode)
+            )
+            return QemuImgFailed(
+                f"qemu-img {verb} was ended by {name} on {path}; the state of what it wrote is unknown. {said}", **facts
+            )
         if _NO_SPACE in said:
             return QemuImgFailed(f"qemu-img {verb}: the file system is full: {said}", **facts)
         return QemuImgFailed(f"qemu-img {verb} failed ({done.returncode}): {said}", **facts)

@@ -16,7 +16,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Ste
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
 
-_REWRITE = "only a rewrite can change that: convert it into a new image (kvmops.disk.vm_disk_convert for a domain's disk)"
+_REWRITE = (
+    "only a rewrite can change that: convert it into a new image (kvmops.disk.vm_disk_convert for a domain's disk)"
+)
 
 
 def plan_reconcile(wish: ImageWish, image: Image, qemu_img: QemuImg) -> Plan:
@@ -39,7 +41,9 @@ def plan_reconcile(wish: ImageWish, image: Image, qemu_img: QemuImg) -> Plan:
         steps.append(_resize(wish, image, wish.size, qemu_img))
         after["virtual_size"] = wish.size
     if steps and image.corrupt:
-        raise UnsafeImage(f"{image.path}: is marked corrupt and cannot be written: check and repair it first", path=image.path)
+        raise UnsafeImage(
+            f"{image.path}: is marked corrupt and cannot be written: check and repair it first", path=image.path
+        )
     return Plan({name: getattr(image, name) for name in after}, after, tuple(steps))
 
 
@@ -62,9 +66,13 @@ def _require_same_backing(wish: ImageWish, image: Image) -> None:
 def _require_resizable(wish: ImageWish, image: Image, size: int) -> None:
     found, asked = format_size(image.virtual_size), format_size(size)
     if image.format not in RESIZABLE_FORMATS:
-        raise DiskError(f"{image.path}: has {found}, asked for {asked}: {image.format} images cannot be resized: {_REWRITE}")
+        raise DiskError(
+            f"{image.path}: has {found}, asked for {asked}: {image.format} images cannot be resized: {_REWRITE}"
+        )
     if image.encrypted:
-        raise DiskError(f"{image.path}: has {found}, asked for {asked}: it is encrypted, and cannot be resized without its secret")
+        raise DiskError(
+            f"{image.path}: has {found}, asked for {asked}: it is encrypted, and cannot be resized without its secret"
+        )
     if image.snapshots and image.compat == "0.10":
         raise DiskError(
             f"{image.path}: has {found}, asked for {asked}: an image of compat 0.10 with {len(image.snapshots)} snapshot(s) "

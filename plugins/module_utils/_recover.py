@@ -26,12 +26,17 @@ def settle(path: str, image_format: str | None, left: dict[str, t.Any] | None, q
     """
     steps = []
     if _staging.left_over(path):
-        steps.append(Step(f"remove the unfinished file that an interrupted run left for {path}", lambda: _staging.discard(path)))
+        steps.append(
+            Step(f"remove the unfinished file that an interrupted run left for {path}", lambda: _staging.discard(path))
+        )
     if left is None:
         return tuple(steps)
     if image_format is not None and left.get("verb") in IN_PLACE:
         steps.append(
-            Step(f"check {path}, on which a run was interrupted at {left.get('started')}", lambda: _check(path, image_format, qemu_img))
+            Step(
+                f"check {path}, on which a run was interrupted at {left.get('started')}",
+                lambda: _check(path, image_format, qemu_img),
+            )
         )
     else:
         steps.append(Step(f"forget the run that was interrupted on {path} at {left.get('started')}", lambda: None))

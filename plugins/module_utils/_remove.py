@@ -24,5 +24,7 @@ def plan_remove(path: str) -> Plan:
         return Plan(after, after)
     mode = os.lstat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise UnsafeImage(f"{path}: asked to remove an image, found something that is no regular file: left alone", path=path)
+        raise UnsafeImage(
+            f"{path}: asked to remove an image, found something that is no regular file: left alone", path=path
+        )
     return Plan({"path": path, "state": "present"}, after, (Step(f"remove {path}", lambda: _staging.remove(path)),))

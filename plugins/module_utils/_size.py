@@ -40,7 +40,9 @@ def parse_size(value: str | int, what: str = "size") -> int:
         raise InvalidRequest(f"{what}: {text} is nothing: a disk has at least {SECTOR} bytes")
     if exact.denominator != 1 or exact % SECTOR:
         above = (exact // SECTOR + 1) * SECTOR
-        raise InvalidRequest(f"{what}: {text} is not a whole number of {SECTOR}-byte sectors: the next size is {above} bytes")
+        raise InvalidRequest(
+            f"{what}: {text} is not a whole number of {SECTOR}-byte sectors: the next size is {above} bytes"
+        )
     if exact > LARGEST:
         raise InvalidRequest(f"{what}: {text} is more than QEMU can address ({LARGEST} bytes)")
     return int(exact)

@@ -295,7 +295,9 @@ class ImageTask:
             path=self.path,
             layout=layout_from(params),
             size=parse_size(params["size"]) if params["size"] is not None else None,
-            backing_file=absolute(params["backing_file"], "backing_file") if params["backing_file"] is not None else None,
+            backing_file=absolute(params["backing_file"], "backing_file")
+            if params["backing_file"] is not None
+            else None,
             backing_format=params["backing_format"],
             shrink=params["shrink"],
         )
@@ -343,7 +345,9 @@ class ImageTask:
 
     def _existing(self, image_format: str) -> _image.Image | None:
         if os.path.islink(self.path) and not os.path.exists(self.path):
-            raise UnsafeImage(f"{self.path}: is a symbolic link to nothing ({os.readlink(self.path)}): remove it, or make its target first")
+            raise UnsafeImage(
+                f"{self.path}: is a symbolic link to nothing ({os.readlink(self.path)}): remove it, or make its target first"
+            )
         if not os.path.lexists(self.path):
             return None
         if image_format == "raw":
@@ -375,7 +379,11 @@ class ImageTask:
         return plan_create(wish, base, self._door(operation), _staging.NewFile(self.path), self.dress)
 
     def _bytes_needed(self, wish: ImageWish, size: int) -> int:
-        measured = self.qemu_img.measure_empty(size, "qcow2", wish.layout.options()).required if wish.layout.format == "qcow2" else 0
+        measured = (
+            self.qemu_img.measure_empty(size, "qcow2", wish.layout.options()).required
+            if wish.layout.format == "qcow2"
+            else 0
+        )
         return bytes_needed(wish.layout, size, measured)
 
     def _require_writable(self, to_do: str, *, running_only: bool) -> None:
@@ -435,7 +443,9 @@ def manage(module: AnsibleModule) -> dict[str, t.Any]:
     task = ImageTask(module)
     if module.params["state"] == "present":
         wish = task.wish()
-        plan = carry_out(lambda operation: task.present(wish, operation), "reconcile", lambda: [task.path], module.check_mode)
+        plan = carry_out(
+            lambda operation: task.present(wish, operation), "reconcile", lambda: [task.path], module.check_mode
+        )
     else:
         plan = carry_out(task.absent, "remove", lambda: [task.path], module.check_mode)
     return task.result(plan)

@@ -173,7 +173,11 @@ def gather(module: AnsibleModule) -> dict[str, t.Any]:
     for path, error in failures.items():
         if files[path]:
             raise DiskError(str(error), **{**error.facts, "images": images})
-    return {"changed": False, "images": images, "failures": [{"path": path, "msg": str(error)} for path, error in failures.items()]}
+    return {
+        "changed": False,
+        "images": images,
+        "failures": [{"path": path, "msg": str(error)} for path, error in failures.items()],
+    }
 
 
 def main() -> None:

@@ -101,6 +101,11 @@ disks:
     job:
       description: Whether a block job runs on it.
       type: bool
+    unfinished:
+      description:
+        - Whether it is being converted, or was when that was interrupted.
+          The next run of M(kvmops.disk.vm_disk_convert) then finishes or reverts it, whatever the format is by now.
+      type: bool
     problem:
       description: Why the image, or its chain, cannot be looked at; null where it can.
       type: str
@@ -161,6 +166,7 @@ def facts(
         "backing_chain": [image.facts() for image in images],
         "users": [asdict(user) for user in others],
         "job": disk.target in jobs,
+        "unfinished": state.record is not None and disk.target in [recorded.target for recorded in state.record.disks],
         "problem": problem,
     }
 
