@@ -1,0 +1,129 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Everything that is done with this checkout, one target each. A fresh Debian 12 needs nothing prepared:
+# what is missing is installed by the first target that is made. `make` alone lists the targets.
+
+# The cheap ones first, so that a mistake is known early.
+TESTS := lint unit sanity docs build lab integration faults molecule
+
+SYSTEM_PACKAGES := \
+    acl attr debootstrap dpkg-dev e2fsprogs git iproute2 mount \
+    libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system ovmf qemu-system-x86 qemu-utils \
+    python3-apt python3-libvirt python3-lxml python3-venv shellcheck
+
+# Debian's own Python, because Debian's libvirt bindings are built for it.
+PYTHON := /usr/bin/python3
+PYTEST := .venv/bin/python -m pytest
+PIP_OPTIONS := --quiet --quiet --disable-pip-version-check
+
+# It writes a log into the home directory: not into the user's.
+ANTSIBULL_DOCS := mkdir -p .cache/home && HOME="$(CURDIR)/.cache/home" antsibull-docs
+
+# The hypervisor of the tests lives in namespaces of its own, which only root can make.
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PATH="$$PATH" LC_ALL="$$LC_ALL" \
+    ANSIBLE_CONFIG="$$ANSIBLE_CONFIG" ANSIBLE_HOME="$$ANSIBLE_HOME")
+BESIDE_HYPERVISOR := $(AS_ROOT) python tests/tools/with_hypervisor.py
+
+# The same tools for everybody: the checkout's venv and Debian, no shims of version managers between them.
+export PATH := $(CURDIR)/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL := C.UTF-8
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
+export PY_COLORS ?= 0
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help system venv test $(TESTS) format test-matrix bench demo clean
+
+help: ## lists the targets
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+# --- what everything stands on ---------------------------------------------------------------------------------
+
+system: ## installs the Debian packages that are missing (through sudo, unless root)
+	@tests/tools/system_packages.sh $(SYSTEM_PACKAGES)
+
+venv: .venv/installed ## makes .venv with the tools of tests/requirements.txt
+
+.venv/installed: tests/requirements.txt | system
+	rm -rf .venv
+	$(PYTHON) -m venv --system-site-packages .venv
+	.venv/bin/python -m pip install $(PIP_OPTIONS) --requirement $<
+	touch $@
+
+.cache/venv-importer/installed: tests/requirements-importer.txt | system
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install $(PIP_OPTIONS) --requirement $<
+	touch $@
+
+# --- tests, in the order in which `make test` runs them -----------------------------------------------------------
+
+test: venv ## all tests below, the fast ones first; the first failure ends it
+	@report=; \
+	for part in $(TESTS); do \
+	    SECONDS=0; printf '\n=== %s\n' $$part; \
+	    $(MAKE) --no-print-directory $$part || { printf '\n=== %s FAILED after %s s\n' $$part $$SECONDS; exit 1; }; \
+	    report+=$$(printf '\n%6s s  %s' $$SECONDS $$part); \
+	done; \
+	printf '\n=== all passed%s\n' "$$report"
+
+lint: venv ## style and types: ruff, mypy, yamllint, shellcheck, ansible-lint
+	ruff format --check .
+	ruff check .
+	mypy
+	yamllint --strict .
+	git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run | xargs -0 shellcheck
+	ansible-lint --profile production --offline --strict
+
+format: venv ## formats the Python files and mends what ruff can mend
+	ruff check --fix --exit-zero --quiet .
+	ruff format .
+
+unit: venv ## decisions and parsers, without QEMU
+	$(PYTEST) tests/unit --numprocesses auto
+
+sanity: venv ## ansible-test's sanity tests, all of them
+	python tests/tools/run_ansible_test.py sanity
+
+docs: venv ## checks and builds the documentation (.cache/docs) and the changelog's fragments
+	antsibull-changelog lint
+	$(ANTSIBULL_DOCS) lint-collection-docs --plugin-docs --validate-collection-refs all \
+	    --disallow-unknown-collection-refs .
+	tests/tools/build_docs.sh
+
+build: venv .cache/venv-importer/installed ## builds the collection's archive (.cache/build) and has Galaxy's importer check it
+	tests/tools/build_collection.sh
+
+lab: venv ## the lab itself: the private hypervisor and its guest
+	$(AS_ROOT) $(PYTEST) tests/lab
+
+integration: venv ## modules against the real QEMU, libvirt and guests
+	$(AS_ROOT) $(PYTEST) tests/integration
+	$(BESIDE_HYPERVISOR) python tests/tools/run_ansible_test.py integration
+
+faults: venv ## kills, full disks and concurrent runs at the worst moment
+	$(AS_ROOT) $(PYTEST) tests/faults
+
+molecule: venv ## one scenario for each role
+	$(BESIDE_HYPERVISOR) python tests/tools/run_molecule.py
+
+# --- not part of `make test` ----------------------------------------------------------------------------------------
+
+test-matrix: venv ## every supported ansible-core that this machine has a Python for; three generations of QEMU and libvirt
+	python tests/tools/core_matrix.py
+	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m lab.matrix bookworm trixie forky
+
+bench: venv ## measures the modules beside the commands that they replace
+	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m bench
+
+demo: venv ## shows the collection at work on a hypervisor of its own
+	$(BESIDE_HYPERVISOR) ansible-playbook playbooks/demo.yml
+
+clean: ## removes what the other targets made in this checkout
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/output

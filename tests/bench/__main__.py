@@ -1,0 +1,128 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Measures the modules as processes beside the commands that they replace, and prints one table."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.pair import HEADER, Row, Way, compare
+from lab import Disk, Hypervisor, run_module
+
+GIB, MIB = 1 << 30, 1 << 20
+IMAGES = 200
+
+
+def half_full_disk(path: Path, size: int) -> None:
+    """A raw disk whose every second stretch of 16 MiB holds bytes that do not compress."""
+    source = random.Random(1)
+    with path.open("wb") as disk:
+        disk.truncate(size)
+        for start in range(0, size, 32 * MIB):
+            disk.seek(start)
+            disk.write(source.randbytes(16 * MIB))
+    os.sync()
+
+
+def conversion(hv: Hypervisor) -> Row:
+    """The conversion of a domain that is off, beside convert, sync and compare of its image."""
+    source, target, typed = (hv.images / name for name in ("bench.raw", "bench.qcow2", "typed.qcow2"))
+    half_full_disk(source, 4 * GIB)
+    definition = hv.domain_xml("bench", [Disk(source)])
+
+    def ours() -> None:
+        result = run_module("vm_disk_convert", {"name": "bench", "disk": "vda", "uri": hv.uri}, timeout=600)
+        if not result.get("changed"):
+            raise RuntimeError(f"nothing was converted: {result}")
+
+    def by_hand() -> None:
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", source, typed], check=True)
+        subprocess.run(["sync"], check=True)
+        subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", source, typed], check=True)
+
+    def start_over() -> None:
+        for made in (target, typed):
+            made.unlink(missing_ok=True)
+        hv.remove("bench")
+        hv.define(definition)
+        os.sync()
+
+    row = compare(
+        "vm_disk_convert, 4 GiB raw, half full, beside convert+sync+compare",
+        Way(ours, start_over),
+        Way(by_hand, start_over),
+        rounds=5,
+        goal=1.1,
+    )
+    start_over()
+    source.unlink()
+    return row
+
+
+def information(directory: Path) -> Row:
+    """One look at 200 images beside 200 times qemu-img info."""
+    paths = [directory / f"{number}.qcow2" for number in range(IMAGES)]
+    for path in paths:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "10G"], check=True)
+
+    def ours() -> None:
+        if len(run_module("qcow2_image_info", {"paths": [str(directory)]})["images"]) != IMAGES:
+            raise RuntimeError("not all images were found")
+
+    def by_hand() -> None:
+        for path in paths:
+            subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.DEVNULL)
+
+    return compare("qcow2_image_info, 200 images, beside 200 x qemu-img info", Way(ours), Way(by_hand), rounds=5, goal=0.6)
+
+
+def unchanged(hv: Hypervisor, directory: Path) -> Iterator[Row]:
+    """Runs that find everything as wanted, beside what any such module has to load and one qemu-img info."""
+    image = directory / "unchanged.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1G"], check=True)
+    hv.define(hv.domain_xml("unchanged", [Disk(image, "qcow2")]))
+    least = (
+        "import subprocess, ansible.module_utils.basic, lxml.etree, libvirt;"
+        f"subprocess.run(['qemu-img', 'info', '--output=json', {str(image)!r}], stdout=subprocess.DEVNULL, check=True)"
+    )
+
+    def floor() -> None:
+        subprocess.run([sys.executable, "-c", least], check=True)
+
+    for name, parameters in (
+        ("qcow2_image", {"path": str(image), "size": "1G"}),
+        ("vm_disk_convert", {"name": "unchanged", "disk": "vda", "uri": hv.uri}),
+        ("vm_disk_info", {"uri": hv.uri}),
+    ):
+
+        def ours(name: str = name, parameters: dict[str, str] = parameters) -> None:
+            if run_module(name, parameters)["changed"]:
+                raise RuntimeError(f"{name} changed something")
+
+        yield compare(f"{name}, nothing to do, beside imports and one qemu-img info", Way(ours), Way(floor), rounds=15, goal=1.25)
+
+
+def main() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # both sides start from compiled modules
+    with tempfile.TemporaryDirectory(prefix="kvmops-", dir="/tmp") as base:
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{base}/pycache"
+        Path(base).chmod(0o711)
+        directory = Path(base) / "images"
+        directory.mkdir()
+        with Hypervisor(Path(base), "bench") as hv:
+            print(HEADER, flush=True)
+            for row in unchanged(hv, hv.images):
+                print(row, flush=True)
+            print(information(directory), flush=True)
+            print(conversion(hv), flush=True)
+
+
+if __name__ == "__main__":
+    main()

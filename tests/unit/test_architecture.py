@@ -1,0 +1,122 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The house has floors, and each outside world one door. A new file of module_utils gets its place here."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGINS = ROOT / "plugins"
+LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
+
+FLOORS = (
+    {"_errors", "_size"},
+    {"_domain_xml", "_formats", "_libvirt", "_qcow2", "_qemu_img"},
+    {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
+    {"_convert", "_create", "_offline", "_plan", "_reconcile", "_recover", "_remove", "_resize", "_unfinished"},
+    {"_module"},
+)
+
+# Who may use whom on the same floor; everybody else looks only down.
+NEIGHBOURS = {
+    "_size": {"_errors"},
+    "_formats": {"_qcow2"},
+    "_domain": {"_usage"},
+    "_layout": {"_image"},
+    "_staging": {"_lock"},
+    "_usage": {"_image"},
+    "_convert": {"_plan"},
+    "_create": {"_plan"},
+    "_offline": {"_convert", "_create", "_plan", "_unfinished"},
+    "_reconcile": {"_create", "_plan"},
+    "_recover": {"_plan"},
+    "_remove": {"_plan"},
+    "_resize": {"_plan"},
+    "_unfinished": {"_convert", "_plan"},
+}
+
+DOORS = {"libvirt": "_libvirt", "lxml": "_domain_xml", "subprocess": "_qemu_img"}
+
+FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
+LIBRARY_FILES = sorted((PLUGINS / "module_utils").rglob("*.py"))
+PLUGIN_FILES = sorted(PLUGINS.rglob("*.py"))
+PYTHON_FILES = sorted([*PLUGIN_FILES, *(ROOT / "tests").rglob("*.py")])
+MODULES = sorted(path.stem for path in (PLUGINS / "modules").glob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of what a file imports; for `from x import y` both x and x.y."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = f"{LIBRARY}{'.' + node.module if node.module else ''}" if node.level else str(node.module)
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def library_imports(path: Path) -> set[str]:
+    """Names of the module_utils files that a file imports."""
+    prefix = LIBRARY + "."
+    found = {name[len(prefix) :].split(".")[0] for name in imports(path) if name.startswith(prefix)}
+    return {name for name in found if (PLUGINS / "module_utils" / f"{name}.py").exists()}
+
+
+def test_there_is_something_to_check() -> None:
+    assert LIBRARY_FILES
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=relative)
+def test_a_library_file_has_a_floor_and_is_private(path: Path) -> None:
+    assert path.name.startswith("_"), "what is in module_utils is private: its name starts with _"
+    assert path.stem in FLOOR_OF, f"{path.stem} has no floor: add it to FLOORS"
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=relative)
+def test_a_library_file_imports_only_from_floors_below(path: Path) -> None:
+    here = path.stem
+    below = {name for names in FLOORS[: FLOOR_OF.get(here, 0)] for name in names}
+    wrong = library_imports(path) - below - NEIGHBOURS.get(here, set())
+    assert not wrong, f"{here} must not import {', '.join(sorted(wrong))}"
+
+
+def test_neighbours_share_a_floor_and_lean_one_way() -> None:
+    assert all(FLOOR_OF[user] == FLOOR_OF[one] for user, used in NEIGHBOURS.items() for one in used)
+    TopologicalSorter(NEIGHBOURS).prepare()
+
+
+@pytest.mark.parametrize("path", PLUGIN_FILES, ids=relative)
+def test_each_outside_world_has_one_door(path: Path) -> None:
+    worlds = {name.split(".")[0] for name in imports(path)}
+    wrong = {world for world, door in DOORS.items() if world in worlds and path.stem != door}
+    assert not wrong, f"{relative(path)} must go through " + ", ".join(f"{DOORS[world]}.py" for world in wrong)
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
+def test_a_python_file_says_whose_it_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    head = text[:600]
+    assert not text or "SPDX-License-Identifier: GPL-3.0-or-later" in head
+    assert not text or "Copyright: kvmops.disk contributors" in head.replace("Copyright (c) ", "Copyright: ")
+
+
+def test_every_module_is_in_the_action_group() -> None:
+    runtime = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text(encoding="utf-8"))
+    assert sorted(runtime["action_groups"]["all"]) == MODULES
+
+
+def test_every_module_has_an_integration_target() -> None:
+    targets = ROOT / "tests" / "integration" / "targets"
+    assert [name for name in MODULES if not (targets / name / "tasks" / "main.yml").is_file()] == []
