@@ -1,0 +1,134 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs a module of the collection as a process of its own, as Ansible would, but without Ansible's controller."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+RUNNER = Path(__file__).with_name("run_module_process.py")
+
+
+class ModuleFailed(RuntimeError):
+    """A module's process ended without a result."""
+
+
+class RunningModule:
+    """A module's process."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], workspace: Path) -> None:
+        self.name = name
+        self.process = process
+        self._workspace = workspace
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self, children: bool = True) -> None:
+        """SIGKILL, with CHILDREN also to the programs that the module runs; returns when the module is gone."""
+        if self.process.poll() is None:
+            if children:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:
+                self.process.kill()
+            self.process.wait()
+        self._clean_up()
+
+    def result(self, timeout: float = 120) -> dict[str, Any]:
+        """Waits for the end and returns the module's JSON; raises ModuleFailed with its output when there is none."""
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            said = self._said()
+            self.kill()
+            raise ModuleFailed(f"{self.name}: not done after {timeout:g} s\n{said}") from None
+        said = self._said()
+        output = self._output("stdout")
+        self._clean_up()
+        start = output.find("{")
+        try:
+            found, _ = json.JSONDecoder().raw_decode(output[start:]) if start >= 0 else (None, 0)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ModuleFailed(f"{self.name}: no result, exit status {self.process.returncode}\n{said}")
+        return found
+
+    def _said(self) -> str:
+        parts = (self._output("stdout"), self._output("stderr"))
+        return "\n".join(part for part in parts if part)
+
+    def _output(self, stream: str) -> str:
+        return (self._workspace / stream).read_text(encoding="utf-8", errors="replace")
+
+    def _clean_up(self) -> None:
+        shutil.rmtree(self._workspace, ignore_errors=True)
+
+
+def start_module(
+    name: str,
+    params: Mapping[str, Any],
+    *,
+    check: bool = False,
+    diff: bool = False,
+    env: Mapping[str, str] | None = None,
+    python: str | Path | None = None,
+    as_user: int | None = None,
+) -> RunningModule:
+    """Starts module NAME of kvmops.disk with PARAMS, in check and diff mode if so asked.
+
+    ENV is added to this process's environment; PYTHON is another interpreter (with ansible-core); AS_USER is a uid.
+    """
+    workspace = Path(tempfile.mkdtemp(prefix="kvmops-module-"))
+    workspace.chmod(0o711)
+    ansible_tmp = workspace / "tmp"
+    ansible_tmp.mkdir(mode=0o700)
+    arguments = {
+        **params,
+        "_ansible_check_mode": check,
+        "_ansible_diff": diff,
+        "_ansible_tmpdir": str(ansible_tmp),
+        "_ansible_remote_tmp": str(ansible_tmp),
+        "_ansible_no_log": False,
+        "_ansible_debug": False,
+        "_ansible_verbosity": 0,
+        "_ansible_keep_remote_files": False,
+    }
+    request = {"checkout": str(CHECKOUT), "module": name, "arguments": {"ANSIBLE_MODULE_ARGS": arguments}}
+    user: dict[str, Any] = {}
+    if as_user is not None:
+        user = {"user": as_user, "group": as_user, "extra_groups": []}
+        os.chown(ansible_tmp, as_user, as_user)
+    with open(workspace / "stdout", "wb") as stdout, open(workspace / "stderr", "wb") as stderr:
+        process = subprocess.Popen(
+            [python or sys.executable, RUNNER],
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
+            cwd="/",
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+            **user,
+        )
+    assert process.stdin
+    # The parameters may hold secrets: they go through a pipe, not on the command line.
+    with process.stdin as pipe:
+        pipe.write(json.dumps(request).encode())
+    return RunningModule(name, process, workspace)
+
+
+def run_module(name: str, params: Mapping[str, Any], *, timeout: float = 120, **options: Any) -> dict[str, Any]:
+    """start_module and its result: a dict as Ansible would register it (`failed` and `msg` when the module failed)."""
+    return start_module(name, params, **options).result(timeout)
