@@ -122,8 +122,8 @@ test-matrix: venv ## every supported ansible-core that this machine has a Python
 bench: venv ## measures the modules beside the commands that they replace
 	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m bench
 
-demo: venv ## shows the collection at work on a hypervisor of its own
-	$(BESIDE_HYPERVISOR) ansible-playbook playbooks/demo.yml
+demo: venv ## shows the collection at work: a machine on a raw disk becomes one on a qcow2 disk
+	$(AS_ROOT) python tests/tools/demo.py
 
 clean: ## removes what the other targets made in this checkout
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/output

@@ -13,9 +13,9 @@ mkdir -p "$build"
 tree=$(python tests/tools/collection_copy.py)
 ansible-galaxy collection build "$tree" --output-path "$build"
 
-archive=$(ls "$build"/kvmops-disk-*.tar.gz)
-PATH="$PWD/.cache/venv-importer/bin:$PATH" GALAXY_IMPORTER_CONFIG=tests/tools/galaxy-importer.cfg \
-    python -m galaxy_importer.main "$archive" 2>&1 | tee "$build/importer.log"
+export PATH="$PWD/.cache/venv-importer/bin:$PATH" GALAXY_IMPORTER_CONFIG="$PWD/tests/tools/galaxy-importer.cfg"
+# In there, since the importer leaves its result where it is started.
+(cd "$build" && python -m galaxy_importer.main kvmops-disk-*.tar.gz 2>&1 | tee importer.log)
 
 # Known and meant: the one ignore line for each ansible-core, about the link by which a checkout finds itself.
 known='^WARNING: Ignore files skip ansible-test sanity tests, found ignore-[0-9.]+txt with 1 statement\(s\)$'
