@@ -173,6 +173,11 @@ def require_free_destinations(conversions: t.Sequence[Conversion], exists: t.Cal
             raise DiskError(f"{dest}: exists already: it is left alone: remove it, or choose another dest", path=dest)
 
 
+def predicted(item: Conversion, source: Image, image_format: str) -> Image:
+    """The new image as far as it is known before it is made; it will occupy about what its source does."""
+    return Image(item.dest, image_format, source.virtual_size, source.actual_size)
+
+
 def recorded(conversions: t.Sequence[Conversion], image_format: str) -> tuple[RecordedDisk, ...]:
     """The conversions as the domain's metadata records them."""
     return tuple(RecordedDisk(item.target, item.source, item.source_format, item.dest, image_format) for item in conversions)

@@ -14,7 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
+from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 from ansible_collections.kvmops.disk.plugins.module_utils._staging import NewFile
 
 
@@ -34,29 +34,36 @@ class ImageWish:
         self.layout.require_valid(size=self.size, overlay=self.backing_file is not None)
         if (self.backing_file is None) != (self.backing_format is None):
             raise InvalidRequest(
-                "backing_file: needs backing_format beside it, and the other way round: the format of a backing file is never guessed from its content"
+                "backing_file: needs backing_format beside it, and the other way round: the format of a backing file "
+                "is never guessed from its content"
             )
         if self.backing_file == self.path:
             raise InvalidRequest(f"backing_file: {self.path} cannot be its own backing file")
 
 
 def new_size(wish: ImageWish, base: Image | None) -> int:
-    """The virtual size of the image to make. Raises InvalidRequest without any, or with one that would cut off the base."""
+    """The virtual size of the image to make. Raises InvalidRequest without any, or with one that cuts off the base."""
     if base is None:
         if wish.size is None:
             raise InvalidRequest(f"{wish.path}: does not exist: give the size to create it with")
         return wish.size
     if wish.size is not None and wish.size < base.virtual_size:
         raise InvalidRequest(
-            f"{wish.path}: asked for {format_size(wish.size)}, but its backing file {base.path} has {format_size(base.virtual_size)}: "
-            "a smaller overlay cuts off the end of the disk: leave size out, or ask for as much or more",
+            f"{wish.path}: asked for {exact_size(wish.size)}, but its backing file {base.path} has "
+            f"{exact_size(base.virtual_size)}: a smaller overlay cuts off the end of the disk: leave size out, "
+            "or ask for as much or more",
             virtual_size=base.virtual_size,
         )
     return wish.size or base.virtual_size
 
 
 def require_usable_base(base: Image) -> None:
-    """Raises UnsafeImage where an overlay on *base* would not be what it seems."""
+    """Raises UnsafeImage where an overlay on *base*, or on what reads it, would not be what it seems."""
+    if base.data_file is not None:
+        raise UnsafeImage(
+            f"{base.path}: keeps its data in another file, {base.data_file}, which the task does not name: not followed",
+            path=base.path,
+        )
     if base.encrypted:
         raise UnsafeImage(
             f"{base.path}: is encrypted: an overlay on it would hold its changes in the clear: not made", path=base.path
@@ -89,11 +96,11 @@ def plan_create(
             "format": image_format,
             "virtual_size": size,
             **({"backing_file": base.path, "backing_format": base.format} if base else {}),
-            **wish.layout.options(),
+            **wish.layout.choices(),
         },
         steps=(
             Step(
-                f"create {image_format} image {wish.path} of {format_size(size)}{over}{policy}",
+                f"create {image_format} image {wish.path} of {exact_size(size)}{over}{policy}",
                 create,
                 new_file.withdraw,
             ),

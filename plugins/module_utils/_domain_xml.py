@@ -122,12 +122,23 @@ def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
     return _text(domain)
 
 
+def without_empty_metadata(xml: str) -> str:
+    """The domain's XML without a ``<metadata>`` that holds nothing; the same text where there is none."""
+    domain = _parse(xml)
+    metadata = domain.find("./metadata")
+    if metadata is None or len(metadata) or (metadata.text or "").strip():
+        return xml
+    _remove(metadata)
+    return _text(domain)
+
+
 def unexpected_difference(wanted: str, found: str) -> str | None:
     """The unified diff from *wanted* to *found* where they say different things; None where they say the same.
 
-    Quoting, attribute order and white space between elements say nothing.
+    Quoting, attribute order and white space between elements say nothing; nor does the order of the controllers,
+    which libvirt sorts anew (HAZARDS G1).
     """
-    if _canonical(_parse(wanted)) == _canonical(_parse(found)):
+    if _canonical(_with_sorted_controllers(wanted)) == _canonical(_with_sorted_controllers(found)):
         return None
     return unified_diff(_pretty(wanted), _pretty(found), "wanted", "found")
 
@@ -286,6 +297,18 @@ def _remove(element: t.Any) -> None:
     if before is not None:
         before.tail = element.tail
     element.getparent().remove(element)
+
+
+def _with_sorted_controllers(xml: str) -> t.Any:
+    root = _parse(xml)
+    controllers = root.findall("./devices/controller")
+    if controllers:
+        devices = root.find("./devices")
+        place = devices.index(controllers[0])
+        for controller in controllers:
+            devices.remove(controller)
+        devices[place:place] = sorted(controllers, key=lambda one: (one.get("type", ""), int(one.get("index", 0))))
+    return root
 
 
 def _canonical(root: t.Any) -> bytes:

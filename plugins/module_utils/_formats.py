@@ -36,8 +36,9 @@ _MAGIC = (
 _QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 _QED_BACKING = 1
 _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
-_VMDK_DESCRIPTOR_LIMIT = 64 * 1024
-_VMDK_EXTENT = re.compile(r'^\s*(?:RW|RDONLY|NOACCESS)\s+\d+\s+\w+\s+"([^"]*)"', re.MULTILINE)
+_VMDK_DESCRIPTOR_LIMIT = 1024 * 1024  # vmdk_read_desc in block/vmdk.c
+# Whatever QEMU's sscanf would take for an extent, and a little more.
+_VMDK_EXTENT = re.compile(r'^\s*\S+\s+[+-]?\d+\s+\S+\s+"([^"]*)"', re.MULTILINE)
 _VMDK_PARENT = re.compile(r'^\s*parentFileNameHint\s*=\s*"([^"]*)"', re.MULTILINE)
 _PROTOCOL = re.compile(r"[^/]*:")
 
@@ -93,7 +94,7 @@ def references(stream: t.BinaryIO, image_format: str, path: str) -> References:
     """
     if image_format == "qcow2":
         header = _qcow2.read_header(stream, path)
-        data = (header.data_file or "",) if header.external_data else ()
+        data = (header.data_file,) if header.external_data and header.data_file is not None else ()
         return References(header.backing_file, header.backing_format, data)
     if image_format == "qcow":
         return References(_qcow1_backing_file(stream))

@@ -56,6 +56,23 @@ def claimed_format(path: str) -> str:
         return _formats.recognise(stream) or "raw"
 
 
+def require_format(path: str, image_format: str) -> None:
+    """Raises UnsafeImage where *image_format* is raw and the content of *path* begins like another format (HAZARDS A15).
+
+    It may be a raw disk whose guest wrote such a header, or not a raw disk at all: nobody can tell from here.
+    """
+    if image_format != "raw":
+        return
+    claimed = claimed_format(path)
+    if claimed != "raw":
+        raise UnsafeImage(
+            f"{path}: asked for a raw image, but its content begins like {claimed}: name that format if it is one; "
+            "a raw disk whose guest wrote such a header is not touched by this module",
+            path=path,
+            format=claimed,
+        )
+
+
 def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None) -> Image:
     """The facts of the image at *path*, read as *image_format*, or as what its first bytes claim.
 
@@ -68,7 +85,8 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None) -> Im
         image_format = image_format or claimed
         if image_format not in ("raw", claimed):
             raise UnsafeImage(
-                f"{path}: found a {claimed} image, asked for {image_format}: name the right format, or convert the image",
+                f"{path}: found a {claimed} image, asked for {image_format}: name the right format, "
+                "or convert the image",
                 path=path,
                 format=claimed,
             )
@@ -79,11 +97,12 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None) -> Im
         _require_own_extents(points_to.data_files, path)
     if header and header.unknown_incompatible:
         raise UnsafeImage(
-            f"{path}: the image needs features that no known QEMU has (incompatible bits {header.unknown_incompatible:#x})",
+            f"{path}: the image needs features that no known QEMU has "
+            f"(incompatible bits {header.unknown_incompatible:#x})",
             path=path,
         )
     told = qemu_img.info(path, image_format)
-    data_file = points_to.data_files[0] if header and points_to.data_files else None
+    data_file = points_to.data_files[0] if points_to.data_files else None
     return Image(
         path=path,
         format=image_format,
@@ -113,8 +132,8 @@ def chain(qemu_img: QemuImg, top: Image) -> tuple[Image, ...]:
             raise UnsafeImage(f"{above.path}: its backing file {below!r} is not a file on this host", path=above.path)
         if above.backing_format is None:
             raise UnsafeImage(
-                f"{above.path}: it does not say the format of its backing file {below}: QEMU would guess it from content "
-                "that a guest may have written; record it with qemu-img rebase -u -F FORMAT",
+                f"{above.path}: it does not say the format of its backing file {below}: QEMU would guess it from "
+                "content that a guest may have written; record it with qemu-img rebase -u -F FORMAT",
                 path=above.path,
             )
         image = inspect(qemu_img, below, above.backing_format)
@@ -161,11 +180,16 @@ def _resolved(reference: str | None, path: str) -> str | None:
 def _require_own_extents(extents: tuple[str, ...], path: str) -> None:
     """QEMU opens the extents of a VMDK at a mere look: only files beside the descriptor are taken for its own."""
     for extent in extents:
-        if "/" in extent or ":" in extent or os.path.islink(os.path.join(os.path.dirname(path), extent)):
+        beside = os.path.join(os.path.dirname(path), extent)
+        if "/" in extent or ":" in extent or not extent or os.path.islink(beside):
             raise UnsafeImage(
-                f"{path}: its descriptor points to the extent {extent!r}, which is not a plain file beside it: not followed",
+                f"{path}: its descriptor points to the extent {extent!r}, which is not a plain file beside it: "
+                "not followed",
                 path=path,
             )
+        with _formats.open_image(beside) as stream:
+            if _formats.recognise(stream) == "vmdk" and _formats.references(stream, "vmdk", beside).data_files:
+                raise UnsafeImage(f"{path}: its extent {extent!r} points to further files: not followed", path=path)
 
 
 def _specifics(told: dict[str, t.Any], header: _qcow2.Header | None) -> dict[str, t.Any]:

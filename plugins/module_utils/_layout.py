@@ -11,7 +11,7 @@ because a refusal by qemu-img comes after the damage (HAZARDS A2, C6).
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
@@ -22,7 +22,7 @@ FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "paralle
 #: The formats whose images can have a backing file.
 OVERLAY_FORMATS = ("qcow2", "qed", "vmdk", "qcow")
 #: The formats that qemu-img can resize.
-RESIZABLE_FORMATS = ("raw", "qcow2", "qed", "parallels")
+RESIZABLE_FORMATS = ("raw", "qcow2", "qed")
 
 PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 #: VMware's words for the same choice.
@@ -36,6 +36,7 @@ _DEFAULT_CLUSTER = 64 * 1024
 _SMALLEST_EXTENDED_CLUSTER = 16 * 1024
 _LARGEST_L1_ENTRIES = 32 * 1024**2 // 8  # QCOW_MAX_L1_SIZE
 _AMENDABLE = ("compat", "lazy_refcounts", "refcount_bits")
+_FIXED = ("cluster_size", "extended_l2", "compression_type")
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,8 @@ class Layout:
         if self.format == "qcow2":
             self._require_valid_qcow2(size, overlay, compressed)
             return
-        for name in ("cluster_size", "compat", "lazy_refcounts", "refcount_bits", "extended_l2", "compression_type"):
-            if getattr(self, name) is not None:
-                raise InvalidRequest(
-                    f"{name}: an option of qcow2 images, but the format is {self.format}: leave it out"
-                )
+        for name in self.choices():
+            raise InvalidRequest(f"{name}: an option of qcow2 images, but the format is {self.format}: leave it out")
         if compressed and self.format != "vmdk":
             raise InvalidRequest(f"compress: {self.format} images cannot be compressed: use qcow2")
         if overlay and self.format not in OVERLAY_FORMATS:
@@ -69,7 +67,8 @@ class Layout:
             return
         if self.format != "raw":
             raise InvalidRequest(
-                f"preallocation: {self.preallocation} is not available for {self.format} images: use qcow2 or raw, or leave it out"
+                f"preallocation: {self.preallocation} is not available for {self.format} images: "
+                "use qcow2 or raw, or leave it out"
             )
         if self.preallocation == "metadata":
             raise InvalidRequest("preallocation: raw images have no metadata to allocate: use off, falloc or full")
@@ -87,8 +86,8 @@ class Layout:
         preallocated = self.preallocation not in (None, "off")
         if preallocated and overlay and not self.extended_l2:
             raise InvalidRequest(
-                "preallocation: an image with a backing file can only be preallocated with extended_l2=true, since a whole cluster "
-                "would hide what lies below it: set that, or leave preallocation out"
+                "preallocation: an image with a backing file can only be preallocated with extended_l2=true, since a "
+                "whole cluster would hide what lies below it: set that, or leave preallocation out"
             )
         if preallocated and compressed:
             raise InvalidRequest(
@@ -97,7 +96,8 @@ class Layout:
         largest = _LARGEST_L1_ENTRIES * cluster * (cluster // (16 if self.extended_l2 else 8))
         if size is not None and size > largest:
             raise InvalidRequest(
-                f"size: {format_size(size)} is more than a qcow2 image with clusters of {format_size(cluster)} can hold ({format_size(largest)}): raise cluster_size"
+                f"size: {format_size(size)} is more than a qcow2 image with clusters of {format_size(cluster)} can hold "
+                f"({format_size(largest)}): raise cluster_size"
             )
 
     def _require_valid_for_old_compat(self) -> None:
@@ -113,31 +113,29 @@ class Layout:
                     f"{name}: {getattr(self, name)} needs compat 1.1, asked for compat 0.10: drop one of the two"
                 )
 
-    def options(self) -> dict[str, str]:
-        """The layout as qemu-img's creation options."""
-        given = {
-            "preallocation": self.preallocation,
-            "cluster_size": self.cluster_size,
-            "compat": self.compat,
-            "lazy_refcounts": self.lazy_refcounts,
-            "refcount_bits": self.refcount_bits,
-            "extended_l2": self.extended_l2,
-            "compression_type": self.compression_type,
-        }
-        return {name: option_text(value) for name, value in given.items() if value is not None}
-
-    def differences(self, image: Image) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
-        """What *image* has otherwise: (what amending can change, what only a rewrite can), as name to wanted value.
+    def choices(self) -> dict[str, t.Any]:
+        """What the task chose, under the names and with the values that an image's facts have.
 
         The allocation policy is not among them: an image does not remember it.
         """
-        amendable: dict[str, t.Any] = {}
-        fixed: dict[str, t.Any] = {}
-        for name in ("cluster_size", "extended_l2", "compression_type", *_AMENDABLE):
-            wanted = getattr(self, name)
-            if wanted is not None and wanted != getattr(image, name):
-                (amendable if name in _AMENDABLE else fixed)[name] = wanted
-        return amendable, fixed
+        chosen = {name: getattr(self, name) for name in (*_FIXED, *_AMENDABLE)}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def options(self) -> dict[str, str]:
+        """The layout as qemu-img's creation options."""
+        policy = {"preallocation": self.preallocation} if self.preallocation is not None else {}
+        return {name: option_text(value) for name, value in {**policy, **self.choices()}.items()}
+
+    def amended(self, image: Image) -> Layout:
+        """The layout that *image* has once it is amended to this one."""
+        kept = {name: getattr(image, name) for name in (*_FIXED, *_AMENDABLE)} if self.format == "qcow2" else {}
+        return replace(self, preallocation=None, **{**kept, **self.choices()})
+
+    def differences(self, image: Image) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+        """What *image* has otherwise: (what amending can change, what only a rewrite can), as name to wanted value."""
+        wanted = {name: value for name, value in self.choices().items() if value != getattr(image, name)}
+        amendable = {name: value for name, value in wanted.items() if name in _AMENDABLE}
+        return amendable, {name: value for name, value in wanted.items() if name in _FIXED}
 
 
 def suffix(image_format: str) -> str:

@@ -223,16 +223,24 @@ class Domain:
                 return None
             raise _failure(f"{self.name}: cannot read the domain's metadata", error) from error
 
-    def set_record(self, element: str | None) -> None:
-        """Writes the element of ours into the metadata of the definition, or removes it."""
+    def set_record(self, element: str) -> None:
+        """Writes the element of ours into the metadata of the definition."""
+        self._set_metadata(element, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def remove_record(self) -> None:
+        """Removes the element of ours, from the running domain too: that was started with it."""
+        try:
+            if self.is_active():
+                self._set_metadata(None, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except LibvirtFailed as error:
+            if error.facts["libvirt_code"] != libvirt.VIR_ERR_OPERATION_INVALID:  # it went off meanwhile
+                raise
+        self._set_metadata(None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def _set_metadata(self, element: str | None, where: int) -> None:
+        prefix = METADATA_PREFIX if element is not None else None
         with _translated(f"{self.name}: cannot write the domain's metadata"):
-            self._domain.setMetadata(
-                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-                element,
-                METADATA_PREFIX if element is not None else None,
-                METADATA_URI,
-                libvirt.VIR_DOMAIN_AFFECT_CONFIG,
-            )
+            self._domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, element, prefix, METADATA_URI, where)
 
 
 def is_missing_domain(error: DiskError) -> bool:

@@ -36,6 +36,7 @@ class Operation:
         self.verb = verb
         self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._held: dict[str, int] = {}
+        self._records: dict[str, str] = {}
         self._left: dict[str, dict[str, t.Any]] = {}
 
     @property
@@ -58,26 +59,37 @@ class Operation:
         """What a dead run left of *path* has been verified, finished or reverted."""
         self._left.pop(path, None)
 
+    def keep(self, path: str) -> None:
+        """The record of *path* stays however this operation ends: the next run is to find it."""
+        self._left.setdefault(path, {})
+
+    def release(self, path: str) -> None:
+        """Gives *path* back, before the operation ends; nothing to do where it was given back already."""
+        descriptor = self._held.pop(path, None)
+        if descriptor is None:
+            return
+        if path not in self._left:
+            os.unlink(self._records[path])
+        os.close(descriptor)
+
     def note(self, path: str, **facts: t.Any) -> None:
-        """Writes what is being done to *path* into its record, durably."""
+        """Writes what is being done to *path* into its record, durably. Raises DiskError where there is no room for it."""
         text = json.dumps({"verb": self.verb, "started": self.started, "pid": os.getpid(), **facts}, sort_keys=True)
         descriptor = self._held[path]
-        os.pwrite(descriptor, text.encode(), 0)
-        os.ftruncate(descriptor, len(text.encode()))
-        os.fsync(descriptor)
+        try:
+            os.pwrite(descriptor, text.encode(), 0)
+            os.ftruncate(descriptor, len(text.encode()))
+            os.fsync(descriptor)
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     def _take(self, path: str, deadline: float) -> None:
-        descriptor = _locked(record_path(path), path, deadline)
+        self._records[path] = record_path(path)  # for good: a link may be gone when the operation ends
+        descriptor = _locked(self._records[path], path, deadline)
         self._held[path] = descriptor
         written = os.pread(descriptor, 1 << 20, 0)
         if written:
             self._left[path] = _read(written)
-
-    def _release(self, path: str) -> None:
-        descriptor = self._held.pop(path)
-        if path not in self._left:
-            os.unlink(record_path(path))
-        os.close(descriptor)
 
 
 @contextmanager
@@ -91,7 +103,7 @@ def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> 
     with ExitStack() as held:
         for path in sorted(set(paths)):  # one order for everybody, so that two runs cannot wait for each other
             running._take(path, deadline)  # pylint: disable=protected-access
-            held.callback(running._release, path)  # pylint: disable=protected-access
+            held.callback(running.release, path)
         yield running
 
 
@@ -131,9 +143,7 @@ def _locked(record: str, path: str, deadline: float) -> int:
         try:
             descriptor = os.open(record, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise DiskError(
-                f"{path}: cannot write the record of the operation beside it ({record}): {error.strerror}", path=path
-            ) from error
+            raise _unwritable(path, error) from error
         try:
             if not _try_lock(descriptor, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
@@ -172,6 +182,11 @@ def _read(written: bytes) -> dict[str, t.Any]:
     except ValueError:
         return {"verb": "unknown"}
     return facts if isinstance(facts, dict) else {"verb": "unknown"}
+
+
+def _unwritable(path: str, error: OSError) -> DiskError:
+    record = record_path(path)
+    return DiskError(f"{path}: cannot write the record of the operation beside it ({record}): {error.strerror}", path=path)
 
 
 def _in_flight(path: str, found: dict[str, t.Any]) -> OperationInFlight:

@@ -11,7 +11,13 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _libvirt, _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, InvalidRequest, MissingLibrary
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    ImageInUse,
+    Interrupted,
+    InvalidRequest,
+    MissingLibrary,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS, PREALLOCATIONS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
@@ -25,6 +31,9 @@ ALLOCATION_SPEC: dict[str, t.Any] = {
     "allocation": {"type": "str", "choices": list(ALLOCATIONS)},
     "cluster_size": {"type": "str"},
 }
+#: The signals that ask a process to end.
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
 ALLOCATION_EXCLUSIVE = [("preallocation", "allocation")]
 
 
@@ -57,21 +66,29 @@ def carry_out(decide: t.Callable[[Operation | None], Plan], verb: str, paths: t.
 
     *decide* looks at the world and returns the plan. It is called once without a lock: what needs no change writes
     nothing, not even a record; and once more while the records of *paths* are held, since the world may have moved.
-    *paths* is asked for in between.
+    *paths* is asked for after each; where the second plan means other images than are held, all begins anew.
     """
-    plan = decide(None)
-    if check_mode or not plan:
-        return plan
-    with _lock.operation(verb, paths()) as operation:
-        plan = decide(operation)
-        plan.apply()
+    try:
+        plan = decide(None)
+    except ImageInUse:
+        if check_mode or not any((_lock.look(path) or {}).get("alive") for path in paths()):
+            raise
+        with _lock.operation(verb, paths()):  # it is another run that has the image open: it is waited for
+            pass
+        plan = decide(None)
+    while plan and not check_mode:
+        with _lock.operation(verb, paths()) as operation:
+            plan = decide(operation)
+            if {*paths()} <= {*operation.paths}:
+                plan.apply()
+                break
     return plan
 
 
 def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
     """Runs *function* and exits with its result, or with the failure that its error describes."""
-    signal.signal(signal.SIGTERM, _on_signal)
-    signal.signal(signal.SIGHUP, _on_signal)
+    for name in _SIGNALS:
+        signal.signal(name, _on_signal)
     try:
         module.exit_json(**function(module))
     except MissingLibrary as error:
@@ -115,6 +132,8 @@ def refresh_pools(hypervisor: _libvirt.Hypervisor | None, directories: t.Iterabl
 
 def _on_signal(number: int, _frame: t.Any) -> None:
     """Ends the work as an error does, so that what was begun is undone; once, so that the undoing is not cut short."""
-    for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for name in _SIGNALS:
         signal.signal(name, signal.SIG_IGN)
-    raise Interrupted(f"interrupted by {signal.Signals(number).name}: what was begun has been undone")
+    raise Interrupted(
+        f"interrupted by {signal.Signals(number).name}: what was begun has been undone, or is finished by the next run"
+    )

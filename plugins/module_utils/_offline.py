@@ -28,7 +28,7 @@ class Work:
     """The hands of an offline conversion: one method for each step, no decisions between them.
 
     *runs* says whether the domain ran when all this began, before a run that died meanwhile, too. *require_space*
-    measures again and raises NotEnoughSpace; it is called once the domain is off.
+    measures again and raises NotEnoughSpace.
     """
 
     hypervisor: Hypervisor
@@ -39,12 +39,13 @@ class Work:
     runs: bool
     require_space: t.Callable[[], None]
     _before: str | None = field(default=None, init=False)
+    _named: bool = field(default=False, init=False)
+    _as_read: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     _off_since: float | None = field(default=None, init=False)
     downtime: float | None = field(default=None, init=False)
 
     def record(self, conversions: t.Sequence[Conversion]) -> None:
         """Writes down what is in flight: beside the images, and in the domain's own metadata."""
-        self._settle()
         for item in conversions:
             for path in (item.source, item.dest):
                 self.operation.note(path, domain=self.domain.uuid, source=item.source, dest=item.dest)
@@ -61,10 +62,17 @@ class Work:
         )
 
     def restore(self) -> None:
-        """The domain as it was before: running if it ran. Where that fails the record stays, for the next run."""
+        """The domain as it was before: running if it ran. Where that fails, the records stay for the next run.
+
+        So they do where the definition could not be put back, since it may name the new images now (HAZARDS G9).
+        """
+        for path in self.operation.paths:
+            self.operation.keep(path)
         if self.runs and not self.domain.is_active():
             self.domain.start()
-        self.domain.set_record(None)
+        if not self._named:
+            self._remove_record()
+            self._settle()
 
     def power_off(self) -> None:
         """Raises LibvirtFailed where the guest does not go off in time and must not be forced."""
@@ -80,9 +88,9 @@ class Work:
 
     def convert(self, item: Conversion, new_file: _staging.NewFile) -> None:
         """Makes, verifies and publishes the new image. Raises DiskError, and leaves it to be withdrawn."""
-        self.require_space()
         self._require_off()
         _usage.require_unused(item.source, (), "convert it")
+        self._as_read[item.source] = _staging.last_write(item.source)
         layout = self.wish.layout
         before = _image.inspect(self.qemu_img, item.source, item.source_format)
         new_file.begin()
@@ -106,23 +114,29 @@ class Work:
     def define(self, changes: t.Sequence[_domain_xml.DiskChange]) -> None:
         """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""
         self._require_off()
+        self._require_unwritten()
         self._before = self.domain.xml(inactive=True)
         wanted = _domain_xml.with_changes(self._before, changes)
+        self._named = True
         self.hypervisor.define(wanted)
         difference = _domain_xml.unexpected_difference(wanted, self.domain.xml(inactive=True))
         if difference:
             raise LibvirtFailed(f"{self.domain.name}: libvirt made something else of the definition: it was put back:\n{difference}")
         if self.domain.is_active() and not _runs_on(self.domain, changes):
-            raise DiskError(f"{self.domain.name}: was started on its old disk by somebody else meanwhile: the definition was put back: run again")
+            raise DiskError(
+                f"{self.domain.name}: was started on its old disk by somebody else meanwhile: the definition was put back: run again"
+            )
+        self._require_unwritten()
 
     def withdraw(self, new_file: _staging.NewFile) -> None:
-        """Removes a new image again, unless a guest has it open: then it is its disk now, whoever started it."""
-        if not _usage.is_locked(new_file.path):
+        """Removes a new image again, unless it may be the domain's disk now: named by the definition, or open in a guest."""
+        if not self._named and not _usage.is_locked(new_file.path):
             new_file.withdraw()
 
     def define_as_before(self) -> None:
         if self._before is not None:
             self.hypervisor.define(self._before)
+        self._named = False
 
     def start(self) -> None:
         if not self.domain.is_active():  # or somebody was faster, with the new definition
@@ -132,13 +146,24 @@ class Work:
         if self._off_since is not None:
             self.downtime = time.monotonic() - self._off_since
 
-    def forget(self) -> None:
-        self.domain.set_record(None)
+    def forget(self, images: t.Container[str]) -> None:
+        """Removes the records; those beside the *images* that the domain has now come last.
 
-    def forget_all(self) -> None:
-        """Ends what a dead run left in the domain and beside its images."""
+        So a run that dies in between is found: by the domain's metadata, or beside its images.
+        """
         self._settle()
-        self.domain.set_record(None)
+        for path in self.operation.paths:
+            if path not in images:
+                self.operation.release(path)
+        self._remove_record()
+
+    def _remove_record(self) -> None:
+        """Removes the record from the metadata, and the metadata where libvirt leaves an empty element of it."""
+        self.domain.remove_record()
+        emptied = self.domain.xml(inactive=True)
+        without = _domain_xml.without_empty_metadata(emptied)
+        if without != emptied:
+            self.hypervisor.define(without)
 
     def _settle(self) -> None:
         for path in self.operation.paths:
@@ -147,6 +172,14 @@ class Work:
     def _require_off(self) -> None:
         if self.domain.is_active():
             raise DiskError(f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again")
+
+    def _require_unwritten(self) -> None:
+        """Raises DiskError where a source was written to after it was read: by a domain that ran in between, say."""
+        for source, as_read in self._as_read.items():
+            if _staging.last_write(source) != as_read:
+                raise DiskError(
+                    f"{source}: was written to by somebody else while it was converted: the new image was removed: run again", path=source
+                )
 
 
 def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Conversion], work: Work) -> tuple[Step, ...]:
@@ -160,7 +193,7 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
     found = [Step("", lambda: work.record(conversions), work.restore)]
     if state.active:
         how = "destroy" if wish.shutdown == "force" else "shut down"
-        found.append(Step(f"{how} {name}", work.power_off))
+        found += [Step(f"{how} {name}", work.power_off), Step("", work.require_space)]
     for item in conversions:
         new_file = _staging.NewFile(item.dest)
         found.append(
@@ -176,7 +209,7 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
         found.append(Step(f"start {name}", work.start, commits=True))
     if not wish.keep_source:
         found += [Step(f"remove {item.source}", _remove(item.source)) for item in conversions]
-    found.append(Step("", work.forget))
+    found.append(Step("", lambda: work.forget({item.dest for item in conversions})))
     return tuple(found)
 
 

@@ -28,6 +28,7 @@ _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _EXTENSION_DATA_FILE = 0x44415441
 _LONGEST_BACKING_NAME = 1023
 _MOST_SNAPSHOTS = 65536  # QCOW_MAX_SNAPSHOTS
+_LARGEST_SNAPSHOT_TABLE = 1024 * _MOST_SNAPSHOTS  # QCOW_MAX_SNAPSHOTS_SIZE
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
 _KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_L2
@@ -92,7 +93,11 @@ def read_header(stream: t.BinaryIO, path: str) -> Header:
         incompatible, compatible, _autoclear, refcount_order, length = _VERSION_3.unpack(head[_FIXED.size :])
     if refcount_order > 6 or length < _FIXED.size or snapshot_count > _MOST_SNAPSHOTS:
         raise UnsafeImage(f"{path}: the qcow2 header is damaged: a field is out of its bounds")
+    if backing_at > 1 << cluster_bits:
+        raise UnsafeImage(f"{path}: the qcow2 header is damaged: its backing file name lies beyond the first cluster")
     extensions = _read_extensions(stream, length, backing_at or 1 << cluster_bits)
+    if incompatible & _DATA_FILE and _EXTENSION_DATA_FILE not in extensions:
+        raise UnsafeImage(f"{path}: the qcow2 header is damaged: its data is in another file, which it does not name")
     return Header(
         version=version,
         virtual_size=size,
@@ -116,7 +121,7 @@ def read_header(stream: t.BinaryIO, path: str) -> Header:
 def read_snapshots(stream: t.BinaryIO, header: Header, path: str) -> tuple[Snapshot, ...]:
     """The internal snapshots of the image open as *stream*, in the order of its table.
 
-    Raises UnsafeImage where the table is cut off.
+    Raises UnsafeImage where the table is cut off, or larger than QEMU takes.
     """
     found = []
     offset = header.snapshots_offset
@@ -146,6 +151,8 @@ def read_snapshots(stream: t.BinaryIO, header: Header, path: str) -> tuple[Snaps
         )
         length = _SNAPSHOT.size + extra_length + id_length + name_length
         offset += (length + 7) // 8 * 8
+        if offset - header.snapshots_offset > _LARGEST_SNAPSHOT_TABLE:
+            raise UnsafeImage(f"{path}: the snapshot table is larger than any that QEMU writes: check the image")
     return tuple(found)
 
 

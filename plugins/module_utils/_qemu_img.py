@@ -187,40 +187,48 @@ class QemuImg:
         """Runs qemu-img to its end.
 
         A verb that fills a new file dies with us: what it writes is worthless then. One that changes an image *in
-        place* is left to finish, and keeps the locks of the operation meanwhile.
+        place* is left to finish, whatever happens to us, and keeps the locks of the operation meanwhile.
         """
+        argv = [self.executable, *arguments]
         try:
-            return subprocess.run(  # pylint: disable=subprocess-popen-preexec-fn
-                [self.executable, *arguments],
+            with subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn,ansible-bad-function
+                argv,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=seconds,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C"},
                 pass_fds=self.hold if writes else (),
+                start_new_session=in_place,
                 preexec_fn=_die_with_parent if writes and not in_place else None,
-            )
+            ) as process:
+                try:
+                    said, complained = process.communicate(timeout=seconds)
+                except BaseException:
+                    if in_place:
+                        process.communicate()
+                    else:
+                        process.kill()
+                    raise
+            return subprocess.CompletedProcess(argv, process.returncode, said, complained)
         except subprocess.TimeoutExpired as error:
             raise QemuImgFailed(
-                f"qemu-img {arguments[0]} did not answer within {seconds} s for {arguments[-1]}: is its file system alive?"
+                f"qemu-img {arguments[0]} did not answer within {seconds} s for {_subject(arguments)}: "
+                "is its file system alive?"
             ) from error
         except ValueError as error:  # an embedded NUL byte
-            raise QemuImgFailed(f"qemu-img cannot be given {arguments[-1]!r}: {error}") from error
+            raise QemuImgFailed(f"qemu-img cannot be given {_subject(arguments)!r}: {error}") from error
 
     def _failure(self, done: subprocess.CompletedProcess[bytes]) -> DiskError:
         """The typed error for a failed run; decided by the exit status, worded by the text (HAZARDS C12, I)."""
-        verb, path = done.args[1], done.args[-1]
+        verb, path = done.args[1], _subject(done.args)
         said = done.stderr.decode(errors="replace").strip()[-4000:]
         said = re.sub(r"^qemu-img: ", "", said)
         facts = {"rc": done.returncode, "stderr": said, "command": done.args}
         if _LOCKED.search(said):
             return ImageInUse(f"qemu-img {verb}: an image is open in another process: {said}", in_use_by=[], **facts)
         if done.returncode < 0 or done.returncode >= 128:
-            name = (
-                signal.Signals(abs(done.returncode) & 127).name
-                if abs(done.returncode) & 127 in set(signal.Signals)
-                else str(done.returncode)
-            )
+            number = abs(done.returncode) & 127
+            name = signal.Signals(number).name if number in set(signal.Signals) else str(done.returncode)
             return QemuImgFailed(
                 f"qemu-img {verb} was ended by {name} on {path}; the state of what it wrote is unknown. {said}", **facts
             )
@@ -234,6 +242,11 @@ def _options(options: t.Mapping[str, str]) -> list[str]:
     if not options:
         return []
     return ["-o", ",".join(f"{key}={value.replace(',', ',,')}" for key, value in options.items())]
+
+
+def _subject(argv: t.Sequence[str]) -> str:
+    """The image that a command line is about: what follows its ``--``."""
+    return argv[argv.index("--") + 1] if "--" in argv else argv[-1]
 
 
 def _parsed(output: bytes) -> t.Any:

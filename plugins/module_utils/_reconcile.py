@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._create import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
@@ -14,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import RESIZABLE_FORMATS, option_text
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
+from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
 _REWRITE = (
     "only a rewrite can change that: convert it into a new image (kvmops.disk.vm_disk_convert for a domain's disk)"
@@ -40,11 +41,55 @@ def plan_reconcile(wish: ImageWish, image: Image, qemu_img: QemuImg) -> Plan:
         _require_resizable(wish, image, wish.size)
         steps.append(_resize(wish, image, wish.size, qemu_img))
         after["virtual_size"] = wish.size
-    if steps and image.corrupt:
+    if steps:
+        _require_changeable(wish, image, amend)
+    return Plan({name: getattr(image, name) for name in after}, after, tuple(steps))
+
+
+def require_no_cut(wish: ImageWish, image: Image, below: t.Sequence[Image]) -> None:
+    """Raises InvalidRequest where shrinking *image* would cut off the backing file under it, the first of *below*."""
+    if wish.size is not None and below and wish.size < min(image.virtual_size, below[0].virtual_size):
+        raise InvalidRequest(
+            f"{image.path}: asked for {exact_size(wish.size)}, but its backing file {below[0].path} has "
+            f"{exact_size(below[0].virtual_size)}: a smaller overlay cuts off the end of the disk: ask for as much or more",
+            virtual_size=image.virtual_size,
+        )
+
+
+def growth_in_bytes(wish: ImageWish, image: Image) -> int:
+    """What the file system must take at once for *image* to be grown: all that is added, where it is preallocated."""
+    if wish.size is None or wish.layout.preallocation not in ("falloc", "full"):
+        return 0
+    return max(0, wish.size - image.virtual_size)
+
+
+def _require_changeable(wish: ImageWish, image: Image, amend: dict[str, t.Any]) -> None:
+    """Raises where qemu-img would refuse to write *image*, or would open a file that the task does not name."""
+    if image.corrupt:
         raise UnsafeImage(
             f"{image.path}: is marked corrupt and cannot be written: check and repair it first", path=image.path
         )
-    return Plan({name: getattr(image, name) for name in after}, after, tuple(steps))
+    if image.encrypted:
+        raise DiskError(f"{image.path}: is encrypted, and cannot be changed without its secret", path=image.path)
+    if image.data_file is not None:
+        raise UnsafeImage(
+            f"{image.path}: keeps its data in another file, {image.data_file}, which the task does not name: not followed",
+            path=image.path,
+        )
+    if image.backing_file is not None and wish.backing_file is None:
+        raise UnsafeImage(
+            f"{image.path}: reads the backing file {image.backing_file} (format {image.backing_format or 'not recorded'}), "
+            "which qemu-img opens to change it: name it with backing_file and backing_format, if it is the right one",
+            path=image.path,
+            backing_file=image.backing_file,
+        )
+    wish.layout.amended(image).require_valid(size=wish.size)
+    if amend.get("compat") == "0.10" and any(one.virtual_size != image.virtual_size for one in image.snapshots):
+        raise DiskError(
+            f"{image.path}: its snapshots have other sizes than the image, which compat 0.10 cannot hold: "
+            "delete them first, or keep compat 1.1",
+            snapshots=[snapshot.name for snapshot in image.snapshots],
+        )
 
 
 def _require_same_backing(wish: ImageWish, image: Image) -> None:
@@ -53,30 +98,29 @@ def _require_same_backing(wish: ImageWish, image: Image) -> None:
     if image.backing_file is None or os.path.realpath(image.backing_file) != os.path.realpath(wish.backing_file):
         raise DiskError(
             f"{image.path}: its backing file is {image.backing_file or 'none'}, asked for {wish.backing_file}: "
-            "another backing file is another disk to its guest: remove the image to make it anew, or choose another path",
+            "another backing file is another disk to its guest: remove the image to make it anew, "
+            "or choose another path",
             differences=["backing_file"],
         )
     if image.backing_format is not None and image.backing_format != wish.backing_format:
         raise DiskError(
-            f"{image.path}: it records format {image.backing_format} for its backing file, asked for {wish.backing_format}: name the recorded one",
+            f"{image.path}: it records format {image.backing_format} for its backing file, "
+            f"asked for {wish.backing_format}: name the recorded one",
             differences=["backing_format"],
         )
 
 
 def _require_resizable(wish: ImageWish, image: Image, size: int) -> None:
-    found, asked = format_size(image.virtual_size), format_size(size)
+    found, asked = exact_size(image.virtual_size), exact_size(size)
     if image.format not in RESIZABLE_FORMATS:
         raise DiskError(
-            f"{image.path}: has {found}, asked for {asked}: {image.format} images cannot be resized: {_REWRITE}"
+            f"{image.path}: has {found}, asked for {asked}: {image.format} images cannot be resized: {_REWRITE}",
+            differences=["size"],
         )
-    if image.encrypted:
+    if image.snapshots and (wish.layout.compat or image.compat) == "0.10":
         raise DiskError(
-            f"{image.path}: has {found}, asked for {asked}: it is encrypted, and cannot be resized without its secret"
-        )
-    if image.snapshots and image.compat == "0.10":
-        raise DiskError(
-            f"{image.path}: has {found}, asked for {asked}: an image of compat 0.10 with {len(image.snapshots)} snapshot(s) "
-            "cannot be resized: ask for compat 1.1 as well, or delete the snapshots",
+            f"{image.path}: has {found}, asked for {asked}: an image of compat 0.10 with "
+            f"{len(image.snapshots)} snapshot(s) cannot be resized: ask for compat 1.1 as well, or delete the snapshots",
             snapshots=[snapshot.name for snapshot in image.snapshots],
         )
     if size < image.virtual_size and not wish.shrink:
@@ -95,7 +139,7 @@ def _amend(image: Image, wanted: dict[str, object], qemu_img: QemuImg) -> Step:
 def _resize(wish: ImageWish, image: Image, size: int, qemu_img: QemuImg) -> Step:
     verb = "shrink" if size < image.virtual_size else "grow"
     return Step(
-        f"{verb} {image.path} from {format_size(image.virtual_size)} to {format_size(size)}",
+        f"{verb} {image.path} from {exact_size(image.virtual_size)} to {exact_size(size)}",
         lambda: qemu_img.resize(
             image.path,
             image.format,

@@ -13,8 +13,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeI
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 
-#: The verbs that change an image in place. The others make new files, of which only staging directories can be left.
-IN_PLACE = frozenset(["reconcile"])
+#: The verbs that change an image in place, and the one of a record that was cut off. The others make new files, of which
+#: only staging directories can be left.
+IN_PLACE = frozenset(["reconcile", "unknown"])
 
 
 def settle(path: str, image_format: str | None, left: dict[str, t.Any] | None, qemu_img: QemuImg) -> tuple[Step, ...]:
@@ -49,8 +50,8 @@ def _check(path: str, image_format: str, qemu_img: QemuImg) -> None:
         found = qemu_img.check(path, image_format, repair="leaks")
     if found.result == "corrupt" or found.check_errors:
         raise UnsafeImage(
-            f"{path}: an interrupted run left {found.corruptions} corruption(s) in the metadata: copy the image, then repair it with "
-            "qemu-img check -r all",
+            f"{path}: an interrupted run left {found.corruptions} corruption(s) in the metadata: copy the image, "
+            "then repair it with qemu-img check -r all",
             path=path,
             check=dict(vars(found)),
         )

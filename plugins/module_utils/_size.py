@@ -20,6 +20,7 @@ SECTOR = 512
 LARGEST = 2**63 - SECTOR
 
 _UNITS = "KMGTPE"
+_LONGEST = 40  # characters; the largest size in bytes has 19
 _SIZE = re.compile(r"(?P<number>(?:0|[1-9][0-9]*)(?:\.[0-9]+)?)(?:(?P<unit>[KMGTPE])(?:iB)?)?", re.ASCII)
 _GUIDANCE = "write bytes, or a number with K, M, G, T, P or E (KiB, MiB, GiB, ...; powers of 1024), such as 30G or 1.5T"
 
@@ -32,9 +33,9 @@ def parse_size(value: str | int, what: str = "size") -> int:
     """
     text = str(value)
     match = _SIZE.fullmatch(text)
-    if not match:
+    if not match or len(text) > _LONGEST:
         hint = f"; {text[:-1]}iB is a power of 1024" if re.fullmatch(r"[0-9.]+[KMGTPE]B", text) else ""
-        raise InvalidRequest(f"{what}: {text!r} is not a size{hint}: {_GUIDANCE}")
+        raise InvalidRequest(f"{what}: {text[:_LONGEST]!r} is not a size{hint}: {_GUIDANCE}")
     exact = Fraction(match["number"]) * 1024 ** (_UNITS.index(match["unit"]) + 1 if match["unit"] else 0)
     if exact == 0:
         raise InvalidRequest(f"{what}: {text} is nothing: a disk has at least {SECTOR} bytes")
@@ -55,3 +56,11 @@ def format_size(size: int) -> str:
         return f"{size} bytes"
     number = f"{size / 1024**power:.2f}".rstrip("0").rstrip(".")
     return f"{number} {_UNITS[power - 1]}iB"
+
+
+def exact_size(size: int) -> str:
+    """The same, but in bytes where two decimals would round: two sizes that differ never read the same."""
+    text = format_size(size)
+    number, unit = text.split(" ", 1)
+    exact = unit == "bytes" or Fraction(number) * 1024 ** (_UNITS.index(unit[0]) + 1) == size
+    return text if exact else f"{size} bytes"

@@ -87,6 +87,12 @@ def file_identity(path: str) -> list[int]:
     return [status.st_dev, status.st_ino]
 
 
+def last_write(path: str) -> tuple[int, int]:
+    """When the file at *path* was last written to (ns), and its length: equal as long as nobody writes."""
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
 def is_file(path: str, identity: t.Any) -> bool:
     """Whether the file at *path* is the one that had *identity*."""
     return os.path.lexists(path) and file_identity(path) == identity
@@ -94,7 +100,11 @@ def is_file(path: str, identity: t.Any) -> bool:
 
 def discard(path: str) -> None:
     """Removes the staging directory for *path*, and what is in it; nothing to do where there is none."""
-    shutil.rmtree(staging_directory(path), ignore_errors=True)
+    directory = staging_directory(path)
+    if os.path.isdir(directory) and not os.path.islink(directory):
+        shutil.rmtree(directory, ignore_errors=True)
+    elif os.path.lexists(directory):
+        remove(directory)  # whoever put something else there: the name is ours
 
 
 def left_over(path: str) -> bool:

@@ -27,7 +27,8 @@ class Unfinished:
 
     *owed*: it had shut the domain down and not started it again. *stale*: new images that the definition does not
     name; the guest may have written to the old ones since, so they are worth nothing. *staging*: destinations with
-    half-made files. *sources*: old images that were to go once the domain had the new ones, which it has.
+    half-made files. *sources*: old images that were to go once the domain had the new ones, which it has. *noted*:
+    images beside which its record stands still, or again.
     """
 
     record: Record | None = None
@@ -35,18 +36,19 @@ class Unfinished:
     stale: tuple[str, ...] = ()
     staging: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    noted: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.record is not None or bool(self.staging)
+        return self.record is not None or bool(self.staging or self.noted)
 
     @property
     def paths(self) -> set[str]:
         disks = self.record.disks if self.record else ()
-        return {path for disk in disks for path in (disk.source, disk.dest)}
+        return {path for disk in disks for path in (disk.source, disk.dest)} | {*self.staging, *self.noted}
 
 
-def find(state: DomainState, dests: t.Iterable[str], note_of: t.Callable[[str], dict[str, t.Any] | None]) -> Unfinished:
-    """What stands unfinished of the domain's record, and at *dests*. *note_of* gives the dead record beside a path.
+def find(state: DomainState, images: t.Iterable[str], note_of: t.Callable[[str], dict[str, t.Any] | None]) -> Unfinished:
+    """What stands unfinished of the domain's record, and beside *images*. *note_of* gives the record beside a path.
 
     Raises OperationInFlight where the run that wrote the record still lives.
     """
@@ -54,13 +56,17 @@ def find(state: DomainState, dests: t.Iterable[str], note_of: t.Callable[[str], 
     disks = record.disks if record else ()
     for disk in disks:
         _require_dead(state, disk, note_of)
+    paths = {*images, *(disk.dest for disk in disks)}
+    notes = {path: note for path in paths if (note := note_of(path)) is not None}
+    dead = sorted(path for path in paths if not notes.get(path, {}).get("alive"))
     unnamed = [disk for disk in disks if not is_defined(state, disk)]
     return Unfinished(
         record=record,
         owed=record is not None and record.was_running and not state.active,
         stale=tuple(disk.dest for disk in unnamed if _is_ours(disk.dest, note_of)),
-        staging=tuple(sorted({path for path in [*dests, *(disk.dest for disk in disks)] if _staging.left_over(path)})),
+        staging=tuple(path for path in dead if _staging.left_over(path)),
         sources=tuple(disk.source for disk in disks if record and record.remove_source and is_defined(state, disk)),
+        noted=tuple(path for path in dead if notes.get(path, {}).get("verb") == "convert"),
     )
 
 
@@ -73,6 +79,11 @@ def clean_up(unfinished: Unfinished) -> tuple[Step, ...]:
         Step(f"remove {path}, which an interrupted run made and the domain does not use", _remove(path)) for path in unfinished.stale
     ]
     return (*half_made, *unused)
+
+
+def existing(path: str, unfinished: Unfinished) -> bool:
+    """Whether something stands at *path* that is not about to be removed."""
+    return os.path.lexists(path) and path not in unfinished.stale
 
 
 def _require_dead(state: DomainState, disk: RecordedDisk, note_of: t.Callable[[str], dict[str, t.Any] | None]) -> None:
@@ -96,8 +107,3 @@ def _discard(path: str) -> t.Callable[[], None]:
 
 def _remove(path: str) -> t.Callable[[], None]:
     return lambda: _staging.remove(path)
-
-
-def existing(path: str, unfinished: Unfinished) -> bool:
-    """Whether something stands at *path* that is not about to be removed."""
-    return os.path.lexists(path) and path not in unfinished.stale

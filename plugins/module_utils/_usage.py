@@ -113,13 +113,13 @@ def dependents(path: str, directories: t.Iterable[str], users: t.Iterable[User] 
     return sorted(candidate for candidate in candidates if identity in _references(candidate))
 
 
-def require_no_dependents(path: str, found: t.Sequence[str], to_do: str) -> None:
-    """Raises HasDependents where *found*, the dependents of *path*, is not empty."""
+def require_no_dependents(path: str, found: t.Sequence[str], to_do: str, otherwise: str) -> None:
+    """Raises HasDependents where *found*, the dependents of *path*, is not empty; *otherwise* says what else can be done."""
     if found:
         shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         raise HasDependents(
             f"{path}: {len(found)} image(s) read it as their backing file ({shown}): asked to {to_do}, which would destroy them: "
-            "make them independent first, or set allow_dependents=true where they are to be given up",
+            f"make them independent first, or {otherwise}",
             path=path,
             dependents=list(found),
         )

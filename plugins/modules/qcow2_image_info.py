@@ -38,7 +38,7 @@ options:
     default: false
   format:
     description:
-      - The format of the images. An image of another one is an error.
+      - The format of the images. An image of another one is an error, but anything can be looked at as V(raw).
       - If left out, the first bytes of each image say it. A guest can write those of a raw disk; for the disks of domains,
         M(kvmops.disk.vm_disk_info) takes the format from the domain.
     type: str
@@ -74,7 +74,7 @@ EXAMPLES = r"""
 RETURN = r"""
 images:
   description:
-    - The images, in the order of their paths, each under one of the names that led to it.
+    - The images, in the order of O(paths); those of a directory or a pattern by name.
     - See M(kvmops.disk.qcow2_image) for what is known of each.
   returned: always
   type: list
@@ -116,7 +116,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import _image
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, run
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
@@ -139,7 +139,10 @@ def find(paths: t.Iterable[str], recurse: bool) -> dict[str, bool]:
 
 
 def _files(directory: str, recurse: bool) -> t.Iterator[str]:
-    for parent, directories, names in os.walk(directory):
+    def unreadable(error: OSError) -> t.NoReturn:
+        raise UnsafeImage(f"{error.filename}: cannot be searched for images: {error.strerror}", path=error.filename)
+
+    for parent, directories, names in os.walk(directory, onerror=unreadable):
         directories[:] = sorted(name for name in directories if recurse and not name.startswith("."))
         for name in names:
             path = os.path.join(parent, name)

@@ -271,7 +271,7 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
     for name in ("dest", "dest_dir"):
         if params[name] is not None:
-            absolute(params[name] if name == "dest" else os.path.join(params[name], "x"), name)
+            absolute(params[name].rstrip("/") or "/" if name == "dest_dir" else params[name], name)
             _domain_xml.require_expressible(params[name], name)
     wish = ConvertWish(
         disks=tuple(params["disks"] or [params["disk"]]),
@@ -319,7 +319,8 @@ class ConvertTask:
         except DiskError as refusal:
             if self.check_mode or not self.unfinished:
                 raise
-            return Plan({}, {}, (*self._settlement(operation), Step("", _raiser(refusal))))
+            self.conversions = []
+            return Plan({}, {}, (*self._settlement(operation, restart=True), Step("", _raiser(refusal))))
 
     def paths(self) -> set[str]:
         """The images whose records are to be held."""
@@ -342,12 +343,13 @@ class ConvertTask:
     def _plan(self, operation: Operation | None) -> Plan:
         meant, conversions = _convert.select(self.state, self.wish)
         self.targets = [disk.target for disk in meant]
+        note_of = self._note_of(operation)
         if not conversions:
-            return Plan({}, {}, self._settlement(operation) if self.unfinished else ())
+            self.unfinished = _unfinished.find(self.state, [disk.path for disk in meant if disk.path], note_of)
+            return Plan({}, {}, self._settlement(operation, restart=self.wish.restart) if self.unfinished else ())
         jobs = _domain.block_jobs(self.domain, self.state) if self.state.active else []
         _convert.require_convertible(self.state, conversions, jobs)
         _convert.require_stoppable(self.state, self.wish)
-        note_of = self._note_of(operation)
         self.unfinished = _unfinished.find(self.state, [item.dest for item in conversions], note_of)
         _convert.require_free_destinations(conversions, lambda path: _unfinished.existing(path, self.unfinished))
         self.conversions = conversions
@@ -378,7 +380,7 @@ class ConvertTask:
             if not self.wish.keep_source:
                 directories = _usage.directories_to_search(item.source, self.params["search_paths"], self.hypervisor)
                 found = _usage.dependents(item.source, directories, users)
-                _usage.require_no_dependents(item.source, found, "remove it after its conversion (keep_source=false)")
+                _usage.require_no_dependents(item.source, found, "remove it after its conversion (keep_source=false)", "keep the source")
 
     def _require_space(self, *, share: bool) -> None:
         """Raises NotEnoughSpace. Beside a running guest (*share*) the figures are of the moment."""
@@ -407,15 +409,17 @@ class ConvertTask:
             diff=({"prepared": _domain_xml.definition_diff(self.state.definition, after)},),
         )
 
-    def _settlement(self, operation: Operation | None) -> tuple[Step, ...]:
+    def _settlement(self, operation: Operation | None, *, restart: bool) -> tuple[Step, ...]:
         """The steps that end what a dead run left, where there is nothing else to do."""
         work = self._work(operation)
-        start = (Step(f"start {self.state.name}, which an interrupted run had shut down", work.start),) if self.unfinished.owed else ()
+        owed = self.unfinished.owed and restart
+        start = (Step(f"start {self.state.name}, which an interrupted run had shut down", work.start),) if owed else ()
+        images = {disk.path for disk in self.state.disks if disk.path}
         return (
             *_unfinished.clean_up(self.unfinished),
             *start,
             *self._removals(),
-            Step(f"forget the interrupted conversion of {self.state.name}", work.forget_all),
+            Step(f"forget the interrupted conversion of {self.state.name}", lambda: work.forget(images)),
         )
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
@@ -429,8 +433,8 @@ class ConvertTask:
         return tuple(found)
 
     def _removals(self) -> tuple[Step, ...]:
-        """The removal of sources that an interrupted run owes, as far as nobody uses them."""
-        if not self.unfinished.sources:
+        """The removal of sources that an interrupted run owes, as far as it is still wanted and nobody uses them."""
+        if self.wish.keep_source or not self.unfinished.sources:
             return ()
         users = _usage.domain_users(self.hypervisor)
         found = []
@@ -453,33 +457,39 @@ class ConvertTask:
         return self.work
 
     def _note_of(self, operation: Operation | None) -> t.Callable[[str], dict[str, t.Any] | None]:
-        return operation.left_behind if operation else _lock.look
+        """What a record beside a path says: of those that we hold, what was in them before."""
+        held = operation.paths if operation else ()
+        return lambda path: operation.left_behind(path) if operation and path in held else _lock.look(path)
 
     def _facts(self, disk: DomainDisk, item: Conversion | None) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""
-        images: tuple[_image.Image, ...] = ()
-        if disk.path is not None:
-            image = _image.inspect(self.qemu_img, disk.path, disk.format)
-            images = _image.chain(self.qemu_img, image) if image.backing_file else (image,)
-        image_facts = [image.facts() for image in images]
-        source = self._images.get(disk.target)
-        predicted = {"path": item.dest, "format": self.wish.layout.format} if item else {}
+        source = self._images[item.target] if item else None
+        images = self._images_of(disk, item)
+        top = images[0] if images else None
         return {
             "domain": self.state.name,
             "target": disk.target,
-            "path": disk.path,
-            "format": disk.format,
-            "virtual_size": images[0].virtual_size if images else None,
-            "actual_size": images[0].actual_size if images else None,
-            "backing_chain": image_facts,
-            **predicted,
+            "path": top.path if top else disk.path,
+            "format": top.format if top else disk.format,
+            "virtual_size": top.virtual_size if top else None,
+            "actual_size": top.actual_size if top else None,
+            "backing_chain": [image.facts() for image in images],
             "previous_path": item.source if item else None,
             "previous_format": item.source_format if item else None,
-            "previous_actual_size": source.actual_size if item and source else None,
+            "previous_actual_size": source.actual_size if source else None,
             "mode": "offline" if item else None,
             "verified": bool(item and self.wish.verify and not self.check_mode),
             "downtime_seconds": self.work.downtime if item and self.work else None,
         }
+
+    def _images_of(self, disk: DomainDisk, item: Conversion | None) -> tuple[_image.Image, ...]:
+        """The images of a disk, top first; in check mode the new one that it would have."""
+        if self.check_mode and item:
+            return (_convert.predicted(item, self._images[item.target], self.wish.layout.format),)
+        if disk.path is None:
+            return ()
+        image = _image.inspect(self.qemu_img, disk.path, disk.format)
+        return _image.chain(self.qemu_img, image) if image.backing_file else (image,)
 
 
 def _raiser(error: DiskError) -> t.Callable[[], None]:

@@ -1,0 +1,68 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Signals a module at an exact point of its run. Python imports this file by itself where it is on PYTHONPATH.
+
+A point is "NAME COUNT": the moment before the COUNTth call (from 1) of a function that changes the world or starts
+qemu-img, counted from the first record that the module takes. AT_POINT names the point and AT_SIGNAL the signal that
+the process then gets; POINTS names a file that receives all points as they come by.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from types import FrameType
+from typing import Any
+
+WATCHED = {
+    "fsync",
+    "link",
+    "mkdir",
+    "pwrite",
+    "unlink",
+    "virDomainCreate",
+    "virDomainDefineXMLFlags",
+    "virDomainDestroy",
+    "virDomainSetMetadata",
+    "virDomainShutdown",
+}
+seen: Counter[str] = Counter()
+wanted = os.environ.get("AT_POINT", "")
+log = os.environ.get("POINTS")
+
+
+def name_of(function: Any, frame: FrameType) -> str | None:
+    name: str | None = getattr(function, "__name__", None)
+    if name == "fork_exec":
+        arguments = frame.f_locals.get("args") or ["", "?"]
+        return f"qemu-img-{arguments[1]}"
+    return name if name in WATCHED else None
+
+
+def on_call(frame: FrameType, event: str, function: Any) -> None:
+    name = name_of(function, frame) if event == "c_call" else None
+    if name is None:
+        return
+    seen[name] += 1
+    point = f"{name} {seen[name]}"
+    if log:
+        sys.setprofile(None)
+        with open(log, "a", encoding="utf-8") as stream:
+            stream.write(point + "\n")
+        sys.setprofile(on_call)
+    if point == wanted:
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.Signals[os.environ["AT_SIGNAL"]])
+
+
+def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and not seen and str(arguments[0]).endswith(".kvmops") and arguments[2] & os.O_CREAT:
+        seen["begun"] = 1
+        sys.setprofile(on_call)
+
+
+if wanted or log:
+    sys.addaudithook(on_audit)

@@ -1,0 +1,81 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs of vm_disk_convert that are disturbed at an exact point (injected/sitecustomize.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lab import run_module, start_module
+from lab.module import RunningModule
+
+INJECTED = Path(__file__).with_name("injected")
+MODULE = "vm_disk_convert"
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.002)
+
+
+def environment(**settings: str) -> dict[str, str]:
+    return {"PYTHONPATH": str(INJECTED), **settings}
+
+
+def points(params: Mapping[str, Any], log: Path) -> list[str]:
+    """The points of a run, which is carried out."""
+    done = run_module(MODULE, params, env=environment(POINTS=str(log)))
+    assert done.get("changed"), done
+    return log.read_text(encoding="utf-8").splitlines()
+
+
+def killed_at(point: str, params: Mapping[str, Any], *, children: bool = False) -> None:
+    """Runs the module and kills it at POINT, with CHILDREN together with its qemu-img."""
+    run = start_module(MODULE, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP" if children else "SIGKILL"))
+    if children:
+        wait_for(lambda: is_stopped(run) or run.process.poll() is not None, point)
+    else:
+        run.process.wait(60)
+    if run.process.poll() is None or run.process.returncode == -signal.SIGKILL:
+        run.kill()
+        return
+    raise AssertionError(f"it never came to {point}: {run.result()}")
+
+
+def signalled_at(point: str, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a run that gets signal NAME at POINT."""
+    return start_module(MODULE, params, env=environment(AT_POINT=point, AT_SIGNAL=name)).result()
+
+
+@contextlib.contextmanager
+def paused_at(point: str, params: Mapping[str, Any]) -> Iterator[RunningModule]:
+    """The module, standing still at POINT for the length of the block; it goes on afterwards."""
+    run = start_module(MODULE, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP"))
+    wait_for(lambda: is_stopped(run) or run.process.poll() is not None, point)
+    assert run.process.poll() is None, f"it never came to {point}: {run.result()}"
+    try:
+        yield run
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(run.pid, signal.SIGCONT)
+
+
+def is_stopped(run: RunningModule) -> bool:
+    try:
+        status = Path(f"/proc/{run.pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] == "T"
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]

@@ -1,0 +1,141 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images made and looked at with qemu-img and qemu-io, beside the modules, and the modules without a libvirt to ask."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lab.module import RunningModule, run_module, start_module
+
+KIB, MIB = 1 << 10, 1 << 20
+
+#: A connection at which nothing answers: who uses an image is then known by QEMU's locks alone.
+NOBODY = "qemu+unix:///system?socket=/nonexistent/libvirt-sock"
+
+Result = dict[str, Any]
+
+
+def image_params(path: Path | str, params: Mapping[str, Any]) -> dict[str, Any]:
+    return {"path": str(path), "uri": NOBODY, **params}
+
+
+def image(
+    path: Path | str, *, check: bool = False, diff: bool = False, env: Mapping[str, str] | None = None, **params: Any
+) -> Result:
+    """One run of qcow2_image."""
+    return run_module("qcow2_image", image_params(path, params), check=check, diff=diff, env=env)
+
+
+def done(path: Path | str, **params: Any) -> Result:
+    """One run of qcow2_image, which must succeed."""
+    result = image(path, **params)
+    assert not result.get("failed"), result["msg"]
+    return result
+
+
+def refused(path: Path | str, **params: Any) -> Result:
+    """One run of qcow2_image, which must fail in words of ours."""
+    result = image(path, **params)
+    assert result.get("failed"), result
+    assert "Traceback" not in result["msg"] + str(result.get("exception", "")), result
+    return result
+
+
+def begin(path: Path | str, **params: Any) -> RunningModule:
+    """qcow2_image, running."""
+    return start_module("qcow2_image", image_params(path, params))
+
+
+def qemu_img(*arguments: Path | str) -> str:
+    done = subprocess.run(["qemu-img", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def create(path: Path, image_format: str = "qcow2", size: int | str = 10 * MIB, *options: str) -> Path:
+    """An image made by qemu-img; OPTIONS are further arguments."""
+    qemu_img("create", "-q", "-f", image_format, *options, "--", path, str(size))
+    return path
+
+
+def overlay(path: Path, base: str, base_format: str = "qcow2") -> Path:
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", base_format, "--", path)
+    return path
+
+
+def info(path: Path, image_format: str = "qcow2") -> dict[str, Any]:
+    found = json.loads(qemu_img("info", "-U", "-f", image_format, "--output=json", "--", path))
+    assert isinstance(found, dict)
+    return found
+
+
+def specific(path: Path) -> dict[str, Any]:
+    """What only qcow2 has, in qemu-img's words."""
+    data = info(path)["format-specific"]["data"]
+    assert isinstance(data, dict)
+    return data
+
+
+def qemu_io(path: Path, command: str, image_format: str = "qcow2") -> None:
+    done = subprocess.run(
+        ["qemu-io", "-f", image_format, "-c", command, path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed" not in done.stdout, done.stdout
+
+
+def content(path: Path, image_format: str = "qcow2", length: int | None = None) -> str:
+    """The SHA-256 of what a guest would read, of the first LENGTH bytes."""
+    with tempfile.TemporaryDirectory(prefix="kvmops-content-") as directory:
+        plain = Path(directory) / "plain"
+        qemu_img("convert", "-f", image_format, "-O", "raw", "--", path, plain)
+        with plain.open("rb") as stream:
+            return hashlib.sha256(stream.read(length)).hexdigest()
+
+
+def allocated(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(os.listdir(directory))
+
+
+@contextmanager
+def small_file_system(directory: Path, size: str) -> Iterator[Path]:
+    """A file system of SIZE at DIRECTORY, as long as the block lasts."""
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "kvmops-test", directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+@contextmanager
+def opened_by_a_process(path: Path, image_format: str = "qcow2") -> Iterator[None]:
+    """PATH, open for writing in a process that libvirt knows nothing of."""
+    process = subprocess.Popen(
+        ["qemu-io", "-f", image_format, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        process.stdin.write("length\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        yield
+    finally:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()

@@ -1,0 +1,633 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""vm_disk_convert refuses with a reason, and then nothing has changed: no file, no definition, no state of a domain."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+from lab import Disk, Hypervisor, run_module, tree_state
+from lab.fixtures import MakeDomain
+from scene import MIB, definition, is_running, leftovers, make_image, make_overlay, qemu_img, unchanged, with_backing
+
+MODULE = "vm_disk_convert"
+
+
+@dataclass
+class Scene:
+    """What the arranger of a case needs; it says what is asked of which domain by `ask`."""
+
+    hv: Hypervisor
+    images: Path
+    make_domain: MakeDomain
+    stack: contextlib.ExitStack
+
+    def domain(self, *disks: Disk, start: bool = False, **options: Any) -> str:
+        name = self.make_domain(disks, kernel=False, **options).name
+        if start:
+            self.hv.start(name)
+        return name
+
+    def defined(self, change: Callable[[str], str], *disks: Disk) -> str:
+        """A domain whose XML was changed before it was defined."""
+        name = self.make_domain([], kernel=False).name
+        self.hv.remove(name)
+        self.hv.define(change(self.hv.domain_xml(name, disks, kernel=False)))
+        return name
+
+    @contextlib.contextmanager
+    def libvirt(self, name: str) -> Iterator[libvirt.virDomain]:
+        with contextlib.closing(self.hv.connect()) as connection:
+            yield connection.lookupByName(name)
+
+    def raw(self, name: str = "vm.raw", **options: Any) -> Path:
+        return make_image(self.images / name, **options)
+
+    def qcow2(self, name: str = "vm.qcow2") -> Path:
+        return make_image(self.images / name, "qcow2")
+
+    def small_file_system(self, size: str) -> Path:
+        small = self.images / "small"
+        small.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0711", "tmpfs", small], check=True)
+        self.stack.callback(subprocess.run, ["umount", small], check=True)
+        return small
+
+
+Asked = dict[str, Any]
+Arrange = Callable[[Scene], Asked]
+CASES: dict[str, tuple[Arrange, list[str]]] = {}
+
+
+def case(*said: str) -> Callable[[Arrange], Arrange]:
+    """Registers an arranger under its name, with what the message must say."""
+
+    def register(arrange: Arrange) -> Arrange:
+        CASES[arrange.__name__] = (arrange, list(said))
+        return arrange
+
+    return register
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_is_refused_and_nothing_changed(hv: Hypervisor, images: Path, make_domain: MakeDomain, name: str) -> None:
+    arrange, said = CASES[name]
+    with contextlib.ExitStack() as stack:
+        scene = Scene(hv, images, make_domain, stack)
+        asked = {"disk": "vda", "uri": hv.uri, **arrange(scene)}
+        if "disks" in asked:
+            del asked["disk"]
+        options = {"env": asked.pop("environment", None), "python": asked.pop("python", None)}
+        with contextlib.closing(hv.connect()) as connection:
+            domains = [domain.name() for domain in connection.listAllDomains() if domain.isPersistent()]
+        with unchanged(hv, images, *domains):
+            refused = run_module(MODULE, asked, **options)
+            checked = run_module(MODULE, asked, check=True, **options)
+        assert refused.get("failed"), refused
+        for words in said:
+            assert words in refused["msg"]
+        assert "Traceback" not in refused["msg"]
+        assert checked["msg"] == refused["msg"], "check mode says the same"
+        for domain in domains:
+            assert leftovers(hv, domain, images) == []
+        FACTS.get(name, lambda _refused: None)(refused)
+
+
+def _figures(refused: dict[str, Any]) -> None:
+    assert refused["required_bytes"] > refused["available_bytes"] > 0
+    assert f"{refused['required_bytes']} bytes" in refused["msg"]
+    assert f"{refused['available_bytes']} bytes" in refused["msg"]
+
+
+FACTS: dict[str, Callable[[dict[str, Any]], None]] = {}
+
+
+# What is at the destination, and who uses the images
+
+
+@case("vm.qcow2: exists already", "left alone")
+def the_destination_exists(scene: Scene) -> Asked:
+    (scene.images / "vm.qcow2").write_text("somebody's file")
+    return {"name": scene.domain(Disk(scene.raw()))}
+
+
+@case("vm.qcow2: exists already")
+def the_destination_is_a_broken_link(scene: Scene) -> Asked:
+    (scene.images / "vm.qcow2").symlink_to("nowhere")
+    return {"name": scene.domain(Disk(scene.raw()))}
+
+
+@case("vm.raw: in use by defined domain other-", "disk vdb")
+def another_domain_defines_the_source(scene: Scene) -> Asked:
+    scene.domain(Disk(scene.raw(), target="vdb"), name="other")
+    return {"name": scene.domain(Disk(scene.images / "vm.raw"))}
+
+
+@case("vm.raw: in use by running domain other-")
+def another_domain_runs_on_the_source(scene: Scene) -> Asked:
+    scene.domain(Disk(scene.raw()), name="other", start=True)
+    return {"name": scene.domain(Disk(scene.images / "vm.raw"))}
+
+
+@case("vm.qcow2: in use by defined domain other-")
+def another_domain_defines_the_destination(scene: Scene) -> Asked:
+    scene.domain(Disk(scene.images / "vm.qcow2", "qcow2"), name="other")
+    return {"name": scene.domain(Disk(scene.raw()))}
+
+
+@case("vm.raw: in use by", "disk vdb")
+def the_same_domain_has_the_image_twice(scene: Scene) -> Asked:
+    path = scene.raw()
+    return {"name": scene.domain(Disk(path), Disk(path, target="vdb"))}
+
+
+@case("base.raw: in use by defined domain other-", "backing file of vda")
+def the_source_is_the_backing_file_of_another_domain(scene: Scene) -> Asked:
+    base = scene.raw("base.raw")
+    scene.domain(Disk(make_overlay(scene.images / "clone.qcow2", base), "qcow2"), name="other")
+    return {"name": scene.domain(Disk(base))}
+
+
+@case("vm.raw: in use by a process outside libvirt's sight")
+def a_process_has_the_source_open(scene: Scene) -> Asked:
+    path = scene.raw()
+    command = ["qemu-io", "-f", "raw", path]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    scene.stack.callback(process.communicate, b"quit\n")
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(b"length\n")
+    process.stdin.flush()
+    process.stdout.readline()
+    return {"name": scene.domain(Disk(path))}
+
+
+@case("vm.raw: 1 image(s) read it as their backing file", "overlay.qcow2", "keep the source")
+def the_source_is_to_go_but_an_overlay_beside_it_needs_it(scene: Scene) -> Asked:
+    make_overlay(scene.images / "overlay.qcow2", scene.raw())
+    return {"name": scene.domain(Disk(scene.images / "vm.raw")), "keep_source": False}
+
+
+@case("vm.raw: 1 image(s) read it as their backing file", "elsewhere/overlay.qcow2")
+def the_source_is_to_go_but_an_overlay_in_a_search_path_needs_it(scene: Scene) -> Asked:
+    (scene.images / "elsewhere").mkdir()
+    make_overlay(scene.images / "elsewhere" / "overlay.qcow2", scene.raw())
+    name = scene.domain(Disk(scene.images / "vm.raw"))
+    return {"name": name, "keep_source": False, "search_paths": [str(scene.images / "elsewhere")]}
+
+
+@case("vm.raw: 1 image(s) read it as their backing file", "pool/overlay.qcow2")
+def the_source_is_to_go_but_an_overlay_in_a_pool_needs_it(scene: Scene) -> Asked:
+    (scene.images / "pool").mkdir()
+    make_overlay(scene.images / "pool" / "overlay.qcow2", scene.raw())
+    scene.hv.pool("clones", scene.images / "pool")
+
+    def remove() -> None:
+        with contextlib.closing(scene.hv.connect()) as connection:
+            pool = connection.storagePoolLookupByName("clones")
+            pool.destroy()
+            pool.undefine()
+
+    scene.stack.callback(remove)
+    return {"name": scene.domain(Disk(scene.images / "vm.raw")), "keep_source": False}
+
+
+FACTS["the_source_is_to_go_but_an_overlay_beside_it_needs_it"] = lambda refused: _has(refused, "dependents")
+FACTS["another_domain_runs_on_the_source"] = lambda refused: _has(refused, "in_use_by")
+
+
+def _has(refused: dict[str, Any], fact: str) -> None:
+    assert len(refused[fact]) == 1
+
+
+# The state of the domain
+
+
+@case("has a managed-save image", "managedsave-remove")
+def the_domain_has_a_managed_save_image(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw()), start=True)
+    with scene.libvirt(name) as domain:
+        domain.managedSave()
+    return {"name": name}
+
+
+@case("has 1 snapshot(s) (before)", "delete them first")
+def the_domain_has_an_internal_snapshot(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.qcow2(), "qcow2"))
+    with scene.libvirt(name) as domain:
+        domain.snapshotCreateXML("<domainsnapshot><name>before</name></domainsnapshot>")
+    return {"name": name, "format": "raw"}
+
+
+@case("has 1 snapshot(s) (disk-only)", "delete them first")
+def the_domain_has_an_external_snapshot(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw()))
+    with scene.libvirt(name) as domain:
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+        domain.snapshotCreateXML("<domainsnapshot><name>disk-only</name></domainsnapshot>", flags)
+    return {"name": name, "format": "raw"}
+
+
+@case("a block job runs on vda", "blockjob --abort")
+def a_block_job_runs(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw(mib=8)), start=True)
+    copy = scene.images / "copy.raw"
+    with scene.libvirt(name) as domain:
+        xml = f"<disk type='file'><source file='{copy}'/><driver type='raw'/></disk>"
+        bandwidth = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: 64 * 1024}
+        domain.blockCopy("vda", xml, bandwidth, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+        # Only the guest's images are to be compared, not the copy that grows meanwhile.
+        domain.suspend()
+    moved = scene.images.parent / f"{scene.images.name}-copy.raw"
+    os.rename(copy, moved)
+    scene.stack.callback(moved.unlink)
+    return {"name": name, "shutdown": "force"}
+
+
+@case("is running, and shutdown is never")
+def the_domain_runs_and_must_not_be_stopped(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "shutdown": "never"}
+
+
+@case("is paused, so that its guest cannot shut down", "resume it")
+def the_domain_is_paused(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw()), start=True)
+    with scene.libvirt(name) as domain:
+        domain.suspend()
+    return {"name": name}
+
+
+@case("the guest runs on", "but the definition names")
+def the_domain_runs_on_another_disk_than_it_defines(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw()), start=True)
+    with scene.libvirt(name) as domain:
+        definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        scene.hv.define(definition.replace("vm.raw", "another.raw"))
+    return {"name": name, "shutdown": "force"}
+
+
+@case("transient-vm: is transient")
+def the_domain_is_transient(scene: Scene) -> Asked:
+    xml = scene.hv.domain_xml("transient-vm", [Disk(scene.raw())], kernel=False)
+    with contextlib.closing(scene.hv.connect()) as connection:
+        connection.createXML(xml)
+    scene.stack.callback(scene.hv.remove, "transient-vm")
+    return {"name": "transient-vm", "shutdown": "force"}
+
+
+@case("no-such-vm: no domain of this name or UUID")
+def there_is_no_such_domain(scene: Scene) -> Asked:
+    return {"name": "no-such-vm"}
+
+
+@case("has no disk vdq", "it has vda (/")
+def the_domain_has_no_such_disk(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "disk": "vdq"}
+
+
+@case("has no disk /images/unknown.raw")
+def the_domain_has_no_disk_at_that_path(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "disk": "/images/unknown.raw"}
+
+
+# The kind of the disk
+
+
+@case("vda: is read-only")
+def the_disk_is_read_only(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw(), readonly=True))}
+
+
+@case("vda: is shareable")
+def the_disk_is_shareable(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw(), shareable=True))}
+
+
+@case("vda: is transient")
+def the_disk_is_transient(scene: Scene) -> Asked:
+    return {"name": scene.defined(lambda xml: xml.replace("</disk>", "<transient/></disk>"), Disk(scene.raw()))}
+
+
+@case("hdc: is a cdrom")
+def the_disk_is_a_cdrom(scene: Scene) -> Asked:
+    disk = Disk(scene.raw("image.iso"), target="hdc", device="cdrom", readonly=True)
+    return {"name": scene.domain(disk), "disk": "hdc"}
+
+
+@case("hdc: is a cdrom")
+def the_disk_is_an_empty_cdrom(scene: Scene) -> Asked:
+    empty = "<disk type='file' device='cdrom'><target dev='hdc' bus='ide'/><readonly/></disk>"
+    return {"name": scene.domain(Disk(scene.raw()), extra_devices=empty), "disk": "hdc"}
+
+
+@case("fda: is a floppy")
+def the_disk_is_a_floppy(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw("floppy.raw"), target="fda", device="floppy")), "disk": "fda"}
+
+
+@case("vda: its source is of type block")
+def the_disk_is_a_block_device(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk("/dev/loop7"))}
+
+
+@case("vda: its source is of type network")
+def the_disk_is_on_the_network(scene: Scene) -> Asked:
+    source = "<source protocol='nbd' name='export'><host name='127.0.0.1' port='10809'/></source>"
+    disk = f"<disk type='network'><driver name='qemu' type='raw'/>{source}<target dev='vda' bus='virtio'/></disk>"
+    return {"name": scene.domain(extra_devices=disk)}
+
+
+# The content of the image
+
+
+@case("vm.raw: found a raw image, asked for qcow2")
+def the_definition_says_qcow2_but_the_image_is_raw(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw(), "qcow2")), "format": "raw", "dest": str(scene.images / "new")}
+
+
+@case("vm.qcow2: found a qcow2 image, asked for vmdk")
+def the_definition_says_vmdk_but_the_image_is_qcow2(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.qcow2(), "vmdk")), "format": "raw"}
+
+
+@case("has the backing file", "does not name", "trusted=true")
+def the_image_has_a_backing_file_that_the_definition_does_not_name(scene: Scene) -> Asked:
+    overlay = make_overlay(scene.images / "vm.qcow2", scene.raw("secret"))
+    return {"name": scene.domain(Disk(overlay, "qcow2")), "format": "raw"}
+
+
+@case("middle.qcow2: has the backing file", "secret", "does not name")
+def the_backing_file_has_one_that_the_definition_does_not_name(scene: Scene) -> Asked:
+    middle = make_overlay(scene.images / "middle.qcow2", scene.raw("secret"))
+    overlay = make_overlay(scene.images / "vm.qcow2", middle, "qcow2")
+    name = scene.defined(lambda xml: with_backing(xml, (middle, "qcow2")), Disk(overlay, "qcow2"))
+    return {"name": name, "format": "raw"}
+
+
+@case("keeps its data in", "secret", "does not name")
+def the_image_has_a_data_file(scene: Scene) -> Asked:
+    image = scene.images / "vm.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={scene.images / 'secret'}", image, "4M")
+    return {"name": scene.domain(Disk(image, "qcow2")), "format": "raw"}
+
+
+@case("keeps its data in", "secret", "does not name")
+def the_image_is_a_vmdk_with_an_extent_beside_it(scene: Scene) -> Asked:
+    scene.raw("secret")
+    descriptor = scene.images / "vm.vmdk"
+    qemu_img("create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", descriptor, f"{8 * MIB}")
+    flat = scene.images / "vm-flat.vmdk"
+    flat.unlink()
+    descriptor.write_text(descriptor.read_text().replace("vm-flat.vmdk", "secret"))
+    return {"name": scene.domain(Disk(descriptor, "vmdk")), "format": "raw"}
+
+
+@case("not a plain file beside it")
+def the_image_is_a_vmdk_with_an_extent_elsewhere(scene: Scene) -> Asked:
+    descriptor = scene.images / "vm.vmdk"
+    qemu_img("create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", descriptor, f"{8 * MIB}")
+    descriptor.write_text(descriptor.read_text().replace("vm-flat.vmdk", "/etc/passwd"))
+    return {"name": scene.domain(Disk(descriptor, "vmdk")), "format": "raw", "trusted": True}
+
+
+@case("the backing chain runs in a circle")
+def the_chain_runs_in_a_circle(scene: Scene) -> Asked:
+    lower, upper = scene.images / "lower.qcow2", scene.images / "vm.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", lower, "8M")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", lower, "-F", "qcow2", upper)
+    qemu_img("rebase", "-u", "-f", "qcow2", "-b", upper, "-F", "qcow2", lower)
+    return {"name": scene.domain(Disk(upper, "qcow2")), "format": "raw", "trusted": True}
+
+
+@case("is encrypted", "in the clear")
+def the_image_is_encrypted(scene: Scene) -> Asked:
+    image = scene.images / "vm.qcow2"
+    key = ("--object", "secret,id=key,data=sesame")
+    options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
+    qemu_img("create", "-q", *key, "-f", "qcow2", "-o", options, image, "4M")
+    return {"name": scene.domain(Disk(image, "qcow2")), "format": "raw"}
+
+
+@case("is marked corrupt")
+def the_image_is_marked_corrupt(scene: Scene) -> Asked:
+    image = scene.qcow2()
+    with open(image, "r+b") as stream:
+        stream.seek(79)
+        stream.write(b"\2")
+    return {"name": scene.domain(Disk(image, "qcow2")), "format": "raw"}
+
+
+@case("holds 1 internal snapshot(s) (inside)")
+def the_source_is_to_go_with_its_internal_snapshots(scene: Scene) -> Asked:
+    image = scene.qcow2()
+    qemu_img("snapshot", "-c", "inside", image)
+    return {"name": scene.domain(Disk(image, "qcow2")), "format": "raw", "keep_source": False}
+
+
+@case("vm.raw: ")
+def the_image_is_missing(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.images / "vm.raw"))}
+
+
+# Space
+
+
+@case("not enough space in", "needed", "available")
+def there_is_not_enough_space(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw(mib=6))), "dest_dir": str(scene.small_file_system("4m"))}
+
+
+@case("not enough space in", "needed", "available")
+def there_is_not_enough_space_for_what_a_running_domain_has(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw(mib=6)), start=True)
+    return {"name": name, "dest_dir": str(scene.small_file_system("4m")), "shutdown": "force"}
+
+
+@case("not enough space in")
+def there_is_not_enough_space_for_a_thick_image(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw(mib=1)))
+    return {"name": name, "dest_dir": str(scene.small_file_system("4m")), "allocation": "lazy_zeroed_thick"}
+
+
+@case("a.qcow2, ", "b.qcow2: not enough space in")
+def there_is_not_enough_space_for_two_disks_together(scene: Scene) -> Asked:
+    disks = [Disk(scene.raw(f"{name}.raw", mib=3), target=f"vd{name}") for name in "ab"]
+    return {"name": scene.domain(*disks), "disks": ["vda", "vdb"], "dest_dir": str(scene.small_file_system("5m"))}
+
+
+FACTS["there_is_not_enough_space"] = _figures
+FACTS["there_is_not_enough_space_for_what_a_running_domain_has"] = _figures
+FACTS["there_is_not_enough_space_for_a_thick_image"] = _figures
+
+
+# The wish itself
+
+
+@case("source and destination are the same file")
+def the_destination_is_the_source(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "dest": str(scene.images / "vm.raw")}
+
+
+@case("source and destination are the same file")
+def the_destination_is_the_source_by_another_name(scene: Scene) -> Asked:
+    (scene.images / "link").symlink_to(scene.images)
+    return {"name": scene.domain(Disk(scene.raw())), "dest": str(scene.images / "link" / "vm.raw")}
+
+
+@case("dest: the directory", "missing does not exist")
+def the_directory_of_the_destination_is_missing(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "dest": str(scene.images / "missing" / "vm.qcow2")}
+
+
+@case("dest: 'vm.qcow2' is relative")
+def the_destination_is_relative(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "dest": "vm.qcow2"}
+
+
+@case("dest_dir: 'images' is relative")
+def the_directory_is_relative(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "dest_dir": "images"}
+
+
+@case("dest: names one file, but several disks")
+def one_destination_is_given_for_two_disks(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw("a.raw")), Disk(scene.raw("b.raw"), target="vdb"))
+    return {"name": name, "disks": ["vda", "vdb"], "dest": str(scene.images / "new")}
+
+
+@case("two disks would become", "same.qcow2")
+def two_disks_would_become_one_file(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw("same.raw")), Disk(scene.raw("same.img"), target="vdb"))
+    return {"name": name, "disks": ["vda", "vdb"]}
+
+
+@case("line break")
+def the_destination_has_a_newline(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "dest": f"{scene.images}/a\nb"}
+
+
+@case("cannot stand in a domain's XML")
+def the_destination_has_a_control_character(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "dest": f"{scene.images}/a\x01b"}
+
+
+@case("file name has more than 255 bytes")
+def the_name_of_the_destination_is_too_long(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "dest": f"{scene.images}/{'x' * 256}"}
+
+
+@case("shutdown_timeout: 0 s")
+def there_is_no_time_to_shut_down(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "shutdown_timeout": 0}
+
+
+@case("cluster_size", "1000")
+def the_cluster_size_is_no_power_of_two(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "cluster_size": "1000"}
+
+
+@case("compress: raw images cannot be compressed")
+def the_format_knows_no_compression(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "format": "raw", "compress": True}
+
+
+@case("mutually exclusive")
+def one_disk_and_several_are_given(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "disk": "vda", "dest": "/x", "dest_dir": "/y"}
+
+
+@case("one of", "live")
+def the_mode_is_one_to_come(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "mode": "live"}
+
+
+# What the host lacks
+
+
+@case("cannot connect to libvirt", "missing.sock")
+def libvirt_is_unreachable(scene: Scene) -> Asked:
+    return {"name": "vm", "uri": f"qemu+unix:///system?socket={scene.images}/missing.sock"}
+
+
+def _without(scene: Scene, library: str) -> dict[str, str]:
+    """An environment in which the library cannot be imported."""
+    stubs = scene.images / "stubs"
+    stubs.mkdir()
+    (stubs / f"{library}.py").write_text(f"raise ImportError('no module {library} here')\n")
+    return {"PYTHONPATH": str(stubs), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@case("Failed to import the required Python library (lxml)")
+def lxml_is_missing(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "environment": _without(scene, "lxml")}
+
+
+@case("Failed to import the required Python library (libvirt-python)")
+def the_libvirt_binding_is_missing(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "environment": _without(scene, "libvirt")}
+
+
+@case("qemu-img was not found", "install")
+def qemu_img_is_missing(scene: Scene) -> Asked:
+    """The module looks in the usual places as well, so it gets a namespace in which nothing can be executed there."""
+    hidden, python = scene.images / "hidden", scene.images / "python"
+    hidden.touch(mode=0o644)
+    python.write_text(f'#!/bin/sh -e\nmount --bind {hidden} /usr/bin/qemu-img\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    isolated = scene.images / "isolated"
+    isolated.write_text(f'#!/bin/sh -e\nexec unshare --mount {python} "$@"\n')
+    isolated.chmod(0o755)
+    return {"name": scene.domain(Disk(scene.raw())), "python": isolated}
+
+
+def test_a_guest_that_ignores_acpi_runs_on_after_the_timeout(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    make_image(images / "vm.raw")
+    guest = make_domain([Disk(images / "vm.raw")], start=True, cmdline_extra="lab.ignore_acpi")
+    guest.must("echo alive >/tmp/here")
+    params = {"name": guest.name, "disk": "vda", "shutdown_timeout": 2, "uri": hv.uri}
+    before, files = definition(hv, guest.name), tree_state(images)
+    failed = run_module(MODULE, params)
+    assert failed["failed"]
+    assert "did not shut down within 2 s" in failed["msg"]
+    assert "force" in failed["msg"]
+    assert guest.must("cat /tmp/here") == "alive\n", "the same guest, not one that was started again"
+    assert definition(hv, guest.name) == before
+    assert list(tree_state(images)) == list(files) == [".", "vm.raw"]
+    assert tree_state(images)["vm.raw"] == files["vm.raw"]
+    done = run_module(MODULE, {**params, "shutdown": "force"})
+    assert done.get("changed"), done
+    guest.wait_ready()
+    assert guest.run("cat /tmp/here")[0] != 0
+
+
+def test_a_paused_domain_can_be_forced(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> None:
+    name = make_domain([Disk(make_image(images / "vm.raw"))], kernel=False).name
+    hv.start(name)
+    with contextlib.closing(hv.connect()) as connection:
+        connection.lookupByName(name).suspend()
+    done = run_module(MODULE, {"name": name, "disk": "vda", "shutdown": "force", "uri": hv.uri})
+    assert done.get("changed"), done
+    assert is_running(hv, name)
+
+
+def test_a_domain_that_is_to_stay_off_stays_off(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> None:
+    name = make_domain([Disk(make_image(images / "vm.raw"))], kernel=False).name
+    hv.start(name)
+    params = {"name": name, "disk": "vda", "shutdown": "force", "restart": False, "uri": hv.uri}
+    done = run_module(MODULE, params)
+    assert [action.split()[0] for action in done["actions"]] == ["destroy", "convert", "define"]
+    assert not is_running(hv, name)
+    assert not run_module(MODULE, {**params, "restart": True})["changed"], "nobody owes it a start"
+    assert not is_running(hv, name)

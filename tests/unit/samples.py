@@ -1,0 +1,42 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images as plain facts, for tests of decisions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+
+MIB = 1 << 20
+
+#: A door that nobody may go through: a decision runs no command.
+NO_QEMU_IMG = QemuImg("/nonexistent/qemu-img")
+
+
+def qcow2(path: str = "/images/web.qcow2", **facts: Any) -> Image:
+    """A plain qcow2 image of 10 MiB, but for FACTS."""
+    usual: dict[str, Any] = {
+        "format": "qcow2",
+        "virtual_size": 10 * MIB,
+        "actual_size": 196 * 1024,
+        "cluster_size": 65536,
+        "compat": "1.1",
+        "lazy_refcounts": False,
+        "refcount_bits": 16,
+        "extended_l2": False,
+        "compression_type": "zlib",
+    }
+    return Image(path=path, **{**usual, **facts})
+
+
+def raw(path: str = "/images/web.raw", **facts: Any) -> Image:
+    """A raw image of 10 MiB, but for FACTS."""
+    return Image(path=path, **{"format": "raw", "virtual_size": 10 * MIB, "actual_size": 0, **facts})
+
+
+def snapshot(name: str = "before", virtual_size: int = 10 * MIB) -> Snapshot:
+    return Snapshot("1", name, "2024-01-01T00:00:00+00:00", 0, virtual_size)
