@@ -57,7 +57,7 @@ def claimed_format(path: str) -> str:
 
 
 def require_format(path: str, image_format: str) -> None:
-    """Raises UnsafeImage where *image_format* is raw and the content of *path* begins like another format (HAZARDS A15).
+    """Raises UnsafeImage where *image_format* is raw and *path* begins like another format (HAZARDS A15).
 
     It may be a raw disk whose guest wrote such a header, or not a raw disk at all: nobody can tell from here.
     """
@@ -149,7 +149,7 @@ def chain(qemu_img: QemuImg, top: Image) -> tuple[Image, ...]:
 
 def links(top: str, image_format: str) -> t.Iterator[tuple[str, str | None]]:
     """The references below *top* by headers alone, as (path, format), until one does not resolve or repeats."""
-    seen = set()
+    seen: set[tuple[int, int]] = set()
     path: str | None = top
     fmt: str | None = image_format
     while path is not None and fmt is not None and len(seen) < DEEPEST_CHAIN:

@@ -81,7 +81,8 @@ class Work:
             self.domain.destroy()
         elif not self.domain.shut_down(self.wish.shutdown_timeout):
             raise LibvirtFailed(
-                f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: it still runs and nothing was changed: "
+                f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: "
+                "it still runs and nothing was changed: "
                 "see whether it obeys ACPI, raise shutdown_timeout, or set shutdown to force",
                 state=self.domain.state(),
             )
@@ -105,10 +106,17 @@ class Work:
         )
         after = _image.inspect(self.qemu_img, new_file.name, layout.format)
         _convert.require_unchanged_size(item, before.virtual_size, after.virtual_size)
-        if self.wish.verify and not self.qemu_img.same_content(item.source, item.source_format, new_file.name, layout.format):
-            raise DiskError(f"{item.dest}: the new image has not the content of {item.source}: it was removed, and the source is as it was")
+        if self.wish.verify and not self.qemu_img.same_content(
+            item.source, item.source_format, new_file.name, layout.format
+        ):
+            raise DiskError(
+                f"{item.dest}: the new image has not the content of {item.source}: it was removed, "
+                "and the source is as it was"
+            )
         _staging.resemble(new_file.name, item.source)
-        self.operation.note(item.dest, domain=self.domain.uuid, source=item.source, dest=item.dest, **{NEW_FILE: new_file.identity()})
+        self.operation.note(
+            item.dest, domain=self.domain.uuid, source=item.source, dest=item.dest, **{NEW_FILE: new_file.identity()}
+        )
         new_file.publish()
 
     def define(self, changes: t.Sequence[_domain_xml.DiskChange]) -> None:
@@ -121,15 +129,18 @@ class Work:
         self.hypervisor.define(wanted)
         difference = _domain_xml.unexpected_difference(wanted, self.domain.xml(inactive=True))
         if difference:
-            raise LibvirtFailed(f"{self.domain.name}: libvirt made something else of the definition: it was put back:\n{difference}")
+            raise LibvirtFailed(
+                f"{self.domain.name}: libvirt made something else of the definition: it was put back:\n{difference}"
+            )
         if self.domain.is_active() and not _runs_on(self.domain, changes):
             raise DiskError(
-                f"{self.domain.name}: was started on its old disk by somebody else meanwhile: the definition was put back: run again"
+                f"{self.domain.name}: was started on its old disk by somebody else meanwhile: "
+                "the definition was put back: run again"
             )
         self._require_unwritten()
 
     def withdraw(self, new_file: _staging.NewFile) -> None:
-        """Removes a new image again, unless it may be the domain's disk now: named by the definition, or open in a guest."""
+        """Removes a new image again, unless it may be the domain's disk now: by the definition, or open in a guest."""
         if not self._named and not _usage.is_locked(new_file.path):
             new_file.withdraw()
 
@@ -171,14 +182,18 @@ class Work:
 
     def _require_off(self) -> None:
         if self.domain.is_active():
-            raise DiskError(f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again")
+            raise DiskError(
+                f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again"
+            )
 
     def _require_unwritten(self) -> None:
         """Raises DiskError where a source was written to after it was read: by a domain that ran in between, say."""
         for source, as_read in self._as_read.items():
             if _staging.last_write(source) != as_read:
                 raise DiskError(
-                    f"{source}: was written to by somebody else while it was converted: the new image was removed: run again", path=source
+                    f"{source}: was written to by somebody else while it was converted: the new image was removed: "
+                    "run again",
+                    path=source,
                 )
 
 
@@ -198,13 +213,21 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
         new_file = _staging.NewFile(item.dest)
         found.append(
             Step(
-                f"convert {item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} ({wish.layout.format})",
+                f"convert {item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} "
+                f"({wish.layout.format})",
                 _convert_one(work, item, new_file),
                 _withdraw(work, new_file),
             )
         )
     named = [changed(item, wish) for item in conversions]
-    found.append(Step(f"define {name} with {', '.join(item.path for item in named)}", lambda: work.define(named), work.define_as_before, not restart))
+    found.append(
+        Step(
+            f"define {name} with {', '.join(item.path for item in named)}",
+            lambda: work.define(named),
+            work.define_as_before,
+            not restart,
+        )
+    )
     if restart:
         found.append(Step(f"start {name}", work.start, commits=True))
     if not wish.keep_source:

@@ -57,7 +57,9 @@ class NewFile:
         try:
             os.mkdir(staging_directory(self.path), 0o700)
         except OSError as error:
-            raise DiskError(f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path) from error
+            raise DiskError(
+                f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path
+            ) from error
 
     def identity(self) -> list[int]:
         """Device and inode of the new file, which publishing does not change: by them a record knows it again."""
@@ -171,10 +173,14 @@ def _move_where_nothing_is(name: str, path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
             raise DiskError(f"{path}: cannot put the new file in place: {error.strerror}", path=path) from error
-    if os.path.lexists(path):  # a file system without hard links: the record keeps other runs away, the look keeps us off
+    if os.path.lexists(
+        path
+    ):  # a file system without hard links: the record keeps other runs away, the look keeps us off
         raise _appeared(path)
     os.rename(name, path)
 
 
 def _appeared(path: str) -> DiskError:
-    return DiskError(f"{path}: a file appeared here meanwhile: it is left alone, and nothing was put in its place", path=path)
+    return DiskError(
+        f"{path}: a file appeared here meanwhile: it is left alone, and nothing was put in its place", path=path
+    )

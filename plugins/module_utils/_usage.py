@@ -86,7 +86,10 @@ def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: boo
     found = users_of(path, users)
     locked = locks and is_locked(path)
     if found or locked:
-        by = "; ".join(str(user) for user in found) or "a process outside libvirt's sight (qemu-img, qemu-nbd or another QEMU)"
+        by = (
+            "; ".join(str(user) for user in found)
+            or "a process outside libvirt's sight (qemu-img, qemu-nbd or another QEMU)"
+        )
         raise ImageInUse(
             f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",
             path=path,
@@ -98,7 +101,9 @@ def directories_to_search(path: str, search_paths: t.Iterable[str], hypervisor: 
     """Where overlays of *path* may lie: beside it, in *search_paths*, in the directories of libvirt's pools."""
     directories = [os.path.dirname(os.path.realpath(path)), os.path.dirname(path), *search_paths]
     if hypervisor is not None:
-        directories += [directory for directory in (_domain_xml.pool_path(pool.xml()) for pool in hypervisor.pools()) if directory]
+        directories += [
+            directory for directory in (_domain_xml.pool_path(pool.xml()) for pool in hypervisor.pools()) if directory
+        ]
     return sorted({os.path.realpath(directory) for directory in directories if os.path.isdir(directory)})
 
 
@@ -114,11 +119,12 @@ def dependents(path: str, directories: t.Iterable[str], users: t.Iterable[User] 
 
 
 def require_no_dependents(path: str, found: t.Sequence[str], to_do: str, otherwise: str) -> None:
-    """Raises HasDependents where *found*, the dependents of *path*, is not empty; *otherwise* says what else can be done."""
+    """Raises HasDependents where *found*, the dependents of *path*, is not empty; *otherwise* is another way out."""
     if found:
         shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         raise HasDependents(
-            f"{path}: {len(found)} image(s) read it as their backing file ({shown}): asked to {to_do}, which would destroy them: "
+            f"{path}: {len(found)} image(s) read it as their backing file ({shown}): asked to {to_do}, "
+            "which would destroy them: "
             f"make them independent first, or {otherwise}",
             path=path,
             dependents=list(found),
@@ -127,7 +133,9 @@ def require_no_dependents(path: str, found: t.Sequence[str], to_do: str, otherwi
 
 def _users_by(domain: Domain, hypervisor: Hypervisor) -> t.Iterator[User]:
     running = domain.is_active()
-    definitions = [(_domain_xml.disks(domain.xml(inactive=True, secrets=False)), "disk")] if domain.is_persistent() else []
+    definitions = (
+        [(_domain_xml.disks(domain.xml(inactive=True, secrets=False)), "disk")] if domain.is_persistent() else []
+    )
     if running:
         definitions.append((_domain_xml.disks(domain.xml(inactive=False, secrets=False)), "disk"))
     definitions += [(_domain_xml.snapshot_disks(xml), "disk in a snapshot") for xml in domain.snapshot_definitions()]

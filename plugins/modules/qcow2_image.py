@@ -20,8 +20,8 @@ description:
   - Images that are in use, and backing files of other images, are not written.
   - To change an overlay, C(qemu-img) opens its backing file, so the task has to name it.
   - Owner, mode and attributes are left alone while a guest has the image open, since libvirt owns it for that time.
-  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who uses
-    an image.
+  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
+    uses an image.
 extends_documentation_fragment:
   - ansible.builtin.files
   - kvmops.disk.allocation
@@ -51,8 +51,8 @@ options:
     description:
       - The virtual size, which is what a guest sees; bytes, or a number with V(K), V(M), V(G), V(T), V(P) or V(E)
         (powers of 1024; V(10G) and V(10GiB) are the same).
-      - Required to create an image without a backing file. An overlay has the size of its backing file unless a larger one
-        is given.
+      - Required to create an image without a backing file. An overlay has the size of its backing file unless a larger
+        one is given.
       - An existing image is grown to it. It is shrunk only with O(shrink=true).
     type: str
   shrink:
@@ -416,7 +416,7 @@ class ImageTask:
             report["actions"].append(f"set the owner, mode or attributes of {self.path}")
 
     def _settling(self, image_format: str | None, operation: Operation | None) -> tuple[Step, ...]:
-        """What is to be done first where a run died on the image; while another one lives, what lies there is its own."""
+        """What is to be done first where a run died on the image; what a living one has there is its own business."""
         left = operation.left_behind(self.path) if operation else _lock.look(self.path)
         if left and left.get("alive"):
             return ()

@@ -39,8 +39,8 @@ options:
   format:
     description:
       - The format of the images. An image of another one is an error, but anything can be looked at as V(raw).
-      - If left out, the first bytes of each image say it. A guest can write those of a raw disk; for the disks of domains,
-        M(kvmops.disk.vm_disk_info) takes the format from the domain.
+      - If left out, the first bytes of each image say it. A guest can write those of a raw disk; for the disks of
+        domains, M(kvmops.disk.vm_disk_info) takes the format from the domain.
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
   backing_chain:

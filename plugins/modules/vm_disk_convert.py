@@ -13,12 +13,13 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Makes sure that disks of a libvirt domain are in a format, and at a place. Where they are not, the domain is shut down,
-    the images are converted and compared with their sources, the domain is redefined with the new ones and started again.
+  - Makes sure that disks of a libvirt domain are in a format, and at a place. Where they are not, the domain is shut
+    down, the images are converted and compared with their sources, the domain is redefined with the new ones and
+    started again.
   - In the definition, the driver type and the source of the disks change and nothing else does.
   - A disk with backing files becomes independent of them.
-  - When anything fails, or the task is told to end, everything is as before and a domain that ran runs again. When the module is
-    killed, the next run finishes or reverts what was in flight and starts a domain that was left off.
+  - When anything fails, or the task is told to end, everything is as before and a domain that ran runs again. When
+    the module is killed, the next run finishes or reverts what was in flight and starts a domain that was left off.
   - The sources are kept unless O(keep_source=false).
 extends_documentation_fragment:
   - kvmops.disk.allocation
@@ -53,8 +54,8 @@ options:
   dest:
     description:
       - The absolute path of the new image; for one disk only.
-      - If neither this nor O(dest_dir) is given, the new image stands beside the old one, under its name with the suffix of the
-        new format, and a disk that has the format already is left alone wherever it is.
+      - If neither this nor O(dest_dir) is given, the new image stands beside the old one, under its name with the
+        suffix of the new format, and a disk that has the format already is left alone wherever it is.
     type: path
   dest_dir:
     description:
@@ -92,7 +93,8 @@ options:
     description:
       - Whether the old images are kept. Otherwise they are removed after the domain runs from the new ones, or,
         if it is off, after its new definition has been verified.
-      - An old image that other images have as their backing file is not removed; the task fails before it changes anything.
+      - An old image that other images have as their backing file is not removed; the task fails before it changes
+        anything.
     type: bool
     default: true
   compress:
@@ -107,14 +109,15 @@ options:
     choices: [zlib, zstd]
   search_paths:
     description:
-      - Directories in which images are looked for that have a source as their backing file, beside its own directory and those of
-        libvirt's storage pools. Matters with O(keep_source=false).
+      - Directories in which images are looked for that have a source as their backing file, beside its own directory
+        and those of libvirt's storage pools. Matters with O(keep_source=false).
     type: list
     elements: path
     default: []
   trusted:
     description:
-      - Whether to follow references to backing and data files that are in the images but not in the domain's definition.
+      - Whether to follow references to backing and data files that are in the images but not in the domain's
+        definition.
       - Such a reference can have been planted to copy a foreign file into the disk. The definition names a backing file
         by C(backingStore); that of a running domain always does.
     type: bool
@@ -159,7 +162,8 @@ actions:
   type: list
   elements: str
 diff:
-  description: The disks before and after, and the change of the domain's definition as a unified diff. Passwords are hidden.
+  description: The disks before and after, and the change of the domain's definition as a unified diff. Passwords are
+    hidden.
   returned: always
   type: list
   elements: dict
@@ -207,7 +211,8 @@ disks:
       description: Whether the new image was compared with its source.
       type: bool
     downtime_seconds:
-      description: How long the domain was off, from the request to shut down to its start; null if it did not go off and on.
+      description: How long the domain was off, from the request to shut down to its start; null if it did not go off
+        and on.
       type: float
 in_use_by:
   description: The domains that use an image, where that made the task fail.
@@ -308,7 +313,7 @@ class ConvertTask:
         self._images: dict[str, _image.Image] = {}
 
     def decide(self, operation: Operation | None) -> Plan:
-        """The plan. Where the wish is refused, but a dead run left something, the plan settles that and then refuses."""
+        """The plan. Where the wish is refused, but a dead run left something, it settles that and then refuses."""
         self.conversions = []
         self.state = _domain.observe(self.hypervisor, self.domain)
         self.unfinished = _unfinished.find(self.state, [], self._note_of(operation))
@@ -376,11 +381,18 @@ class ConvertTask:
         for item in self.conversions:
             own = [user for user in users if user.uuid == self.state.uuid and user.target != item.target]
             for path in (item.source, item.dest):
-                _usage.require_unused(path, [*others, *own], "convert it" if path == item.source else "put a new image there", locks=not self.state.active)
+                _usage.require_unused(
+                    path,
+                    [*others, *own],
+                    "convert it" if path == item.source else "put a new image there",
+                    locks=not self.state.active,
+                )
             if not self.wish.keep_source:
                 directories = _usage.directories_to_search(item.source, self.params["search_paths"], self.hypervisor)
                 found = _usage.dependents(item.source, directories, users)
-                _usage.require_no_dependents(item.source, found, "remove it after its conversion (keep_source=false)", "keep the source")
+                _usage.require_no_dependents(
+                    item.source, found, "remove it after its conversion (keep_source=false)", "keep the source"
+                )
 
     def _require_space(self, *, share: bool) -> None:
         """Raises NotEnoughSpace. Beside a running guest (*share*) the figures are of the moment."""
@@ -425,7 +437,7 @@ class ConvertTask:
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
         """Where another verb died on a source, that source is checked first."""
         note_of = self._note_of(operation)
-        found = []
+        found: list[Step] = []
         for item in self.conversions:
             note = note_of(item.source)
             if note and note.get("verb") != "convert":
@@ -440,7 +452,11 @@ class ConvertTask:
         found = []
         for source in self.unfinished.sources:
             directories = _usage.directories_to_search(source, self.params["search_paths"], self.hypervisor)
-            if os.path.lexists(source) and not _usage.users_of(source, users) and not _usage.dependents(source, directories, users):
+            if (
+                os.path.lexists(source)
+                and not _usage.users_of(source, users)
+                and not _usage.dependents(source, directories, users)
+            ):
                 found.append(Step(f"remove {source}", _remover(source)))
         return tuple(found)
 

@@ -13,8 +13,8 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Returns the disks of all domains of a libvirt connection, or of the named ones, with their formats, sizes and backing chains,
-    whether the domains run or not.
+  - Returns the disks of all domains of a libvirt connection, or of the named ones, with their formats, sizes and
+    backing chains, whether the domains run or not.
   - The format of a disk is the one that the domain's definition says. It is never guessed from the content.
 extends_documentation_fragment:
   - kvmops.disk.libvirt
@@ -188,11 +188,13 @@ def gather(module: AnsibleModule) -> dict[str, t.Any]:
     names = module.params["names"]
     hypervisor = Hypervisor.connect(module.params["uri"])
     qemu_img = QemuImg.find()
-    observed = [seen for domain in domains(hypervisor, names) if (seen := observe(hypervisor, domain, names is not None))]
+    observed = [
+        seen for domain in domains(hypervisor, names) if (seen := observe(hypervisor, domain, names is not None))
+    ]
     users = _usage.domain_users(hypervisor)
     with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
         disks = threads.map(
-            lambda item: facts(qemu_img, *item, users),
+            lambda item: facts(qemu_img, item[0], item[1], item[2], users),
             [(state, disk, jobs) for state, jobs in observed for disk in state.disks],
         )
         return {"changed": False, "disks": list(disks)}

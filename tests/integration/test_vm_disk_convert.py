@@ -60,9 +60,7 @@ def main_job(hv: Hypervisor) -> Iterator[MainJob]:
     guest.wait_ready()
     again = run_module(MODULE, params)
     by_old_path = run_module(MODULE, {**params, "disk": str(source)})
-    yield MainJob(
-        guest, source, file_sha256(source), before, untouched, predicted, done, again, by_old_path
-    )
+    yield MainJob(guest, source, file_sha256(source), before, untouched, predicted, done, again, by_old_path)
     hv.remove("main-job")
 
 
