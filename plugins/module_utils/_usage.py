@@ -97,9 +97,13 @@ def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: boo
         )
 
 
-def directories_to_search(path: str, search_paths: t.Iterable[str], hypervisor: Hypervisor | None) -> list[str]:
-    """Where overlays of *path* may lie: beside it, in *search_paths*, in the directories of libvirt's pools."""
-    directories = [os.path.dirname(os.path.realpath(path)), os.path.dirname(path), *search_paths]
+def directories_to_search(
+    paths: t.Iterable[str], search_paths: t.Iterable[str], hypervisor: Hypervisor | None
+) -> list[str]:
+    """Where overlays of *paths* may lie: beside them, in *search_paths*, in the directories of libvirt's pools."""
+    directories = [*search_paths]
+    for path in paths:
+        directories += [os.path.dirname(os.path.realpath(path)), os.path.dirname(path)]
     if hypervisor is not None:
         directories += [
             directory for directory in (_domain_xml.pool_path(pool.xml()) for pool in hypervisor.pools()) if directory
@@ -112,10 +116,23 @@ def dependents(path: str, directories: t.Iterable[str], users: t.Iterable[User] 
 
     Looked for in *directories*, and among the files of *users* wherever those are.
     """
-    identity = _identity(path)
-    candidates = {entry.path for directory in directories for entry in _files(directory)}
-    candidates.update(user.path for user in users)
-    return sorted(candidate for candidate in candidates if identity in _references(candidate))
+    return Readers(directories, users).of(path)
+
+
+class Readers:
+    """Which images read which, found by headers alone: one look at each file, for any number of questions."""
+
+    def __init__(self, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> None:
+        candidates = {entry.path for directory in directories for entry in _files(directory)}
+        candidates.update(user.path for user in users)
+        self._readers: dict[Identity, list[str]] = {}
+        for candidate in sorted(candidates):
+            for identity in set(_references(candidate)):
+                self._readers.setdefault(identity, []).append(candidate)
+
+    def of(self, path: str) -> list[str]:
+        """The images that have the file at *path*, by whatever name, as backing or data file."""
+        return list(self._readers.get(_identity(path), ()))
 
 
 def require_no_dependents(path: str, found: t.Sequence[str], to_do: str, otherwise: str) -> None:

@@ -388,7 +388,7 @@ class ConvertTask:
                     locks=not self.state.active,
                 )
             if not self.wish.keep_source:
-                directories = _usage.directories_to_search(item.source, self.params["search_paths"], self.hypervisor)
+                directories = _usage.directories_to_search([item.source], self.params["search_paths"], self.hypervisor)
                 found = _usage.dependents(item.source, directories, users)
                 _usage.require_no_dependents(
                     item.source, found, "remove it after its conversion (keep_source=false)", "keep the source"
@@ -451,7 +451,7 @@ class ConvertTask:
         users = _usage.domain_users(self.hypervisor)
         found = []
         for source in self.unfinished.sources:
-            directories = _usage.directories_to_search(source, self.params["search_paths"], self.hypervisor)
+            directories = _usage.directories_to_search([source], self.params["search_paths"], self.hypervisor)
             if (
                 os.path.lexists(source)
                 and not _usage.users_of(source, users)

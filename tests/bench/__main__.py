@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.pair import HEADER, Row, Way, compare
 from lab import Disk, Hypervisor, run_module
+
+from bench.pair import HEADER, Row, Way, compare
 
 GIB, MIB = 1 << 30, 1 << 20
 IMAGES = 200
@@ -80,7 +81,9 @@ def information(directory: Path) -> Row:
         for path in paths:
             subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.DEVNULL)
 
-    return compare("qcow2_image_info, 200 images, beside 200 x qemu-img info", Way(ours), Way(by_hand), rounds=5, goal=0.6)
+    return compare(
+        "qcow2_image_info, 200 images, beside 200 x qemu-img info", Way(ours), Way(by_hand), rounds=5, goal=0.6
+    )
 
 
 def unchanged(hv: Hypervisor, directory: Path) -> Iterator[Row]:
@@ -106,7 +109,9 @@ def unchanged(hv: Hypervisor, directory: Path) -> Iterator[Row]:
             if run_module(name, parameters)["changed"]:
                 raise RuntimeError(f"{name} changed something")
 
-        yield compare(f"{name}, nothing to do, beside imports and one qemu-img info", Way(ours), Way(floor), rounds=15, goal=1.25)
+        yield compare(
+            f"{name}, nothing to do, beside imports and one qemu-img info", Way(ours), Way(floor), rounds=15, goal=1.25
+        )
 
 
 def main() -> None:

@@ -515,3 +515,24 @@ def test_what_may_not_be_read_is_not_silently_left_out(tmp_path: Path) -> None:
     assert "cannot be searched for images: Permission denied" in refused(closed, as_user=65533)["msg"]
     assert "cannot be read: Permission denied" in refused(secret, as_user=65533)["msg"]
     assert [failure["path"] for failure in look(secret.parent, as_user=65533)["failures"]] == [str(secret)]
+
+
+def test_dependents_are_the_images_that_read_an_image(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> None:
+    base, elsewhere = images / "base.qcow2", images / "clones"
+    create(base, "qcow2", MIB)
+    elsewhere.mkdir()
+    beside = overlay(images / "beside.qcow2", str(base))
+    searched = overlay(elsewhere / "searched.qcow2", str(base))
+    (images / "deeper").mkdir()
+    defined = overlay(images / "deeper" / "defined.qcow2", str(base))
+    make_domain([Disk(defined, "qcow2")])
+    answer = look(base, beside, dependents=True, search_paths=[str(elsewhere)], uri=hv.uri)
+    assert {image["path"]: set(image["dependents"]) for image in answer["images"]} == {
+        str(base): {str(beside), str(searched), str(defined)},
+        str(beside): set(),
+    }
+
+
+def test_dependents_are_looked_for_only_when_asked(tmp_path: Path) -> None:
+    create(tmp_path / "base.qcow2", "qcow2", MIB)
+    assert "dependents" not in one(tmp_path / "base.qcow2")
