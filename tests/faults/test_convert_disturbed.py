@@ -169,7 +169,7 @@ def test_a_qemu_img_that_is_killed_leaves_everything_as_it_was(
 
 
 def test_of_two_runs_at_once_one_converts(running: Machine) -> None:
-    runs = [start_module(MODULE, running.params) for _ in range(2)]
+    runs = [start_module(MODULE, running.params) for _run in range(2)]
     results = [run.result() for run in runs]
     changed = [result for result in results if result.get("changed")]
     assert len(changed) == 1, results

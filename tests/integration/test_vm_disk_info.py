@@ -246,7 +246,7 @@ def test_domains_that_come_and_go_meanwhile_are_no_failure(
     for person in people:
         person.start()
     try:
-        looks = [module(MODULE, {}) for _ in range(8)]
+        looks = [module(MODULE, {}) for _look in range(8)]
     finally:
         done.set()
         for person in people:

@@ -59,7 +59,7 @@ class RunningModule:
         self._clean_up()
         start = output.find("{")
         try:
-            found, _ = json.JSONDecoder().raw_decode(output[start:]) if start >= 0 else (None, 0)
+            found, _end = json.JSONDecoder().raw_decode(output[start:]) if start >= 0 else (None, 0)
         except ValueError:
             found = None
         if not isinstance(found, dict):
