@@ -62,17 +62,13 @@ class Work:
         )
 
     def restore(self) -> None:
-        """The domain as it was before: running if it ran. Where that fails, the records stay for the next run.
-
-        So they do where the definition could not be put back, since it may name the new images now (HAZARDS G9).
-        """
+        """The domain as it was before: running if it ran. Where that fails, the records stay for the next run."""
         for path in self.operation.paths:
             self.operation.keep(path)
         if self.runs and not self.domain.is_active():
             self.domain.start()
-        if not self._named:
-            self._remove_record()
-            self._settle()
+        self._remove_record()
+        self._settle()
 
     def power_off(self) -> None:
         """Raises LibvirtFailed where the guest does not go off in time and must not be forced."""
@@ -140,7 +136,10 @@ class Work:
         self._require_unwritten()
 
     def withdraw(self, new_file: _staging.NewFile) -> None:
-        """Removes a new image again, unless it may be the domain's disk now: by the definition, or open in a guest."""
+        """Removes a new image again, unless it may be the domain's disk now.
+
+        A guest may have it open, or the definition name it: libvirt may have taken that and died (HAZARDS G9).
+        """
         if not self._named and not _usage.is_locked(new_file.path):
             new_file.withdraw()
 

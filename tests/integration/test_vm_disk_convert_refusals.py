@@ -9,6 +9,8 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,6 +254,31 @@ def a_block_job_runs(scene: Scene) -> Asked:
     moved = scene.images.parent / f"{scene.images.name}-copy.raw"
     os.rename(copy, moved)
     scene.stack.callback(moved.unlink)
+    return {"name": name, "shutdown": "force"}
+
+
+@case("is being migrated, saved or dumped")
+def the_domain_is_being_dumped(scene: Scene) -> Asked:
+    """Into a FIFO that nobody empties, so that the dump lasts."""
+    name = scene.domain(Disk(scene.raw()), start=True)
+    pipe = scene.images.parent / f"{scene.images.name}-dump"
+    os.mkfifo(pipe)
+    scene.stack.callback(pipe.unlink)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def dump() -> None:
+        with scene.libvirt(name) as domain, contextlib.suppress(libvirt.libvirtError):
+            domain.coreDump(str(pipe), libvirt.VIR_DUMP_MEMORY_ONLY | libvirt.VIR_DUMP_LIVE)
+
+    dumper = threading.Thread(target=dump)
+    dumper.start()
+    scene.stack.callback(dumper.join)
+    scene.stack.callback(os.close, reader)
+    with scene.libvirt(name) as domain:
+        deadline = time.monotonic() + 10
+        while domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     return {"name": name, "shutdown": "force"}
 
 
