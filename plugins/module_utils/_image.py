@@ -73,6 +73,12 @@ def require_format(path: str, image_format: str) -> None:
         )
 
 
+def require_regular_file(path: str) -> None:
+    """Raises UnsafeImage where *path* is a block device, which a file cannot replace one for one."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UnsafeImage(f"{path}: is not a regular file, and only image files are converted", path=path)
+
+
 def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None) -> Image:
     """The facts of the image at *path*, read as *image_format*, or as what its first bytes claim.
 

@@ -102,18 +102,22 @@ class Work:
         )
         after = _image.inspect(self.qemu_img, new_file.name, layout.format)
         _convert.require_unchanged_size(item, before.virtual_size, after.virtual_size)
-        if self.wish.verify and not self.qemu_img.same_content(
-            item.source, item.source_format, new_file.name, layout.format
-        ):
-            raise DiskError(
-                f"{item.dest}: the new image has not the content of {item.source}: it was removed, "
-                "and the source is as it was"
-            )
+        if self.wish.verify:
+            self._verify(item, new_file.name)
         _staging.resemble(new_file.name, item.source)
         self.operation.note(
             item.dest, domain=self.domain.uuid, source=item.source, dest=item.dest, **{NEW_FILE: new_file.identity()}
         )
         new_file.publish()
+
+    def _verify(self, item: Conversion, name: str) -> None:
+        with _staging.syncing(name):
+            same = self.qemu_img.same_content(item.source, item.source_format, name, self.wish.layout.format)
+        if not same:
+            raise DiskError(
+                f"{item.dest}: the new image has not the content of {item.source}: it was removed, "
+                "and the source is as it was"
+            )
 
     def define(self, changes: t.Sequence[_domain_xml.DiskChange]) -> None:
         """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""

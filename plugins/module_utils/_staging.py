@@ -17,6 +17,7 @@ import os
 import shutil
 import stat
 import typing as t
+from contextlib import contextmanager
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX, sibling_name
@@ -112,6 +113,17 @@ def discard(path: str) -> None:
 def left_over(path: str) -> bool:
     """Whether there is a staging directory for *path*: left by a dead run, where its record is not held."""
     return os.path.lexists(staging_directory(path))
+
+
+@contextmanager
+def syncing(path: str) -> t.Iterator[None]:
+    """Brings *path* to stable storage while the block runs, which only reads: the disk writes meanwhile."""
+    from concurrent.futures import ThreadPoolExecutor  # loaded where there is work, not for a run without a change
+
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        written = writer.submit(sync, path)
+        yield
+        written.result()
 
 
 def sync(path: str) -> None:

@@ -23,7 +23,7 @@ FLOORS = (
     {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
     {"_convert", "_create", "_offline", "_plan", "_reconcile", "_recover", "_remove", "_resize", "_unfinished"},
     {"_module"},
-    {"_managed_image"},
+    {"_domain_conversion", "_managed_image"},
 )
 
 # Who may use whom on the same floor; everybody else looks only down.
