@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import traceback
 import typing as t
@@ -150,6 +149,8 @@ def definition_diff(before: str, after: str) -> str:
 
 def unified_diff(before: str, after: str, before_name: str = "before", after_name: str = "after") -> str:
     """The unified diff of two XML texts, passwords hidden."""
+    import difflib  # loaded where there is a difference
+
     lines = difflib.unified_diff(
         _SECRET.sub(r"\1'********'", before).splitlines(),
         _SECRET.sub(r"\1'********'", after).splitlines(),

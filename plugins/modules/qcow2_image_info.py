@@ -142,13 +142,13 @@ failures:
 import glob
 import os
 import typing as t
-from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import _image, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, absolute, hypervisor_if_any, run
+from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 
 
@@ -206,8 +206,7 @@ def gather(module: AnsibleModule) -> dict[str, t.Any]:
         except DiskError as error:
             return error
 
-    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
-        answers = dict(zip(files, threads.map(attempt, files)))
+    answers = dict(zip(files, in_parallel(attempt, list(files))))
     images = [answer for answer in answers.values() if isinstance(answer, dict)]
     failures = {path: answer for path, answer in answers.items() if isinstance(answer, DiskError)}
     for path, error in failures.items():
