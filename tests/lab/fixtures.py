@@ -33,7 +33,7 @@ class MakeDomain(Protocol):
 def hv() -> Iterator[Hypervisor]:
     """One hypervisor for all tests of a run; it needs root."""
     if os.geteuid():
-        pytest.skip("a private system libvirtd needs root")
+        pytest.fail("a private system libvirtd needs root: run these tests by make, which asks sudo")
     with Hypervisor(Path(tempfile.gettempdir()), f"lab-{os.getpid()}") as hypervisor:
         yield hypervisor
 

@@ -57,7 +57,8 @@ class Guest:
         With ASK_EVERY the command is sent again in this interval (seconds) until it is answered.
         """
         mark = secrets.token_hex(4)
-        request = f"{mark} {base64.b64encode(command.encode()).decode()}\n".encode()
+        # The line break in front ends what an earlier connection may have left half said.
+        request = f"\n{mark} {base64.b64encode(command.encode()).decode()}\n".encode()
         if len(request) > 4000:
             raise ValueError(f"{self.name}: {len(request)} bytes of command do not pass the guest's terminal (4000)")
         begin, end = f"LAB BEGIN {mark}\n".encode(), f"\nLAB END {mark} ".encode()
