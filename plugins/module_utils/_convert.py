@@ -122,7 +122,7 @@ def require_convertible(state: DomainState, conversions: t.Sequence[Conversion],
             "delete them first"
         )
     if state.busy:
-        raise DiskError(f"{name}: is being migrated, saved or dumped: wait until that is over")
+        raise DiskError(f"{name}: is being migrated, saved, dumped or backed up: wait until that is over")
     if jobs:
         raise DiskError(
             f"{name}: a block job runs on {', '.join(jobs)}: wait until it is over, "

@@ -161,7 +161,7 @@ class Domain:
             return dict(self._domain.blockJobInfo(target, 0) or {})
 
     def has_domain_job(self) -> bool:
-        """Whether the running domain is being migrated, saved or dumped."""
+        """Whether the running domain is being migrated, saved, dumped or backed up."""
         try:
             return bool(self._domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
         except libvirt.libvirtError as error:

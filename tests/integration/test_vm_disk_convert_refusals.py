@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,29 +256,25 @@ def a_block_job_runs(scene: Scene) -> Asked:
     return {"name": name, "shutdown": "force"}
 
 
-@case("is being migrated, saved or dumped")
-def the_domain_is_being_dumped(scene: Scene) -> Asked:
-    """Into a FIFO that nobody empties, so that the dump lasts."""
+@case("is being migrated, saved, dumped or backed up")
+def the_domain_is_being_backed_up(scene: Scene) -> Asked:
+    """By pulling, which lasts until somebody ends it."""
     name = scene.domain(Disk(scene.raw()), start=True)
-    pipe = scene.images.parent / f"{scene.images.name}-dump"
-    os.mkfifo(pipe)
-    scene.stack.callback(pipe.unlink)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-
-    def dump() -> None:
-        with scene.libvirt(name) as domain, contextlib.suppress(libvirt.libvirtError):
-            domain.coreDump(str(pipe), libvirt.VIR_DUMP_MEMORY_ONLY | libvirt.VIR_DUMP_LIVE)
-
-    dumper = threading.Thread(target=dump)
-    dumper.start()
-    scene.stack.callback(dumper.join)
-    scene.stack.callback(os.close, reader)
+    beside = scene.images.parent / f"{scene.images.name}-backup"
+    beside.mkdir(mode=0o777)
+    beside.chmod(0o777)
+    scene.stack.callback(shutil.rmtree, beside)
+    disk = f"<disk name='vda' backup='yes' type='file'><scratch file='{beside}/scratch'/></disk>"
+    server = f"<server transport='unix' socket='{beside}/socket'/>"
     with scene.libvirt(name) as domain:
-        deadline = time.monotonic() + 10
-        while domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        domain.backupBegin(f"<domainbackup mode='pull'>{server}<disks>{disk}</disks></domainbackup>", None)
+    scene.stack.callback(end_job, scene, name)
     return {"name": name, "shutdown": "force"}
+
+
+def end_job(scene: Scene, name: str) -> None:
+    with scene.libvirt(name) as domain:
+        domain.abortJob()
 
 
 @case("is running, and shutdown is never")

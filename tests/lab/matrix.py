@@ -73,7 +73,12 @@ class OtherRelease:
                 self._make_venv()
 
     def run(self, argv: Sequence[str | Path], results: Path, capture: bool = False) -> str:
+        temporary = results / "tmp"
+        temporary.mkdir(exist_ok=True)
+        temporary.chmod(0o1777)
         mounts = [
+            # On the disk of the host, whose file system knows allocated from written, and not on a tmpfs.
+            Mount.bind(temporary, "/tmp"),
             Mount.bind(CHECKOUT, CHECKOUT, make_target=True, read_only=True),
             Mount.bind(results, results, make_target=True),
             Mount.bind(cache_root(), CACHE, make_target=True),

@@ -159,7 +159,7 @@ def test_a_disk_is_as_wanted_only_if_it_both_runs_and_is_defined_so() -> None:
         ({"managed_save": True}, "managed-save image"),
         ({"snapshots": ("a", "b")}, r"2 snapshot\(s\) \(a, b\)"),
         ({"checkpoints": ("c",)}, r"checkpoints \(c\)"),
-        ({"busy": True}, "is being migrated, saved or dumped"),
+        ({"busy": True}, "is being migrated, saved, dumped or backed up"),
     ],
 )
 def test_a_domain_in_no_state_for_it_is_refused(fields: dict[str, Any], said: str) -> None:
