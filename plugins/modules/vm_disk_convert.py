@@ -24,6 +24,7 @@ extends_documentation_fragment:
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
+  - kvmops.disk.progress
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -254,6 +255,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    PROGRESS_SPEC,
     URI_SPEC,
     absolute,
     carry_out,
@@ -262,6 +264,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     run,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
 from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import Unfinished
@@ -294,6 +297,7 @@ class ConvertTask:
     """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
 
     def __init__(self, module: AnsibleModule, wish: ConvertWish) -> None:
+        self.progress = Progress.wanted()
         self.params = module.params
         self.check_mode = module.check_mode
         self.wish = wish
@@ -453,6 +457,7 @@ class ConvertTask:
             wish=self.wish,
             runs=self.state.active or self.unfinished.owed,
             require_space=lambda: self._require_space(share=False),
+            progress=self.progress,
         )
         return self.work
 
@@ -515,6 +520,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **ALLOCATION_SPEC,
+            **PROGRESS_SPEC,
             "name": {"type": "str", "required": True, "aliases": ["domain"]},
             "disk": {"type": "str"},
             "disks": {"type": "list", "elements": "str"},
