@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ansible import constants as C  # noqa: N812 - its name everywhere in Ansible
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
@@ -91,21 +91,24 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
     def _run_watched(self, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         with _signals_noted() as signals:
             started, job = self._start(task_vars)
-            if job is None:
-                return started
-            try:
-                result = self._follow(job, task_vars, signals)
-            except AnsibleConnectionFailure:
-                raise
-            except BaseException:  # the task's timeout, say
-                self._end(job, task_vars)
-                raise
-            if result is None:
-                self._end(job, task_vars)
-        if result is None:
+            result = started if job is None else self._watch(job, task_vars, signals)
+        if signals:
             os.kill(os.getpid(), signals[0])  # as it would have been without us
             raise KeyboardInterrupt
         return result
+
+    def _watch(self, job: Job, task_vars: dict[str, t.Any], signals: list[int]) -> dict[str, t.Any]:
+        """The result of the job. Where a signal comes first, or the task's time is over, the job is ended."""
+        try:
+            result = self._follow(job, task_vars, signals)
+        except AnsibleError:  # there is no way to it
+            raise
+        except BaseException:  # the task's timeout, say
+            self._end(job, task_vars)
+            raise
+        if result is None:
+            self._end(job, task_vars)
+        return result or {}
 
     def _start(self, task_vars: dict[str, t.Any]) -> tuple[dict[str, t.Any], Job | None]:
         """What Ansible says of the start, and the job, if it was started."""
@@ -137,7 +140,7 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
                     display.display(line)
                 result = None if job.alive else self._result(job, task_vars)
                 connected = time.monotonic()
-            except AnsibleConnectionFailure as error:
+            except AnsibleError as error:
                 if signals:
                     break
                 if time.monotonic() - connected > RECONNECT_SECONDS:
@@ -166,10 +169,10 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
             f"{{ {alive} && echo alive || echo gone; cat {progress}; }} 2>/dev/null"
         )
         said = self._low_level_execute_command(script, sudoable=True)["stdout"]
-        start = said.find("{")
-        job.alive = "alive" in said[:start].split() if start >= 0 else False
+        state, brace, rest = said.partition("{")
+        job.alive = "alive" in state.split()
         try:
-            found = json.JSONDecoder().raw_decode(said, start)[0] if start >= 0 else {}
+            found = json.JSONDecoder().raw_decode(brace + rest)[0] if brace else {}
         except ValueError:
             found = {}
         if found and job.pid is None:
@@ -212,7 +215,7 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
                 elif not job.alive and self._result(job, task_vars) is not None:
                     self._forget(job)
                     return
-            except AnsibleConnectionFailure:
+            except AnsibleError:
                 self._reconnect()
 
     def _forget(self, job: Job) -> None:

@@ -352,6 +352,22 @@ def test_several_hosts_at_once_over_ssh_as_another_user(
     assert both != sorted(both), "the hosts were not done at once"
 
 
+def test_neither_pipelining_nor_a_user_without_rights_makes_a_difference(
+    make_web: MakeWeb, ground: Playground, base: Path
+) -> None:
+    name = make_web()
+    with SshServer(base) as server:
+        ground.hosts = f"{server.inventory('far')}[near]\n{ground.hosts}[all:vars]\nansible_pipelining=true\n"
+        tasks = [conversion(name, REGISTER="changed")]
+        for suffix, progress in (("watched", True), ("plain", False)):
+            tasks.append(conversion(name, progress=progress, BECOME_USER="nobody", REGISTER=suffix))
+        run = ground.play(*tasks, hosts="far", become=True)
+        assert ground.left() == []
+    assert run.result("changed")["changed"]
+    watched, plain = (json.dumps(run.result(suffix)) for suffix in ("watched", "plain"))
+    assert json.loads(watched.replace('"progress": true', '"progress": false')) == json.loads(plain)
+
+
 def test_a_connection_that_breaks_is_set_up_again(
     hv: Hypervisor, make_web: MakeWeb, ground: Playground, base: Path
 ) -> None:
