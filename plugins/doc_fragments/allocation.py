@@ -25,7 +25,8 @@ options:
   allocation:
     description:
       - The same choice as O(preallocation) in VMware's words.
-      - V(thin) is O(preallocation=off), V(lazy_zeroed_thick) is O(preallocation=falloc), V(eager_zeroed_thick) is O(preallocation=full).
+      - V(thin) is O(preallocation=off), V(lazy_zeroed_thick) is O(preallocation=falloc),
+        V(eager_zeroed_thick) is O(preallocation=full).
     type: str
     choices: [thin, lazy_zeroed_thick, eager_zeroed_thick]
   cluster_size:

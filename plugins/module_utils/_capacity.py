@@ -33,7 +33,8 @@ def require_space(demands: t.Iterable[tuple[str, int]]) -> None:
         available = available_bytes(directory)
         if required > available:
             raise NotEnoughSpace(
-                f"{', '.join(files[device])}: not enough space in {directory}: needed {format_size(required)} ({required} bytes), "
+                f"{', '.join(files[device])}: not enough space in {directory}: "
+                f"needed {format_size(required)} ({required} bytes), "
                 f"available {format_size(available)} ({available} bytes): free some, or choose another place",
                 required_bytes=required,
                 available_bytes=available,

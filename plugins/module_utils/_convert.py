@@ -42,7 +42,9 @@ class ConvertWish:
         if self.dest is not None and len(self.disks) != 1:
             raise InvalidRequest("dest: names one file, but several disks are asked for: use dest_dir")
         if self.shutdown_timeout < 1:
-            raise InvalidRequest(f"shutdown_timeout: {self.shutdown_timeout} s is no time to shut down in: give 1 or more")
+            raise InvalidRequest(
+                f"shutdown_timeout: {self.shutdown_timeout} s is no time to shut down in: give 1 or more"
+            )
 
     def destination(self, source: str) -> str:
         """The path of the new image for the one at *source*."""
@@ -90,32 +92,43 @@ def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], lis
         disk = state.disk(wanted) or _converted_from(state, wish, wanted)
         if disk is None:
             known = ", ".join(f"{disk.target} ({disk.path or disk.element.device})" for disk in state.disks) or "none"
-            raise InvalidRequest(f"{state.name}: has no disk {wanted}: it has {known}", disks=[disk.target for disk in state.disks])
+            raise InvalidRequest(
+                f"{state.name}: has no disk {wanted}: it has {known}", disks=[disk.target for disk in state.disks]
+            )
         if disk not in meant:
             meant.append(disk)
     return meant, [_conversion(disk, wish) for disk in meant if not _is_granted(disk, wish)]
 
 
 def require_convertible(state: DomainState, conversions: t.Sequence[Conversion], jobs: t.Sequence[str]) -> None:
-    """Raises DiskError where the domain, or one of its disks, is in no state to be converted; *jobs* are its block jobs."""
+    """Raises DiskError where the domain, or a disk of it, is in no state to be converted; *jobs* are its block jobs."""
     name = state.name
     if not state.persistent:
         raise DiskError(f"{name}: is transient: it has no definition that could name the new disk: define it first")
     if state.managed_save:
         raise DiskError(
-            f"{name}: has a managed-save image, which would resume on the old disk: start the domain, or drop it with virsh managedsave-remove"
+            f"{name}: has a managed-save image, which would resume on the old disk: start the domain, "
+            "or drop it with virsh managedsave-remove"
         )
     if state.snapshots:
         raise DiskError(
-            f"{name}: has {len(state.snapshots)} snapshot(s) ({', '.join(state.snapshots)}), which a conversion would break: delete them first",
+            f"{name}: has {len(state.snapshots)} snapshot(s) ({', '.join(state.snapshots)}), "
+            "which a conversion would break: delete them first",
             snapshots=list(state.snapshots),
         )
     if state.checkpoints:
-        raise DiskError(f"{name}: has checkpoints ({', '.join(state.checkpoints)}), which a conversion would break: delete them first")
+        raise DiskError(
+            f"{name}: has checkpoints ({', '.join(state.checkpoints)}), which a conversion would break: "
+            "delete them first"
+        )
     if state.busy:
         raise DiskError(f"{name}: is being migrated, saved or dumped: wait until that is over")
     if jobs:
-        raise DiskError(f"{name}: a block job runs on {', '.join(jobs)}: wait until it is over, or end it with virsh blockjob --abort", block_jobs=list(jobs))
+        raise DiskError(
+            f"{name}: a block job runs on {', '.join(jobs)}: wait until it is over, "
+            "or end it with virsh blockjob --abort",
+            block_jobs=list(jobs),
+        )
     for conversion in conversions:
         _require_plain_disk(name, conversion.disk)
 
@@ -125,14 +138,21 @@ def require_stoppable(state: DomainState, wish: ConvertWish) -> None:
     if not state.active or wish.shutdown == "force":
         return
     if wish.shutdown == "never":
-        raise DiskError(f"{state.name}: is {state.state}, and shutdown is never: shut it down first, or set shutdown to graceful or force", state=state.state)
+        raise DiskError(
+            f"{state.name}: is {state.state}, and shutdown is never: shut it down first, "
+            "or set shutdown to graceful or force",
+            state=state.state,
+        )
     if state.state != "running":
         raise DiskError(
-            f"{state.name}: is {state.state}, so that its guest cannot shut down: resume it, or set shutdown to force", state=state.state
+            f"{state.name}: is {state.state}, so that its guest cannot shut down: resume it, or set shutdown to force",
+            state=state.state,
         )
 
 
-def require_known_references(state: DomainState, conversion: Conversion, chain: t.Sequence[Image], trusted: bool) -> None:
+def require_known_references(
+    state: DomainState, conversion: Conversion, chain: t.Sequence[Image], trusted: bool
+) -> None:
     """Raises UnsafeImage where an image refers to a file that the domain's definition does not name.
 
     Following it would copy that file into the guest's disk (HAZARDS A7). *trusted* says that the task knows.
@@ -148,13 +168,17 @@ def require_known_references(state: DomainState, conversion: Conversion, chain: 
 def require_convertible_image(conversion: Conversion, image: Image, keep_source: bool) -> None:
     """Raises DiskError where converting the image would lose something that it holds."""
     if image.encrypted or conversion.disk.element.encrypted:
-        raise DiskError(f"{image.path}: is encrypted: the new image would hold its content in the clear: not converted", path=image.path)
+        raise DiskError(
+            f"{image.path}: is encrypted: the new image would hold its content in the clear: not converted",
+            path=image.path,
+        )
     if image.corrupt:
         raise UnsafeImage(f"{image.path}: is marked corrupt: check and repair it first", path=image.path)
     if image.snapshots and not keep_source:
         names = [snapshot.name for snapshot in image.snapshots]
         raise DiskError(
-            f"{image.path}: holds {len(names)} internal snapshot(s) ({', '.join(names)}), which the new image would not have: keep the source, or delete them",
+            f"{image.path}: holds {len(names)} internal snapshot(s) ({', '.join(names)}), "
+            "which the new image would not have: keep the source, or delete them",
             snapshots=names,
         )
 
@@ -165,9 +189,13 @@ def require_free_destinations(conversions: t.Sequence[Conversion], exists: t.Cal
     for conversion in conversions:
         dest = conversion.dest
         if os.path.realpath(dest) == os.path.realpath(conversion.source):
-            raise InvalidRequest(f"{conversion.target}: source and destination are the same file, {dest}: give another dest")
+            raise InvalidRequest(
+                f"{conversion.target}: source and destination are the same file, {dest}: give another dest"
+            )
         if os.path.realpath(dest) in seen:
-            raise InvalidRequest(f"dest_dir: two disks would become {dest}: convert them one by one, each with its dest")
+            raise InvalidRequest(
+                f"dest_dir: two disks would become {dest}: convert them one by one, each with its dest"
+            )
         seen.add(os.path.realpath(dest))
         if exists(dest):
             raise DiskError(f"{dest}: exists already: it is left alone: remove it, or choose another dest", path=dest)
@@ -180,7 +208,9 @@ def predicted(item: Conversion, source: Image, image_format: str) -> Image:
 
 def recorded(conversions: t.Sequence[Conversion], image_format: str) -> tuple[RecordedDisk, ...]:
     """The conversions as the domain's metadata records them."""
-    return tuple(RecordedDisk(item.target, item.source, item.source_format, item.dest, image_format) for item in conversions)
+    return tuple(
+        RecordedDisk(item.target, item.source, item.source_format, item.dest, image_format) for item in conversions
+    )
 
 
 def is_defined(state: DomainState, disk: RecordedDisk) -> bool:
@@ -200,7 +230,8 @@ def _is_granted(disk: DomainDisk, wish: ConvertWish) -> bool:
     """Both what runs and what is defined are as wanted."""
     known: list[DiskElement] = [element for element in (disk.live, disk.defined) if element is not None]
     return disk.path is not None and all(
-        wish.is_granted(disk.path if element is disk.element else element.source or "", element.format) for element in known
+        wish.is_granted(disk.path if element is disk.element else element.source or "", element.format)
+        for element in known
     )
 
 
@@ -218,18 +249,23 @@ def _require_plain_disk(name: str, disk: DomainDisk) -> None:
     if element.readonly or element.shareable or element.transient:
         kind = "read-only" if element.readonly else "shareable" if element.shareable else "transient"
         raise DiskError(f"{target}: is {kind}, so that it may have other users or must not be changed: not converted")
-    if disk.defined is None or disk.live is not None and (disk.live.source, disk.live.format) != (disk.defined.source, disk.defined.format):
+    if disk.defined is None or (
+        disk.live is not None and (disk.live.source, disk.live.format) != (disk.defined.source, disk.defined.format)
+    ):
         defined = f"{disk.defined.source} ({disk.defined.format})" if disk.defined else "nothing"
         raise DiskError(
-            f"{target}: the guest runs on {disk.path} ({disk.format}), but the definition names {defined}: bring the two together first, "
+            f"{target}: the guest runs on {disk.path} ({disk.format}), but the definition names {defined}: "
+            "bring the two together first, "
             "by a restart or with virsh"
         )
 
 
 def _unknown(state: DomainState, conversion: Conversion, path: str, points: str) -> UnsafeImage:
     return UnsafeImage(
-        f"{path}: {points}, which the definition of {state.name} does not name for {conversion.target}: following it could copy a foreign file "
-        "into the disk: name it as backingStore in the definition, or set trusted=true where you know that it belongs there",
+        f"{path}: {points}, which the definition of {state.name} does not name for {conversion.target}: "
+        "following it could copy a foreign file "
+        "into the disk: name it as backingStore in the definition, "
+        "or set trusted=true where you know that it belongs there",
         path=path,
     )
 
@@ -237,4 +273,7 @@ def _unknown(state: DomainState, conversion: Conversion, path: str, points: str)
 def require_unchanged_size(conversion: Conversion, before: int, after: int) -> None:
     """Raises DiskError where the new image has cut off the end of the disk."""
     if after < before:
-        raise DiskError(f"{conversion.dest}: the new image has {after} bytes, its source {before}: the formats do not fit: choose another")
+        raise DiskError(
+            f"{conversion.dest}: the new image has {after} bytes, its source {before}: the formats do not fit: "
+            "choose another"
+        )

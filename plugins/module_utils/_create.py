@@ -61,7 +61,8 @@ def require_usable_base(base: Image) -> None:
     """Raises UnsafeImage where an overlay on *base*, or on what reads it, would not be what it seems."""
     if base.data_file is not None:
         raise UnsafeImage(
-            f"{base.path}: keeps its data in another file, {base.data_file}, which the task does not name: not followed",
+            f"{base.path}: keeps its data in another file, {base.data_file}, which the task does not name: "
+            "not followed",
             path=base.path,
         )
     if base.encrypted:

@@ -103,7 +103,9 @@ def disks(hypervisor: Hypervisor, definition: str | None, live: str | None) -> t
 
 def block_jobs(domain: Domain, state: DomainState) -> list[str]:
     """The targets of the running domain's disks on which a block job runs, or waits for its pivot."""
-    return [disk.target for disk in state.disks if disk.live and (disk.live.mirror is not None or _has_job(domain, disk))]
+    return [
+        disk.target for disk in state.disks if disk.live and (disk.live.mirror is not None or _has_job(domain, disk))
+    ]
 
 
 def _has_job(domain: Domain, disk: DomainDisk) -> bool:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import traceback
 import typing as t
@@ -97,7 +96,7 @@ def snapshot_disks(xml: str) -> tuple[DiskElement, ...]:
 
 def pool_path(xml: str) -> str | None:
     """The directory of a storage pool; None for pools that have none."""
-    return _parse(xml).findtext("./target/path")
+    return t.cast("str | None", _parse(xml).findtext("./target/path"))
 
 
 def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
@@ -150,6 +149,8 @@ def definition_diff(before: str, after: str) -> str:
 
 def unified_diff(before: str, after: str, before_name: str = "before", after_name: str = "after") -> str:
     """The unified diff of two XML texts, passwords hidden."""
+    import difflib  # loaded where there is a difference
+
     lines = difflib.unified_diff(
         _SECRET.sub(r"\1'********'", before).splitlines(),
         _SECRET.sub(r"\1'********'", after).splitlines(),
@@ -184,11 +185,16 @@ def record_from_xml(xml: str) -> Record:
             started=root.attrib["started"],
             was_running=root.attrib["was_running"] == "yes",
             remove_source=root.attrib["remove_source"] == "yes",
-            disks=tuple(RecordedDisk(**{_local(key): value for key, value in disk.attrib.items()}) for disk in root if _local(disk.tag) == "disk"),
+            disks=tuple(
+                RecordedDisk(**{_local(key): value for key, value in disk.attrib.items()})
+                for disk in root
+                if _local(disk.tag) == "disk"
+            ),
         )
     except (KeyError, TypeError) as error:
         raise DiskError(
-            f"the domain's metadata holds a record of an operation in {RECORD_URI} that this version cannot read: {xml}: "
+            f"the domain's metadata holds a record of an operation in {RECORD_URI} that this version cannot read: "
+            f"{xml}: "
             "finish what it describes by hand, then remove it with virsh metadata --remove"
         ) from error
 

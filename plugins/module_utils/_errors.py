@@ -58,7 +58,7 @@ class LibvirtFailed(DiskError):
 
 
 class MissingLibrary(DiskError):
-    """A Python library that the task needs cannot be imported on the target. *trace* is the traceback of the attempt."""
+    """A Python library that the task needs cannot be imported on the target. *trace*: the traceback of the attempt."""
 
     def __init__(self, library: str, reason: str, trace: str) -> None:
         super().__init__(reason)

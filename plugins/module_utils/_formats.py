@@ -148,13 +148,11 @@ def _vmdk_references(stream: t.BinaryIO) -> References:
         own_extent, at = capacity != 0, descriptor_sector * 512
     elif head.startswith(b"COWD"):
         return References()
-    stream.seek(min(at, 2**62))
-    text = stream.read(_VMDK_DESCRIPTOR_LIMIT).split(b"\0")[0].decode(errors="surrogateescape")
+    text = _qcow2.read_at(stream, at, _VMDK_DESCRIPTOR_LIMIT).split(b"\0")[0].decode(errors="surrogateescape")
     parent = _VMDK_PARENT.search(text)
     extents = () if own_extent else tuple(_VMDK_EXTENT.findall(text))
     return References(parent.group(1) if parent else None, "vmdk" if parent else None, extents)
 
 
 def _name_at(stream: t.BinaryIO, offset: int, length: int) -> str:
-    stream.seek(min(offset, 2**62))
-    return stream.read(min(length, 4096)).decode(errors="surrogateescape")
+    return _qcow2.read_at(stream, offset, min(length, 4096)).decode(errors="surrogateescape")

@@ -57,7 +57,7 @@ def claimed_format(path: str) -> str:
 
 
 def require_format(path: str, image_format: str) -> None:
-    """Raises UnsafeImage where *image_format* is raw and the content of *path* begins like another format (HAZARDS A15).
+    """Raises UnsafeImage where *image_format* is raw and *path* begins like another format (HAZARDS A15).
 
     It may be a raw disk whose guest wrote such a header, or not a raw disk at all: nobody can tell from here.
     """
@@ -71,6 +71,12 @@ def require_format(path: str, image_format: str) -> None:
             path=path,
             format=claimed,
         )
+
+
+def require_regular_file(path: str) -> None:
+    """Raises UnsafeImage where *path* is a block device, which a file cannot replace one for one."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UnsafeImage(f"{path}: is not a regular file, and only image files are converted", path=path)
 
 
 def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None) -> Image:
@@ -149,7 +155,7 @@ def chain(qemu_img: QemuImg, top: Image) -> tuple[Image, ...]:
 
 def links(top: str, image_format: str) -> t.Iterator[tuple[str, str | None]]:
     """The references below *top* by headers alone, as (path, format), until one does not resolve or repeats."""
-    seen = set()
+    seen: set[tuple[int, int]] = set()
     path: str | None = top
     fmt: str | None = image_format
     while path is not None and fmt is not None and len(seen) < DEEPEST_CHAIN:

@@ -96,8 +96,8 @@ class Layout:
         largest = _LARGEST_L1_ENTRIES * cluster * (cluster // (16 if self.extended_l2 else 8))
         if size is not None and size > largest:
             raise InvalidRequest(
-                f"size: {format_size(size)} is more than a qcow2 image with clusters of {format_size(cluster)} can hold "
-                f"({format_size(largest)}): raise cluster_size"
+                f"size: {format_size(size)} is more than a qcow2 image with clusters of {format_size(cluster)} "
+                f"can hold ({format_size(largest)}): raise cluster_size"
             )
 
     def _require_valid_for_old_compat(self) -> None:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The only door to libvirt: connections, domains, their states and definitions, storage pools. XML is passed as text."""
+"""The only door to libvirt: connections, domains, their states and definitions, storage pools. XML passes as text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Hypervisor:
             except libvirt.libvirtError as error:
                 if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG):
                     raise _failure(f"{name}: cannot look the domain up", error) from error
-        raise LibvirtFailed(f"{name}: no domain of this name or UUID on {self.uri}", libvirt_code=libvirt.VIR_ERR_NO_DOMAIN)
+        raise LibvirtFailed(
+            f"{name}: no domain of this name or UUID on {self.uri}", libvirt_code=libvirt.VIR_ERR_NO_DOMAIN
+        )
 
     def domains(self) -> list[Domain]:
         """All domains, running or not."""
@@ -60,7 +62,10 @@ class Hypervisor:
     def pools(self) -> list[Pool]:
         """The active storage pools; none where the driver has no storage."""
         try:
-            return [Pool(found) for found in self._connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)]
+            return [
+                Pool(found)
+                for found in self._connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+            ]
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
                 return []
@@ -99,7 +104,7 @@ class Domain:
         self.uuid: str = domain.UUIDString()
 
     def xml(self, *, inactive: bool, secrets: bool = True) -> str:
-        """The definition (*inactive*) or the state of now; with *secrets*, so that a redefine loses none (HAZARDS G1)."""
+        """The definition (*inactive*) or what is now; with *secrets*, so that a redefine loses none (HAZARDS G1)."""
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
         flags |= libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0
         with _translated(f"{self.name}: cannot read the domain"):
@@ -151,14 +156,18 @@ class Domain:
             raise _failure(f"{self.name}: cannot list the checkpoints", error) from error
 
     def block_job(self, target: str) -> dict[str, int]:
-        """The block job that runs on a disk of the running domain: type, bandwidth, cur, end; empty where there is none."""
+        """The block job on a disk of the running domain: type, bandwidth, cur, end; empty where there is none."""
         with _translated(f"{self.name}: cannot look for a block job on {target}"):
             return dict(self._domain.blockJobInfo(target, 0) or {})
 
     def has_domain_job(self) -> bool:
         """Whether the running domain is being migrated, saved or dumped."""
-        with _translated(f"{self.name}: cannot look for a job of the domain"):
+        try:
             return bool(self._domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:  # it went off meanwhile
+                return False
+            raise _failure(f"{self.name}: cannot look for a job of the domain", error) from error
 
     def start(self) -> None:
         with _translated(f"{self.name}: cannot start the domain"):
@@ -177,20 +186,19 @@ class Domain:
 
         shutdown() returns at once and a guest without ACPI never goes off (HAZARDS G15).
         """
-        with _translated(f"{self.name}: cannot ask the guest to shut down"):
-            with self._off_event() as off:
-                try:
-                    self._domain.shutdown()
-                except libvirt.libvirtError as error:
-                    if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or self._domain.isActive():
-                        raise
-                deadline = time.monotonic() + seconds
-                while self._domain.isActive():
-                    if time.monotonic() >= deadline:
-                        return False
-                    while not off and time.monotonic() < deadline:
-                        libvirt.virEventRunDefaultImpl()
-                    off.clear()
+        with _translated(f"{self.name}: cannot ask the guest to shut down"), self._off_event() as off:
+            try:
+                self._domain.shutdown()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or self._domain.isActive():
+                    raise
+            deadline = time.monotonic() + seconds
+            while self._domain.isActive():
+                if time.monotonic() >= deadline:
+                    return False
+                while not off and time.monotonic() < deadline:
+                    libvirt.virEventRunDefaultImpl()
+                off.clear()
         return True
 
     @contextmanager
@@ -216,7 +224,9 @@ class Domain:
         try:
             return t.cast(
                 str,
-                self._domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_URI, libvirt.VIR_DOMAIN_AFFECT_CONFIG),
+                self._domain.metadata(
+                    libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_URI, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+                ),
             )
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
@@ -249,7 +259,7 @@ def is_missing_domain(error: DiskError) -> bool:
 
 
 def _load_binding() -> None:
-    """Imports libvirt-python, once. The event loop is registered before the first connection, or events never arrive."""
+    """Imports libvirt-python, once. The event loop comes before the first connection, or events never arrive."""
     global libvirt  # pylint: disable=global-statement
     if libvirt is not None:
         return

@@ -73,7 +73,7 @@ class Operation:
         os.close(descriptor)
 
     def note(self, path: str, **facts: t.Any) -> None:
-        """Writes what is being done to *path* into its record, durably. Raises DiskError where there is no room for it."""
+        """Writes what is being done to *path* into its record, durably. Raises DiskError where that cannot be."""
         text = json.dumps({"verb": self.verb, "started": self.started, "pid": os.getpid(), **facts}, sort_keys=True)
         descriptor = self._held[path]
         try:
@@ -186,13 +186,16 @@ def _read(written: bytes) -> dict[str, t.Any]:
 
 def _unwritable(path: str, error: OSError) -> DiskError:
     record = record_path(path)
-    return DiskError(f"{path}: cannot write the record of the operation beside it ({record}): {error.strerror}", path=path)
+    return DiskError(
+        f"{path}: cannot write the record of the operation beside it ({record}): {error.strerror}", path=path
+    )
 
 
 def _in_flight(path: str, found: dict[str, t.Any]) -> OperationInFlight:
-    verb, started, pid = found.get("verb", "an operation"), found.get("started", "a while ago"), found.get("pid", "unknown")
+    verb, started = found.get("verb", "an operation"), found.get("started", "a while ago")
     return OperationInFlight(
-        f"{path}: another run works on this image ({verb} since {started}, process {pid}): wait for it, or end it, then run again",
+        f"{path}: another run works on this image ({verb} since {started}, process {found.get('pid', 'unknown')}): "
+        "wait for it, or end it, then run again",
         path=path,
         operation=found,
     )

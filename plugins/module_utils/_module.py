@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What modules share: argument specs, the walk from a wish to a result, and the one place where an error becomes fail_json."""
+"""What modules share: argument specs, the walk from a wish to a result, the place where an error becomes fail_json."""
 
 from __future__ import annotations
 
@@ -57,13 +57,17 @@ def layout_from(params: dict[str, t.Any]) -> Layout:
 def absolute(path: str, what: str) -> str:
     """*path*, where it can be the name of an image. Raises InvalidRequest for a relative or an impossible one."""
     if not path.startswith("/"):
-        raise InvalidRequest(f"{what}: {path!r} is relative: give the absolute path, so that it means the same to libvirt and QEMU")
+        raise InvalidRequest(
+            f"{what}: {path!r} is relative: give the absolute path, so that it means the same to libvirt and QEMU"
+        )
     if "\0" in path or path.endswith("/"):
         raise InvalidRequest(f"{what}: {path!r} does not name a file")
     return path
 
 
-def carry_out(decide: t.Callable[[Operation | None], Plan], verb: str, paths: t.Callable[[], t.Iterable[str]], check_mode: bool) -> Plan:
+def carry_out(
+    decide: t.Callable[[Operation | None], Plan], verb: str, paths: t.Callable[[], t.Iterable[str]], check_mode: bool
+) -> Plan:
     """Decides, and where there is something to do, does it.
 
     *decide* looks at the world and returns the plan. It is called once without a lock: what needs no change writes
@@ -87,7 +91,7 @@ def carry_out(decide: t.Callable[[Operation | None], Plan], verb: str, paths: t.
     return plan
 
 
-def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
+def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> None:
     """Runs *function* and exits with its result, or with the failure that its error describes."""
     for name in _SIGNALS:
         signal.signal(name, _on_signal)

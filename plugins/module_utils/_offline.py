@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import typing as t
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -19,7 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import NEW_FILE
 
@@ -64,17 +65,13 @@ class Work:
         )
 
     def restore(self) -> None:
-        """The domain as it was before: running if it ran. Where that fails, the records stay for the next run.
-
-        So they do where the definition could not be put back, since it may name the new images now (HAZARDS G9).
-        """
+        """The domain as it was before: running if it ran. Where that fails, the records stay for the next run."""
         for path in self.operation.paths:
             self.operation.keep(path)
         if self.runs and not self.domain.is_active():
             self.domain.start()
-        if not self._named:
-            self._remove_record()
-            self._settle()
+        self._remove_record()
+        self._settle()
 
     def power_off(self) -> None:
         """Raises LibvirtFailed where the guest does not go off in time and must not be forced."""
@@ -83,7 +80,8 @@ class Work:
             self.domain.destroy()
         elif not self.domain.shut_down(self.wish.shutdown_timeout):
             raise LibvirtFailed(
-                f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: it still runs and nothing was changed: "
+                f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: "
+                "it still runs and nothing was changed: "
                 "see whether it obeys ACPI, raise shutdown_timeout, or set shutdown to force",
                 state=self.domain.state(),
             )
@@ -96,8 +94,7 @@ class Work:
         layout = self.wish.layout
         before = _image.inspect(self.qemu_img, item.source, item.source_format)
         new_file.begin()
-        subject = f"{self.domain.name} {item.target}"
-        with self.progress.phase(subject, "convert", self._occupied(before)) as phase:
+        with self._phase(item, "convert", self._occupied(before)) as phase:
             self.qemu_img.convert(
                 item.source,
                 item.source_format,
@@ -111,23 +108,32 @@ class Work:
         after = _image.inspect(self.qemu_img, new_file.name, layout.format)
         _convert.require_unchanged_size(item, before.virtual_size, after.virtual_size)
         if self.wish.verify:
-            with self.progress.phase(subject, "compare", before.virtual_size) as phase:
-                same = self.qemu_img.same_content(
-                    item.source, item.source_format, new_file.name, layout.format, report=phase.percent
-                )
-            if not same:
-                raise DiskError(
-                    f"{item.dest}: the new image has not the content of {item.source}: it was removed, and the source is "
-                    "as it was"
-                )
+            with self._phase(item, "compare", before.virtual_size) as phase:
+                self._verify(item, new_file.name, phase)
         _staging.resemble(new_file.name, item.source)
-        self.operation.note(item.dest, domain=self.domain.uuid, source=item.source, dest=item.dest, **{NEW_FILE: new_file.identity()})
+        self.operation.note(
+            item.dest, domain=self.domain.uuid, source=item.source, dest=item.dest, **{NEW_FILE: new_file.identity()}
+        )
         new_file.publish()
+
+    def _phase(self, item: Conversion, verb: str, total: int) -> AbstractContextManager[Phase]:
+        return self.progress.phase(f"{self.domain.name} {item.target}", verb, total)
 
     def _occupied(self, image: _image.Image) -> int:
         """The bytes that a conversion of *image* reads, as its files tell: with those below it, without holes."""
         images = _image.chain(self.qemu_img, image) if image.backing_file else (image,)
         return min(image.virtual_size, sum(each.actual_size for each in images))
+
+    def _verify(self, item: Conversion, name: str, phase: Phase) -> None:
+        with _staging.syncing(name):
+            same = self.qemu_img.same_content(
+                item.source, item.source_format, name, self.wish.layout.format, report=phase.percent
+            )
+        if not same:
+            raise DiskError(
+                f"{item.dest}: the new image has not the content of {item.source}: it was removed, "
+                "and the source is as it was"
+            )
 
     def define(self, changes: t.Sequence[_domain_xml.DiskChange]) -> None:
         """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""
@@ -139,15 +145,21 @@ class Work:
         self.hypervisor.define(wanted)
         difference = _domain_xml.unexpected_difference(wanted, self.domain.xml(inactive=True))
         if difference:
-            raise LibvirtFailed(f"{self.domain.name}: libvirt made something else of the definition: it was put back:\n{difference}")
+            raise LibvirtFailed(
+                f"{self.domain.name}: libvirt made something else of the definition: it was put back:\n{difference}"
+            )
         if self.domain.is_active() and not _runs_on(self.domain, changes):
             raise DiskError(
-                f"{self.domain.name}: was started on its old disk by somebody else meanwhile: the definition was put back: run again"
+                f"{self.domain.name}: was started on its old disk by somebody else meanwhile: "
+                "the definition was put back: run again"
             )
         self._require_unwritten()
 
     def withdraw(self, new_file: _staging.NewFile) -> None:
-        """Removes a new image again, unless it may be the domain's disk now: named by the definition, or open in a guest."""
+        """Removes a new image again, unless it may be the domain's disk now.
+
+        A guest may have it open, or the definition name it: libvirt may have taken that and died (HAZARDS G9).
+        """
         if not self._named and not _usage.is_locked(new_file.path):
             new_file.withdraw()
 
@@ -189,14 +201,18 @@ class Work:
 
     def _require_off(self) -> None:
         if self.domain.is_active():
-            raise DiskError(f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again")
+            raise DiskError(
+                f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again"
+            )
 
     def _require_unwritten(self) -> None:
         """Raises DiskError where a source was written to after it was read: by a domain that ran in between, say."""
         for source, as_read in self._as_read.items():
             if _staging.last_write(source) != as_read:
                 raise DiskError(
-                    f"{source}: was written to by somebody else while it was converted: the new image was removed: run again", path=source
+                    f"{source}: was written to by somebody else while it was converted: the new image was removed: "
+                    "run again",
+                    path=source,
                 )
 
 
@@ -216,13 +232,21 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
         new_file = _staging.NewFile(item.dest)
         found.append(
             Step(
-                f"convert {item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} ({wish.layout.format})",
+                f"convert {item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} "
+                f"({wish.layout.format})",
                 _convert_one(work, item, new_file),
                 _withdraw(work, new_file),
             )
         )
     named = [changed(item, wish) for item in conversions]
-    found.append(Step(f"define {name} with {', '.join(item.path for item in named)}", lambda: work.define(named), work.define_as_before, not restart))
+    found.append(
+        Step(
+            f"define {name} with {', '.join(item.path for item in named)}",
+            lambda: work.define(named),
+            work.define_as_before,
+            not restart,
+        )
+    )
     if restart:
         found.append(Step(f"start {name}", work.start, commits=True))
     if not wish.keep_source:

@@ -126,8 +126,7 @@ def read_snapshots(stream: t.BinaryIO, header: Header, path: str) -> tuple[Snaps
     found = []
     offset = header.snapshots_offset
     for _index in range(header.snapshot_count):
-        stream.seek(offset)
-        entry = stream.read(_SNAPSHOT.size)
+        entry = read_at(stream, offset, _SNAPSHOT.size)
         if len(entry) < _SNAPSHOT.size:
             raise UnsafeImage(f"{path}: the snapshot table is cut off: check the image")
         _l1, _l1_size, id_length, name_length, seconds, nanoseconds, _clock, state_size, extra_length = (
@@ -137,8 +136,7 @@ def read_snapshots(stream: t.BinaryIO, header: Header, path: str) -> tuple[Snaps
         virtual_size = header.virtual_size
         if len(extra) >= _SNAPSHOT_EXTRA.size:
             state_size, virtual_size = _SNAPSHOT_EXTRA.unpack(extra[: _SNAPSHOT_EXTRA.size])
-        stream.seek(offset + _SNAPSHOT.size + extra_length)
-        identity = stream.read(id_length + name_length)
+        identity = read_at(stream, offset + _SNAPSHOT.size + extra_length, id_length + name_length)
         taken = datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=min(nanoseconds // 1000, 999999))
         found.append(
             Snapshot(
@@ -156,11 +154,19 @@ def read_snapshots(stream: t.BinaryIO, header: Header, path: str) -> tuple[Snaps
     return tuple(found)
 
 
+def read_at(stream: t.BinaryIO, offset: int, length: int) -> bytes:
+    """Up to *length* bytes at *offset*; nothing where it is one that no file can have, whatever a header claims."""
+    try:
+        stream.seek(offset)
+    except (OSError, OverflowError):
+        return b""
+    return stream.read(length)
+
+
 def _read_backing_name(stream: t.BinaryIO, offset: int, length: int, path: str) -> str | None:
     if not offset:
         return None
-    stream.seek(offset)
-    name = stream.read(min(length, _LONGEST_BACKING_NAME))
+    name = read_at(stream, offset, min(length, _LONGEST_BACKING_NAME))
     if not length or length > _LONGEST_BACKING_NAME or len(name) < length:
         raise UnsafeImage(f"{path}: the qcow2 header is damaged: its backing file name has {length} bytes")
     return _text(name)
@@ -170,8 +176,7 @@ def _read_extensions(stream: t.BinaryIO, offset: int, end: int) -> dict[int, byt
     """The header extensions between *offset* and *end*, by type; reading stops at the first that does not fit."""
     found: dict[int, bytes] = {}
     while offset + _EXTENSION.size <= end:
-        stream.seek(offset)
-        head = stream.read(_EXTENSION.size)
+        head = read_at(stream, offset, _EXTENSION.size)
         if len(head) < _EXTENSION.size:
             break
         kind, length = _EXTENSION.unpack(head)

@@ -10,13 +10,13 @@ probed; sizes are bytes. What a verb means for an image that others use or depen
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
 import signal
 import subprocess
 import typing as t
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ansible.module_utils.common.process import get_bin_path
@@ -211,24 +211,22 @@ class QemuImg:
         """
         argv = [self.executable, *arguments]
         try:
-            with subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn,ansible-bad-function
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C"},
-                pass_fds=self.hold if writes else (),
-                start_new_session=in_place,
-                preexec_fn=_die_with_parent if writes and not in_place else None,
-            ) as process:
-                try:
-                    said, complained = _answer(process, report) if report else process.communicate(timeout=seconds)
-                except BaseException:
-                    if in_place:
-                        process.communicate()
-                    else:
-                        process.kill()
-                    raise
+            with (
+                subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn,ansible-bad-function
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C"},
+                    pass_fds=self.hold if writes else (),
+                    start_new_session=in_place,
+                    preexec_fn=_death_with_parent() if writes and not in_place else None,
+                ) as process,
+                ExitStack() as cut_short,
+            ):
+                cut_short.callback(process.communicate if in_place else process.kill)
+                said, complained = _answer(process, report) if report else process.communicate(timeout=seconds)
+                cut_short.pop_all()
             return subprocess.CompletedProcess(argv, process.returncode, said, complained)
         except subprocess.TimeoutExpired as error:
             raise QemuImgFailed(
@@ -289,6 +287,9 @@ def _parsed(output: bytes) -> t.Any:
         raise QemuImgFailed(f"qemu-img printed no JSON: {output[:200]!r}") from error
 
 
-def _die_with_parent() -> None:
-    """In the child: be killed when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def _death_with_parent() -> t.Callable[[], object]:
+    """For the child: to be killed when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    import ctypes  # loaded where something is written, and before the fork
+
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -51,7 +51,8 @@ def require_no_cut(wish: ImageWish, image: Image, below: t.Sequence[Image]) -> N
     if wish.size is not None and below and wish.size < min(image.virtual_size, below[0].virtual_size):
         raise InvalidRequest(
             f"{image.path}: asked for {exact_size(wish.size)}, but its backing file {below[0].path} has "
-            f"{exact_size(below[0].virtual_size)}: a smaller overlay cuts off the end of the disk: ask for as much or more",
+            f"{exact_size(below[0].virtual_size)}: a smaller overlay cuts off the end of the disk: "
+            "ask for as much or more",
             virtual_size=image.virtual_size,
         )
 
@@ -73,13 +74,15 @@ def _require_changeable(wish: ImageWish, image: Image, amend: dict[str, t.Any]) 
         raise DiskError(f"{image.path}: is encrypted, and cannot be changed without its secret", path=image.path)
     if image.data_file is not None:
         raise UnsafeImage(
-            f"{image.path}: keeps its data in another file, {image.data_file}, which the task does not name: not followed",
+            f"{image.path}: keeps its data in another file, {image.data_file}, which the task does not name: "
+            "not followed",
             path=image.path,
         )
     if image.backing_file is not None and wish.backing_file is None:
         raise UnsafeImage(
-            f"{image.path}: reads the backing file {image.backing_file} (format {image.backing_format or 'not recorded'}), "
-            "which qemu-img opens to change it: name it with backing_file and backing_format, if it is the right one",
+            f"{image.path}: reads the backing file {image.backing_file} "
+            f"(format {image.backing_format or 'not recorded'}), which qemu-img opens to change it: "
+            "name it with backing_file and backing_format, if it is the right one",
             path=image.path,
             backing_file=image.backing_file,
         )
@@ -120,12 +123,14 @@ def _require_resizable(wish: ImageWish, image: Image, size: int) -> None:
     if image.snapshots and (wish.layout.compat or image.compat) == "0.10":
         raise DiskError(
             f"{image.path}: has {found}, asked for {asked}: an image of compat 0.10 with "
-            f"{len(image.snapshots)} snapshot(s) cannot be resized: ask for compat 1.1 as well, or delete the snapshots",
+            f"{len(image.snapshots)} snapshot(s) cannot be resized: "
+            "ask for compat 1.1 as well, or delete the snapshots",
             snapshots=[snapshot.name for snapshot in image.snapshots],
         )
     if size < image.virtual_size and not wish.shrink:
         raise InvalidRequest(
-            f"{image.path}: cannot shrink from {found} to {asked}: set shrink=true, after shrinking the file system inside",
+            f"{image.path}: cannot shrink from {found} to {asked}: set shrink=true, "
+            "after shrinking the file system inside",
             virtual_size=image.virtual_size,
         )
 

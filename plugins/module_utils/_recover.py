@@ -13,8 +13,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeI
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 
-#: The verbs that change an image in place, and the one of a record that was cut off. The others make new files, of which
-#: only staging directories can be left.
+#: The verbs that change an image in place, and the one of a record that was cut off. The others make new files, of
+#: which only staging directories can be left.
 IN_PLACE = frozenset(["reconcile", "unknown"])
 
 

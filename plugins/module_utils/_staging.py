@@ -17,6 +17,7 @@ import os
 import shutil
 import stat
 import typing as t
+from contextlib import contextmanager
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX, sibling_name
@@ -57,7 +58,9 @@ class NewFile:
         try:
             os.mkdir(staging_directory(self.path), 0o700)
         except OSError as error:
-            raise DiskError(f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path) from error
+            raise DiskError(
+                f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path
+            ) from error
 
     def identity(self) -> list[int]:
         """Device and inode of the new file, which publishing does not change: by them a record knows it again."""
@@ -110,6 +113,17 @@ def discard(path: str) -> None:
 def left_over(path: str) -> bool:
     """Whether there is a staging directory for *path*: left by a dead run, where its record is not held."""
     return os.path.lexists(staging_directory(path))
+
+
+@contextmanager
+def syncing(path: str) -> t.Iterator[None]:
+    """Brings *path* to stable storage while the block runs, which only reads: the disk writes meanwhile."""
+    from concurrent.futures import ThreadPoolExecutor  # loaded where there is work, not for a run without a change
+
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        written = writer.submit(sync, path)
+        yield
+        written.result()
 
 
 def sync(path: str) -> None:
@@ -171,10 +185,14 @@ def _move_where_nothing_is(name: str, path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
             raise DiskError(f"{path}: cannot put the new file in place: {error.strerror}", path=path) from error
-    if os.path.lexists(path):  # a file system without hard links: the record keeps other runs away, the look keeps us off
+    if os.path.lexists(
+        path
+    ):  # a file system without hard links: the record keeps other runs away, the look keeps us off
         raise _appeared(path)
     os.rename(name, path)
 
 
 def _appeared(path: str) -> DiskError:
-    return DiskError(f"{path}: a file appeared here meanwhile: it is left alone, and nothing was put in its place", path=path)
+    return DiskError(
+        f"{path}: a file appeared here meanwhile: it is left alone, and nothing was put in its place", path=path
+    )

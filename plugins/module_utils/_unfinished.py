@@ -47,7 +47,9 @@ class Unfinished:
         return {path for disk in disks for path in (disk.source, disk.dest)} | {*self.staging, *self.noted}
 
 
-def find(state: DomainState, images: t.Iterable[str], note_of: t.Callable[[str], dict[str, t.Any] | None]) -> Unfinished:
+def find(
+    state: DomainState, images: t.Iterable[str], note_of: t.Callable[[str], dict[str, t.Any] | None]
+) -> Unfinished:
     """What stands unfinished of the domain's record, and beside *images*. *note_of* gives the record beside a path.
 
     Raises OperationInFlight where the run that wrote the record still lives.
@@ -73,10 +75,12 @@ def find(state: DomainState, images: t.Iterable[str], note_of: t.Callable[[str],
 def clean_up(unfinished: Unfinished) -> tuple[Step, ...]:
     """The steps that remove what nobody can use any more."""
     half_made = [
-        Step(f"remove the unfinished image that an interrupted run left for {path}", _discard(path)) for path in unfinished.staging
+        Step(f"remove the unfinished image that an interrupted run left for {path}", _discard(path))
+        for path in unfinished.staging
     ]
     unused = [
-        Step(f"remove {path}, which an interrupted run made and the domain does not use", _remove(path)) for path in unfinished.stale
+        Step(f"remove {path}, which an interrupted run made and the domain does not use", _remove(path))
+        for path in unfinished.stale
     ]
     return (*half_made, *unused)
 
@@ -90,7 +94,8 @@ def _require_dead(state: DomainState, disk: RecordedDisk, note_of: t.Callable[[s
     note = note_of(disk.dest)
     if note is not None and note.get("alive"):
         raise OperationInFlight(
-            f"{state.name}: another run converts {disk.target} to {disk.dest} since {note.get('started')} (process {note.get('pid')}): "
+            f"{state.name}: another run converts {disk.target} to {disk.dest} since {note.get('started')} (process "
+            f"{note.get('pid')}): "
             "wait for it, or end it, then run again",
             operation=note,
         )

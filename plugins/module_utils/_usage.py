@@ -86,7 +86,10 @@ def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: boo
     found = users_of(path, users)
     locked = locks and is_locked(path)
     if found or locked:
-        by = "; ".join(str(user) for user in found) or "a process outside libvirt's sight (qemu-img, qemu-nbd or another QEMU)"
+        by = (
+            "; ".join(str(user) for user in found)
+            or "a process outside libvirt's sight (qemu-img, qemu-nbd or another QEMU)"
+        )
         raise ImageInUse(
             f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",
             path=path,
@@ -94,11 +97,17 @@ def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: boo
         )
 
 
-def directories_to_search(path: str, search_paths: t.Iterable[str], hypervisor: Hypervisor | None) -> list[str]:
-    """Where overlays of *path* may lie: beside it, in *search_paths*, in the directories of libvirt's pools."""
-    directories = [os.path.dirname(os.path.realpath(path)), os.path.dirname(path), *search_paths]
+def directories_to_search(
+    paths: t.Iterable[str], search_paths: t.Iterable[str], hypervisor: Hypervisor | None
+) -> list[str]:
+    """Where overlays of *paths* may lie: beside them, in *search_paths*, in the directories of libvirt's pools."""
+    directories = [*search_paths]
+    for path in paths:
+        directories += [os.path.dirname(os.path.realpath(path)), os.path.dirname(path)]
     if hypervisor is not None:
-        directories += [directory for directory in (_domain_xml.pool_path(pool.xml()) for pool in hypervisor.pools()) if directory]
+        directories += [
+            directory for directory in (_domain_xml.pool_path(pool.xml()) for pool in hypervisor.pools()) if directory
+        ]
     return sorted({os.path.realpath(directory) for directory in directories if os.path.isdir(directory)})
 
 
@@ -107,18 +116,32 @@ def dependents(path: str, directories: t.Iterable[str], users: t.Iterable[User] 
 
     Looked for in *directories*, and among the files of *users* wherever those are.
     """
-    identity = _identity(path)
-    candidates = {entry.path for directory in directories for entry in _files(directory)}
-    candidates.update(user.path for user in users)
-    return sorted(candidate for candidate in candidates if identity in _references(candidate))
+    return Readers(directories, users).of(path)
+
+
+class Readers:
+    """Which images read which, found by headers alone: one look at each file, for any number of questions."""
+
+    def __init__(self, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> None:
+        candidates = {entry.path for directory in directories for entry in _files(directory)}
+        candidates.update(user.path for user in users)
+        self._readers: dict[Identity, list[str]] = {}
+        for candidate in sorted(candidates):
+            for identity in set(_references(candidate)):
+                self._readers.setdefault(identity, []).append(candidate)
+
+    def of(self, path: str) -> list[str]:
+        """The images that have the file at *path*, by whatever name, as backing or data file."""
+        return list(self._readers.get(_identity(path), ()))
 
 
 def require_no_dependents(path: str, found: t.Sequence[str], to_do: str, otherwise: str) -> None:
-    """Raises HasDependents where *found*, the dependents of *path*, is not empty; *otherwise* says what else can be done."""
+    """Raises HasDependents where *found*, the dependents of *path*, is not empty; *otherwise* is another way out."""
     if found:
         shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         raise HasDependents(
-            f"{path}: {len(found)} image(s) read it as their backing file ({shown}): asked to {to_do}, which would destroy them: "
+            f"{path}: {len(found)} image(s) read it as their backing file ({shown}): asked to {to_do}, "
+            "which would destroy them: "
             f"make them independent first, or {otherwise}",
             path=path,
             dependents=list(found),
@@ -127,7 +150,9 @@ def require_no_dependents(path: str, found: t.Sequence[str], to_do: str, otherwi
 
 def _users_by(domain: Domain, hypervisor: Hypervisor) -> t.Iterator[User]:
     running = domain.is_active()
-    definitions = [(_domain_xml.disks(domain.xml(inactive=True, secrets=False)), "disk")] if domain.is_persistent() else []
+    definitions = (
+        [(_domain_xml.disks(domain.xml(inactive=True, secrets=False)), "disk")] if domain.is_persistent() else []
+    )
     if running:
         definitions.append((_domain_xml.disks(domain.xml(inactive=False, secrets=False)), "disk"))
     definitions += [(_domain_xml.snapshot_disks(xml), "disk in a snapshot") for xml in domain.snapshot_definitions()]

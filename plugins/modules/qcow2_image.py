@@ -20,8 +20,8 @@ description:
   - Images that are in use, and backing files of other images, are not written.
   - To change an overlay, C(qemu-img) opens its backing file, so the task has to name it.
   - Owner, mode and attributes are left alone while a guest has the image open, since libvirt owns it for that time.
-  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who uses
-    an image.
+  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
+    uses an image.
 extends_documentation_fragment:
   - ansible.builtin.files
   - kvmops.disk.allocation
@@ -51,8 +51,8 @@ options:
     description:
       - The virtual size, which is what a guest sees; bytes, or a number with V(K), V(M), V(G), V(T), V(P) or V(E)
         (powers of 1024; V(10G) and V(10GiB) are the same).
-      - Required to create an image without a backing file. An overlay has the size of its backing file unless a larger one
-        is given.
+      - Required to create an image without a backing file. An overlay has the size of its backing file unless a larger
+        one is given.
       - An existing image is grown to it. It is shrunk only with O(shrink=true).
     type: str
   shrink:
@@ -252,218 +252,15 @@ available_bytes:
   type: int
 """
 
-import os
-import typing as t
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _image, _lock, _staging, _usage
-from ansible_collections.kvmops.disk.plugins.module_utils._create import (
-    ImageWish,
-    bytes_needed,
-    new_size,
-    plan_create,
-    require_usable_base,
-)
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._managed_image import manage
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     URI_SPEC,
-    absolute,
-    carry_out,
-    hypervisor_if_any,
-    layout_from,
-    refresh_pools,
     run,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._reconcile import (
-    growth_in_bytes,
-    plan_reconcile,
-    require_no_cut,
-)
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
-from ansible_collections.kvmops.disk.plugins.module_utils._remove import plan_remove
-from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-
-
-class ImageTask:
-    """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
-
-    def __init__(self, module: AnsibleModule) -> None:
-        self.module = module
-        self.path = absolute(module.params["path"], "path")
-        self.qemu_img = QemuImg.find()
-        self._hypervisor: t.Any = None
-        self._asked_libvirt = False
-        for directory in module.params["search_paths"]:
-            if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
-                raise InvalidRequest(f"search_paths: {directory} is not a directory: images in it cannot be looked for")
-
-    def wish(self) -> ImageWish:
-        params = self.module.params
-        size, backing_file = params["size"], params["backing_file"]
-        wish = ImageWish(
-            path=self.path,
-            layout=layout_from(params),
-            size=parse_size(size) if size is not None else None,
-            backing_file=absolute(backing_file, "backing_file") if backing_file is not None else None,
-            backing_format=params["backing_format"],
-            shrink=params["shrink"],
-        )
-        wish.require_valid()
-        return wish
-
-    def present(self, wish: ImageWish, operation: Operation | None) -> Plan:
-        """The plan for an image that is to be there."""
-        image = self._existing(wish.layout.format)
-        first = self._settling(image.format if image else None, operation)
-        plan = self._change(wish, image, operation) if image else self._creation(wish, operation)
-        if image and (first or plan):
-            require_no_cut(wish, image, _image.chain(self.qemu_img, image)[1:])
-        return self._after(first, plan, operation)
-
-    def absent(self, operation: Operation | None) -> Plan:
-        """The plan for an image that is not to be there."""
-        first = self._settling(None, operation)
-        plan = plan_remove(self.path)
-        if plan:
-            self._require_writable("remove it", running_only=self.module.params["force"])
-        return self._after(first, plan, operation)
-
-    def result(self, plan: Plan) -> dict[str, t.Any]:
-        """What the module returns; the file's attributes are the file modules' business, done here at the end."""
-        report = {**plan.report(), "diff": {"before": dict(plan.before), "after": dict(plan.after)}, "image": {}}
-        if plan:
-            refresh_pools(self._libvirt(), {os.path.dirname(self.path), os.path.dirname(os.path.realpath(self.path))})
-        if self.module.params["state"] == "absent":
-            return report
-        if not os.path.exists(self.path):
-            return {**report, "image": {name: value for name, value in plan.after.items() if name != "state"}}
-        self._set_attributes(report)
-        image = _image.inspect(self.qemu_img, self.path, self.module.params["format"])
-        return {**report, "image": {**image.facts(), **(plan.after if self.module.check_mode else {})}}
-
-    def dress(self, name: str) -> None:
-        """Gives a file that is being made its owner, group, mode and attributes."""
-        os.chmod(name, 0o666 & ~_umask())
-        arguments = self.module.load_file_common_arguments(self.module.params, path=name)
-        self.module.set_fs_attributes_if_different(arguments, False)
-
-    def _existing(self, image_format: str) -> _image.Image | None:
-        if os.path.islink(self.path) and not os.path.exists(self.path):
-            raise UnsafeImage(
-                f"{self.path}: is a symbolic link to nothing ({os.readlink(self.path)}): "
-                "remove it, or make its target first"
-            )
-        if not os.path.lexists(self.path):
-            return None
-        _image.require_format(self.path, image_format)
-        return _image.inspect(self.qemu_img, self.path, image_format)
-
-    def _creation(self, wish: ImageWish, operation: Operation | None) -> Plan:
-        _staging.require_directory(self.path, "path")
-        base = None
-        if wish.backing_file is not None:
-            _image.require_format(wish.backing_file, t.cast(str, wish.backing_format))
-            base = _image.inspect(self.qemu_img, wish.backing_file, wish.backing_format)
-            for link in _image.chain(self.qemu_img, base):
-                require_usable_base(link)
-            if _usage.is_locked(base.path, against_readers=True):
-                raise ImageInUse(
-                    f"{base.path}: is open for writing, asked to make an overlay of it: what its user writes would "
-                    "change the overlay: stop that first",
-                    path=base.path,
-                    in_use_by=[],
-                )
-        _capacity.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
-        return plan_create(wish, base, self._door(operation), _staging.NewFile(self.path), self.dress)
-
-    def _change(self, wish: ImageWish, image: _image.Image, operation: Operation | None) -> Plan:
-        plan = plan_reconcile(wish, image, self._door(operation))
-        if plan:
-            self._require_writable("change it", running_only=True)
-            _capacity.require_space([(self.path, growth_in_bytes(wish, image))])
-        return plan
-
-    def _bytes_needed(self, wish: ImageWish, size: int) -> int:
-        measured = 0
-        if wish.layout.format == "qcow2":
-            measured = self.qemu_img.measure_empty(size, "qcow2", wish.layout.options()).required
-        return bytes_needed(wish.layout, size, measured)
-
-    def _require_writable(self, to_do: str, *, running_only: bool) -> None:
-        """Raises where writing the image, or removing it, would hurt somebody."""
-        hypervisor = self._libvirt()
-        users = _usage.domain_users(hypervisor) if hypervisor else []
-        _usage.require_unused(self.path, [user for user in users if user.running or not running_only], to_do)
-        if not self.module.params["allow_dependents"]:
-            directories = _usage.directories_to_search(self.path, self.module.params["search_paths"], hypervisor)
-            found = _usage.dependents(self.path, directories, users)
-            otherwise = "set allow_dependents=true where they are to be given up"
-            _usage.require_no_dependents(self.path, found, to_do, otherwise)
-
-    def _set_attributes(self, report: dict[str, t.Any]) -> None:
-        """As the file modules do, except on an image that a guest has open: that one libvirt owns for the time."""
-        arguments = self.module.load_file_common_arguments(self.module.params, path=os.path.realpath(self.path))
-        if _usage.is_locked(self.path):
-            return
-        if self.module.set_fs_attributes_if_different(arguments, False, report["diff"]):
-            report["changed"] = True
-            report["actions"].append(f"set the owner, mode or attributes of {self.path}")
-
-    def _settling(self, image_format: str | None, operation: Operation | None) -> tuple[Step, ...]:
-        """What is to be done first where a run died on the image; while another one lives, what lies there is its own."""
-        left = operation.left_behind(self.path) if operation else _lock.look(self.path)
-        if left and left.get("alive"):
-            return ()
-        return settle(self.path, image_format, left, self._door(operation))
-
-    def _after(self, first: tuple[Step, ...], plan: Plan, operation: Operation | None) -> Plan:
-        """*plan* after the steps that settle what a dead run left, and with a note of what is in flight in between.
-
-        A removal has none: it is done or not, and has to work where the file system has no room for a note.
-        """
-        if operation is None or not (first or plan):
-            return Plan(plan.before, plan.after, (*first, *plan.steps))
-
-        def note() -> None:
-            operation.settled(self.path)
-            if self.module.params["state"] == "present":
-                operation.note(self.path, before=plan.before, after=plan.after)
-
-        return Plan(plan.before, plan.after, (*first, Step("", note), *plan.steps))
-
-    def _door(self, operation: Operation | None) -> QemuImg:
-        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
-
-    def _libvirt(self) -> t.Any:
-        if not self._asked_libvirt:
-            self._asked_libvirt = True
-            self._hypervisor = hypervisor_if_any(self.module.params["uri"])
-        return self._hypervisor
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def manage(module: AnsibleModule) -> dict[str, t.Any]:
-    """One run of the module."""
-    task = ImageTask(module)
-    if module.params["state"] == "present":
-        wish = task.wish()
-        plan = carry_out(
-            lambda operation: task.present(wish, operation), "reconcile", lambda: [task.path], module.check_mode
-        )
-    else:
-        plan = carry_out(task.absent, "remove", lambda: [task.path], module.check_mode)
-    return task.result(plan)
 
 
 def main() -> None:

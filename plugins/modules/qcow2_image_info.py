@@ -39,8 +39,8 @@ options:
   format:
     description:
       - The format of the images. An image of another one is an error, but anything can be looked at as V(raw).
-      - If left out, the first bytes of each image say it. A guest can write those of a raw disk; for the disks of domains,
-        M(kvmops.disk.vm_disk_info) takes the format from the domain.
+      - If left out, the first bytes of each image say it. A guest can write those of a raw disk; for the disks of
+        domains, M(kvmops.disk.vm_disk_info) takes the format from the domain.
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
   backing_chain:
@@ -48,6 +48,25 @@ options:
       - Whether the images below each image are opened and returned too.
     type: bool
     default: false
+  dependents:
+    description:
+      - Whether to look for the images that have each image as their backing or data file.
+      - They are looked for beside the images, in O(search_paths), in libvirt's storage pools and among the disks
+        of domains.
+    type: bool
+    default: false
+  search_paths:
+    description:
+      - Further directories in which dependents are looked for.
+    type: list
+    elements: path
+    default: []
+  uri:
+    description:
+      - The libvirt connection whose pools and domains are asked for dependents.
+        Where nothing answers there, only files are.
+    type: str
+    default: qemu:///system
 requirements:
   - python >= 3.9
   - qemu-img >= 6.2
@@ -64,6 +83,12 @@ EXAMPLES = r"""
 - name: Say which of them are raw
   ansible.builtin.debug:
     msg: "{{ pool.images | selectattr('format', 'equalto', 'raw') | map(attribute='path') }}"
+
+- name: Find out which golden images nobody needs any more
+  kvmops.disk.qcow2_image_info:
+    paths: /srv/golden
+    dependents: true
+  register: golden
 
 - name: Look at the chains of the clones
   kvmops.disk.qcow2_image_info:
@@ -100,6 +125,11 @@ images:
       returned: with O(backing_chain=true)
       type: list
       elements: dict
+    dependents:
+      description: The images that read it as their backing or data file.
+      returned: with O(dependents=true)
+      type: list
+      elements: str
 failures:
   description:
     - The files that were found in directories or by patterns and that could not be looked at, each with path and msg.
@@ -112,13 +142,13 @@ failures:
 import glob
 import os
 import typing as t
-from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _image
+from ansible_collections.kvmops.disk.plugins.module_utils import _image, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, run
+from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, absolute, hypervisor_if_any, run
+from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 
 
@@ -158,6 +188,13 @@ def look(qemu_img: QemuImg, path: str, image_format: str | None, with_chain: boo
     return {**image.facts(), "backing_chain": [link.facts() for link in _image.chain(qemu_img, image)]}
 
 
+def find_readers(paths: list[str], params: dict[str, t.Any]) -> _usage.Readers:
+    """Who reads the images at *paths*, asked once for all of them."""
+    hypervisor = hypervisor_if_any(params["uri"])
+    users = _usage.domain_users(hypervisor) if hypervisor else []
+    return _usage.Readers(_usage.directories_to_search(paths, params["search_paths"], hypervisor), users)
+
+
 def gather(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     qemu_img = QemuImg.find()
@@ -169,13 +206,15 @@ def gather(module: AnsibleModule) -> dict[str, t.Any]:
         except DiskError as error:
             return error
 
-    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
-        answers = dict(zip(files, threads.map(attempt, files)))
+    answers = dict(zip(files, in_parallel(attempt, list(files))))
     images = [answer for answer in answers.values() if isinstance(answer, dict)]
     failures = {path: answer for path, answer in answers.items() if isinstance(answer, DiskError)}
     for path, error in failures.items():
         if files[path]:
             raise DiskError(str(error), **{**error.facts, "images": images})
+    if module.params["dependents"]:
+        readers = find_readers([image["path"] for image in images], module.params)
+        images = [{**image, "dependents": readers.of(image["path"])} for image in images]
     return {
         "changed": False,
         "images": images,
@@ -190,6 +229,9 @@ def main() -> None:
             "recurse": {"type": "bool", "default": False},
             "format": {"type": "str", "choices": [*FORMATS, "luks"]},
             "backing_chain": {"type": "bool", "default": False},
+            "dependents": {"type": "bool", "default": False},
+            "search_paths": {"type": "list", "elements": "path", "default": []},
+            **URI_SPEC,
         },
         supports_check_mode=True,
     )

@@ -13,12 +13,13 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Makes sure that disks of a libvirt domain are in a format, and at a place. Where they are not, the domain is shut down,
-    the images are converted and compared with their sources, the domain is redefined with the new ones and started again.
+  - Makes sure that disks of a libvirt domain are in a format, and at a place. Where they are not, the domain is shut
+    down, the images are converted and compared with their sources, the domain is redefined with the new ones and
+    started again.
   - In the definition, the driver type and the source of the disks change and nothing else does.
   - A disk with backing files becomes independent of them.
-  - When anything fails, or the task is told to end, everything is as before and a domain that ran runs again. When the module is
-    killed, the next run finishes or reverts what was in flight and starts a domain that was left off.
+  - When anything fails, or the task is told to end, everything is as before and a domain that ran runs again. When
+    the module is killed, the next run finishes or reverts what was in flight and starts a domain that was left off.
   - The sources are kept unless O(keep_source=false).
 extends_documentation_fragment:
   - kvmops.disk.allocation
@@ -54,8 +55,8 @@ options:
   dest:
     description:
       - The absolute path of the new image; for one disk only.
-      - If neither this nor O(dest_dir) is given, the new image stands beside the old one, under its name with the suffix of the
-        new format, and a disk that has the format already is left alone wherever it is.
+      - If neither this nor O(dest_dir) is given, the new image stands beside the old one, under its name with the
+        suffix of the new format, and a disk that has the format already is left alone wherever it is.
     type: path
   dest_dir:
     description:
@@ -93,7 +94,8 @@ options:
     description:
       - Whether the old images are kept. Otherwise they are removed after the domain runs from the new ones, or,
         if it is off, after its new definition has been verified.
-      - An old image that other images have as their backing file is not removed; the task fails before it changes anything.
+      - An old image that other images have as their backing file is not removed; the task fails before it changes
+        anything.
     type: bool
     default: true
   compress:
@@ -108,14 +110,15 @@ options:
     choices: [zlib, zstd]
   search_paths:
     description:
-      - Directories in which images are looked for that have a source as their backing file, beside its own directory and those of
-        libvirt's storage pools. Matters with O(keep_source=false).
+      - Directories in which images are looked for that have a source as their backing file, beside its own directory
+        and those of libvirt's storage pools. Matters with O(keep_source=false).
     type: list
     elements: path
     default: []
   trusted:
     description:
-      - Whether to follow references to backing and data files that are in the images but not in the domain's definition.
+      - Whether to follow references to backing and data files that are in the images but not in the domain's
+        definition.
       - Such a reference can have been planted to copy a foreign file into the disk. The definition names a backing file
         by C(backingStore); that of a running domain always does.
     type: bool
@@ -160,7 +163,8 @@ actions:
   type: list
   elements: str
 diff:
-  description: The disks before and after, and the change of the domain's definition as a unified diff. Passwords are hidden.
+  description: The disks before and after, and the change of the domain's definition as a unified diff. Passwords are
+    hidden.
   returned: always
   type: list
   elements: dict
@@ -208,7 +212,8 @@ disks:
       description: Whether the new image was compared with its source.
       type: bool
     downtime_seconds:
-      description: How long the domain was off, from the request to shut down to its start; null if it did not go off and on.
+      description: How long the domain was off, from the request to shut down to its start; null if it did not go off
+        and on.
       type: float
 in_use_by:
   description: The domains that use an image, where that made the task fail.
@@ -230,289 +235,16 @@ available_bytes:
   type: int
 """
 
-import os
-import typing as t
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _capacity,
-    _convert,
-    _domain,
-    _domain_xml,
-    _image,
-    _lock,
-    _offline,
-    _staging,
-    _unfinished,
-    _usage,
-)
-from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._convert import DISK_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_conversion import convert
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     PROGRESS_SPEC,
     URI_SPEC,
-    absolute,
-    carry_out,
-    layout_from,
-    refresh_pools,
     run,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
-from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import Unfinished
-
-
-def wish_from(params: dict[str, t.Any]) -> ConvertWish:
-    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    for name in ("dest", "dest_dir"):
-        if params[name] is not None:
-            absolute(params[name].rstrip("/") or "/" if name == "dest_dir" else params[name], name)
-            _domain_xml.require_expressible(params[name], name)
-    wish = ConvertWish(
-        disks=tuple(params["disks"] or [params["disk"]]),
-        layout=layout_from(params),
-        dest=params["dest"],
-        dest_dir=params["dest_dir"],
-        shutdown=params["shutdown"],
-        shutdown_timeout=params["shutdown_timeout"],
-        restart=params["restart"],
-        verify=params["verify"],
-        keep_source=params["keep_source"],
-        compress=params["compress"],
-        trusted=params["trusted"],
-    )
-    wish.require_valid()
-    return wish
-
-
-class ConvertTask:
-    """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
-
-    def __init__(self, module: AnsibleModule, wish: ConvertWish) -> None:
-        self.progress = Progress.wanted()
-        self.params = module.params
-        self.check_mode = module.check_mode
-        self.wish = wish
-        self.qemu_img = QemuImg.find()
-        self.hypervisor = Hypervisor.connect(module.params["uri"])
-        self.domain = self.hypervisor.domain(module.params["name"])
-        self.state: DomainState = _domain.observe(self.hypervisor, self.domain)
-        self.conversions: list[Conversion] = []
-        self.targets: list[str] = []
-        self.unfinished = Unfinished()
-        self.work: _offline.Work | None = None
-        self._images: dict[str, _image.Image] = {}
-
-    def decide(self, operation: Operation | None) -> Plan:
-        """The plan. Where the wish is refused, but a dead run left something, the plan settles that and then refuses."""
-        self.conversions = []
-        self.state = _domain.observe(self.hypervisor, self.domain)
-        self.unfinished = _unfinished.find(self.state, [], self._note_of(operation))
-        try:
-            return self._plan(operation)
-        except OperationInFlight:
-            raise
-        except DiskError as refusal:
-            if self.check_mode or not self.unfinished:
-                raise
-            self.conversions = []
-            return Plan({}, {}, (*self._settlement(operation, restart=True), Step("", _raiser(refusal))))
-
-    def paths(self) -> set[str]:
-        """The images whose records are to be held."""
-        return self.unfinished.paths | {path for item in self.conversions for path in (item.source, item.dest)}
-
-    def result(self, plan: Plan) -> dict[str, t.Any]:
-        """What the module returns, read from the world again after a change."""
-        before = {item.target: item for item in self.conversions}
-        state = _domain.observe(self.hypervisor, self.domain) if plan and not self.check_mode else self.state
-        if plan and not self.check_mode:
-            directories = {os.path.dirname(path) for item in self.conversions for path in (item.source, item.dest)}
-            refresh_pools(self.hypervisor, directories | {os.path.dirname(path) for path in self.unfinished.paths})
-        disks = [disk for target in self.targets for disk in state.disks if disk.target == target]
-        return {
-            **plan.report(),
-            "diff": [{"before": plan.before, "after": plan.after}, *plan.diff],
-            "disks": [self._facts(disk, before.get(disk.target)) for disk in disks],
-        }
-
-    def _plan(self, operation: Operation | None) -> Plan:
-        meant, conversions = _convert.select(self.state, self.wish)
-        self.targets = [disk.target for disk in meant]
-        note_of = self._note_of(operation)
-        if not conversions:
-            self.unfinished = _unfinished.find(self.state, [disk.path for disk in meant if disk.path], note_of)
-            return Plan({}, {}, self._settlement(operation, restart=self.wish.restart) if self.unfinished else ())
-        jobs = _domain.block_jobs(self.domain, self.state) if self.state.active else []
-        _convert.require_convertible(self.state, conversions, jobs)
-        _convert.require_stoppable(self.state, self.wish)
-        self.unfinished = _unfinished.find(self.state, [item.dest for item in conversions], note_of)
-        _convert.require_free_destinations(conversions, lambda path: _unfinished.existing(path, self.unfinished))
-        self.conversions = conversions
-        for item in conversions:
-            self._require_convertible(item)
-        self._require_unused()
-        self._require_space(share=self.state.active)
-        return self._conversion_plan(operation)
-
-    def _require_convertible(self, item: Conversion) -> None:
-        _domain_xml.require_expressible(item.dest, "dest")
-        _staging.require_directory(item.dest, "dest")
-        image = _image.inspect(self.qemu_img, item.source, item.source_format)
-        _convert.require_known_references(self.state, item, [image], self.wish.trusted)
-        if image.backing_file is not None:
-            _convert.require_known_references(self.state, item, _image.chain(self.qemu_img, image), self.wish.trusted)
-        _convert.require_convertible_image(item, image, self.wish.keep_source)
-        self._images[item.target] = image
-
-    def _require_unused(self) -> None:
-        """Raises ImageInUse or HasDependents where somebody else has to do with a source or a destination."""
-        users = _usage.domain_users(self.hypervisor)
-        others = [user for user in users if user.uuid != self.state.uuid]
-        for item in self.conversions:
-            own = [user for user in users if user.uuid == self.state.uuid and user.target != item.target]
-            for path in (item.source, item.dest):
-                _usage.require_unused(path, [*others, *own], "convert it" if path == item.source else "put a new image there", locks=not self.state.active)
-            if not self.wish.keep_source:
-                directories = _usage.directories_to_search(item.source, self.params["search_paths"], self.hypervisor)
-                found = _usage.dependents(item.source, directories, users)
-                _usage.require_no_dependents(item.source, found, "remove it after its conversion (keep_source=false)", "keep the source")
-
-    def _require_space(self, *, share: bool) -> None:
-        """Raises NotEnoughSpace. Beside a running guest (*share*) the figures are of the moment."""
-        if self.wish.compress:
-            return
-        demands = []
-        layout = self.wish.layout
-        for item in self.conversions:
-            options = layout.options() if layout.format == "qcow2" else {}
-            measured = self.qemu_img.measure(item.source, item.source_format, "qcow2", options, share=share)
-            demands.append((item.dest, bytes_needed(layout, self._images[item.target].virtual_size, measured.required)))
-        _capacity.require_space(demands)
-
-    def _conversion_plan(self, operation: Operation | None) -> Plan:
-        changes = [_offline.changed(item, self.wish) for item in self.conversions]
-        after = _domain_xml.with_changes(self.state.definition, changes)
-        return Plan(
-            before={item.target: {"path": item.source, "format": item.source_format} for item in self.conversions},
-            after={item.target: {"path": item.dest, "format": self.wish.layout.format} for item in self.conversions},
-            steps=(
-                *self._settled_images(operation),
-                *_unfinished.clean_up(self.unfinished),
-                *_offline.steps(self.state, self.wish, self.conversions, self._work(operation)),
-                *self._removals(),
-            ),
-            diff=({"prepared": _domain_xml.definition_diff(self.state.definition, after)},),
-        )
-
-    def _settlement(self, operation: Operation | None, *, restart: bool) -> tuple[Step, ...]:
-        """The steps that end what a dead run left, where there is nothing else to do."""
-        work = self._work(operation)
-        owed = self.unfinished.owed and restart
-        start = (Step(f"start {self.state.name}, which an interrupted run had shut down", work.start),) if owed else ()
-        images = {disk.path for disk in self.state.disks if disk.path}
-        return (
-            *_unfinished.clean_up(self.unfinished),
-            *start,
-            *self._removals(),
-            Step(f"forget the interrupted conversion of {self.state.name}", lambda: work.forget(images)),
-        )
-
-    def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
-        """Where another verb died on a source, that source is checked first."""
-        note_of = self._note_of(operation)
-        found = []
-        for item in self.conversions:
-            note = note_of(item.source)
-            if note and note.get("verb") != "convert":
-                found += settle(item.source, item.source_format, note, self.qemu_img)
-        return tuple(found)
-
-    def _removals(self) -> tuple[Step, ...]:
-        """The removal of sources that an interrupted run owes, as far as it is still wanted and nobody uses them."""
-        if self.wish.keep_source or not self.unfinished.sources:
-            return ()
-        users = _usage.domain_users(self.hypervisor)
-        found = []
-        for source in self.unfinished.sources:
-            directories = _usage.directories_to_search(source, self.params["search_paths"], self.hypervisor)
-            if os.path.lexists(source) and not _usage.users_of(source, users) and not _usage.dependents(source, directories, users):
-                found.append(Step(f"remove {source}", _remover(source)))
-        return tuple(found)
-
-    def _work(self, operation: Operation | None) -> _offline.Work:
-        self.work = _offline.Work(
-            hypervisor=self.hypervisor,
-            domain=self.domain,
-            qemu_img=self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img,
-            operation=operation or Operation("convert"),
-            wish=self.wish,
-            runs=self.state.active or self.unfinished.owed,
-            require_space=lambda: self._require_space(share=False),
-            progress=self.progress,
-        )
-        return self.work
-
-    def _note_of(self, operation: Operation | None) -> t.Callable[[str], dict[str, t.Any] | None]:
-        """What a record beside a path says: of those that we hold, what was in them before."""
-        held = operation.paths if operation else ()
-        return lambda path: operation.left_behind(path) if operation and path in held else _lock.look(path)
-
-    def _facts(self, disk: DomainDisk, item: Conversion | None) -> dict[str, t.Any]:
-        """One disk as the module returns it; in check mode as it would be."""
-        source = self._images[item.target] if item else None
-        images = self._images_of(disk, item)
-        top = images[0] if images else None
-        return {
-            "domain": self.state.name,
-            "target": disk.target,
-            "path": top.path if top else disk.path,
-            "format": top.format if top else disk.format,
-            "virtual_size": top.virtual_size if top else None,
-            "actual_size": top.actual_size if top else None,
-            "backing_chain": [image.facts() for image in images],
-            "previous_path": item.source if item else None,
-            "previous_format": item.source_format if item else None,
-            "previous_actual_size": source.actual_size if source else None,
-            "mode": "offline" if item else None,
-            "verified": bool(item and self.wish.verify and not self.check_mode),
-            "downtime_seconds": self.work.downtime if item and self.work else None,
-        }
-
-    def _images_of(self, disk: DomainDisk, item: Conversion | None) -> tuple[_image.Image, ...]:
-        """The images of a disk, top first; in check mode the new one that it would have."""
-        if self.check_mode and item:
-            return (_convert.predicted(item, self._images[item.target], self.wish.layout.format),)
-        if disk.path is None:
-            return ()
-        image = _image.inspect(self.qemu_img, disk.path, disk.format)
-        return _image.chain(self.qemu_img, image) if image.backing_file else (image,)
-
-
-def _raiser(error: DiskError) -> t.Callable[[], None]:
-    def refuse() -> None:
-        raise error
-
-    return refuse
-
-
-def _remover(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove(path)
-
-
-def convert(module: AnsibleModule) -> dict[str, t.Any]:
-    """One run of the module."""
-    task = ConvertTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "convert", task.paths, module.check_mode)
-    return task.result(plan)
 
 
 def main() -> None:
@@ -524,7 +256,7 @@ def main() -> None:
             "name": {"type": "str", "required": True, "aliases": ["domain"]},
             "disk": {"type": "str"},
             "disks": {"type": "list", "elements": "str"},
-            "format": {"type": "str", "choices": list(_convert.DISK_FORMATS), "default": "qcow2"},
+            "format": {"type": "str", "choices": list(DISK_FORMATS), "default": "qcow2"},
             "dest": {"type": "path"},
             "dest_dir": {"type": "path"},
             "mode": {"type": "str", "choices": ["auto", "offline"], "default": "auto"},

@@ -13,8 +13,8 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Returns the disks of all domains of a libvirt connection, or of the named ones, with their formats, sizes and backing chains,
-    whether the domains run or not.
+  - Returns the disks of all domains of a libvirt connection, or of the named ones, with their formats, sizes and
+    backing chains, whether the domains run or not.
   - The format of a disk is the one that the domain's definition says. It is never guessed from the content.
 extends_documentation_fragment:
   - kvmops.disk.libvirt
@@ -111,9 +111,7 @@ disks:
       type: str
 """
 
-import os
 import typing as t
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
@@ -121,6 +119,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _domain, _image
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor, is_missing_domain
 from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 
 
@@ -188,14 +187,13 @@ def gather(module: AnsibleModule) -> dict[str, t.Any]:
     names = module.params["names"]
     hypervisor = Hypervisor.connect(module.params["uri"])
     qemu_img = QemuImg.find()
-    observed = [seen for domain in domains(hypervisor, names) if (seen := observe(hypervisor, domain, names is not None))]
+    observed = [
+        seen for domain in domains(hypervisor, names) if (seen := observe(hypervisor, domain, names is not None))
+    ]
     users = _usage.domain_users(hypervisor)
-    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
-        disks = threads.map(
-            lambda item: facts(qemu_img, *item, users),
-            [(state, disk, jobs) for state, jobs in observed for disk in state.disks],
-        )
-        return {"changed": False, "disks": list(disks)}
+    disks = [(state, disk, jobs) for state, jobs in observed for disk in state.disks]
+    described = in_parallel(lambda item: facts(qemu_img, item[0], item[1], item[2], users), disks)
+    return {"changed": False, "disks": described}
 
 
 def main() -> None:

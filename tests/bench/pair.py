@@ -37,15 +37,15 @@ class Row:
 
     def __str__(self) -> str:
         verdict = "" if self.ratio <= self.goal else "  over"
-        return f"{self.what:<58} {self.ours:>8.3f} {self.typed:>8.3f} {self.ratio:>7.2f} {self.goal:>6.2f}{verdict}"
+        return f"{self.what:<62} {self.ours:>8.3f} {self.typed:>8.3f} {self.ratio:>7.2f} {self.goal:>6.2f}{verdict}"
 
 
-HEADER = f"{'median of whole processes, in seconds':<58} {'ours':>8} {'typed':>8} {'ratio':>7} {'goal':>6}"
+HEADER = f"{'median of whole processes, in seconds':<62} {'ours':>8} {'typed':>8} {'ratio':>7} {'goal':>6}"
 
 
 def compare(what: str, ours: Way, typed: Way, *, rounds: int, goal: float) -> Row:
     """Measures both ways ROUNDS times in turn, after one round that does not count."""
-    pairs = [(ours.seconds(), typed.seconds()) for _ in range(rounds + 1)][1:]
+    pairs = [(ours.seconds(), typed.seconds()) for _round in range(rounds + 1)][1:]
     return Row(
         what,
         statistics.median(pair[0] for pair in pairs),

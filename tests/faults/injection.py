@@ -70,11 +70,21 @@ def paused_at(point: str, params: Mapping[str, Any]) -> Iterator[RunningModule]:
 
 
 def is_stopped(run: RunningModule) -> bool:
+    return _process_state(run.pid) == "T"
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended, even if nobody has asked how."""
+    return _process_state(pid) in ("", "Z", "X")
+
+
+def _process_state(pid: int) -> str:
+    """The letter of proc(5); empty where there is no such process."""
     try:
-        status = Path(f"/proc/{run.pid}/stat").read_text(encoding="utf-8")
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] == "T"
+        return ""
+    return status.rpartition(")")[2].split()[0]
 
 
 def children_of(pid: int) -> list[int]:

@@ -16,9 +16,10 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.injection import children_of, killed_at, paused_at, signalled_at, wait_for
+from faults.injection import children_of, is_gone, killed_at, paused_at, signalled_at, wait_for
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
+from lab.module import RunningModule
 from scene import (
     RECORD,
     content,
@@ -88,11 +89,17 @@ def domain_of(machine: Machine) -> Iterator[libvirt.virDomain]:
 # Told to end
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
-@pytest.mark.parametrize("point", ["qemu-img-convert 1", "fsync 4", "virDomainDefineXMLFlags 1", "virDomainCreate 1"])
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [
+        ("SIGTERM", "virDomainSetMetadata 1"),
+        ("SIGTERM", "qemu-img-convert 1"),
+        ("SIGINT", "link 1"),
+        ("SIGHUP", "virDomainDefineXMLFlags 1"),
+        ("SIGTERM", "virDomainCreate 1"),
+    ],
+)
 def test_a_run_that_is_told_to_end_undoes_everything_at_once(running: Machine, point: str, name: str) -> None:
-    if name != "SIGTERM" and point != "virDomainDefineXMLFlags 1":
-        return
     told = signalled_at(point, name, running.params)
     assert told.get("failed"), told
     assert f"interrupted by {name}" in told["msg"]
@@ -114,6 +121,22 @@ def test_a_run_that_is_told_to_end_while_the_guest_shuts_down_starts_it_again(
     guest.wait_ready()
 
 
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "off"])
+def test_a_run_that_is_told_to_end_once_the_new_disk_is_in_use_undoes_nothing(running: Machine, runs: bool) -> None:
+    """The source is to go next: it may be gone, so there is no way back."""
+    machine = running
+    params = {**machine.params, "keep_source": False, "restart": runs}
+    told = signalled_at("unlink 2", "SIGTERM", params)
+    assert "or is finished by the next run" in told["msg"]
+    machine.was_running = runs
+    assert is_running(machine.hv, machine.name) == runs
+    assert disk_of(machine.hv, machine.name) == (str(machine.dest), "qcow2")
+    assert content(machine.dest, "qcow2") == machine.content
+    assert run_module(MODULE, params)["changed"]
+    machine.assert_converted()
+    assert os.listdir(machine.images) == ["vm.qcow2"]
+
+
 # A disk that fills up, a qemu-img that dies
 
 
@@ -122,8 +145,7 @@ def test_a_disk_that_fills_up_midway_leaves_everything_as_it_was(running: Machin
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=0711", "tmpfs", small], check=True)
     try:
-        params = {**running.params, "dest_dir": str(small)}
-        with paused_at("qemu-img-convert 1", params) as run:
+        with paused_at("qemu-img-convert 1", {**running.params, "dest_dir": str(small)}) as run:
             assert any(".kvmops" in path.name for path in small.iterdir()), "it has begun"
             (small / "somebody's").write_bytes(bytes(7 << 20))
         failed = run.result()
@@ -131,44 +153,67 @@ def test_a_disk_that_fills_up_midway_leaves_everything_as_it_was(running: Machin
         assert "the file system is full" in failed["msg"]
         assert os.listdir(small) == ["somebody's"]
         running.assert_as_before("small")
-        (small / "somebody's").unlink()
-        assert run_module(MODULE, params)["changed"]
-        assert disk_of(running.hv, running.name) == (str(small / "vm.qcow2"), "qcow2")
-        with domain_of(running) as domain:
-            domain.destroy()
     finally:
         subprocess.run(["umount", small], check=True)
+    running.assert_converts()
 
 
-@pytest.mark.parametrize("verb", ["convert", "compare"])
-def test_a_qemu_img_that_is_killed_leaves_everything_as_it_was(
-    hv: Hypervisor, images: Path, make_domain: MakeDomain, verb: str
-) -> None:
+def test_a_copy_that_differs_is_not_used(running: Machine) -> None:
+    with paused_at("qemu-img-compare 1", running.params) as run:
+        (copy,) = running.images.glob(".*.kvmops.d/vm.qcow2")
+        subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 4k 512", copy], check=True, capture_output=True)
+    failed = run.result()
+    assert failed.get("failed"), failed
+    assert f"vm.qcow2: the new image has not the content of {running.source}" in failed["msg"]
+    running.assert_as_before()
+
+
+@pytest.fixture
+def large(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Machine:
+    """A domain whose disk takes a moment to convert."""
     source = make_image(images / "vm.raw", mib=96, size_mib=128)
-    machine = Machine(hv, images, make_domain([Disk(source)], kernel=False).name)
-    run = start_module(MODULE, machine.params)
-    killed: list[int] = []
+    return Machine(hv, images, make_domain([Disk(source)], kernel=False).name)
 
-    def kill() -> bool:
+
+def qemu_img_of(run: RunningModule, verb: str) -> int:
+    """The process of the qemu-img that the module runs, once it runs that verb."""
+    found: list[int] = []
+
+    def look() -> bool:
         for child in children_of(run.pid):
             words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
             if len(words) > 1 and words[1] == verb.encode():
-                os.kill(child, signal.SIGKILL)
-                killed.append(child)
-        return bool(killed)
+                found.append(child)
+        return bool(found)
 
-    wait_for(kill, f"qemu-img {verb}")
+    wait_for(look, f"qemu-img {verb}")
+    return found[0]
+
+
+@pytest.mark.parametrize("verb", ["convert", "compare"])
+def test_a_qemu_img_that_is_killed_leaves_everything_as_it_was(large: Machine, verb: str) -> None:
+    run = start_module(MODULE, large.params)
+    os.kill(qemu_img_of(run, verb), signal.SIGKILL)
     failed = run.result()
     assert failed.get("failed"), failed
     assert f"qemu-img {verb} was ended by SIGKILL" in failed["msg"]
-    machine.assert_as_before()
+    large.assert_as_before()
+
+
+def test_a_qemu_img_does_not_outlive_a_module_that_is_killed(large: Machine) -> None:
+    run = start_module(MODULE, large.params)
+    child = qemu_img_of(run, "convert")
+    os.kill(child, signal.SIGSTOP)
+    run.kill(children=False)
+    wait_for(lambda: is_gone(child), "qemu-img ends", 5)
+    large.assert_converts()
 
 
 # Other runs and other people
 
 
 def test_of_two_runs_at_once_one_converts(running: Machine) -> None:
-    runs = [start_module(MODULE, running.params) for _ in range(2)]
+    runs = [start_module(MODULE, running.params) for _run in range(2)]
     results = [run.result() for run in runs]
     changed = [result for result in results if result.get("changed")]
     assert len(changed) == 1, results
@@ -241,6 +286,17 @@ def test_a_domain_that_a_dead_run_had_stopped_runs_again_even_if_the_next_wish_i
     refused = run_module(MODULE, {**running.params, "dest": str(running.images / "missing" / "vm.qcow2")})
     assert "does not exist" in refused["msg"]
     running.assert_as_before()
+
+
+def test_what_stood_in_the_way_may_go_while_a_run_looks_again(running: Machine) -> None:
+    """The first look finds the wish refused and a dead run to settle, the second, under the lock, nothing refused."""
+    killed_at("qemu-img-convert 1", {**running.params, "dest": str(running.images / "first.qcow2")})
+    running.dest.write_text("somebody's file")
+    with paused_at("record 1", running.params) as run:
+        running.dest.unlink()
+    done = run.result()
+    assert done.get("changed"), done
+    running.assert_converted()
 
 
 def test_check_mode_leaves_to_the_run_what_a_dead_run_left(running: Machine) -> None:

@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vm_disk_convert killed (SIGKILL) at every point of its run that changes the world: nothing is lost, a rerun converges."""
+"""vm_disk_convert killed (SIGKILL) at every point that changes the world: nothing is lost, a rerun converges."""
 
 from __future__ import annotations
 

@@ -29,7 +29,6 @@ from integration.image_tools import (
     refused,
     specific,
 )
-
 from lab.tree import tree_state
 
 FORMATS = ["raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels"]
@@ -474,11 +473,18 @@ def test_a_name_is_just_a_name(name: str, tmp_path: Path) -> None:
     assert names(tmp_path) == [name]
     assert info(path)["virtual-size"] == 2 * MIB
     clone = tmp_path / "clone"
-    done(clone, backing_file=str(path), backing_format="qcow2")
-    assert not done(clone, backing_file=str(path), backing_format="qcow2")["changed"]
-    assert done(path, size="4M", allow_dependents=True)["image"]["virtual_size"] == 4 * MIB
+    assert done(clone, backing_file=str(path), backing_format="qcow2")["image"]["backing_file"] == str(path)
     assert refused(path, state="absent")["dependents"] == [str(clone)]
     assert names(tmp_path) == sorted([name, "clone"])
+
+
+def test_an_image_with_an_awkward_name_is_changed_like_any_other(tmp_path: Path) -> None:
+    base, path = tmp_path / "-a,b:c 'd'\n", tmp_path / 'json:{}, "x"'
+    create(base)
+    params = {"backing_file": str(base), "backing_format": "qcow2"}
+    settled(path, **params)
+    settled(path, size="20M", lazy_refcounts=True, **params)
+    assert (info(path)["virtual-size"], specific(path)["lazy-refcounts"]) == (20 * MIB, True)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,11 @@ from integration.image_tools import (
     qemu_io,
 )
 from integration.watched import opened_files
-from unit.qcow2_header import DATA_FILE, EXTERNAL_DATA, Made, snapshot
-
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from lab.module import run_module
 from lab.tree import tree_state
+from unit.qcow2_header import DATA_FILE, EXTERNAL_DATA, Made, snapshot
 
 Result = dict[str, Any]
 FORMATS = ["raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "parallels"]
@@ -70,7 +70,15 @@ def paths_of(result: Result) -> list[str]:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Images in a directory, below it, hidden ones, and what is no image."""
-    for name in ("b.qcow2", "a.qcow2", "c[1].qcow2", ".hidden.qcow2", "sub/d.qcow2", "sub/deep/e.qcow2", ".dot/f.qcow2"):
+    for name in (
+        "b.qcow2",
+        "a.qcow2",
+        "c[1].qcow2",
+        ".hidden.qcow2",
+        "sub/d.qcow2",
+        "sub/deep/e.qcow2",
+        ".dot/f.qcow2",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         create(path, "qcow2", MIB)
@@ -176,13 +184,21 @@ def test_snapshots_have_dates_and_the_sizes_of_their_time(tmp_path: Path) -> Non
         assert 0 <= age.total_seconds() < 60
 
 
+def create_encrypted(path: Path, image_format: str, prefix: str, secret: Path) -> None:
+    """QEMU times its key derivation first, and gives up where the machine's clock is too coarse: try again."""
+    options = f"{prefix}key-secret=s,{prefix}iter-time=10" + (",encrypt.format=luks" if prefix else "")
+    argv = ["qemu-img", "create", "-q", "--object", f"secret,id=s,file={secret}", "-f", image_format, "-o", options]
+    for _again in range(50):
+        if subprocess.run([*argv, path, "1M"], capture_output=True, check=False).returncode == 0:
+            return
+    pytest.fail("qemu-img makes no encrypted image")
+
+
 def test_an_encrypted_image_is_described_without_its_secret(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hush", encoding="utf-8")
-    key = ("--object", f"secret,id=s,file={secret}")
-    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
-    qemu_img("create", "-q", *key, "-f", "qcow2", "-o", options, tmp_path / "disk.qcow2", "1M")
-    qemu_img("create", "-q", *key, "-f", "luks", "-o", "key-secret=s,iter-time=10", tmp_path / "disk.luks", "1M")
+    create_encrypted(tmp_path / "disk.luks", "luks", "", secret)
+    create_encrypted(tmp_path / "disk.qcow2", "qcow2", "encrypt.", secret)
     luks, qcow2 = look(tmp_path / "disk.luks", tmp_path / "disk.qcow2")["images"]
     assert (luks["format"], luks["encrypted"], luks["virtual_size"]) == ("luks", True, MIB)
     assert (qcow2["format"], qcow2["encrypted"], qcow2["virtual_size"]) == ("qcow2", True, MIB)
@@ -252,7 +268,11 @@ def test_what_lies_below_is_not_opened_unless_the_chain_is_asked_for(tmp_path: P
         found = look(*images)["images"]
     assert opened == set()
     assert [image["backing_file"] for image in found] == [
-        str(base), None, str(base), str(base), str(tmp_path / "base.vmdk")
+        str(base),
+        None,
+        str(base),
+        str(base),
+        str(tmp_path / "base.vmdk"),
     ]
     assert found[1]["data_file"] == str(data)
     with opened_files(base, data) as opened:
@@ -290,13 +310,12 @@ def test_a_chain_in_a_circle_is_refused_and_each_image_of_it_described(tmp_path:
 
 
 def test_a_chain_deeper_than_64_is_refused(tmp_path: Path) -> None:
-    create(tmp_path / "0", "qcow2", MIB)
-    content = (overlay(tmp_path / "1", "00")).read_bytes()
+    create(tmp_path / "image00", "qcow2", MIB)
+    content = overlay(tmp_path / "template", "image00").read_bytes()
     for number in range(1, 66):
-        (tmp_path / f"{number:02}").write_bytes(content.replace(b"00", f"{number - 1:02}".encode(), 1))
-    (tmp_path / "0").rename(tmp_path / "00")
-    assert len(one(tmp_path / "60", backing_chain=True)["backing_chain"]) == 61
-    assert "deeper than 64" in refused(tmp_path / "65", backing_chain=True)["msg"]
+        (tmp_path / f"image{number:02}").write_bytes(content.replace(b"image00", f"image{number - 1:02}".encode()))
+    assert len(one(tmp_path / "image60", backing_chain=True)["backing_chain"]) == 61
+    assert "deeper than 64" in refused(tmp_path / "image65", backing_chain=True)["msg"]
 
 
 def test_a_backing_file_without_a_format_is_not_guessed(tmp_path: Path) -> None:
@@ -364,7 +383,8 @@ def test_a_header_with_thousands_of_snapshots_is_read_in_time(tmp_path: Path) ->
     entry = snapshot(extra=struct.pack(">QQ", 0, MIB))
     table = b"".join(entry + bytes(-len(entry) % 8) for _number in range(4000))
     with path.open("r+b") as stream:
-        end = stream.seek(0, os.SEEK_END)
+        end = (stream.seek(0, os.SEEK_END) + 65535) // 65536 * 65536
+        stream.seek(end)
         stream.write(table)
         stream.seek(60)
         stream.write(struct.pack(">IQ", 4000, end))
@@ -398,6 +418,23 @@ def test_what_is_cut_off_empty_or_random_is_described_or_refused_and_never_hangs
     assert (described["random"], described["cut0"], described["cut3"]) == ("raw", "raw", "raw")
     assert {"cut60", "cut100"} <= failed
     assert set(described) | failed == {*(path.name for path in tmp_path.iterdir())}
+
+
+def test_offsets_that_no_file_can_have_are_damage(tmp_path: Path) -> None:
+    """No file system takes every offset that 64 bits can hold."""
+    qed = (b"QED\0", 65536, 4, 1, 1, 0, 0, 65536, MIB, 2**32 - 1, 8)
+    hostile = {
+        "qcow2-snapshots": bytes(Made(snapshots_at=2**62, snapshot_count=1)),
+        "qcow2-far-snapshots": bytes(Made(snapshots_at=2**64 - 1, snapshot_count=1)),
+        "qcow2-backing": bytes(Made(backing_at=2**62, backing_length=8)),
+        "qcow-backing": b"QFI\xfb" + struct.pack(">IQI", 1, 2**63, 8),
+        "qed-backing": struct.pack("<4sIIIQQQQQII", *qed),
+        "vmdk-descriptor": struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 0, 128, 2**53, 20),
+    }
+    for name, content in hostile.items():
+        (tmp_path / name).write_bytes(content.ljust(70000, b"\0"))
+    result = look(tmp_path)
+    assert {os.path.basename(failure["path"]) for failure in result["failures"]} == set(hostile)
 
 
 def test_flags_in_the_header_are_reported(tmp_path: Path) -> None:
@@ -465,7 +502,7 @@ def test_another_format_than_asked_for_is_an_error(tmp_path: Path) -> None:
     path = create(tmp_path / "disk", "raw")
     assert "found a raw image, asked for qcow2" in refused(path, format="qcow2")["msg"]
     disguised = create(tmp_path / "disguised", "qcow2")
-    assert one(disguised, format="raw")["virtual_size"] == disguised.stat().st_size
+    assert one(disguised, format="raw")["virtual_size"] == (disguised.stat().st_size + 511) // 512 * 512
 
 
 def test_what_may_not_be_read_is_not_silently_left_out(tmp_path: Path) -> None:
@@ -478,3 +515,24 @@ def test_what_may_not_be_read_is_not_silently_left_out(tmp_path: Path) -> None:
     assert "cannot be searched for images: Permission denied" in refused(closed, as_user=65533)["msg"]
     assert "cannot be read: Permission denied" in refused(secret, as_user=65533)["msg"]
     assert [failure["path"] for failure in look(secret.parent, as_user=65533)["failures"]] == [str(secret)]
+
+
+def test_dependents_are_the_images_that_read_an_image(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> None:
+    base, elsewhere = images / "base.qcow2", images / "clones"
+    create(base, "qcow2", MIB)
+    elsewhere.mkdir()
+    beside = overlay(images / "beside.qcow2", str(base))
+    searched = overlay(elsewhere / "searched.qcow2", str(base))
+    (images / "deeper").mkdir()
+    defined = overlay(images / "deeper" / "defined.qcow2", str(base))
+    make_domain([Disk(defined, "qcow2")])
+    answer = look(base, beside, dependents=True, search_paths=[str(elsewhere)], uri=hv.uri)
+    assert {image["path"]: set(image["dependents"]) for image in answer["images"]} == {
+        str(base): {str(beside), str(searched), str(defined)},
+        str(beside): set(),
+    }
+
+
+def test_dependents_are_looked_for_only_when_asked(tmp_path: Path) -> None:
+    create(tmp_path / "base.qcow2", "qcow2", MIB)
+    assert "dependents" not in one(tmp_path / "base.qcow2")

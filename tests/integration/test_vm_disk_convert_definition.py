@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vm_disk_convert and the definition of the domain: the driver type and the source of the disk change, nothing else does."""
+"""vm_disk_convert and the definition of the domain: driver type and source of the disk change, nothing else does."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ DEVICES = (
     "<controller type='virtio-serial' index='3'/><controller type='usb' index='0' model='ich9-ehci1'/>"
     "<channel type='unix'><alias name='ua-channel'/><target type='virtio' name='org.example.0'/></channel>"
     "<controller type='scsi' index='2' model='virtio-scsi'/><controller type='scsi' index='1' model='lsilogic'/>"
-    "<watchdog model='i6300esb' action='poweroff'/><rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>"
+    "<watchdog model='i6300esb' action='poweroff'/>"
+    "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>"
 )
-COMMAND_LINE = "<qemu:commandline><qemu:arg value='-name'/><qemu:arg value='guest=x,debug-threads=on'/></qemu:commandline>"
+COMMAND_LINE = (
+    "<qemu:commandline><qemu:arg value='-name'/><qemu:arg value='guest=x,debug-threads=on'/></qemu:commandline>"
+)
 
 
 def rich(xml: str) -> str:
     """The domain with everything that a careless redefinition loses."""
     return (
-        xml.replace("<domain type='qemu'>", "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>")
+        xml.replace(
+            "<domain type='qemu'>", "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>"
+        )
         .replace("</domain>", f"<seclabel type='dynamic' model='dac' relabel='yes'/>{COMMAND_LINE}</domain>")
         .replace('<target dev="vda"', '<alias name="ua-root"/><target dev="vda"')
-        .replace("vm.raw\"/>", "vm.raw\"><seclabel model='dac' relabel='no'/></source>")
+        .replace('vm.raw"/>', "vm.raw\"><seclabel model='dac' relabel='no'/></source>")
     )
 
 
@@ -53,7 +58,16 @@ def test_nothing_changes_in_a_rich_definition_but_the_driver_type_and_the_source
     with contextlib.closing(hv.connect()) as connection:
         connection.lookupByName(name).setAutostart(1)
     before = definition(hv, name)
-    for kept in ("sesame", "ticket 4711", "keep this", "debug-threads", "ROOT-1", "ua-root", "ua-channel", "relabel='no'"):
+    for kept in (
+        "sesame",
+        "ticket 4711",
+        "keep this",
+        "debug-threads",
+        "ROOT-1",
+        "ua-root",
+        "ua-channel",
+        "relabel='no'",
+    ):
         assert kept in before
 
     done = module(MODULE, {"name": name, "disk": "vda"}, diff=True)
@@ -104,14 +118,18 @@ def test_a_volume_of_a_pool_becomes_a_file_and_the_pool_sees_both(
         try:
             name = make_domain([], kernel=False).name
             hv.remove(name)
-            xml = hv.domain_xml(name, [Disk(source)], kernel=False).replace("type='file' device", "type='volume' device")
+            xml = hv.domain_xml(name, [Disk(source)], kernel=False).replace(
+                "type='file' device", "type='volume' device"
+            )
             hv.define(xml.replace(f'<source file="{source}"/>', "<source pool='volumes' volume='vm.raw'/>"))
             before = definition(hv, name)
             assert "volume='vm.raw'" in before
             done = module(MODULE, {"name": name, "disk": str(source), "keep_source": False})
             assert done.get("changed"), done
             assert disk_of(hv, name) == (str(images / "vm.qcow2"), "qcow2")
-            expected = before.replace("type='volume' device", "type='file' device").replace("type='raw'", "type='qcow2'")
+            expected = before.replace("type='volume' device", "type='file' device").replace(
+                "type='raw'", "type='qcow2'"
+            )
             assert definition(hv, name) == expected.replace(
                 "pool='volumes' volume='vm.raw'", f"file='{images / 'vm.qcow2'}'"
             )

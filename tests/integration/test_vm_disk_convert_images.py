@@ -142,7 +142,11 @@ def test_the_new_image_of_an_off_domain_is_in_place_before_the_source_goes(
         ({"allocation": "thin"}, "raw", lambda path: os.stat(path).st_blocks * 512 < 4 << 20),
         ({"cluster_size": "2M"}, "qcow2", lambda path: '"cluster-size": 2097152' in info(path)),
         ({"compress": True}, "qcow2", lambda path: os.stat(path).st_blocks * 512 < 1 << 20),
-        ({"compress": True, "compression_type": "zstd"}, "qcow2", lambda path: '"compression-type": "zstd"' in info(path)),
+        (
+            {"compress": True, "compression_type": "zstd"},
+            "qcow2",
+            lambda path: '"compression-type": "zstd"' in info(path),
+        ),
     ],
     ids=["falloc", "eager_zeroed_thick", "raw full", "raw thin", "cluster_size", "compress", "zstd"],
 )

@@ -56,7 +56,7 @@ def _record(name: str) -> dict[str, str]:
     if not text:
         raise PackageError(f"{name}: apt knows no such package: run `apt-get update`, or add the package's source")
     pairs = (line.partition(": ") for line in text.splitlines() if not line.startswith(" "))
-    return {field: value for field, _, value in pairs}
+    return {field: value for field, _colon, value in pairs}
 
 
 def version(name: str) -> str:

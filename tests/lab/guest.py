@@ -84,7 +84,7 @@ class Guest:
                 if not chunk:
                     raise GuestError(f"{self.name}: the guest went off during `{command}`; it said {received[-400:]!r}")
                 received += chunk
-                _, started, answer = received.partition(begin)
+                _before, started, answer = received.partition(begin)
                 output, ended, status = answer.partition(end)
                 if started and ended and b"\n" in status:
                     return int(status.split(b"\n")[0]), output.decode(errors="replace")

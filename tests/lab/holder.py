@@ -71,14 +71,14 @@ def serve(plan: dict[str, Any], requests: socket.socket, signals: int) -> None:
     """Starts the plan's daemon for everyone who connects, and collects dead processes, until it is time to end."""
     owner = [sys.stdin.fileno()] if plan["attached"] else []
     while True:
-        ready, _, _ = select.select([requests, signals, *owner], [], [])
+        ready, _writable, _exceptional = select.select([requests, signals, *owner], [], [])
         if set(owner) & set(ready):
             return
         if signals in ready and signal.SIGTERM in os.read(signals, 4096):
             return
         collect_dead_children()
         if requests in ready:
-            connection, _ = requests.accept()
+            connection, _address = requests.accept()
             with connection:
                 # The daemon goes into the background when it is ready; until then it says here what is wrong.
                 started = subprocess.run(

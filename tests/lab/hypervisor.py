@@ -183,7 +183,8 @@ class Hypervisor:
     def exec(self, argv: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
         """Runs ARGV inside of the namespaces; OPTIONS are those of subprocess.run, output is captured as text."""
         usual: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "env": ENVIRONMENT}
-        return subprocess.run(self._namespaces.command(argv), **{**usual, **options})
+        check = options.pop("check", False)
+        return subprocess.run(self._namespaces.command(argv), check=check, **{**usual, **options})
 
     # Domains and pools
 

@@ -92,7 +92,7 @@ class Namespaces:
         )
         assert self._holder.stdout
         if self._holder.stdout.readline() != b"ready\n":
-            _, complaint = self._holder.communicate()
+            _output, complaint = self._holder.communicate()
             raise LabError(f"{self.directory}: the namespaces could not be made: {(complaint or b'').decode()}")
 
     def start_daemon(self) -> tuple[int, str]:

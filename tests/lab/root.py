@@ -64,7 +64,7 @@ def host_mirror() -> str:
         check=True,
     )
     for line in listed.stdout.splitlines():
-        uri, _, release = line.partition(" ")
+        uri, _space, release = line.partition(" ")
         if release == codename:
             return uri
     raise LabError(f"apt's sources have no release {codename}: nothing to take another release from")

@@ -77,7 +77,7 @@ class Demonstration:
         self.check_boots_from_qcow2(written)
 
         title("The same playbook again has nothing to do")
-        counts, _ = self.play()
+        counts, _output = self.play()
         claim(counts["changed"] == 0, f"the second run changed {counts['changed']} things")
 
         after = self.definition()

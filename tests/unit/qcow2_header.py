@@ -36,7 +36,8 @@ class Made:
     def __bytes__(self) -> bytes:
         own = self.header_length if self.version == 3 else 72
         extensions = b"".join(
-            struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8) for kind, data in [*self.extensions, (END, b"")]
+            struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
+            for kind, data in [*self.extensions, (END, b"")]
         )
         at = self.backing_at if self.backing_at is not None else (own + len(extensions) if self.backing else 0)
         length = self.backing_length if self.backing_length is not None else len(self.backing)

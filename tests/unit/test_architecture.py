@@ -18,11 +18,12 @@ PLUGINS = ROOT / "plugins"
 LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
-    {"_errors", "_size"},
+    {"_errors", "_parallel", "_size"},
     {"_domain_xml", "_formats", "_libvirt", "_progress", "_qcow2", "_qemu_img"},
     {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
     {"_convert", "_create", "_offline", "_plan", "_reconcile", "_recover", "_remove", "_resize", "_unfinished"},
     {"_module"},
+    {"_domain_conversion", "_managed_image"},
 )
 
 # Who may use whom on the same floor; everybody else looks only down.

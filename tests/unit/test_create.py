@@ -47,13 +47,13 @@ def test_an_overlay_has_the_size_of_its_base_unless_it_is_to_be_larger() -> None
 
 
 def test_an_overlay_smaller_than_its_base_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="asked for 10485248 bytes, but its backing file .* has 10 MiB") as caught:
+    with pytest.raises(InvalidRequest, match=r"asked for 10485248 bytes, but its backing file .* has 10 MiB") as caught:
         new_size(wish(10 * MIB - 512), qcow2())
     assert caught.value.facts == {"virtual_size": 10 * MIB}
 
 
 @pytest.mark.parametrize("parts", [{"backing_file": "/images/base"}, {"backing_format": "raw"}], ids=str)
-def test_a_backing_file_and_its_format_go_together(parts: dict[str, str]) -> None:
+def test_a_backing_file_and_its_format_go_together(parts: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="needs backing_format beside it"):
         wish(**parts).require_valid()
 

@@ -34,7 +34,10 @@ def qed(features: int, name: bytes = b"base.raw") -> bytes:
 
 
 def vmdk(capacity: int, descriptor: str, sector: int = 1) -> bytes:
-    return struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, capacity, 128, sector, 20).ljust(sector * 512, b"\0") + descriptor.encode()
+    return (
+        struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, capacity, 128, sector, 20).ljust(sector * 512, b"\0")
+        + descriptor.encode()
+    )
 
 
 @pytest.mark.parametrize(

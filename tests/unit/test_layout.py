@@ -102,7 +102,7 @@ def test_other_formats_are_not_preallocated(name: str, policy: str) -> None:
     ids=str,
 )
 def test_an_option_of_qcow2_is_refused_for_another_format(name: str, choice: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest, match=f"{next(iter(choice))}: an option of qcow2 images"):
+    with pytest.raises(InvalidRequest, match=rf"{next(iter(choice))}: an option of qcow2 images"):
         Layout(name, **choice).require_valid()
 
 
@@ -166,6 +166,6 @@ def test_differences_are_told_apart_by_whether_they_can_be_amended() -> None:
 def test_an_amended_image_keeps_what_the_task_leaves_open() -> None:
     amended = Layout("qcow2", preallocation="full", compat="0.10").amended(qcow2(refcount_bits=8))
     assert (amended.compat, amended.refcount_bits, amended.cluster_size) == ("0.10", 8, 65536)
-    with pytest.raises(InvalidRequest, match="refcount_bits: 8 needs compat 1.1"):
+    with pytest.raises(InvalidRequest, match=r"refcount_bits: 8 needs compat 1.1"):
         amended.require_valid()
     Layout("raw", preallocation="full").amended(raw()).require_valid()

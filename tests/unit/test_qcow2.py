@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import struct
@@ -179,7 +180,5 @@ def test_random_damage_never_makes_the_reader_fail_otherwise(seed: int) -> None:
     for _times in range(numbers.randint(1, 8)):
         content[numbers.choice([numbers.randrange(4, 160), 65536 + numbers.randrange(64)])] = numbers.randrange(256)
     stream = io.BytesIO(bytes(content[: numbers.choice([len(content), numbers.randrange(len(content))])]))
-    try:
+    with contextlib.suppress(UnsafeImage):
         read_snapshots(stream, read_header(stream, PATH), PATH)
-    except UnsafeImage as error:
-        assert str(error).startswith(PATH)

@@ -73,7 +73,7 @@ def test_a_smaller_size_is_refused_without_shrink() -> None:
 
 
 def test_a_difference_too_small_for_two_decimals_is_told_in_bytes() -> None:
-    with pytest.raises(InvalidRequest, match=f"from 40 GiB to {40 * GIB - 512} bytes"):
+    with pytest.raises(InvalidRequest, match=rf"from 40 GiB to {40 * GIB - 512} bytes"):
         decide(wish(40 * GIB - 512), qcow2(virtual_size=40 * GIB))
 
 
@@ -108,7 +108,7 @@ def test_what_only_a_rewrite_can_change_is_an_error_that_names_it(choice: dict[s
 
 @pytest.mark.parametrize("name", ["vmdk", "vdi", "vhdx", "vpc", "qcow", "parallels"])
 def test_a_format_that_cannot_be_resized_says_so(name: str) -> None:
-    with pytest.raises(DiskError, match=f"{name} images cannot be resized.*convert it") as caught:
+    with pytest.raises(DiskError, match=rf"{name} images cannot be resized.*convert it") as caught:
         decide(wish(20 * MIB, format=name), raw(PATH, format=name))
     assert caught.value.facts == {"differences": ["size"]}
 
@@ -119,7 +119,7 @@ def test_other_formats_are_grown_too(name: str) -> None:
 
 
 def test_an_old_image_with_snapshots_cannot_be_resized() -> None:
-    with pytest.raises(DiskError, match="compat 0.10 with 1 snapshot.*ask for compat 1.1 as well") as caught:
+    with pytest.raises(DiskError, match=r"compat 0.10 with 1 snapshot.*ask for compat 1.1 as well") as caught:
         decide(wish(20 * MIB), qcow2(compat="0.10", snapshots=(snapshot(),)))
     assert caught.value.facts == {"snapshots": ["before"]}
 

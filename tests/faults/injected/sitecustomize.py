@@ -4,8 +4,8 @@
 """Signals a module at an exact point of its run. Python imports this file by itself where it is on PYTHONPATH.
 
 A point is "NAME COUNT": the moment before the COUNTth call (from 1) of a function that changes the world or starts
-qemu-img, counted from the first record that the module takes. AT_POINT names the point and AT_SIGNAL the signal that
-the process then gets; POINTS names a file that receives all points as they come by.
+qemu-img, counted from the first record that the module takes; "record 1" is the moment before that. AT_POINT names the
+point and AT_SIGNAL the signal that the process then gets; POINTS names a file that receives the points as they come by.
 """
 
 from __future__ import annotations
@@ -60,8 +60,11 @@ def on_call(frame: FrameType, event: str, function: Any) -> None:
 
 def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and not seen and str(arguments[0]).endswith(".kvmops") and arguments[2] & os.O_CREAT:
-        seen["begun"] = 1
-        sys.setprofile(on_call)
+        seen["record"] = 1
+        if wanted == "record 1":
+            os.kill(os.getpid(), signal.Signals[os.environ["AT_SIGNAL"]])
+        else:
+            sys.setprofile(on_call)
 
 
 if wanted or log:

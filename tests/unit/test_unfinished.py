@@ -1,0 +1,136 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a conversion that died has left: who owes what, and what may be removed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils import _staging, _unfinished
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement, Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
+
+Note = dict[str, Any]
+
+
+class World:
+    """A domain with one disk whose conversion from vm.raw to vm.qcow2 is recorded, and what stands beside them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.source, self.dest = str(directory / "vm.raw"), str(directory / "vm.qcow2")
+        self.notes: dict[str, Note] = {}
+
+    def state(self, *, defined: bool = False, active: bool = False, record: bool = True, **fields: Any) -> DomainState:
+        source, image_format = (self.dest, "qcow2") if defined else (self.source, "raw")
+        element = DiskElement(
+            "vda", "virtio", "disk", "file", source, image_format, None, None, False, False, False, False, None, None
+        )
+        disk = DomainDisk("vda", source, element, element if active else None)
+        recorded = RecordedDisk("vda", self.source, "raw", self.dest, "qcow2")
+        found = Record("convert", "yesterday", True, True, (recorded,))
+        found = replace(found, **fields)
+        state = "running" if active else "shut off"
+        return DomainState(
+            "vm", "u", state, active, True, False, (), (), False, "<domain/>", (disk,), found if record else None
+        )
+
+    def find(self, state: DomainState, *images: str) -> _unfinished.Unfinished:
+        return _unfinished.find(state, images, self.notes.get)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_without_a_record_nothing_is_unfinished(world: World) -> None:
+    found = world.find(world.state(record=False), world.source, world.dest)
+    assert not found
+    assert found.paths == set()
+    assert _unfinished.clean_up(found) == ()
+
+
+def test_a_domain_that_ran_and_is_off_is_owed_its_start(world: World) -> None:
+    assert world.find(world.state()).owed
+    assert not world.find(world.state(active=True)).owed
+    assert not world.find(world.state(was_running=False)).owed
+
+
+def test_the_images_of_the_record_are_to_be_held(world: World) -> None:
+    assert world.find(world.state()).paths == {world.source, world.dest}
+
+
+def test_a_run_that_lives_is_not_touched(world: World) -> None:
+    world.notes[world.dest] = {"alive": True, "pid": 4711, "started": "now"}
+    with pytest.raises(OperationInFlight, match=r"another run converts vda .* \(process 4711\)"):
+        world.find(world.state())
+
+
+def test_a_new_image_that_the_definition_does_not_name_is_removed(world: World) -> None:
+    Path(world.dest).touch()
+    world.notes[world.dest] = {"verb": "convert", _unfinished.NEW_FILE: _staging.file_identity(world.dest)}
+    found = world.find(world.state())
+    assert found.stale == (world.dest,)
+    assert not _unfinished.existing(world.dest, found)
+    (step,) = _unfinished.clean_up(found)
+    step.do()
+    assert not Path(world.dest).exists()
+
+
+def test_a_new_image_that_the_definition_names_stays(world: World) -> None:
+    Path(world.dest).touch()
+    world.notes[world.dest] = {"verb": "convert", _unfinished.NEW_FILE: _staging.file_identity(world.dest)}
+    assert world.find(world.state(defined=True)).stale == ()
+
+
+@pytest.mark.parametrize("note", [None, {}, {"new_file": [1, 2]}, {"new_file": None}])
+def test_a_file_that_is_not_the_one_the_dead_run_made_stays(world: World, note: Note | None) -> None:
+    Path(world.dest).touch()
+    if note is not None:
+        world.notes[world.dest] = {"verb": "convert", **note}
+    found = world.find(world.state())
+    assert found.stale == ()
+    assert _unfinished.existing(world.dest, found)
+
+
+def test_half_made_files_are_discarded(world: World) -> None:
+    staged = _staging.NewFile(world.dest)
+    staged.begin()
+    Path(staged.name).touch()
+    found = world.find(world.state(record=False), world.dest)
+    assert found
+    assert found.staging == (world.dest,)
+    (step,) = _unfinished.clean_up(found)
+    step.do()
+    assert list(Path(world.dest).parent.iterdir()) == []
+
+
+def test_half_made_files_of_a_run_that_lives_stay(world: World) -> None:
+    _staging.NewFile(world.dest).begin()
+    world.notes[world.dest] = {"verb": "convert", "alive": True}
+    found = world.find(world.state(record=False), world.dest)
+    assert not found
+
+
+def test_the_source_goes_only_once_the_definition_names_the_new_image(world: World) -> None:
+    assert world.find(world.state()).sources == ()
+    assert world.find(world.state(defined=True)).sources == (world.source,)
+    assert world.find(world.state(defined=True, remove_source=False)).sources == ()
+
+
+def test_a_record_beside_an_image_is_found_without_one_in_the_domain(world: World) -> None:
+    world.notes[world.dest] = {"verb": "convert"}
+    found = world.find(world.state(defined=True, record=False), world.dest)
+    assert found
+    assert found.noted == (world.dest,)
+    assert found.paths == {world.dest}
+
+
+def test_the_record_of_another_verb_is_left_to_that(world: World) -> None:
+    world.notes[world.source] = {"verb": "reconcile"}
+    assert not world.find(world.state(record=False), world.source)
