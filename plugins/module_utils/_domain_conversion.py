@@ -35,6 +35,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     refresh_pools,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
 from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import Unfinished
@@ -67,6 +68,7 @@ class ConvertTask:
     """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
 
     def __init__(self, module: AnsibleModule, wish: ConvertWish) -> None:
+        self.progress = Progress.wanted()
         self.params = module.params
         self.check_mode = module.check_mode
         self.wish = wish
@@ -238,6 +240,7 @@ class ConvertTask:
             wish=self.wish,
             runs=self.state.active or self.unfinished.owed,
             require_space=lambda: self._require_space(share=False),
+            progress=self.progress,
         )
         return self.work
 

@@ -23,6 +23,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
+#: Read by the action plugin of the same name as the module; to the module it says nothing.
+PROGRESS_SPEC: dict[str, t.Any] = {"progress": {"type": "bool", "default": True}}
 URI_SPEC: dict[str, t.Any] = {"uri": {"type": "str", "default": "qemu:///system"}}
 
 #: The choices of a layout that a conversion offers too.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import typing as t
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -19,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import NEW_FILE
 
@@ -38,6 +40,7 @@ class Work:
     wish: ConvertWish
     runs: bool
     require_space: t.Callable[[], None]
+    progress: Progress
     _before: str | None = field(default=None, init=False)
     _named: bool = field(default=False, init=False)
     _as_read: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
@@ -91,28 +94,41 @@ class Work:
         layout = self.wish.layout
         before = _image.inspect(self.qemu_img, item.source, item.source_format)
         new_file.begin()
-        self.qemu_img.convert(
-            item.source,
-            item.source_format,
-            new_file.name,
-            layout.format,
-            creation_options(layout),
-            compress=self.wish.compress,
-            out_of_order=layout.format == "raw",
-        )
+        with self._phase(item, "convert", self._occupied(before)) as phase:
+            self.qemu_img.convert(
+                item.source,
+                item.source_format,
+                new_file.name,
+                layout.format,
+                creation_options(layout),
+                compress=self.wish.compress,
+                out_of_order=layout.format == "raw",
+                report=phase.percent,
+            )
         after = _image.inspect(self.qemu_img, new_file.name, layout.format)
         _convert.require_unchanged_size(item, before.virtual_size, after.virtual_size)
         if self.wish.verify:
-            self._verify(item, new_file.name)
+            with self._phase(item, "compare", before.virtual_size) as phase:
+                self._verify(item, new_file.name, phase)
         _staging.resemble(new_file.name, item.source)
         self.operation.note(
             item.dest, domain=self.domain.uuid, source=item.source, dest=item.dest, **{NEW_FILE: new_file.identity()}
         )
         new_file.publish()
 
-    def _verify(self, item: Conversion, name: str) -> None:
+    def _phase(self, item: Conversion, verb: str, total: int) -> AbstractContextManager[Phase]:
+        return self.progress.phase(f"{self.domain.name} {item.target}", verb, total)
+
+    def _occupied(self, image: _image.Image) -> int:
+        """The bytes that a conversion of *image* reads, as its files tell: with those below it, without holes."""
+        images = _image.chain(self.qemu_img, image) if image.backing_file else (image,)
+        return min(image.virtual_size, sum(each.actual_size for each in images))
+
+    def _verify(self, item: Conversion, name: str, phase: Phase) -> None:
         with _staging.syncing(name):
-            same = self.qemu_img.same_content(item.source, item.source_format, name, self.wish.layout.format)
+            same = self.qemu_img.same_content(
+                item.source, item.source_format, name, self.wish.layout.format, report=phase.percent
+            )
         if not same:
             raise DiskError(
                 f"{item.dest}: the new image has not the content of {item.source}: it was removed, "

@@ -24,10 +24,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 
 #: Seconds that a look at an image may take; it reads a header, so a longer one means a dead file system.
 LOOK_SECONDS = 60
+#: Seconds between two reports of how far a verb is.
+REPORT_SECONDS = 0.5
+#: Is told how far a verb is, in percent.
+Report = t.Callable[[float], None]
 #: Coroutines of a conversion: the most that qemu-img takes (MAX_COROUTINES in qemu-img.c).
 COROUTINES = 16
 
 _LOCKED = re.compile(r'Failed to get (?:shared )?"[^"]*" lock')
+_PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 _NO_SPACE = "No space left on device"
 _PR_SET_PDEATHSIG = 1
 _MOST_OUTPUT = 64 * 1024 * 1024
@@ -127,18 +132,27 @@ class QemuImg:
         *,
         compress: bool = False,
         out_of_order: bool = False,
+        report: Report | None = None,
     ) -> None:
-        """Copies what a guest sees in *source*, its chain included, to *target*, a name of ours. Not synced."""
-        argv = ["convert", "-q", "-m", str(COROUTINES), "-f", source_format, "-O", target_format, *_options(options)]
+        """Copies what a guest sees in *source*, its chain included, to *target*, a name of ours. Not synced.
+
+        *report* is told how much of the data has been copied.
+        """
+        argv = ["convert", "-p" if report else "-q", "-m", str(COROUTINES)]
+        argv += ["-f", source_format, "-O", target_format, *_options(options)]
         argv += ["-c"] if compress else []
         argv += ["-W"] if out_of_order else []
-        self._write(*argv, "--", source, target)
+        self._write(*argv, "--", source, target, report=report)
 
-    def same_content(self, one: str, one_format: str, other: str, other_format: str) -> bool:
-        """Whether a guest would see the same in both. Raises QemuImgFailed where they could not be compared."""
-        done = self._run(
-            "compare", "-q", "-f", one_format, "-F", other_format, "--", one, other, seconds=None, writes=True
-        )
+    def same_content(
+        self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None
+    ) -> bool:
+        """Whether a guest would see the same in both. Raises QemuImgFailed where they could not be compared.
+
+        *report* is told how much of the disk has been compared.
+        """
+        argv = ["compare", "-p" if report else "-q", "-f", one_format, "-F", other_format, "--", one, other]
+        done = self._run(*argv, seconds=None, writes=True, report=report)
         if done.returncode not in (0, 1):
             raise self._failure(done)
         return done.returncode == 0
@@ -176,18 +190,24 @@ class QemuImg:
             raise self._failure(done)
         return _parsed(done.stdout)
 
-    def _write(self, *arguments: str, in_place: bool = False) -> None:
-        done = self._run(*arguments, seconds=None, writes=True, in_place=in_place)
+    def _write(self, *arguments: str, in_place: bool = False, report: Report | None = None) -> None:
+        done = self._run(*arguments, seconds=None, writes=True, in_place=in_place, report=report)
         if done.returncode:
             raise self._failure(done)
 
     def _run(
-        self, *arguments: str, seconds: int | None, writes: bool = False, in_place: bool = False
+        self,
+        *arguments: str,
+        seconds: int | None,
+        writes: bool = False,
+        in_place: bool = False,
+        report: Report | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Runs qemu-img to its end.
 
         A verb that fills a new file dies with us: what it writes is worthless then. One that changes an image *in
         place* is left to finish, whatever happens to us, and keeps the locks of the operation meanwhile.
+        *report* is for a verb with ``-p``, that may take as long as it takes.
         """
         argv = [self.executable, *arguments]
         try:
@@ -205,7 +225,7 @@ class QemuImg:
                 ExitStack() as cut_short,
             ):
                 cut_short.callback(process.communicate if in_place else process.kill)
-                said, complained = process.communicate(timeout=seconds)
+                said, complained = _answer(process, report) if report else process.communicate(timeout=seconds)
                 cut_short.pop_all()
             return subprocess.CompletedProcess(argv, process.returncode, said, complained)
         except subprocess.TimeoutExpired as error:
@@ -233,6 +253,17 @@ class QemuImg:
         if _NO_SPACE in said:
             return QemuImgFailed(f"qemu-img {verb}: the file system is full: {said}", **facts)
         return QemuImgFailed(f"qemu-img {verb} failed ({done.returncode}): {said}", **facts)
+
+
+def _answer(process: subprocess.Popen[bytes], report: Report) -> tuple[bytes, bytes]:
+    """What *process* says until its end; what it has said of how far it is goes to *report* meanwhile."""
+    while True:
+        try:
+            return process.communicate(timeout=REPORT_SECONDS)
+        except subprocess.TimeoutExpired as so_far:
+            percents = _PERCENT.findall(so_far.output or b"")
+            if percents:
+                report(float(percents[-1]))
 
 
 def _options(options: t.Mapping[str, str]) -> list[str]:

@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
+  - kvmops.disk.progress
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -240,6 +241,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain_conversion imp
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    PROGRESS_SPEC,
     URI_SPEC,
     run,
 )
@@ -250,6 +252,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **ALLOCATION_SPEC,
+            **PROGRESS_SPEC,
             "name": {"type": "str", "required": True, "aliases": ["domain"]},
             "disk": {"type": "str"},
             "disks": {"type": "list", "elements": "str"},

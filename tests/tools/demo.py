@@ -124,7 +124,6 @@ class Demonstration:
             "ANSIBLE_INVENTORY": "/dev/null",
             "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
             "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
         }
         command = [str(Path(sys.executable).with_name("ansible-playbook")), PLAYBOOK, *options]
         lines = []

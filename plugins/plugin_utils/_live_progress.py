@@ -1,0 +1,251 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The action of a module that takes long: runs it as a job on the host, and prints how far it is every few seconds.
+
+The job is one of Ansible's own (``async``). Its module writes module_utils/_progress.py's file beside the job's result,
+in the same directory, which its user has whatever connection and become are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import signal
+import threading
+import time
+import typing as t
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from ansible import constants as C  # noqa: N812 - its name everywhere in Ansible
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible.utils.vars import merge_hash
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import ENVIRONMENT
+from ansible_collections.kvmops.disk.plugins.plugin_utils._progress_lines import Lines
+
+#: Seconds of one look at the job, and so between two lines.
+LOOK_SECONDS = 3
+#: Seconds that a connection has to come back.
+RECONNECT_SECONDS = 60
+#: Seconds after the last sign of life of a job that has no result; then it is taken for lost.
+LOST_SECONDS = 60
+#: Seconds that a job has to undo its work when it is told to end.
+END_SECONDS = 30
+#: Ansible kills a job that takes longer, so none does: ten years.
+_NO_LIMIT = 10 * 366 * 86400
+#: What Ansible adds to the result of a job.
+_OF_THE_JOB = ("ansible_job_id", "started", "finished", "results_file")
+
+display = Display()
+
+
+@dataclass
+class Job:
+    """A module at work on the host: Ansible's number of it, and where its result and its progress are."""
+
+    number: str
+    directory: str
+    name: str
+    tmpdir: str
+    pid: int | None = None
+    alive: bool = False
+
+    @property
+    def result(self) -> str:
+        return f"{self.directory}/{self.number}"
+
+    @property
+    def progress(self) -> str:
+        return f"{self.directory}/{self.name}"
+
+
+class LiveProgress(ActionBase):  # type: ignore[misc]
+    """Runs the module of the task's name, plainly with ``async``, ``no_log``, ``progress: false``, or in check mode."""
+
+    _supports_check_mode = True
+    _supports_async = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result = super().run(tmp, task_vars)
+        if self._is_watched():
+            own = self._run_watched(task_vars or {})
+        else:
+            own = self._execute_module(task_vars=task_vars, wrap_async=bool(self._task.async_val))
+        return t.cast("dict[str, t.Any]", merge_hash(result, own))
+
+    def _is_watched(self) -> bool:
+        if self._task.async_val or self._task.check_mode or self._task.no_log:
+            return False
+        try:
+            return bool(boolean(self._task.args.get("progress", True)))
+        except TypeError:  # the module says so
+            return False
+
+    def _run_watched(self, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        with _signals_noted() as signals:
+            started, job = self._start(task_vars)
+            result = started if job is None else self._watch(job, task_vars, signals)
+        if signals:
+            os.kill(os.getpid(), signals[0])  # as it would have been without us
+            raise KeyboardInterrupt
+        return result
+
+    def _watch(self, job: Job, task_vars: dict[str, t.Any], signals: list[int]) -> dict[str, t.Any]:
+        """The result of the job. Where a signal comes first, or the task's time is over, the job is ended."""
+        try:
+            result = self._follow(job, task_vars, signals)
+        except AnsibleError:  # there is no way to it
+            raise
+        except BaseException:  # the task's timeout, say
+            self._end(job, task_vars)
+            raise
+        if result is None:
+            self._end(job, task_vars)
+        return result or {}
+
+    def _start(self, task_vars: dict[str, t.Any]) -> tuple[dict[str, t.Any], Job | None]:
+        """What Ansible says of the start, and the job, if it was started."""
+        name = f"kvmops-{secrets.token_hex(8)}"
+        async_dir = self.get_shell_option("async_dir", default="~/.ansible_async")
+        if self._connection._shell.tmpdir is None:
+            self._make_tmp_path()
+        tmpdir = self._connection._shell.tmpdir
+        own_async, self._task.async_val = self._task.async_val, _NO_LIMIT
+        self._task.environment.append({ENVIRONMENT: f"{async_dir}/{name}"})
+        try:
+            started = self._execute_module(task_vars=task_vars, wrap_async=True)
+        finally:
+            self._task.environment.pop()
+            self._task.async_val = own_async
+        number, result = started.get("ansible_job_id"), started.get("results_file")
+        if started.get("failed") or not number or not result:
+            return started, None
+        return started, Job(number, os.path.dirname(result), name, tmpdir)
+
+    def _follow(self, job: Job, task_vars: dict[str, t.Any], signals: list[int]) -> dict[str, t.Any] | None:
+        """The result of the module; None where a signal came first."""
+        lines = Lines(task_vars.get("inventory_hostname", self._play_context.remote_addr))
+        sign_of_life = connected = time.monotonic()
+        while not signals:
+            try:
+                phases = self._look(job)
+                for line in lines.new(phases):
+                    display.display(line)
+                result = None if job.alive else self._result(job, task_vars)
+                connected = time.monotonic()
+            except AnsibleError as error:
+                if signals:
+                    break
+                if time.monotonic() - connected > RECONNECT_SECONDS:
+                    raise AnsibleConnectionFailure(
+                        "The connection was lost while the module worked, and did not come back within "
+                        f"{RECONNECT_SECONDS} s. It works on: the next run finds what became of it. {error}"
+                    ) from error
+                self._reconnect()
+                continue
+            if result is not None:
+                self._forget(job)
+                return result
+            if job.alive:
+                sign_of_life = connected
+            elif connected - sign_of_life > LOST_SECONDS:
+                return self._lost(job)
+        return None
+
+    def _look(self, job: Job) -> list[dict[str, t.Any]]:
+        """The phases so far. Looks at once for a job that is new, else when it ends, or after some seconds."""
+        progress = shlex.quote(job.progress)
+        alive = f"grep -q {job.name} /proc/{job.pid}/environ" if job.pid else "false"
+        until, tries = (f"! {alive}", LOOK_SECONDS * 10) if job.pid else (f"[ -s {progress} ]", 5)
+        script = (
+            f"n=0; until {until} || [ $n -ge {tries} ]; do sleep 0.1; n=$((n+1)); done 2>/dev/null; "
+            f"{{ {alive} && echo alive || echo gone; cat {progress}; }} 2>/dev/null"
+        )
+        said = self._low_level_execute_command(script, sudoable=True)["stdout"]
+        state, brace, rest = said.partition("{")
+        job.alive = "alive" in state.split()
+        try:
+            found = json.JSONDecoder().raw_decode(brace + rest)[0] if brace else {}
+        except ValueError:
+            found = {}
+        if found and job.pid is None:
+            job.pid, job.alive = int(found["pid"]), True
+        return list(found.get("phases", ()))
+
+    def _result(self, job: Job, task_vars: dict[str, t.Any]) -> dict[str, t.Any] | None:
+        """The module's own result, as Ansible would have returned it; None while there is none."""
+        arguments = {"jid": job.number, "mode": "status", "_async_dir": job.directory}
+        found = self._execute_module("ansible.legacy.async_status", arguments, task_vars=task_vars)
+        if not found.get("finished") or (found.get("failed") and found.get("msg") == "could not find job"):
+            return None
+        if not found.get("failed"):  # what else the process printed; Ansible drops it, too
+            for name in ("stderr", "stderr_lines"):
+                found.pop(name, None)
+        return {name: value for name, value in found.items() if name not in _OF_THE_JOB}
+
+    def _lost(self, job: Job) -> dict[str, t.Any]:
+        return {
+            "failed": True,
+            "msg": (
+                f"The module's process is gone, and {job.result} did not say its result within {LOST_SECONDS} s: "
+                "was it killed, or the host restarted? Run again: the next run finishes or reverts what was in flight"
+            ),
+        }
+
+    def _end(self, job: Job, task_vars: dict[str, t.Any]) -> None:
+        """Has the module undo what it began (SIGTERM), and waits for that; it goes on with it if that takes longer."""
+        deadline = time.monotonic() + END_SECONDS
+        told = False
+        while time.monotonic() < deadline:
+            try:
+                if told or job.pid is None:
+                    self._look(job)
+                if job.pid is not None and not told:
+                    self._low_level_execute_command(
+                        f"grep -q {job.name} /proc/{job.pid}/environ && kill -TERM {job.pid}", sudoable=True
+                    )
+                    told = True
+                elif not job.alive and self._result(job, task_vars) is not None:
+                    self._forget(job)
+                    return
+            except AnsibleError:
+                self._reconnect()
+
+    def _forget(self, job: Job) -> None:
+        """Removes what the job leaves on the host."""
+        files = " ".join(shlex.quote(path) for path in (job.result, job.progress, f"{job.progress}.new"))
+        self._low_level_execute_command(f"rm -f {files}", sudoable=True)
+        if not C.DEFAULT_KEEP_REMOTE_FILES:
+            for tmpdir in (job.tmpdir, self._connection._shell.tmpdir):
+                if tmpdir:
+                    self._remove_tmp_path(tmpdir, force=True)
+
+    def _reconnect(self) -> None:
+        with suppress(Exception):
+            self._connection.reset()
+        time.sleep(1)
+
+
+@contextmanager
+def _signals_noted() -> t.Iterator[list[int]]:
+    """Signals that would end this process, in the list instead; so that its job is not forgotten."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = {
+        number: signal.signal(number, lambda number, _frame: noted.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,385 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What vm_disk_convert prints while it works, over which connection ever, and what of it when it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from integration.ssh_server import SshServer
+from integration.throttled import slowed
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from scene import content, disk_of, is_running, leftovers, make_image
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = "kvmops.disk.vm_disk_convert"
+LINE = re.compile(
+    r"^\[(?P<host>[\w.]+)\] (?P<subject>\S+ \w+): (?P<verb>convert|compare) (?P<percent>\d+) % of (?P<rest>.*)$"
+)
+#: Mebibytes of data: for some eight seconds, where the conversion is slowed.
+SLOW_MIB = 100
+
+
+class Run:
+    """A running ansible-playbook."""
+
+    def __init__(self, process: subprocess.Popen[str], output: Path, registered: Path) -> None:
+        self.process = process
+        self._output = output
+        self._registered = registered
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(encoding="utf-8")
+
+    def wait(self, timeout: float = 120) -> Run:
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"not done after {timeout:g} s: {self.output}") from None
+        return self
+
+    def wait_for(self, text: str, timeout: float = 60) -> None:
+        deadline = time.monotonic() + timeout
+        while text not in self.output:
+            assert self.process.poll() is None, f"it ended before it said {text!r}: {self.output}"
+            assert time.monotonic() < deadline, f"it never said {text!r}: {self.output}"
+            time.sleep(0.05)
+
+    def lines(self) -> list[re.Match[str]]:
+        """What it printed of how far it is."""
+        return [found for line in self.output.splitlines() if (found := LINE.match(line))]
+
+    def result(self, name: str) -> dict[str, Any]:
+        found = json.loads((self._registered / f"{name}.json").read_text(encoding="utf-8"))
+        assert isinstance(found, dict)
+        return found
+
+
+class Playground:
+    """Plays on this machine, or on HOSTS; what Ansible leaves on a target is in directories of the test's own."""
+
+    def __init__(self, hv: Hypervisor, directory: Path, prefix: Sequence[str] = ()) -> None:
+        self.hv = hv
+        self.directory = directory
+        self.prefix = prefix
+        self.async_dir = directory / "async"
+        self.remote_tmp = directory / "remote"
+        for path in (self.async_dir, self.remote_tmp):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o1777)
+        self.hosts = f"here ansible_connection=local ansible_python_interpreter={sys.executable}\n"
+
+    def start(self, *tasks: dict[str, Any], options: Sequence[str] = (), **play: Any) -> Run:
+        """Plays TASKS; what they register is kept for Run.result()."""
+        registered = self.directory / "registered"
+        registered.mkdir(exist_ok=True)
+        keep = [
+            {
+                "ansible.builtin.copy": {"content": f"{{{{ {name} | to_json }}}}", "dest": f"{registered}/{name}.json"},
+                "delegate_to": "here",
+                "become": False,
+                "check_mode": False,
+                "diff": False,
+            }
+            for task in tasks
+            if (name := task.get("register"))
+        ]
+        defaults = {"group/kvmops.disk.all": {"uri": self.hv.uri}}
+        whole = {"hosts": "all", "gather_facts": False, "module_defaults": defaults, "tasks": [*tasks, *keep], **play}
+        (self.directory / "play.yml").write_text(json.dumps([whole]), encoding="utf-8")
+        (self.directory / "hosts").write_text(self.hosts, encoding="utf-8")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        environment |= {
+            "ANSIBLE_HOME": str(self.directory / "ansible"),
+            "ANSIBLE_ASYNC_DIR": str(self.async_dir),
+            "ANSIBLE_REMOTE_TMP": str(self.remote_tmp),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.directory / "cp"),
+        }
+        playbook = [str(Path(sys.executable).with_name("ansible-playbook")), str(self.directory / "play.yml")]
+        output = self.directory / "output"
+        with open(output, "w", encoding="utf-8") as stream:
+            process = subprocess.Popen(
+                [*self.prefix, *playbook, "--inventory", str(self.directory / "hosts"), *options],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        return Run(process, output, registered)
+
+    def play(self, *tasks: dict[str, Any], **options: Any) -> Run:
+        run = self.start(*tasks, **options).wait()
+        assert run.process.returncode == 0, run.output
+        return run
+
+    def left(self) -> list[str]:
+        """The files of Ansible on the target that are still there."""
+        found = []
+        for directory in (self.async_dir, self.remote_tmp):
+            found += [str(path) for path in directory.rglob("*")]
+        return found
+
+
+class MakeWeb(Protocol):
+    """Defines a domain on a raw disk; with RUNNING it is started, with LARGE its conversion can be slowed."""
+
+    def __call__(self, *, large: bool = False, running: bool = False) -> str: ...
+
+
+@pytest.fixture
+def base(hv: Hypervisor, request: pytest.FixtureRequest) -> Path:
+    """A directory with a path short enough for the sockets of ssh, which every user may traverse."""
+    directory = hv.directory / f"p{abs(hash(request.node.name)) % 100000}"
+    directory.mkdir()
+    directory.chmod(0o711)
+    return directory
+
+
+@pytest.fixture
+def ground(hv: Hypervisor, base: Path) -> Playground:
+    return Playground(hv, base)
+
+
+@pytest.fixture
+def slow_ground(hv: Hypervisor, base: Path) -> Playground:
+    """Where conversions are slow."""
+    return Playground(hv, base, ["unshare", "--mount", "sh", "-c", f'{slowed(base)} && exec "$@"', "sh"])
+
+
+@pytest.fixture
+def make_web(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> MakeWeb:
+    def make(*, large: bool = False, running: bool = False) -> str:
+        number = len(list(images.iterdir()))
+        mib = SLOW_MIB if large else 2
+        image = make_image(images / f"{number}.raw", mib=mib, size_mib=mib + 8, seed=str(number))
+        name = make_domain([Disk(image)], name="web", kernel=False).name
+        if running:
+            hv.start(name)
+        return name
+
+    return make
+
+
+def conversion(name: str, **more: Any) -> dict[str, Any]:
+    """A task; keywords of the task are those in capitals."""
+    keywords = {key.lower(): more.pop(key) for key in list(more) if key.isupper()}
+    return {MODULE: {"name": name, "disk": "vda", **more}, **keywords}
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.05)
+
+
+def percents(run: Run, host: str, verb: str) -> list[int]:
+    return [int(line["percent"]) for line in run.lines() if line["host"] == host and line["verb"] == verb]
+
+
+def test_it_says_how_far_it_is_when_it_begins_meanwhile_and_when_it_has_ended(
+    hv: Hypervisor, make_web: MakeWeb, slow_ground: Playground
+) -> None:
+    name = make_web(large=True)
+    run = slow_ground.play(conversion(name))
+
+    assert {line["subject"] for line in run.lines()} == {f"{name} vda"}
+    convert = percents(run, "here", "convert")
+    assert len(convert) >= 4, run.output
+    assert convert == sorted(convert)
+    assert (convert[0], convert[-1]) == (0, 100)
+    compare = percents(run, "here", "compare")
+    assert (compare[0], compare[-1]) == (0, 100)
+    meanwhile = next(line["rest"] for line in run.lines() if 0 < int(line["percent"]) < 100)
+    assert re.fullmatch(rf"{SLOW_MIB} MiB, [\d.]+ MiB/s, \d+ s left", meanwhile), run.output
+    assert re.fullmatch(r"\d+ MiB, [\d.]+ \wiB/s, in [\d.]+ s", run.lines()[-1]["rest"]), run.output
+    assert disk_of(hv, name)[1] == "qcow2"
+    assert slow_ground.left() == []
+
+
+def test_the_result_is_that_of_a_run_that_nobody_watches(make_web: MakeWeb, ground: Playground) -> None:
+    one, other = make_web(), make_web()
+    tasks = []
+    for number, progress in enumerate([True, False]):
+        name = (one, other)[number]
+        suffix = "watched" if progress else "plain"
+        tasks += [
+            conversion(name, progress=progress, REGISTER=f"changed_{suffix}"),
+            conversion(name, progress=progress, REGISTER=f"unchanged_{suffix}"),
+            conversion(name, progress=progress, disk="vdx", REGISTER=f"refused_{suffix}", IGNORE_ERRORS=True),
+            conversion(name, progress=progress, colour="red", REGISTER=f"wrong_{suffix}", IGNORE_ERRORS=True),
+            conversion(
+                "{{ item }}", progress=progress, REGISTER=f"loop_{suffix}", LOOP=[name], RETRIES=2, DELAY=0,
+                UNTIL=f"loop_{suffix} is not changed",
+            ),
+        ]  # fmt: skip
+    run = ground.play(*tasks, options=["--diff", "-v"])
+
+    assert run.output.count("+++ after") + run.output.count('"prepared"') >= 2, run.output
+    for kind in ("changed", "unchanged", "refused", "wrong", "loop"):
+        watched, plain = (json.dumps(run.result(f"{kind}_{suffix}")) for suffix in ("watched", "plain"))
+        watched = watched.replace(one, "NAME").replace('"progress": true', '"progress": false').replace("/0.", "/N.")
+        plain = plain.replace(other, "NAME").replace("/1.", "/N.")
+        assert json.loads(watched) == json.loads(plain)
+    assert run.result("changed_watched")["changed"]
+    assert run.result("refused_watched")["failed"]
+    assert {line["subject"] for line in run.lines()} == {f"{one} vda"}
+    assert ground.left() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "keywords"),
+    [
+        ((), {"progress": False}),
+        (("--check",), {}),
+        ((), {"ASYNC": 60, "POLL": 1}),
+        ((), {"NO_LOG": True}),
+    ],
+    ids=["progress: false", "check mode", "async", "no_log"],
+)
+def test_nothing_is_printed_where_it_is_not_wanted(
+    make_web: MakeWeb, ground: Playground, options: Sequence[str], keywords: dict[str, Any]
+) -> None:
+    run = ground.play(conversion(make_web(), REGISTER="done", **keywords), options=options)
+    assert run.result("done")["changed"]
+    assert run.lines() == []
+    assert not list(ground.async_dir.glob("kvmops-*"))
+
+
+@pytest.mark.parametrize("whom", ["the terminal's processes", "the playbook alone", "SIGTERM"])
+def test_ctrl_c_has_the_module_undo_what_it_began(
+    hv: Hypervisor, images: Path, make_web: MakeWeb, slow_ground: Playground, whom: str
+) -> None:
+    name = make_web(large=True, running=True)
+    run = slow_ground.start(conversion(name, shutdown="force"))
+    run.wait_for("vda: convert")
+
+    if whom == "the terminal's processes":
+        os.killpg(run.process.pid, signal.SIGINT)
+    else:
+        os.kill(run.process.pid, signal.SIGTERM if whom == "SIGTERM" else signal.SIGINT)
+    run.wait(60)
+
+    wait_for(lambda: is_running(hv, name) and not leftovers(hv, name, images), "the machine as it was")
+    assert run.process.returncode != 0
+    assert disk_of(hv, name)[1] == "raw"
+    assert not list(images.glob("*.qcow2"))
+    wait_for(lambda: not slow_ground.left(), "an empty async directory")
+    slow_ground.prefix = ()
+    assert "changed=1" in slow_ground.play(conversion(name, shutdown="force")).output
+    assert disk_of(hv, name)[1] == "qcow2"
+
+
+def test_the_timeout_of_the_task_has_the_module_undo_what_it_began(
+    hv: Hypervisor, images: Path, make_web: MakeWeb, slow_ground: Playground
+) -> None:
+    name = make_web(large=True, running=True)
+    run = slow_ground.start(conversion(name, shutdown="force", TIMEOUT=6)).wait()
+    assert run.process.returncode == 2, run.output
+    assert is_running(hv, name)
+    assert disk_of(hv, name)[1] == "raw"
+    assert leftovers(hv, name, images) == []
+    assert slow_ground.left() == []
+
+
+def test_a_killed_playbook_leaves_a_job_that_goes_on_and_the_next_run_finds_its_result(
+    hv: Hypervisor, images: Path, make_web: MakeWeb, slow_ground: Playground
+) -> None:
+    name = make_web(large=True)
+    run = slow_ground.start(conversion(name))
+    run.wait_for("vda: convert")
+    os.killpg(run.process.pid, signal.SIGKILL)
+    run.process.wait()
+    wait_for(lambda: disk_of(hv, name)[1] == "qcow2", "the job's end")
+    wait_for(lambda: not leftovers(hv, name, images), "the records' end")
+    assert "changed=0" in slow_ground.play(conversion(name)).output
+
+
+def test_a_killed_module_fails_the_task(hv: Hypervisor, make_web: MakeWeb, slow_ground: Playground) -> None:
+    name = make_web(large=True)
+    run = slow_ground.start(conversion(name))
+    run.wait_for("vda: convert")
+    (progress,) = slow_ground.async_dir.glob("kvmops-*")
+    os.kill(json.loads(progress.read_text(encoding="utf-8"))["pid"], signal.SIGKILL)
+    assert run.wait(60).process.returncode == 2, run.output
+    assert slow_ground.left() == []
+    slow_ground.prefix = ()
+    assert "changed=1" in slow_ground.play(conversion(name)).output
+    assert disk_of(hv, name)[1] == "qcow2"
+
+
+def test_several_hosts_at_once_over_ssh_as_another_user(
+    hv: Hypervisor, images: Path, make_web: MakeWeb, ground: Playground, base: Path
+) -> None:
+    first, second = make_web(large=True), make_web(large=True)
+    sources = sorted(images.glob("*.raw"))
+    with SshServer(base, slowed(base)) as server:
+        ground.hosts = (
+            "[far]\n"
+            + server.inventory("host1", "host2")
+            + f"[far:vars]\nansible_python_interpreter={sys.executable}\n[near]\n{ground.hosts}"
+        )
+        task = conversion(f"{{{{ {{'host1': '{first}', 'host2': '{second}'}}[inventory_hostname] }}}}")
+        run = ground.play(task, hosts="far", become=True, strategy="free")
+        assert ground.left() == []
+
+    for host, name, source in (("host1", first, sources[0]), ("host2", second, sources[1])):
+        found = percents(run, host, "convert")
+        assert len(found) >= 4, run.output
+        assert found == sorted(found)
+        assert (found[0], found[-1]) == (0, 100)
+        assert {line["subject"] for line in run.lines() if line["host"] == host} == {f"{name} vda"}
+        assert content(disk_of(hv, name)[0], "qcow2") == content(source, "raw")
+    assert len(run.lines()) == len(re.findall(r"(?:convert|compare) \d+ %", run.output)), "a line is not whole"
+    both = [line["host"] for line in run.lines()]
+    assert both != sorted(both), "the hosts were not done at once"
+
+
+def test_neither_pipelining_nor_a_user_without_rights_makes_a_difference(
+    make_web: MakeWeb, ground: Playground, base: Path
+) -> None:
+    name = make_web()
+    with SshServer(base) as server:
+        ground.hosts = f"{server.inventory('far')}[near]\n{ground.hosts}[all:vars]\nansible_pipelining=true\n"
+        tasks = [conversion(name, REGISTER="changed")]
+        for suffix, progress in (("watched", True), ("plain", False)):
+            tasks.append(conversion(name, progress=progress, BECOME_USER="nobody", REGISTER=suffix))
+        run = ground.play(*tasks, hosts="far", become=True)
+        assert ground.left() == []
+    assert run.result("changed")["changed"]
+    watched, plain = (json.dumps(run.result(suffix)) for suffix in ("watched", "plain"))
+    assert json.loads(watched.replace('"progress": true', '"progress": false')) == json.loads(plain)
+
+
+def test_a_connection_that_breaks_is_set_up_again(
+    hv: Hypervisor, make_web: MakeWeb, ground: Playground, base: Path
+) -> None:
+    name = make_web(large=True)
+    with SshServer(base, slowed(base)) as server:
+        ground.hosts = (
+            server.inventory("far") + f"far ansible_python_interpreter={sys.executable}\n[near]\n{ground.hosts}"
+        )
+        run = ground.start(conversion(name), hosts="far", become=True)
+        run.wait_for("vda: convert")
+        server.drop_connections()
+        run.wait()
+    assert run.process.returncode == 0, run.output
+    assert percents(run, "far", "convert")[-1] == 100
+    assert disk_of(hv, name)[1] == "qcow2"
