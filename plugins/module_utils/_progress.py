@@ -90,12 +90,12 @@ class Progress:
         phase = Phase(self, subject, verb, total)
         self._phases.append(phase)
         self.write()
+        state = "failed"
         try:
             yield phase
-        except BaseException:
-            phase.end("failed")
-            raise
-        phase.end("done")
+            state = "done"
+        finally:
+            phase.end(state)
 
     def write(self) -> None:
         """The file is replaced, so that a reader never meets half of it."""

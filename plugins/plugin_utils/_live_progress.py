@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 import typing as t
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from ansible import constants as C  # noqa: N812 - its name everywhere in Ansible
@@ -99,15 +99,15 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
 
     def _watch(self, job: Job, task_vars: dict[str, t.Any], signals: list[int]) -> dict[str, t.Any]:
         """The result of the job. Where a signal comes first, or the task's time is over, the job is ended."""
-        try:
-            result = self._follow(job, task_vars, signals)
-        except AnsibleError:  # there is no way to it
-            raise
-        except BaseException:  # the task's timeout, say
-            self._end(job, task_vars)
-            raise
-        if result is None:
-            self._end(job, task_vars)
+        with ExitStack() as cut_short:
+            cut_short.callback(self._end, job, task_vars)
+            try:
+                result = self._follow(job, task_vars, signals)
+            except AnsibleError:  # there is no way to it
+                cut_short.pop_all()
+                raise
+            if result is not None:
+                cut_short.pop_all()
         return result or {}
 
     def _start(self, task_vars: dict[str, t.Any]) -> tuple[dict[str, t.Any], Job | None]:

@@ -618,21 +618,21 @@ def test_a_guest_that_ignores_acpi_runs_on_after_the_timeout(
 ) -> None:
     make_image(images / "vm.raw")
     guest = make_domain([Disk(images / "vm.raw")], start=True, cmdline_extra="lab.ignore_acpi")
-    guest.run("echo alive >/tmp/here", ask_every=1)
+    guest.run("echo alive >/tmp/here")
     params = {"name": guest.name, "disk": "vda", "shutdown_timeout": 2, "uri": hv.uri}
     before, files = definition(hv, guest.name), tree_state(images)
     failed = run_module(MODULE, params)
     assert failed["failed"]
     assert "did not shut down within 2 s" in failed["msg"]
     assert "force" in failed["msg"]
-    assert guest.run("cat /tmp/here", ask_every=1) == (0, "alive\n"), "the same guest, not one that was started again"
+    assert guest.run("cat /tmp/here") == (0, "alive\n"), "the same guest, not one that was started again"
     assert definition(hv, guest.name) == before
     assert list(tree_state(images)) == list(files) == [".", "vm.raw"]
     assert tree_state(images)["vm.raw"] == files["vm.raw"]
     done = run_module(MODULE, {**params, "shutdown": "force"})
     assert done.get("changed"), done
     guest.wait_ready()
-    assert guest.run("cat /tmp/here", ask_every=1)[0] != 0
+    assert guest.run("cat /tmp/here")[0] != 0
 
 
 def test_a_paused_domain_can_be_forced(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> None:

@@ -97,14 +97,13 @@ class Hypervisor:
         if self.directory.exists() and not (self.directory / "lab.json").exists():
             raise LabError(f"{self.directory}: is there and was not made by the lab")
         self._namespaces.stop()
-        try:
+        with contextlib.ExitStack() as half_up:
+            half_up.callback(self._namespaces.stop)
             self._make_directories()
             self._configure()
             self._namespaces.start(self._plan())
             self.start_libvirtd()
-        except BaseException:
-            self._namespaces.stop()
-            raise
+            half_up.pop_all()
 
     def down(self) -> None:
         """Ends libvirtd and all guests and removes the state, images included."""
