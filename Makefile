@@ -10,7 +10,7 @@ TESTS := lint unit sanity docs build lab integration faults molecule
 
 SYSTEM_PACKAGES := \
     acl attr debootstrap dpkg-dev e2fsprogs git iproute2 mount \
-    libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system openssh-server ovmf qemu-system-x86 qemu-utils \
+    libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system openssh-client ovmf qemu-system-x86 qemu-utils \
     python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo
 
 # Debian's own Python, because Debian's libvirt bindings are built for it.

@@ -16,8 +16,13 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from lab.debs import unpacked
+
 USER = "operator"
 _UID = 64321
+#: The account of the part of sshd that meets strangers; its name is fixed.
+_SEPARATED = "sshd"
+INSTALLED = Path("/usr/sbin/sshd")
 _CONFIG = """\
 ListenAddress 127.0.0.1
 Port {port}
@@ -36,7 +41,7 @@ mount --bind {directory}/passwd /etc/passwd
 mount --bind {directory}/shadow /etc/shadow
 mount --bind {directory}/sudoers /etc/sudoers
 {more}
-exec /usr/sbin/sshd -D -E {directory}/log -f {directory}/sshd_config
+exec {sshd} -D -E {directory}/log -f {directory}/sshd_config
 """
 
 
@@ -54,7 +59,8 @@ class SshServer:
     def __enter__(self) -> SshServer:
         self._write_files()
         script = self.directory / "start"
-        script.write_text("set -e\n" + _PREPARE.format(directory=self.directory, more=self._more), encoding="utf-8")
+        lines = _PREPARE.format(directory=self.directory, more=self._more, sshd=_sshd())
+        script.write_text(f"set -e\n{lines}", encoding="utf-8")
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._process = subprocess.Popen([*namespaces, "sh", script], stdin=subprocess.DEVNULL)
         self._wait()
@@ -89,11 +95,13 @@ class SshServer:
         for key in ("host_key", "user_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.directory / key], check=True)
         host_key = (self.directory / "host_key.pub").read_text(encoding="ascii")
-        account = f"{USER}:x:{_UID}:{_UID}::{self.home}:/bin/sh\n"
+        accounts = (
+            f"{USER}:x:{_UID}:{_UID}::{self.home}:/bin/sh\n{_SEPARATED}:x:{_UID + 1}:{_UID + 1}::/run/sshd:/bin/false\n"
+        )
         files = {
             "sshd_config": _CONFIG.format(port=self.port, directory=self.directory),
             "known_hosts": f"[127.0.0.1]:{self.port} {host_key}",
-            "passwd": Path("/etc/passwd").read_text(encoding="utf-8") + account,
+            "passwd": _without(_SEPARATED, Path("/etc/passwd").read_text(encoding="utf-8")) + accounts,
             "shadow": Path("/etc/shadow").read_text(encoding="utf-8") + f"{USER}:*:19000:0:99999:7:::\n",
             "sudoers": f"root ALL=(ALL:ALL) ALL\n{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n",
         }
@@ -114,6 +122,19 @@ class SshServer:
                 assert self._process.poll() is None, f"sshd did not start: {said}"
                 assert time.monotonic() < deadline, f"sshd does not answer: {said}"
                 time.sleep(0.05)
+
+
+def _sshd() -> str:
+    """The command of sshd: of an unpacked package where none is installed, since installing it would open the host."""
+    if INSTALLED.exists():
+        return str(INSTALLED)
+    packages = [unpacked(name) for name in ("libwrap0", "libnsl2", "libtirpc3")]
+    libraries = {str(path.parent) for tree in packages for path in tree.rglob("lib*.so.*")}
+    return f"env LD_LIBRARY_PATH={':'.join(sorted(libraries))} {unpacked('openssh-server')}/usr/sbin/sshd"
+
+
+def _without(account: str, passwd: str) -> str:
+    return "".join(line for line in passwd.splitlines(keepends=True) if not line.startswith(f"{account}:"))
 
 
 def _children(pid: int) -> list[int]:
