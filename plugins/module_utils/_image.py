@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR
 
 #: A chain deeper than this is taken for a mistake or an attack; libvirt's own limit is 200, sane chains have a few.
 DEEPEST_CHAIN = 64
@@ -79,8 +81,10 @@ def require_regular_file(path: str) -> None:
         raise UnsafeImage(f"{path}: is not a regular file, and only image files are converted", path=path)
 
 
-def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None) -> Image:
+def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, by_header: bool = False) -> Image:
     """The facts of the image at *path*, read as *image_format*, or as what its first bytes claim.
+
+    *by_header*: qemu-img is asked only where the header leaves a doubt, for a look at many images.
 
     Nothing but the file itself is opened, whatever it refers to. Raises MissingImage, UnsafeImage (another format
     than *image_format*, a damaged header, features that nobody knows, references that QEMU would follow at a mere
@@ -107,7 +111,7 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None) -> Im
             f"(incompatible bits {header.unknown_incompatible:#x})",
             path=path,
         )
-    told = qemu_img.info(path, image_format)
+    told = (by_header and _told_by_header(path, image_format, header)) or qemu_img.info(path, image_format)
     data_file = points_to.data_files[0] if points_to.data_files else None
     return Image(
         path=path,
@@ -196,6 +200,25 @@ def _require_own_extents(extents: tuple[str, ...], path: str) -> None:
         with _formats.open_image(beside) as stream:
             if _formats.recognise(stream) == "vmdk" and _formats.references(stream, "vmdk", beside).data_files:
                 raise UnsafeImage(f"{path}: its extent {extent!r} points to further files: not followed", path=path)
+
+
+def _told_by_header(path: str, image_format: str, header: _qcow2.Header | None) -> dict[str, t.Any] | None:
+    """What qemu-img info would say of a raw file, or of a qcow2 image beyond doubt; None for all others."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    actual = {"actual-size": status.st_blocks * 512}
+    if image_format == "raw":
+        return {**actual, "virtual-size": -(-status.st_size // SECTOR) * SECTOR}
+    if header is None or not header.is_beyond_doubt(status.st_size):
+        return None
+    specific = {"data": {"compression-type": header.compression_type}}
+    return {
+        **actual,
+        "virtual-size": header.virtual_size,
+        "cluster-size": header.cluster_size,
+        "format-specific": specific,
+    }
 
 
 def _specifics(told: dict[str, t.Any], header: _qcow2.Header | None) -> dict[str, t.Any]:

@@ -18,6 +18,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeI
 
 MAGIC = b"QFI\xfb"
 
+#: The values of the header's compression type, in QEMU's words.
+COMPRESSION_TYPES = {0: "zlib", 1: "zstd"}
+
 _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")  # the 72 bytes that version 2 and 3 share
 _VERSION_3 = struct.Struct(">QQQII")  # the 32 bytes that version 3 adds
 _EXTENSION = struct.Struct(">II")
@@ -54,6 +57,38 @@ class Header:
     unknown_incompatible: int
     snapshot_count: int
     snapshots_offset: int
+    l1_entries: int
+    l1_offset: int
+    refcount_offset: int
+    refcount_clusters: int
+    autoclear: int
+    compression: int
+
+    def is_beyond_doubt(self, length: int) -> bool:
+        """Whether QEMU would open this image, a file of *length* bytes, and have nothing to say beyond its header.
+
+        It has not to be so for an image to be good: whoever asks goes to qemu-img otherwise. The bounds are those of
+        qcow2_do_open in block/qcow2.c.
+        """
+        entries = self.cluster_size // (16 if self.extended_l2 else 8)
+        l1_needed = -(-self.virtual_size // (self.cluster_size * entries))
+        tables = (
+            (self.l1_offset, 8 * self.l1_entries),
+            (self.refcount_offset, self.refcount_clusters * self.cluster_size),
+        )
+        special = self.encrypted or self.external_data or self.dirty or self.corrupt or self.unknown_incompatible
+        return (
+            not (special or self.autoclear or self.snapshot_count)
+            and self.compression in COMPRESSION_TYPES
+            and self.virtual_size > 0
+            and self.virtual_size % 512 == 0
+            and self.l1_entries >= l1_needed
+            and all(at > 0 and at % self.cluster_size == 0 and 0 < size <= length - at for at, size in tables)
+        )
+
+    @property
+    def compression_type(self) -> str:
+        return COMPRESSION_TYPES.get(self.compression, "unknown")
 
     @property
     def compat(self) -> str:
@@ -81,16 +116,18 @@ def read_header(stream: t.BinaryIO, path: str) -> Header:
     if len(head) < _FIXED.size or not head.startswith(MAGIC):
         raise UnsafeImage(f"{path}: not a qcow2 image: its header does not begin with QFI\\xfb")
     (_magic, version, backing_at, backing_length, cluster_bits, size, crypt) = _FIXED.unpack(head[: _FIXED.size])[:7]
-    snapshot_count, snapshots_at = _FIXED.unpack(head[: _FIXED.size])[-2:]
+    l1_entries, l1_at, refcount_at, refcount_clusters, snapshot_count, snapshots_at = _FIXED.unpack(
+        head[: _FIXED.size]
+    )[7:]
     if version not in (2, 3):
         raise UnsafeImage(f"{path}: qcow2 version {version} is not known: expected 2 or 3")
     if not 9 <= cluster_bits <= 21:
         raise UnsafeImage(f"{path}: the qcow2 header is damaged: clusters of 2^{cluster_bits} bytes do not exist")
-    incompatible, compatible, refcount_order, length = 0, 0, 4, _FIXED.size
+    incompatible, compatible, autoclear, refcount_order, length = 0, 0, 0, 4, _FIXED.size
     if version == 3:
         if len(head) < _FIXED.size + _VERSION_3.size:
             raise UnsafeImage(f"{path}: the qcow2 header is cut off after {len(head)} bytes")
-        incompatible, compatible, _autoclear, refcount_order, length = _VERSION_3.unpack(head[_FIXED.size :])
+        incompatible, compatible, autoclear, refcount_order, length = _VERSION_3.unpack(head[_FIXED.size :])
     if refcount_order > 6 or length < _FIXED.size or snapshot_count > _MOST_SNAPSHOTS:
         raise UnsafeImage(f"{path}: the qcow2 header is damaged: a field is out of its bounds")
     if backing_at > 1 << cluster_bits:
@@ -115,7 +152,19 @@ def read_header(stream: t.BinaryIO, path: str) -> Header:
         unknown_incompatible=incompatible & ~_KNOWN_INCOMPATIBLE,
         snapshot_count=snapshot_count,
         snapshots_offset=snapshots_at,
+        l1_entries=l1_entries,
+        l1_offset=l1_at,
+        refcount_offset=refcount_at,
+        refcount_clusters=refcount_clusters,
+        autoclear=autoclear,
+        compression=_compression(stream, incompatible, length),
     )
+
+
+def _compression(stream: t.BinaryIO, incompatible: int, length: int) -> int:
+    at = _FIXED.size + _VERSION_3.size
+    found = read_at(stream, at, 1) if incompatible & _COMPRESSION and length > at else b""
+    return found[0] if found else 0
 
 
 def read_snapshots(stream: t.BinaryIO, header: Header, path: str) -> tuple[Snapshot, ...]:

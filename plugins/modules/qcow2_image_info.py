@@ -16,6 +16,7 @@ description:
   - Returns what is known of many images in one task, also of images that running guests have open.
   - Looks at the named files only. What their headers refer to (backing files, data files) is reported and not opened,
     unless O(backing_chain=true) asks for it.
+  - Where the header of an image leaves no doubt, its facts are read from there; C(qemu-img) is asked for all others.
   - Neither libvirt-python nor lxml is needed.
 extends_documentation_fragment:
   - kvmops.disk.attributes
@@ -182,7 +183,7 @@ def _files(directory: str, recurse: bool) -> t.Iterator[str]:
 
 def look(qemu_img: QemuImg, path: str, image_format: str | None, with_chain: bool) -> dict[str, t.Any]:
     """The facts of one image. Raises DiskError where they cannot be had."""
-    image = _image.inspect(qemu_img, path, image_format)
+    image = _image.inspect(qemu_img, path, image_format, by_header=True)
     if not with_chain:
         return image.facts()
     return {**image.facts(), "backing_chain": [link.facts() for link in _image.chain(qemu_img, image)]}

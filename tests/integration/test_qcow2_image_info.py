@@ -17,6 +17,7 @@ from integration.image_tools import (
     MIB,
     allocated,
     create,
+    info,
     opened_by_a_process,
     overlay,
     qemu_img,
@@ -30,6 +31,8 @@ from lab.tree import tree_state
 from unit.qcow2_header import DATA_FILE, EXTERNAL_DATA, Made, snapshot
 
 Result = dict[str, Any]
+#: What qemu-img leaves out of its answer for some images.
+UNSAID = {"lazy-refcounts": False, "extended-l2": False}
 FORMATS = ["raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "parallels"]
 
 
@@ -536,3 +539,45 @@ def test_dependents_are_the_images_that_read_an_image(hv: Hypervisor, images: Pa
 def test_dependents_are_looked_for_only_when_asked(tmp_path: Path) -> None:
     create(tmp_path / "base.qcow2", "qcow2", MIB)
     assert "dependents" not in one(tmp_path / "base.qcow2")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "compat=1.1",
+        "compat=0.10",
+        "cluster_size=512",
+        "cluster_size=2M,extended_l2=on",
+        "compression_type=zstd,lazy_refcounts=on,refcount_bits=1",
+        "preallocation=metadata",
+        "preallocation=full",
+    ],
+)
+def test_the_facts_are_those_that_qemu_img_tells(options: str, tmp_path: Path) -> None:
+    base = create(tmp_path / "disk.qcow2", "qcow2", 10 * MIB, "-o", options)
+    for path in (base, overlay(tmp_path / "overlay.qcow2", str(base))):
+        told, found = info(path), one(path)
+        specific = told["format-specific"]["data"]
+        assert found["virtual_size"] == told["virtual-size"]
+        assert found["actual_size"] == told["actual-size"]
+        assert found["cluster_size"] == told["cluster-size"]
+        assert found["backing_file"] == told.get("backing-filename")
+        for name in ("compat", "compression-type", "lazy-refcounts", "refcount-bits", "extended-l2"):
+            assert found[name.replace("-", "_")] == specific.get(name, UNSAID.get(name)), name
+
+
+def test_a_raw_file_of_any_length_has_the_size_that_a_guest_sees(tmp_path: Path) -> None:
+    path = tmp_path / "odd.raw"
+    path.write_bytes(b"x" * 1000)
+    assert one(path, format="raw")["virtual_size"] == info(path, "raw")["virtual-size"] == 1024
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"), [(36, 0), (40, 3), (48, 5), (56, 0)], ids=["l1 size", "l1", "refcounts", "none"]
+)
+def test_a_header_that_leaves_a_doubt_is_judged_by_qemu_img(offset: int, value: int, tmp_path: Path) -> None:
+    path = create(tmp_path / "disk.qcow2", "qcow2", 1024 * MIB)
+    with path.open("r+b") as image:
+        image.seek(offset)
+        image.write(value.to_bytes(4 if offset in (36, 56) else 8, "big"))
+    assert "qemu-img" in refused(path)["msg"]
