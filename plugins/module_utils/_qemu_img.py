@@ -144,6 +144,18 @@ class QemuImg:
         argv += ["-W"] if out_of_order else []
         self._write(*argv, "--", source, target, report=report)
 
+    def rebase(
+        self, path: str, image_format: str, backing: tuple[str, str] | None, *, report: Report | None = None
+    ) -> None:
+        """Gives *path*, a new file of ours, another backing file (and its format) or none, and the same content.
+
+        What it read from the old one and would not from the new one is copied. A run that is killed leaves a worthless
+        file (HAZARDS A1). *report* is told how much of the disk has been looked at.
+        """
+        argv = ["rebase", *(["-p"] if report else ["-q"]), "-f", image_format]
+        argv += ["-b", backing[0], "-F", backing[1]] if backing else ["-b", ""]
+        self._write(*argv, "--", path, report=report)
+
     def same_content(
         self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None
     ) -> bool:

@@ -23,10 +23,11 @@ FLOORS = (
     {"_block_job", "_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
     {
         *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
+        *("_flatten", "_flatten_left", "_flatten_live", "_flatten_offline", "_flatten_survey"),
         *("_resize", "_survey", "_unfinished"),
     },
     {"_module"},
-    {"_domain_conversion", "_managed_image"},
+    {"_domain_conversion", "_domain_flatten", "_managed_image"},
 )
 
 # Who may use whom on the same floor; everybody else looks only down.
@@ -40,6 +41,11 @@ NEIGHBOURS = {
     "_usage": {"_image"},
     "_convert": {"_plan"},
     "_create": {"_plan"},
+    "_flatten": {"_convert"},
+    "_flatten_left": {"_flatten", "_plan", "_records"},
+    "_flatten_live": {"_flatten", "_flatten_left", "_plan", "_records"},
+    "_flatten_offline": {"_create", "_flatten", "_flatten_live", "_plan", "_records"},
+    "_flatten_survey": {"_convert", "_flatten"},
     "_live": {"_convert", "_create", "_plan", "_records"},
     "_offline": {"_convert", "_create", "_plan", "_records"},
     "_reconcile": {"_create", "_plan"},
