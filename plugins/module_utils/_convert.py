@@ -64,8 +64,6 @@ class ConvertWish:
             )
         if self.copy_timeout < 1:
             raise InvalidRequest(f"copy_timeout: {self.copy_timeout} s is no time to copy in: give 1 or more")
-        if self.bandwidth is not None and self.bandwidth < 1:
-            raise InvalidRequest("bandwidth: 0 would never copy anything: leave it out for no limit")
         if self.dest is not None and len(self.disks) != 1:
             raise InvalidRequest("dest: names one file, but several disks are asked for: use dest_dir")
         if self.shutdown_timeout < 1:

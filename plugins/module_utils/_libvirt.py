@@ -242,6 +242,12 @@ class Domain:
         with _translated(f"{self.name}: cannot copy {target} while the domain runs"):
             self._domain.blockCopy(target, destination, parameters, flags)
 
+    def limit_block_job(self, target: str, bandwidth: int | None) -> None:
+        """Lets the block job on a disk go on with *bandwidth* bytes a second; None: as fast as it can."""
+        with _translated(f"{self.name}: cannot set the bandwidth of the block job on {target}"):
+            flags = libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
+            self._domain.blockJobSetSpeed(target, bandwidth or 0, flags)
+
     def pivot(self, target: str) -> None:
         """Lets the guest go on with the destination of the block copy."""
         with _translated(f"{self.name}: cannot pivot {target} to its new image"):

@@ -287,7 +287,7 @@ def the_domain_is_paused(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.raw()), start=True)
     with scene.libvirt(name) as domain:
         domain.suspend()
-    return {"name": name}
+    return {"name": name, "mode": "offline"}
 
 
 @case("the guest runs on", "but the definition names")
@@ -569,9 +569,82 @@ def one_disk_and_several_are_given(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "disk": "vda", "dest": "/x", "dest_dir": "/y"}
 
 
-@case("one of", "live")
-def the_mode_is_one_to_come(scene: Scene) -> Asked:
+# What only stands in the way of a live conversion
+
+
+@case("is shut off, and mode is live", "start the domain")
+def the_domain_is_off_and_the_mode_is_live(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "mode": "live"}
+
+
+@case("format: vdi images are not made below a running guest", "set mode to offline")
+def the_format_is_none_for_a_live_copy(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "format": "vdi"}
+
+
+@case("compress: what is copied below a running guest cannot be compressed", "set mode to offline")
+def a_live_copy_is_to_be_compressed(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "compress": True}
+
+
+@case("preallocation: the zeros of a raw image cannot be written below a running guest", "set mode to offline")
+def a_live_copy_is_to_be_full_of_zeros(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.qcow2(), "qcow2"), start=True)
+    return {"name": name, "format": "raw", "allocation": "eager_zeroed_thick"}
+
+
+@case("a block job runs on vda", "blockjob --abort")
+def a_foreign_block_job_runs_and_the_mode_is_live(scene: Scene) -> Asked:
+    return {**a_block_job_runs(scene), "mode": "live"}
+
+
+@case("not enough space in", "needed", "available")
+def there_is_not_enough_space_for_a_live_copy(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw(mib=6)), start=True)
+    return {"name": name, "dest_dir": str(scene.small_file_system("4m"))}
+
+
+@case("vm.qcow2: exists already: it is left alone")
+def an_empty_file_is_at_the_destination_of_a_live_copy(scene: Scene) -> Asked:
+    (scene.images / "vm.qcow2").touch()
+    return {"name": scene.domain(Disk(scene.raw()), start=True)}
+
+
+@case("the directory", "does not exist")
+def the_directory_of_a_live_copy_is_missing(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw()), start=True)
+    return {"name": name, "dest": str(scene.images / "missing" / "vm.qcow2")}
+
+
+@case("source and destination are the same file")
+def the_destination_of_a_live_copy_is_the_source(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "dest": str(scene.images / "vm.raw")}
+
+
+@case("is a cdrom, asked to convert a disk")
+def a_cdrom_of_a_running_domain_is_meant(scene: Scene) -> Asked:
+    cdrom = Disk(scene.raw("cd.iso"), target="hdc", device="cdrom", readonly=True)
+    return {"name": scene.domain(Disk(scene.raw()), cdrom, start=True), "disk": "hdc"}
+
+
+@case("bandwidth: ")
+def the_bandwidth_is_no_size(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "bandwidth": "fast"}
+
+
+@case("bandwidth: ")
+def the_bandwidth_is_nothing(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "bandwidth": "0"}
+
+
+@case("copy_timeout: 0 s is no time")
+def there_is_no_time_to_copy_in(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "copy_timeout": 0}
+
+
+@case("shallow: raw images have no backing file")
+def a_raw_image_is_to_keep_a_chain(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.qcow2(), "qcow2")), "format": "raw", "shallow": True}
 
 
 # What the host lacks

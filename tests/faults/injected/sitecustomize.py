@@ -23,6 +23,8 @@ WATCHED = {
     "mkdir",
     "pwrite",
     "unlink",
+    "virDomainBlockCopy",
+    "virDomainBlockJobAbort",
     "virDomainCreate",
     "virDomainDefineXMLFlags",
     "virDomainDestroy",
