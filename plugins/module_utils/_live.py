@@ -81,7 +81,8 @@ class LiveWork:
                 self.domain.block_copy(
                     item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth
                 )
-            _block_job.await_copy(self.domain, item.target, item.dest, self.wish.copy_timeout, phase.at)
+            with _staging.syncing_steadily(item.dest):  # or the pivot would wait for all of it, and the guest with it
+                _block_job.await_copy(self.domain, item.target, item.dest, self.wish.copy_timeout, phase.at)
             if self.wish.layout.format == "raw" and self.wish.layout.preallocation == "falloc":
                 _staging.reserve(item.dest)  # QEMU has punched holes where the source has zeros
             _staging.sync(item.dest)
