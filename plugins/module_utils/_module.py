@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import typing as t
 
@@ -63,6 +64,13 @@ def absolute(path: str, what: str) -> str:
     if "\0" in path or path.endswith("/"):
         raise InvalidRequest(f"{what}: {path!r} does not name a file")
     return path
+
+
+def require_directories(search_paths: t.Iterable[str]) -> None:
+    """Raises InvalidRequest where one of the directories that are to be searched for images is none."""
+    for directory in search_paths:
+        if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
+            raise InvalidRequest(f"search_paths: {directory} is not a directory: images in it cannot be looked for")
 
 
 def carry_out(

@@ -23,12 +23,13 @@ FLOORS = (
     {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
     {"_convert", "_create", "_offline", "_plan", "_reconcile", "_recover", "_remove", "_resize", "_unfinished"},
     {"_module"},
-    {"_domain_conversion", "_managed_image"},
+    {"_domain_conversion", "_domain_resize", "_managed_image"},
 )
 
 # Who may use whom on the same floor; everybody else looks only down.
 NEIGHBOURS = {
     "_size": {"_errors"},
+    "_capacity": {"_image", "_lock"},
     "_formats": {"_qcow2"},
     "_domain": {"_usage"},
     "_layout": {"_image"},
