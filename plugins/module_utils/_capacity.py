@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
 
 Identity = tuple[int, int]
 
@@ -88,7 +89,7 @@ class FileSystem:
             raise NotEnoughSpace(
                 f"{path}: with {format_size(virtual_size)} for it, {len(others) + 1} image(s) on the file system of "
                 f"{self.directory} may come to need {format_size(required)} ({required} bytes), which is "
-                f"{required / self.size:.2f} times the {format_size(self.size)} ({self.size} bytes) that it has, and "
+                f"{required / max(1, self.size):.2f} times the {format_size(self.size)} ({self.size} bytes) that it has, and "
                 f"max_overcommit is {ratio:g}: ask for {format_size(max(0, limit - taken))} or less, add space, or "
                 "raise max_overcommit",
                 required_bytes=virtual_size,
@@ -109,19 +110,21 @@ def require_ratio(ratio: float | None) -> None:
 
 
 def file_system(
-    directory: str, directories: t.Iterable[str], formats: t.Iterable[tuple[str, str | None]], qemu_img: QemuImg
+    directory: str, directories: t.Iterable[str], users: t.Collection[User], qemu_img: QemuImg
 ) -> FileSystem:
-    """The file system of *directory* with the images on it that lie in *directories*, or are among *formats*.
+    """The file system of *directory* with the images on it: the files of *users*, and all beside them, in *directory*
+    and in *directories*.
 
-    *formats* are files that domains name, with the format that they read them as, None where they do not say: what a
-    guest may have written is believed only where nobody says anything (_formats). Every regular file counts, once by
-    device and inode, whatever names lead to it: one that is no image as what it is, a raw one, of its length.
+    What a domain says that it reads a file as holds; what a guest may have written is believed only where nobody says
+    anything. Every regular file counts, once by device and inode, whatever names lead to it: one that is no image as
+    what it is, a raw one as its length.
     """
     device = os.stat(directory).st_dev
-    named = [(path, image_format) for path, image_format in formats if os.path.isfile(path)]
+    named = [(user.path, user.format) for user in users if os.path.isfile(user.path)]
     said = {_identity(path): image_format for path, image_format in named if image_format}
+    places = sorted({directory, *directories, *(os.path.dirname(path) for path, _format in named)})
     found: dict[Identity, str] = {}
-    for path in (*(path for path, _format in named), *(path for place in directories for path in _files(place))):
+    for path in (*(path for path, _format in named), *(path for place in places for path in _files(place))):
         identity = _identity(path)
         if identity and identity[0] == device:
             found.setdefault(identity, path)

@@ -242,7 +242,7 @@ class ResizeTask:
             metadata = self.qemu_img.measure_empty(item.after, "qcow2", options).required
         added = _resize.bytes_added(item, policy, metadata)
         try:
-            _capacity.require_space([(item.path, added)])
+            _capacity.require_space([(os.path.realpath(item.path), added)])
         except NotEnoughSpace as error:
             if self.wish.preallocation is not None:
                 raise
@@ -253,9 +253,8 @@ class ResizeTask:
             ) from error
         ratio = self.params["max_overcommit"]
         if ratio is not None and item.growth > 0:
-            places = {*self._directories(item), *(os.path.dirname(user.path) for user in users)}
-            named = [(user.path, user.format) for user in users]
-            system = _capacity.file_system(os.path.dirname(item.path), places, named, self.qemu_img)
+            place = os.path.dirname(os.path.realpath(item.path))
+            system = _capacity.file_system(place, self._directories(item), users, self.qemu_img)
             system.require_room(item.path, max(item.after, item.image.actual_size), ratio)
 
     def _directories(self, item: Resizing) -> list[str]:

@@ -50,6 +50,7 @@ class ImageTask:
         self._hypervisor: t.Any = None
         self._asked_libvirt = False
         require_directories(module.params["search_paths"])
+        _capacity.require_ratio(module.params["max_overcommit"])
 
     def wish(self) -> ImageWish:
         params = self.module.params
@@ -128,6 +129,7 @@ class ImageTask:
                     in_use_by=[],
                 )
         _capacity.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
+        self._require_promise(new_size(wish, base))
         return plan_create(wish, base, self._door(operation), _staging.NewFile(self.path), self.dress)
 
     def _change(self, wish: ImageWish, image: _image.Image, operation: Operation | None) -> Plan:
@@ -135,7 +137,20 @@ class ImageTask:
         if plan:
             self._require_writable("change it", running_only=True)
             _capacity.require_space([(self.path, growth_in_bytes(wish, image))])
+            if wish.size is not None and wish.size > image.virtual_size:
+                self._require_promise(max(wish.size, image.actual_size))
         return plan
+
+    def _require_promise(self, size: int) -> None:
+        """Raises NotEnoughSpace where *size* bytes for the image are more than its file system may promise."""
+        ratio = self.module.params["max_overcommit"]
+        if ratio is None:
+            return
+        hypervisor = self._libvirt()
+        users = _usage.domain_users(hypervisor) if hypervisor else []
+        directories = _usage.directories_to_search([self.path], self.module.params["search_paths"], hypervisor)
+        system = _capacity.file_system(os.path.dirname(self.path), directories, users, self.qemu_img)
+        system.require_room(self.path, size, ratio)
 
     def _bytes_needed(self, wish: ImageWish, size: int) -> int:
         measured = 0

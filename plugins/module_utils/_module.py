@@ -26,6 +26,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_siz
 
 #: Read by the action plugin of the same name as the module; to the module it says nothing.
 PROGRESS_SPEC: dict[str, t.Any] = {"progress": {"type": "bool", "default": True}}
+OVERCOMMIT_SPEC: dict[str, t.Any] = {"max_overcommit": {"type": "float"}}
 URI_SPEC: dict[str, t.Any] = {"uri": {"type": "str", "default": "qemu:///system"}}
 
 #: The choices of a layout that a conversion offers too.

@@ -26,6 +26,7 @@ description:
 extends_documentation_fragment:
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
+  - kvmops.disk.overcommit
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -88,15 +89,6 @@ options:
         V(eager_zeroed_thick) is O(preallocation=full).
     type: str
     choices: [thin, lazy_zeroed_thick, eager_zeroed_thick]
-  max_overcommit:
-    description:
-      - How many times its own size the file system of the image may promise, such as V(1.2). If the disk could not grow
-        within that, the task fails. Off if not given.
-      - What is promised is the sum over all images that are known to lie there. Each counts as the size of its disk,
-        overlays too, or what it occupies, where that is more.
-      - Known are the files of libvirt's storage pools, those that domains name as disks, backing files or in snapshots,
-        and all files in the directories of these, in that of the image and in O(search_paths).
-    type: float
   allow_dependents:
     description:
       - Allows the image to be resized though other images have it as their backing file. Those can be destroyed by it.
@@ -105,7 +97,7 @@ options:
   search_paths:
     description:
       - Directories in which images are looked for that have this one as their backing file, beside its own directory
-        and those of libvirt's storage pools.
+        and those of libvirt's storage pools. With O(max_overcommit) the images in them count.
     type: list
     elements: path
     default: []
@@ -287,6 +279,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain_resize import 
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    OVERCOMMIT_SPEC,
     URI_SPEC,
     run,
 )
@@ -296,6 +289,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **URI_SPEC,
+            **OVERCOMMIT_SPEC,
             "preallocation": ALLOCATION_SPEC["preallocation"],
             "allocation": ALLOCATION_SPEC["allocation"],
             "name": {"type": "str", "required": True, "aliases": ["domain"]},
@@ -303,7 +297,6 @@ def main() -> None:
             "size": {"type": "str", "required": True},
             "from_size": {"type": "str"},
             "shrink": {"type": "bool", "default": False},
-            "max_overcommit": {"type": "float"},
             "allow_dependents": {"type": "bool", "default": False},
             "search_paths": {"type": "list", "elements": "path", "default": []},
             "trusted": {"type": "bool", "default": False},

@@ -29,7 +29,7 @@ FLOORS = (
 # Who may use whom on the same floor; everybody else looks only down.
 NEIGHBOURS = {
     "_size": {"_errors"},
-    "_capacity": {"_image", "_lock"},
+    "_capacity": {"_image", "_lock", "_usage"},
     "_formats": {"_qcow2"},
     "_domain": {"_usage"},
     "_layout": {"_image"},
