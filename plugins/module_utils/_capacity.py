@@ -86,14 +86,15 @@ class FileSystem:
         taken = sum(one.promised for one in others)
         required, limit = taken + virtual_size, int(self.size * ratio)
         if required > limit:
+            room = max(0, limit - taken)
             raise NotEnoughSpace(
                 f"{path}: with {format_size(virtual_size)} for it, {len(others) + 1} image(s) on the file system of "
                 f"{self.directory} may come to need {format_size(required)} ({required} bytes), which is "
-                f"{required / max(1, self.size):.2f} times the {format_size(self.size)} ({self.size} bytes) that it has, and "
-                f"max_overcommit is {ratio:g}: ask for {format_size(max(0, limit - taken))} or less, add space, or "
-                "raise max_overcommit",
+                f"{required / max(1, self.size):.2f} times the {format_size(self.size)} ({self.size} bytes) that it "
+                f"has, and max_overcommit is {ratio:g}: ask for {format_size(room)} or less, add space, or raise "
+                "max_overcommit",
                 required_bytes=virtual_size,
-                available_bytes=max(0, limit - taken),
+                available_bytes=room,
                 promised_bytes=self.promised,
                 filesystem_bytes=self.size,
                 max_overcommit=ratio,

@@ -23,6 +23,7 @@ WATCHED = {
     "mkdir",
     "pwrite",
     "unlink",
+    "virDomainBlockResize",
     "virDomainCreate",
     "virDomainDefineXMLFlags",
     "virDomainDestroy",
