@@ -46,6 +46,17 @@ def make_overlay(path: Path, base: Path, base_format: str = "raw", image_format:
     return path
 
 
+def make_encrypted(path: Path, size_mib: int = 4) -> Path:
+    """An empty encrypted qcow2 image. On a busy machine QEMU may fail to time its key function: it is asked again."""
+    key = ("--object", "secret,id=key,data=sesame")
+    options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
+    for _try in range(20):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            qemu_img("create", "-q", *key, "-f", "qcow2", "-o", options, path, f"{size_mib}M")
+            return path
+    raise AssertionError(f"{path}: qemu-img could not make an encrypted image")
+
+
 def content(path: Path | str, image_format: str) -> str:
     """The SHA-256 of what a guest sees on the disk, its chain included."""
     flat = Path(f"{path}.content")

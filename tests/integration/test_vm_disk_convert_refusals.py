@@ -17,7 +17,7 @@ import pytest
 from integration.arranged import Asked, Cases, Scene, assert_refused
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import MIB, definition, is_running, make_image, make_overlay, qemu_img, with_backing
+from scene import MIB, definition, is_running, make_encrypted, make_image, make_overlay, qemu_img, with_backing
 
 MODULE = "vm_disk_convert"
 
@@ -345,10 +345,7 @@ def the_chain_runs_in_a_circle(scene: Scene) -> Asked:
 
 @case("is encrypted", "in the clear")
 def the_image_is_encrypted(scene: Scene) -> Asked:
-    image = scene.images / "vm.qcow2"
-    key = ("--object", "secret,id=key,data=sesame")
-    options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-    qemu_img("create", "-q", *key, "-f", "qcow2", "-o", options, image, "4M")
+    image = make_encrypted(scene.images / "vm.qcow2")
     return {"name": scene.domain(Disk(image, "qcow2")), "format": "raw"}
 
 

@@ -17,7 +17,7 @@ import pytest
 from integration.arranged import Asked, Cases, Scene, assert_refused
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import MIB, make_overlay, qemu_img, unchanged, with_backing
+from scene import MIB, make_encrypted, make_overlay, qemu_img, unchanged, with_backing
 
 MODULE = "vm_disk_resize"
 CASES = Cases()
@@ -37,7 +37,7 @@ def test_is_refused_and_nothing_changed(hv: Hypervisor, images: Path, make_domai
 
 
 #: What is asked of a disk of 8 MiB, and what is said of it; the same whether the domain runs or not.
-BAD_INPUT = {
+BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({"size": "0"}, "is nothing"),
     "negative": ({"size": "-16M"}, "is not a size"),
     "no whole sectors": ({"size": str(16 * MIB + 100)}, "not a whole number of 512-byte sectors"),
@@ -283,10 +283,7 @@ def the_image_is_marked_corrupt(scene: Scene) -> Asked:
 
 @case("is encrypted", "start the domain")
 def the_image_is_encrypted(scene: Scene) -> Asked:
-    image = scene.images / "vm.qcow2"
-    key = ("--object", "secret,id=key,data=sesame")
-    options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-    qemu_img("create", "-q", *key, "-f", "qcow2", "-o", options, image, "4M")
+    image = make_encrypted(scene.images / "vm.qcow2")
     return {"name": scene.domain(Disk(image, "qcow2"))}
 
 
