@@ -14,7 +14,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import RESIZABLE_FORMATS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._size import LARGEST, exact_size, parse_size
+from ansible_collections.kvmops.disk.plugins.module_utils._size import (
+    LARGEST,
+    exact_size,
+    format_size,
+    parse_size,
+)
 
 #: The formats that have blocks to reserve when they grow.
 _WITH_POLICY = ("raw", "qcow2")
@@ -295,7 +300,14 @@ def _require_able(item: Resizing) -> None:
             "(kvmops.disk.qcow2_image)",
             snapshots=[snapshot.name for snapshot in image.snapshots],
         )
-    Layout(image.format).amended(image).require_valid(size=item.after)
+    largest = Layout(image.format).amended(image).largest_size() if image.format == "qcow2" else LARGEST
+    if item.after > largest:
+        raise InvalidRequest(
+            f"{image.path}: has {found}, asked for {asked}, more than a qcow2 image with clusters of "
+            f"{format_size(image.cluster_size or 0)} can hold ({format_size(largest)}): convert the disk to one with "
+            "larger clusters first (kvmops.disk.vm_disk_convert)",
+            virtual_size=item.before,
+        )
 
 
 def _require_live(state: DomainState, item: Resizing, wish: ResizeWish) -> None:
@@ -322,7 +334,7 @@ def _require_offline(state: DomainState, item: Resizing) -> None:
     if image.data_file is not None:
         raise UnsafeImage(
             f"{image.path}: keeps its data in another file, {image.data_file}, which a resize would change too: "
-            "start the domain and grow the disk then",
+            "convert the disk first, which brings the two together (kvmops.disk.vm_disk_convert)",
             path=image.path,
         )
 

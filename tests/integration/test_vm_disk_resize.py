@@ -18,7 +18,7 @@ import libvirt
 import pytest
 from lab import Disk, Guest, Hypervisor, build_boot_disk, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import MIB, content, definition, leftovers, make_image, make_overlay, qemu_img, unchanged
+from scene import MIB, content, definition, leftovers, make_encrypted, make_image, make_overlay, qemu_img, unchanged
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_resize"
@@ -321,6 +321,29 @@ def test_what_is_added_is_allocated_like_the_rest_or_as_asked(
     assert added >= 8 * MIB if reserved else added < MIB
     if policy == "metadata":
         assert path.stat().st_size >= 12 * MIB, "the new part has its tables"
+
+
+def test_an_encrypted_disk_grows_while_libvirt_has_given_qemu_its_secret(
+    hv: Hypervisor, module: Module, images: Path
+) -> None:
+    path = make_encrypted(images / "vm.qcow2")
+    name = f"encrypted-{images.name}"
+    key = "6cc17ff6-63d6-4ce5-ac17-063586f18ff4"
+    encryption = f"<encryption format='luks'><secret type='passphrase' uuid='{key}'/></encryption>"
+    with contextlib.closing(hv.connect()) as connection:
+        secret = connection.secretDefineXML(f"<secret><uuid>{key}</uuid></secret>")
+        try:
+            secret.setValue(b"sesame")
+            xml = hv.domain_xml(name, [Disk(path, "qcow2")], kernel=False)
+            hv.define(xml.replace("<target dev=", f"{encryption}<target dev=", 1))
+            hv.start(name)
+            params = {"name": name, "disk": "vda", "size": "16M"}
+            done(module(MODULE, params), 4 * MIB, 16 * MIB, "live")
+            assert connection.lookupByName(name).blockInfo("vda")[0] == 16 * MIB
+            assert not module(MODULE, params)["changed"]
+        finally:
+            hv.remove(name)
+            secret.undefine()
 
 
 def test_snapshots_do_not_stand_in_the_way_of_growing_and_keep_their_size(
