@@ -148,7 +148,7 @@ class ResizeTask:
         item = self.item
         if plan and not self.module.check_mode:
             refresh_pools(self.hypervisor, {os.path.dirname(item.path), os.path.dirname(os.path.realpath(item.path))})
-            item = replace(item, image=self._image(item.path, item.image.format))
+            item = replace(item, image=self._image(item.disk))
         chain = _image.chain(self.qemu_img, item.image) if item.image.backing_file else (item.image,)
         if self.module.check_mode:
             chain = (replace(chain[0], virtual_size=item.after), *chain[1:])
@@ -179,7 +179,7 @@ class ResizeTask:
             raise _resize.refused_device(what, path)
         _resize.require_valid_policy(self.wish, disk.format)
         live = self.state.active
-        image = self._image(path, disk.format)
+        image = self._image(disk)
         before = self.domain.capacity(disk.target) if live else image.virtual_size
         return Resizing(disk, image, before, self.wish.target(what, before), live)
 
@@ -260,8 +260,11 @@ class ResizeTask:
     def _directories(self, item: Resizing) -> list[str]:
         return _usage.directories_to_search([item.path], self.params["search_paths"], self.hypervisor)
 
-    def _image(self, path: str, image_format: str) -> _image.Image:
-        return _image.inspect(self.qemu_img, path, image_format, by_header=True)
+    def _image(self, disk: DomainDisk) -> _image.Image:
+        """The facts of a disk's image. An encrypted raw disk is shorter than its file, by the header with its keys."""
+        path, is_luks = t.cast(str, disk.path), disk.element.encrypted and disk.format == "raw"
+        image = _image.inspect(self.qemu_img, path, "luks" if is_luks else disk.format, by_header=True)
+        return replace(image, format=disk.format, encrypted=image.encrypted or disk.element.encrypted)
 
     def _door(self, operation: Operation | None) -> QemuImg:
         return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img

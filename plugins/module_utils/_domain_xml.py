@@ -34,7 +34,8 @@ class DiskElement:
 
     *source* is the path of a file or block device, None for other source types and for an empty drive. *format* is
     the driver type; libvirt takes raw where the XML says nothing. *chain* is what the XML says of the backing files:
-    None where it says nothing, an empty tuple where it says that there is none.
+    None where it says nothing, an empty tuple where it says that there is none. *sliced*: the disk is a part of its
+    source.
     """
 
     target: str
@@ -51,6 +52,7 @@ class DiskElement:
     encrypted: bool
     chain: tuple[ChainLink, ...] | None
     mirror: str | None
+    sliced: bool = False
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,7 @@ def _disk(element: t.Any) -> DiskElement:
         encrypted=element.find("encryption") is not None or element.find("source/encryption") is not None,
         chain=_chain(element),
         mirror=_path(mirror.find("source")) or mirror.get("file", "") if mirror is not None else None,
+        sliced=element.find("source/slices") is not None,
     )
 
 

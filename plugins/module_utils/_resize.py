@@ -139,6 +139,8 @@ def require_image_file(state: DomainState, disk: DomainDisk) -> None:
             f"{what}: its source is of type {element.type}, and only image files are resized: resize it where it is "
             "kept, then tell a running guest with virsh blockresize"
         )
+    if element.sliced:
+        raise DiskError(f"{what}: is a slice of {disk.path}, which has the size that the definition says: not resized")
 
 
 def refused_device(what: str, path: str) -> DiskError:
@@ -325,7 +327,7 @@ def _require_offline(state: DomainState, item: Resizing) -> None:
             f"{state.name}: has a managed-save image, whose guest knows the disk by its present size: start the "
             "domain, which resumes it, or drop it with virsh managedsave-remove"
         )
-    if image.encrypted or item.disk.element.encrypted:
+    if image.encrypted:
         raise DiskError(
             f"{image.path}: is encrypted, and cannot be resized without its secret: start the domain and grow the "
             "disk then, since libvirt gives QEMU the secret",

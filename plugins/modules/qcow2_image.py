@@ -133,6 +133,7 @@ notes:
 seealso:
   - module: kvmops.disk.qcow2_image_info
   - module: kvmops.disk.vm_disk_convert
+  - module: kvmops.disk.vm_disk_resize
 """
 
 EXAMPLES = r"""

@@ -326,7 +326,10 @@ def test_what_is_added_is_allocated_like_the_rest_or_as_asked(
 def test_an_encrypted_disk_grows_while_libvirt_has_given_qemu_its_secret(
     hv: Hypervisor, module: Module, images: Path
 ) -> None:
-    path = make_encrypted(images / "vm.qcow2")
+    disks = [
+        Disk(make_encrypted(images / "vm.qcow2"), "qcow2"),
+        Disk(make_encrypted(images / "vm.luks", "luks"), target="vdb"),
+    ]
     name = f"encrypted-{images.name}"
     key = "6cc17ff6-63d6-4ce5-ac17-063586f18ff4"
     encryption = f"<encryption format='luks'><secret type='passphrase' uuid='{key}'/></encryption>"
@@ -334,13 +337,17 @@ def test_an_encrypted_disk_grows_while_libvirt_has_given_qemu_its_secret(
         secret = connection.secretDefineXML(f"<secret><uuid>{key}</uuid></secret>")
         try:
             secret.setValue(b"sesame")
-            xml = hv.domain_xml(name, [Disk(path, "qcow2")], kernel=False)
-            hv.define(xml.replace("<target dev=", f"{encryption}<target dev=", 1))
+            xml = hv.domain_xml(name, disks, kernel=False)
+            hv.define(xml.replace("<target dev=", f"{encryption}<target dev="))
             hv.start(name)
-            params = {"name": name, "disk": "vda", "size": "16M"}
-            done(module(MODULE, params), 4 * MIB, 16 * MIB, "live")
-            assert connection.lookupByName(name).blockInfo("vda")[0] == 16 * MIB
-            assert not module(MODULE, params)["changed"]
+            for target in ("vda", "vdb"):
+                done(module(MODULE, {"name": name, "disk": target, "size": "16M"}), 4 * MIB, 16 * MIB, "live")
+                assert connection.lookupByName(name).blockInfo(target)[0] == 16 * MIB
+            connection.lookupByName(name).destroy()
+            for target in ("vda", "vdb"):
+                assert not module(MODULE, {"name": name, "disk": target, "size": "16M"})["changed"]
+                refused = module(MODULE, {"name": name, "disk": target, "size": "17M"})
+                assert "is encrypted" in refused["msg"]
         finally:
             hv.remove(name)
             secret.undefine()

@@ -172,6 +172,7 @@ def test_a_growth_that_no_disk_can_take_is_refused() -> None:
         ({"type": "block", "source": "/dev/vg/lv"}, "is the block device /dev/vg/lv.*lvextend.*virsh blockresize"),
         ({"type": "network", "source": None}, "of type network.*virsh blockresize"),
         ({"type": "file", "source": None}, "of type file"),
+        ({"sliced": True}, "is a slice of /images/vm.qcow2"),
     ],
 )
 def test_only_image_files_are_resized(fields: dict[str, Any], said: str) -> None:

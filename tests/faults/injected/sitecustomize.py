@@ -24,6 +24,7 @@ WATCHED = {
     "pwrite",
     "unlink",
     "virDomainBlockResize",
+    "virDomainGetBlockInfo",
     "virDomainCreate",
     "virDomainDefineXMLFlags",
     "virDomainDestroy",
