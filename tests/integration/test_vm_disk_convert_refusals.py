@@ -178,19 +178,19 @@ def the_domain_has_an_external_snapshot(scene: Scene) -> Asked:
 def a_block_job_runs(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.raw(mib=8)), start=True)
     scene.copy_block(name)
-    return {"name": name, "shutdown": "force"}
+    return {"name": name, "mode": "offline", "shutdown": "force"}
 
 
 @case("is being migrated, saved, dumped or backed up")
 def the_domain_is_being_backed_up(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.raw()), start=True)
     scene.back_up(name)
-    return {"name": name, "shutdown": "force"}
+    return {"name": name, "mode": "offline", "shutdown": "force"}
 
 
 @case("is running, and shutdown is never")
 def the_domain_runs_and_must_not_be_stopped(scene: Scene) -> Asked:
-    return {"name": scene.domain(Disk(scene.raw()), start=True), "shutdown": "never"}
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "mode": "offline", "shutdown": "never"}
 
 
 @case("is paused, so that its guest cannot shut down", "resume it")
@@ -207,7 +207,7 @@ def the_domain_runs_on_another_disk_than_it_defines(scene: Scene) -> Asked:
     with scene.libvirt(name) as domain:
         definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         scene.hv.define(definition.replace("vm.raw", "another.raw"))
-    return {"name": name, "shutdown": "force"}
+    return {"name": name, "mode": "offline", "shutdown": "force"}
 
 
 @case("transient-vm: is transient")
@@ -216,7 +216,7 @@ def the_domain_is_transient(scene: Scene) -> Asked:
     with contextlib.closing(scene.hv.connect()) as connection:
         connection.createXML(xml)
     scene.stack.callback(scene.hv.remove, "transient-vm")
-    return {"name": "transient-vm", "shutdown": "force"}
+    return {"name": "transient-vm", "mode": "offline", "shutdown": "force"}
 
 
 @case("no-such-vm: no domain of this name or UUID")
@@ -381,7 +381,7 @@ def there_is_not_enough_space(scene: Scene) -> Asked:
 @case("not enough space in", "needed", "available")
 def there_is_not_enough_space_for_what_a_running_domain_has(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.raw(mib=6)), start=True)
-    return {"name": name, "dest_dir": str(scene.small_file_system("4m")), "shutdown": "force"}
+    return {"name": name, "dest_dir": str(scene.small_file_system("4m")), "mode": "offline", "shutdown": "force"}
 
 
 @case("not enough space in")
@@ -527,7 +527,7 @@ def test_a_guest_that_ignores_acpi_runs_on_after_the_timeout(
     make_image(images / "vm.raw")
     guest = make_domain([Disk(images / "vm.raw")], start=True, cmdline_extra="lab.ignore_acpi")
     guest.run("echo alive >/tmp/here")
-    params = {"name": guest.name, "disk": "vda", "shutdown_timeout": 2, "uri": hv.uri}
+    params = {"name": guest.name, "disk": "vda", "shutdown_timeout": 2, "mode": "offline", "uri": hv.uri}
     before, files = definition(hv, guest.name), tree_state(images)
     failed = run_module(MODULE, params)
     assert failed["failed"]
@@ -537,7 +537,7 @@ def test_a_guest_that_ignores_acpi_runs_on_after_the_timeout(
     assert definition(hv, guest.name) == before
     assert list(tree_state(images)) == list(files) == [".", "vm.raw"]
     assert tree_state(images)["vm.raw"] == files["vm.raw"]
-    done = run_module(MODULE, {**params, "shutdown": "force"})
+    done = run_module(MODULE, {**params, "mode": "offline", "shutdown": "force"})
     assert done.get("changed"), done
     guest.wait_ready()
     assert guest.run("cat /tmp/here")[0] != 0
@@ -548,7 +548,7 @@ def test_a_paused_domain_can_be_forced(hv: Hypervisor, images: Path, make_domain
     hv.start(name)
     with contextlib.closing(hv.connect()) as connection:
         connection.lookupByName(name).suspend()
-    done = run_module(MODULE, {"name": name, "disk": "vda", "shutdown": "force", "uri": hv.uri})
+    done = run_module(MODULE, {"name": name, "disk": "vda", "mode": "offline", "shutdown": "force", "uri": hv.uri})
     assert done.get("changed"), done
     assert is_running(hv, name)
 
@@ -556,7 +556,7 @@ def test_a_paused_domain_can_be_forced(hv: Hypervisor, images: Path, make_domain
 def test_a_domain_that_is_to_stay_off_stays_off(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> None:
     name = make_domain([Disk(make_image(images / "vm.raw"))], kernel=False).name
     hv.start(name)
-    params = {"name": name, "disk": "vda", "shutdown": "force", "restart": False, "uri": hv.uri}
+    params = {"name": name, "disk": "vda", "mode": "offline", "shutdown": "force", "restart": False, "uri": hv.uri}
     done = run_module(MODULE, params)
     assert [action.split()[0] for action in done["actions"]] == ["destroy", "convert", "define"]
     assert not is_running(hv, name)

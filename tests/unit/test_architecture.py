@@ -20,8 +20,11 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 FLOORS = (
     {"_errors", "_parallel", "_size"},
     {"_domain_xml", "_formats", "_libvirt", "_progress", "_qcow2", "_qemu_img"},
-    {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
-    {"_convert", "_create", "_offline", "_plan", "_reconcile", "_recover", "_remove", "_resize", "_unfinished"},
+    {"_block_job", "_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
+    {
+        *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
+        *("_resize", "_survey", "_unfinished"),
+    },
     {"_module"},
     {"_domain_conversion", "_domain_resize", "_managed_image"},
 )
@@ -31,18 +34,21 @@ NEIGHBOURS = {
     "_size": {"_errors"},
     "_capacity": {"_image", "_lock", "_usage"},
     "_formats": {"_qcow2"},
+    "_block_job": {"_capacity"},
     "_domain": {"_usage"},
     "_layout": {"_image"},
     "_staging": {"_lock"},
     "_usage": {"_image"},
     "_convert": {"_plan"},
     "_create": {"_plan"},
-    "_offline": {"_convert", "_create", "_plan", "_unfinished"},
+    "_live": {"_convert", "_create", "_plan", "_records"},
+    "_offline": {"_convert", "_create", "_plan", "_records"},
     "_reconcile": {"_create", "_plan"},
     "_recover": {"_plan"},
     "_remove": {"_plan"},
     "_resize": {"_plan"},
-    "_unfinished": {"_convert", "_plan"},
+    "_survey": {"_convert", "_create"},
+    "_unfinished": {"_convert", "_plan", "_records"},
 }
 
 DOORS = {"libvirt": "_libvirt", "lxml": "_domain_xml", "subprocess": "_qemu_img"}

@@ -240,7 +240,7 @@ def test_a_job_of_the_domain_forbids_it() -> None:
 
 def test_a_disk_that_is_being_converted_is_not_resized_and_another_one_is() -> None:
     disks = (RecordedDisk("vda", "/images/vm.raw", "raw", "/images/vm.qcow2", "qcow2"),)
-    found = state(record=Record("convert", "2024-01-01T00:00:00+00:00", False, False, disks))
+    found = state(record=Record("convert", "offline", "2024-01-01T00:00:00+00:00", False, False, disks))
     assert "vda: is being converted since 2024-01-01" in str(refusal(item(), found=found))
     another = disk(replace(ELEMENT, target="vdb"))
     _resize.require_resizable(found, item(of=another), ResizeWish(), ())
