@@ -117,10 +117,7 @@ def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], lis
     for wanted in wish.disks:
         disk = state.disk(wanted) or _converted_from(state, wish, wanted)
         if disk is None:
-            known = ", ".join(f"{disk.target} ({disk.path or disk.element.device})" for disk in state.disks) or "none"
-            raise InvalidRequest(
-                f"{state.name}: has no disk {wanted}: it has {known}", disks=[disk.target for disk in state.disks]
-            )
+            raise state.no_such_disk(wanted)
         if disk not in meant:
             meant.append(disk)
     return meant, [_conversion(disk, wish) for disk in meant if not _is_granted(disk, wish)]

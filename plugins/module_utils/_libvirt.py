@@ -162,6 +162,24 @@ class Domain:
         with _translated(f"{self.name}: cannot look for a block job on {target}"):
             return dict(self._domain.blockJobInfo(target, 0) or {})
 
+    def capacity(self, target: str) -> int:
+        """The bytes that the guest sees of a disk of the running domain, as its QEMU has them."""
+        with _translated(f"{self.name}: cannot read the size of {target}"):
+            return int(self._domain.blockInfo(target)[0])
+
+    def resize_disk(self, target: str, size: int) -> None:
+        """Gives a disk of the running domain *size* bytes, which its guest sees at once (HAZARDS G12).
+
+        libvirt makes it smaller as readily as larger, even empty (HAZARDS A5). Raises LibvirtFailed.
+        """
+        try:
+            self._domain.blockResize(target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        except libvirt.libvirtError as error:
+            went_off = error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID and not self._domain.isActive()
+            reason = "the domain went off meanwhile: nothing was changed: run again" if went_off else ""
+            what = f"{self.name}: cannot resize {target}" + (f": {reason}" if reason else "")
+            raise _failure(what, error) from error
+
     def has_domain_job(self) -> bool:
         """Whether the running domain is being migrated, saved, dumped or backed up."""
         try:

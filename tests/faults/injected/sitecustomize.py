@@ -25,6 +25,8 @@ WATCHED = {
     "unlink",
     "virDomainBlockCopy",
     "virDomainBlockJobAbort",
+    "virDomainBlockResize",
+    "virDomainGetBlockInfo",
     "virDomainCreate",
     "virDomainDefineXMLFlags",
     "virDomainDestroy",
