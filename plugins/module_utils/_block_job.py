@@ -80,20 +80,21 @@ def await_pull(domain: Domain, target: str, base: str | None, seconds: float, re
     Raises DiskError where the pull fails, the domain goes off, nothing moves, or *seconds* are over. The pull then goes
     on where it can: to be ended by whoever began it.
     """
-    missed: list[bool] = []
+    what = f"for the backing files of {target} to be in its image"
 
-    def is_done(disk: DiskElement) -> bool:
-        if domain.block_job(target):
-            missed.clear()
+    def is_done(disk: DiskElement, wait: Wait) -> bool:
+        try:
+            works = bool(domain.block_job(target))
+        except LibvirtFailed:  # its QEMU is going away
+            works = True
+        if works:
             return False
-        if is_shortened(disk, base):
+        again = live_disk(domain, target)  # the job may have ended after the first look
+        if again is not None and is_shortened(again, base):
             return True
-        if missed:  # it was looked at before the job ended, and now again
-            raise _pull_failed(domain, target, disk.source)
-        missed.append(True)
-        return False
+        raise _gone(domain, target, what) if _goes_off(domain, wait) else _pull_failed(domain, target, disk.source)
 
-    _await(domain, target, is_done, seconds, report, f"for the backing files of {target} to be in its image")
+    _await(domain, target, is_done, seconds, report, what)
 
 
 def is_shortened(disk: DiskElement, base: str | None) -> bool:

@@ -95,10 +95,7 @@ def select(state: DomainState, wish: FlattenWish) -> list[DomainDisk]:
     for wanted in wish.disks:
         disk = state.disk(wanted)
         if disk is None:
-            known = ", ".join(f"{disk.target} ({disk.path or disk.element.device})" for disk in state.disks) or "none"
-            raise InvalidRequest(
-                f"{state.name}: has no disk {wanted}: it has {known}", disks=[disk.target for disk in state.disks]
-            )
+            raise state.no_such_disk(wanted)
         if disk.element.device != "disk" or disk.path is None:
             _convert.require_plain_disk(state.name, disk, "flatten")
         if disk not in meant:
@@ -204,9 +201,7 @@ def most_bytes(item: Flattening, measured: int) -> int:
 def predicted(item: Flattening) -> tuple[Image, ...]:
     """The images of the disk afterwards, as far as they are known before; its own will grow."""
     base = item.base
-    top = replace(
-        item.image, backing_file=base.path if base else None, backing_format=base.format if base else None
-    )
+    top = replace(item.image, backing_file=base.path if base else None, backing_format=base.format if base else None)
     return (top, *item.images[item.keep :])
 
 

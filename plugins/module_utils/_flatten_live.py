@@ -59,7 +59,7 @@ class LiveWork:
         """Fills the image, and waits until nothing is left between it and its base. Raises DiskError where it fails."""
         named = item.named_base
         self._require_as_decided(item)
-        with self.progress.phase(f"{self.domain.name} {item.target}", "pull", 0) as phase:
+        with self.progress.phase(f"{self.domain.name} {item.target}", "pull", item.image.virtual_size) as phase:
             if item.target in self.adopted:
                 self._limit(item.target)
             else:
