@@ -66,6 +66,7 @@ class FlattenTask:
         self.meant: list[Flattening] = []
         self.items: list[Flattening] = []
         self.left = Left()
+        self.lost: tuple[_domain_xml.RecordedDisk, ...] = ()
 
     def decide(self, operation: Operation | None) -> Plan:
         """The plan. Where the wish is refused, but a dead run left something, it settles that and then refuses."""
@@ -73,6 +74,9 @@ class FlattenTask:
         self.state = _domain.observe(self.hypervisor, self.domain)
         self.survey = FlattenSurvey(self.hypervisor, self.qemu_img, self.state, self.wish)
         self.left = self._find_left(operation)
+        self.lost = _flatten_left.lost(self.left, self.qemu_img)
+        if self.lost:
+            return self._repair(operation)
         try:
             return self._plan(operation)
         except OperationInFlight:
@@ -132,7 +136,7 @@ class FlattenTask:
         )
 
     def _settling_plan(self, operation: Operation | None, stale: list[Flattening]) -> Plan:
-        """The plan where every image is as wanted: the definition may not be, and a dead run may have left something."""
+        """The plan where every image is as wanted: the definition may not be, and a dead run may have left things."""
         settlement = self._settlement(operation) if self.left else ()
         return Plan({}, {}, (*self._naming(stale), *settlement), self._definition_diff(stale) if stale else ())
 
@@ -174,6 +178,19 @@ class FlattenTask:
         before = self.state.definition
         return ({"prepared": _domain_xml.definition_diff(before, _flatten_live.shortened(before, items))},)
 
+    def _repair(self, operation: Operation | None) -> Plan:
+        """The plan that gives images back what their QEMU took along when it was killed; then all begins anew."""
+        if self.state.active:
+            images = ", ".join(disk.source for disk in self.lost)
+            raise DiskError(
+                f"{self.state.name}: {images} lost a part of what was pulled into it, as its QEMU was killed then; "
+                "a guest runs on it again, and reads zeros there: destroy the domain and run again, which brings back "
+                "what was below",
+                state=self.state.state,
+            )
+        again = _flatten_left.give_reference_back(self.lost, self._holding(operation))
+        return Plan({}, {}, (*again, *self._settlement(operation)))
+
     def _settlement(self, operation: Operation | None) -> tuple[Step, ...]:
         """The steps that end what a dead run left, where there is nothing else to do."""
         records = self._records(operation)
@@ -184,7 +201,11 @@ class FlattenTask:
         )
 
     def _clean_up(self) -> tuple[Step, ...]:
-        return _flatten_left.settle(self.left, lambda target: _flatten_live.end_pull(self.domain, target))
+        return _flatten_left.settle(
+            self.left,
+            lambda target: _flatten_live.end_pull(self.domain, target),
+            lambda target: _flatten_live.write_out(self.domain, target),
+        )
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
         """Where another verb died on an image, that image is checked first, which a running guest does not allow."""
@@ -245,4 +266,7 @@ def flatten(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = FlattenTask(module, wish_from(module.params))
     plan = carry_out(task.decide, "flatten", task.paths, module.check_mode)
+    if task.lost and not module.check_mode:
+        after = carry_out(task.decide, "flatten", task.paths, module.check_mode)
+        plan = Plan(after.before, after.after, (*plan.steps, *after.steps), after.diff)
     return task.result(plan)

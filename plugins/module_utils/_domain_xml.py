@@ -38,6 +38,7 @@ class DiskElement:
     the driver type; libvirt takes raw where the XML says nothing. *chain* is what the XML says of the backing files:
     None where it says nothing, an empty tuple where it says that there is none. *mirror* is the destination of a block
     job, and *mirror_ready* is ``yes`` once it holds the same as the disk. *sliced*: the disk is a part of its source.
+    *index* is libvirt's number of the image in a running domain.
     """
 
     target: str
@@ -56,6 +57,7 @@ class DiskElement:
     mirror: str | None
     mirror_ready: str | None = None
     sliced: bool = False
+    index: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class DiskChange:
 class RecordedDisk:
     """One disk in the record of an operation; all paths absolute.
 
-    An image that is flattened stays where it is, so *source* and *dest* are the same; *base* is the one of its backing
-    files that it is to keep, if any.
+    An image that is flattened stays where it is, so *source* and *dest* are the same; *below* is its backing file, and
+    *base* the one of those further down that it is to have, if any.
     """
 
     target: str
@@ -85,6 +87,8 @@ class RecordedDisk:
     dest: str
     format: str
     base: str | None = None
+    below: str | None = None
+    below_format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -316,6 +320,7 @@ def _disk(element: t.Any) -> DiskElement:
         mirror=_path(mirror.find("source")) or mirror.get("file", "") if mirror is not None else None,
         mirror_ready=mirror.get("ready") if mirror is not None else None,
         sliced=element.find("source/slices") is not None,
+        index=source.get("index") if source is not None else None,
     )
 
 

@@ -89,8 +89,10 @@ class Flattening:
 
 
 def select(state: DomainState, wish: FlattenWish) -> list[DomainDisk]:
-    """The disks that the task means. Raises InvalidRequest for one that the domain does not have, DiskError for one that
-    is no disk, or has no image here."""
+    """The disks that the task means.
+
+    Raises InvalidRequest for one that the domain does not have, DiskError for one that is no disk or has no image.
+    """
     meant: list[DomainDisk] = []
     for wanted in wish.disks:
         disk = state.disk(wanted)
@@ -156,6 +158,8 @@ def require_flattenable(state: DomainState, items: t.Sequence[Flattening], jobs:
     for item in items:
         _convert.require_plain_disk(state.name, item.disk, "flatten")
         require_same_chain(state, item)
+        if item.disk.element.sliced:
+            raise DiskError(f"{state.name}: {item.target}: is a slice of {item.path}: not flattened", path=item.path)
         _require_flattenable_image(item)
 
 
@@ -220,10 +224,33 @@ def record(state: DomainState, mode: str, run: str | None, items: t.Sequence[Fla
 
 def recorded(item: Flattening) -> RecordedDisk:
     """One disk as the domain's metadata records it."""
-    image = item.image
+    image, below = item.image, item.images[1]
     return RecordedDisk(
-        item.target, image.path, image.format, image.path, image.format, base=item.base.path if item.base else None
+        *(item.target, image.path, image.format, image.path, image.format),
+        base=item.base.path if item.base else None,
+        below=below.path,
+        below_format=below.format,
     )
+
+
+def covers(held: t.Sequence[tuple[int, int]], wanted: t.Iterable[tuple[int, int]], size: int) -> bool:
+    """Whether the ranges *held*, in order, hold all of *wanted* that lies within *size*."""
+    joined: list[tuple[int, int]] = []
+    for start, end in held:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    at = 0
+    for start, end in wanted:
+        end = min(end, size)
+        if start >= end:
+            continue
+        while at < len(joined) and joined[at][1] <= start:
+            at += 1
+        if at == len(joined) or joined[at][0] > start or joined[at][1] < end:
+            return False
+    return True
 
 
 def require_same_chain(state: DomainState, item: Flattening) -> None:

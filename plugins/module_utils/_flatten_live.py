@@ -43,14 +43,14 @@ class LiveWork:
     progress: Progress
     owners: t.Mapping[str, tuple[int, int]]
     adopted: t.Collection[str] = ()
-    _begun: set[str] = field(default_factory=set, init=False)
+    _begun: dict[str, Flattening] = field(default_factory=dict, init=False)
     _owners: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
     def begin(self, record: _domain_xml.Record, items: t.Sequence[Flattening]) -> None:
         """Writes down what is in flight, and whose the backing files are: libvirt gives them to others (G16)."""
         found = _staging.owners(image.path for item in items for image in item.images[1:])
         self._owners = {**found, **self.owners}
-        self._begun = set(self.adopted)
+        self._begun = {item.target: item for item in items if item.target in self.adopted}
         self.records.write(record)
         for disk in record.disks:
             self.records.note(disk, disk.source, **{OWNERS: self._owners})
@@ -65,11 +65,12 @@ class LiveWork:
             else:
                 index = f"{item.target}[{named.index}]" if named else None
                 self.domain.pull(item.target, index, bandwidth=self.wish.bandwidth)
-                self._begun.add(item.target)
+                self._begun[item.target] = item
             _block_job.await_pull(
                 self.domain, item.target, named.path if named else None, self.wish.copy_timeout, phase.at
             )
-        self._require_independent(item)
+        write_out(self.domain, item.target)
+        _flatten.require_base(item, _image.inspect(self.qemu_img, item.path, item.image.format))
         name_chain(self.hypervisor, self.domain, [item])
 
     def end(self, item: Flattening) -> None:
@@ -78,10 +79,11 @@ class LiveWork:
             end_pull(self.domain, item.target)
 
     def restore(self) -> None:
-        """Removes the records, unless a pull could not be ended: then the next run is to find them."""
+        """Removes the records, unless a pull could not be ended, or an image is not what it was: then the next run is
+        to find them."""
         self.records.keep()
         _staging.give_back(self._owners)
-        if not self.domain.is_active() or not any(self.domain.is_pulled(target) for target in self._begun):
+        if all(self._is_settled(item) for item in self._begun.values()):
             self.records.remove()
 
     def finish(self, images: t.Container[str]) -> None:
@@ -107,14 +109,16 @@ class LiveWork:
             or (live.source, live.volume) != (known.source, known.volume)
         ):
             raise DiskError(
-                f"{self.domain.name}: went off, was undefined, or got another {item.target} meanwhile, by somebody else: "
+                f"{self.domain.name}: went off, was undefined, or got another {item.target} meanwhile: "
                 "nothing was changed: run again"
             )
 
-    def _require_independent(self, item: Flattening) -> None:
-        """Raises DiskError where the image itself names another backing file than libvirt says it does."""
-        image = _image.inspect(self.qemu_img, item.path, item.image.format)
-        _flatten.require_base(item, image)
+    def _is_settled(self, item: Flattening) -> bool:
+        """Whether the image is as before, or all of it on stable storage."""
+        if self.domain.is_active():
+            write_out(self.domain, item.target)
+            return not self.domain.is_pulled(item.target)
+        return _image.inspect(self.qemu_img, item.path, item.image.format).backing_file == item.image.backing_file
 
 
 def steps(state: DomainState, items: t.Sequence[Flattening], work: LiveWork) -> tuple[Step, ...]:
@@ -127,6 +131,17 @@ def steps(state: DomainState, items: t.Sequence[Flattening], work: LiveWork) -> 
         found.append(Step(f"{how}, below {state.name} while it runs", _each(work.pull, item), _each(work.end, item)))
     found.append(Step("", lambda: work.finish({item.path for item in items})))
     return tuple(found)
+
+
+def write_out(domain: Domain, target: str) -> None:
+    """Brings what was pulled into the image of a running guest to stable storage. Raises LibvirtFailed.
+
+    QEMU changes the reference to the backing file before it writes the metadata of what it has pulled, and that only
+    when the guest flushes its disk, which may never be. Until then nothing may happen to it (HAZARDS A1).
+    """
+    disk = _block_job.live_disk(domain, target)
+    if disk is not None and disk.index is not None:
+        domain.flush(target, disk.index)
 
 
 def end_pull(domain: Domain, target: str) -> None:

@@ -141,7 +141,8 @@ class OfflineWork:
     def _require_unwritten(self, item: Flattening, name: str) -> None:
         if _staging.last_write(name) != self._exchanges[item.target].as_read:
             raise DiskError(
-                f"{item.path}: was written to by somebody else while it was copied: the new image was removed: run again",
+                f"{item.path}: was written to by somebody else while it was copied: the new image was removed: "
+                "run again",
                 path=item.path,
             )
 

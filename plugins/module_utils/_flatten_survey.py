@@ -71,7 +71,7 @@ class FlattenSurvey:
             _flatten.require_no_bitmaps(item, [bitmap["name"] for bitmap in specific.get("bitmaps", ())])
 
     def require_space(self, items: t.Sequence[Flattening]) -> None:
-        """Raises NotEnoughSpace. A running guest's image grows where it is, one of a domain that is off is made anew."""
+        """Raises NotEnoughSpace. Live, the image grows where it is; off line, it is made anew beside it."""
         live = self.state.active
         demands = []
         for item in items:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 import typing as t
@@ -277,6 +278,21 @@ class Domain:
             else:
                 flag = libvirt.VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES
                 self._domain.blockRebase(target, base, bandwidth or 0, flag)
+
+    def flush(self, target: str, index: str) -> None:
+        """Has QEMU write what it keeps of the image of a running domain's disk in its memory, metadata above all.
+
+        *index* is libvirt's number of the image. libvirt has no call for that, so QEMU's monitor is asked, of which the
+        domain's log speaks (``custom-monitor``). Raises LibvirtFailed.
+        """
+        import libvirt_qemu
+
+        words = {"command-line": f"qemu-io libvirt-{index}-format flush"}
+        command = json.dumps({"execute": "human-monitor-command", "arguments": words})
+        with _translated(f"{self.name}: cannot have QEMU write the metadata of {target}"):
+            said = json.loads(libvirt_qemu.qemuMonitorCommand(self._domain, command, 0)).get("return", "")
+        if said.strip():
+            raise LibvirtFailed(f"{self.name}: cannot have QEMU write the metadata of {target}: {said.strip()}")
 
     def is_pulled(self, target: str) -> bool:
         """Whether a pull goes on below a disk of the running domain."""

@@ -144,6 +144,14 @@ class QemuImg:
         argv += ["-W"] if out_of_order else []
         self._write(*argv, "--", source, target, report=report)
 
+    def allocated(self, path: str, image_format: str, images: int) -> list[tuple[int, int]]:
+        """The ranges of the disk, as (start, end), that the first *images* images of the chain at *path* hold on stable
+        storage; a running guest's QEMU may have more in its memory."""
+        rows = self._json("map", "-U", "--output=json", "-f", image_format, "--", path, seconds=None)
+        return [
+            (row["start"], row["start"] + row["length"]) for row in rows if row["present"] and row["depth"] < images
+        ]
+
     def rebase(
         self, path: str, image_format: str, backing: tuple[str, str] | None, *, report: Report | None = None
     ) -> None:
@@ -155,6 +163,11 @@ class QemuImg:
         argv = ["rebase", *(["-p"] if report else ["-q"]), "-f", image_format]
         argv += ["-b", backing[0], "-F", backing[1]] if backing else ["-b", ""]
         self._write(*argv, "--", path, report=report)
+
+    def refer(self, path: str, image_format: str, backing: tuple[str, str]) -> None:
+        """Writes another backing file, and its format, into the header of *path*, and copies nothing."""
+        argv = ["rebase", "-q", "-u", "-f", image_format, "-b", backing[0], "-F", backing[1]]
+        self._write(*argv, "--", path, in_place=True)
 
     def same_content(
         self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None

@@ -25,8 +25,8 @@ description:
   - When anything fails, or the task is told to end, the image has its backing files as before; what was pulled into it
     stays there, which a guest cannot see. When the module is killed, a block pull goes on without it. The next run
     waits for that one if it does what the task wants, or ends it, and removes what else was left.
-  - Off line, overlays that other domains have over the image stay valid, as its content is the same. The task is refused
-    while one of these domains runs.
+  - Off line, overlays that other domains have over the image stay valid, as its content is the same. The task is
+    refused while one of these domains runs.
 extends_documentation_fragment:
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
@@ -53,8 +53,8 @@ options:
     elements: str
   base:
     description:
-      - The absolute path of the backing file that is kept, with all that is below it. What is between it and the image is
-        merged into the image. With several disks, it has to be in the chain of each.
+      - The absolute path of the backing file that is kept, with all that is below it. What is between it and the image
+        is merged into the image. With several disks, it has to be in the chain of each.
       - If this is not given, the image has no backing file afterwards.
       - A disk without any backing file is left alone, whatever is named here.
     type: path
@@ -96,6 +96,11 @@ notes:
     shareable, transient or encrypted, or hold internal snapshots; and domains with snapshots, checkpoints, a
     managed-save image or a block job of somebody else. Off line an image with dirty bitmaps is refused, too.
   - An image that was preallocated is not preallocated anew off line.
+  - QEMU changes the reference to the backing file before it has written all metadata of what it pulled, and libvirt has
+    no call for that. So the module has QEMU write it at once, through its monitor; the log of the domain says
+    C(custom-monitor) then. A host that fails, or a QEMU that is killed, just before this moment (or later, where the
+    module was killed) leaves an image that lacks content. The record in the domain's metadata stays then. Run the task
+    again before the domain is started, and the image gets its backing files back and is flattened anew.
 seealso:
   - module: kvmops.disk.vm_disk_convert
   - module: kvmops.disk.vm_disk_info

@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vm_disk_flatten: a disk needs its backing files no more, and nobody notices: the guest, its data, the backing files."""
+"""vm_disk_flatten: a disk needs its backing files no more, and nobody notices: the guest, its data, what is below."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     base = guest_base(directory / "base, of:all.raw")
     middle = overlay(directory / "-middle.qcow2", base, "raw")
     top = overlay(directory / "vm 1.qcow2", middle)
-    for path, owner in ((base, 4321), (middle, 4322), (top, 4323)):
-        os.chown(path, owner, owner)
+    for path, number in ((base, 4321), (middle, 4322), (top, 4323)):
+        os.chown(path, number, number)
     xml = hv.domain_xml("flatten", [Disk(top, "qcow2", serial="DATA")], vnc_password="sesame")
     guest = hv.boot(with_backing(xml, (middle, "qcow2"), (base, "raw")))
     guest.must("sha256sum /data/old | grep " + pattern_sha256(8, "base"))
@@ -101,8 +101,8 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     untouched = definition(hv, "flatten") == before and set(os.listdir(directory)) == tree
     acked = [int(guest.must("cat /tmp/acked"))]
     progress = directory.with_name("flatten-progress")
-    watched = {"env": {"KVMOPS_PROGRESS": str(progress)}}
-    shorter = run_module(MODULE, {**params, "base": str(base)}, diff=True, **watched)
+    watched = {"KVMOPS_PROGRESS": str(progress)}
+    shorter = run_module(MODULE, {**params, "base": str(base)}, diff=True, env=watched)
     between = chain_of(hv, "flatten"), chain_of(hv, "flatten", live=True), image_chain(top, "qcow2")
     acked.append(int(guest.must("cat /tmp/acked")))
     again = run_module(MODULE, {**params, "disk": str(top), "base": str(base)})
@@ -248,6 +248,7 @@ def off(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Machine:
     os.chown(top, 4321, 4321)
     top.chmod(0o640)
     name = make_domain([], kernel=False).name
+    hv.remove(name)
     hv.define(with_backing(hv.domain_xml(name, [Disk(top, "qcow2")], kernel=False), (middle, "qcow2"), (base, "raw")))
     return Machine(hv, name, base, middle, top)
 
@@ -300,6 +301,7 @@ def test_the_new_image_reads_the_same_where_the_old_chain_is_still_named(off: Ma
 
 
 def test_a_chain_that_the_definition_does_not_name_is_followed_only_where_it_is_trusted(off: Machine) -> None:
+    off.hv.remove(off.name)
     off.hv.define(off.hv.domain_xml(off.name, [Disk(off.top, "qcow2")], kernel=False))
     before = definition(off.hv, off.name)
     refused = run_module(MODULE, off.params)
