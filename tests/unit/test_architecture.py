@@ -20,7 +20,7 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 FLOORS = (
     {"_errors", "_parallel", "_size"},
     {"_domain_xml", "_formats", "_libvirt", "_progress", "_qcow2", "_qemu_img"},
-    {"_block_job", "_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
+    {"_block_device", "_block_job", "_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
     {
         *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
         *("_resize", "_survey", "_unfinished"),
