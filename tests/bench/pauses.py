@@ -80,7 +80,7 @@ def pauses(hv: Hypervisor) -> Iterator[Row | str]:
             raise RuntimeError(f"not converted: {done}")
 
     def by_hand() -> None:
-        command = ["virsh", "-c", hv.uri, "blockcopy", "pause", "vda", "--dest", machine.dest, "--format", "qcow2"]
+        command = ["virsh", "-c", hv.uri, "blockcopy", "pause", "vda", "--dest", str(machine.dest), "--format", "qcow2"]
         subprocess.run([*command, "--wait", "--pivot", "--transient-job"], check=True, stdout=subprocess.DEVNULL)
 
     what = f"live conversion, {DATA_MIB} MiB: the guest's longest pause"
@@ -92,7 +92,8 @@ def pauses(hv: Hypervisor) -> Iterator[Row | str]:
     began = time.monotonic()
     ours("offline")
     machine.guest.wait_ready()
-    yield f"  beside it: {at_rest:.3f} s at rest; {time.monotonic() - began:.1f} s off line, from stop to answering again"
+    away = time.monotonic() - began
+    yield f"  beside it: {at_rest:.3f} s at rest; off line {away:.1f} s, from the stop to answering again"
     machine.hv.remove("pause")
     for path in (machine.source, machine.dest, machine.pristine):
         path.unlink(missing_ok=True)
