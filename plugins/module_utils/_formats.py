@@ -37,9 +37,11 @@ _QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 _QED_BACKING = 1
 _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
 _VMDK_DESCRIPTOR_LIMIT = 1024 * 1024  # vmdk_read_desc in block/vmdk.c
-# Whatever QEMU's sscanf would take for an extent, and a little more.
-_VMDK_EXTENT = re.compile(r'^\s*\S+\s+[+-]?\d+\s+\S+\s+"([^"]*)"', re.MULTILINE)
-_VMDK_PARENT = re.compile(r'^\s*parentFileNameHint\s*=\s*"([^"]*)"', re.MULTILINE)
+_VMDK_PARENT_LIMIT = 20 * 512  # DESC_SIZE there
+_VMDK_PARENT = "parentFileNameHint"
+# Whatever QEMU's sscanf would take for an extent, and a little more: space may be missing around the type. Each part
+# ends where the next begins, so that no text takes more than one pass.
+_VMDK_EXTENT = re.compile(r'(?<!\S)(?:RW|RDONLY|NOACCESS)\s+[+-]?\d+\s*[^\s"]{1,10}?\s*"([^"\r\n]*)')
 _PROTOCOL = re.compile(r"[^/]*:")
 
 
@@ -138,20 +140,35 @@ def _qed_backing_file(stream: t.BinaryIO, path: str) -> tuple[str | None, str | 
 
 
 def _vmdk_references(stream: t.BinaryIO) -> References:
-    """The extents and the parent that a VMDK descriptor names; a sparse file with a capacity is its own extent."""
+    """The extents and the parent that a VMDK descriptor names; a sparse file with a capacity is its own extent.
+
+    QEMU looks for the parent behind the header of a sparse file, wherever its descriptor is (vmdk_open and
+    vmdk_parent_open in block/vmdk.c).
+    """
     stream.seek(0)
     head = stream.read(_VMDK_HEADER.size)
-    own_extent = False
-    at = 0
+    if not head.startswith((b"KDMV", b"COWD")):
+        return References(*_vmdk_parent(stream, 0), _vmdk_extents(stream, 0))
+    extents: tuple[str, ...] = ()
     if head.startswith(b"KDMV") and len(head) == _VMDK_HEADER.size:
         _magic, _version, _flags, capacity, _grain, descriptor_sector, _length = _VMDK_HEADER.unpack(head)
-        own_extent, at = capacity != 0, descriptor_sector * 512
-    elif head.startswith(b"COWD"):
-        return References()
-    text = _qcow2.read_at(stream, at, _VMDK_DESCRIPTOR_LIMIT).split(b"\0")[0].decode(errors="surrogateescape")
-    parent = _VMDK_PARENT.search(text)
-    extents = () if own_extent else tuple(_VMDK_EXTENT.findall(text))
-    return References(parent.group(1) if parent else None, "vmdk" if parent else None, extents)
+        if capacity == 0 and descriptor_sector:
+            extents = _vmdk_extents(stream, descriptor_sector * 512 % (1 << 64))
+    return References(*_vmdk_parent(stream, 512), extents)
+
+
+def _vmdk_extents(stream: t.BinaryIO, at: int) -> tuple[str, ...]:
+    return tuple(_VMDK_EXTENT.findall(_text_at(stream, at, _VMDK_DESCRIPTOR_LIMIT)))
+
+
+def _vmdk_parent(stream: t.BinaryIO, at: int) -> tuple[str | None, str | None]:
+    """The parent and its format: what stands between quotation marks after the first mention of its key."""
+    _before, key, after = _text_at(stream, at, _VMDK_PARENT_LIMIT).partition(_VMDK_PARENT)
+    return (after[2:].partition('"')[0], "vmdk") if key else (None, None)
+
+
+def _text_at(stream: t.BinaryIO, at: int, most: int) -> str:
+    return _qcow2.read_at(stream, at, most).split(b"\0", 1)[0].decode(errors="surrogateescape")
 
 
 def _name_at(stream: t.BinaryIO, offset: int, length: int) -> str:

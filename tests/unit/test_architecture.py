@@ -19,7 +19,7 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
     {"_errors", "_parallel", "_size"},
-    {"_domain_xml", "_formats", "_libvirt", "_progress", "_qcow2", "_qemu_img"},
+    {"_domain_xml", "_formats", "_libvirt", "_process", "_progress", "_qcow2", "_qemu_img"},
     {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
     {"_convert", "_create", "_offline", "_plan", "_reconcile", "_recover", "_remove", "_resize", "_unfinished"},
     {"_module"},
@@ -30,6 +30,7 @@ FLOORS = (
 NEIGHBOURS = {
     "_size": {"_errors"},
     "_formats": {"_qcow2"},
+    "_qemu_img": {"_process"},
     "_domain": {"_usage"},
     "_layout": {"_image"},
     "_staging": {"_lock"},
@@ -44,7 +45,7 @@ NEIGHBOURS = {
     "_unfinished": {"_convert", "_plan"},
 }
 
-DOORS = {"libvirt": "_libvirt", "lxml": "_domain_xml", "subprocess": "_qemu_img"}
+DOORS = {"libvirt": "_libvirt", "lxml": "_domain_xml", "subprocess": "_process"}
 
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIBRARY_FILES = sorted((PLUGINS / "module_utils").rglob("*.py"))

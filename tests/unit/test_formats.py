@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,8 @@ def test_a_qed_image_refers_to_its_backing_file() -> None:
         'RDONLY 20480 FLAT "/etc/shadow" 0',
         'RW 20480 VMFS "/etc/shadow"',
         'RW 20480 SPARSE "/etc/shadow"',
+        'RW 20480FLAT "/etc/shadow" 0',
+        'RW 20480 VMFSSPARSE"/etc/shadow"',
         "\v\f" + 'RW 20480 FLAT "/etc/shadow" 0',
     ],
     ids=repr,
@@ -128,6 +131,28 @@ def test_an_extent_behind_a_long_comment_is_seen() -> None:
 
 def test_what_stands_behind_a_zero_byte_is_no_extent() -> None:
     assert refer(DESCRIPTOR.encode() + b'\0RW 1 FLAT "/etc/shadow" 0\n', "vmdk").data_files == ()
+
+
+def test_a_parent_is_seen_wherever_qemu_looks_for_it() -> None:
+    """It takes the first mention of the key in the 10 KiB behind the header, whatever is around it."""
+    hidden = 'x = 1 parentFileNameHint="/etc/shadow"'
+    assert refer(f"{DESCRIPTOR}{hidden}\n".encode(), "vmdk").backing_file == "/etc/shadow"
+    assert refer(vmdk(20480, hidden), "vmdk").backing_file == "/etc/shadow"
+    elsewhere = bytearray(vmdk(20480, DESCRIPTOR, sector=30))
+    elsewhere[512 : 512 + len(hidden)] = hidden.encode()
+    assert refer(bytes(elsewhere), "vmdk").backing_file == "/etc/shadow"
+    assert refer(b"COWD" + bytes(508) + hidden.encode(), "vmdk").backing_file == "/etc/shadow"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 1_000_000, "RW " * 330_000, "RW " + "1" * 1_000_000, 'RW 1 FLAT "' * 90_000, "RW 1" + " " * 1_000_000],
+    ids=["lines", "words", "digits", "extents", "spaces"],
+)
+def test_no_descriptor_takes_long_to_read(text: str) -> None:
+    start = time.perf_counter()
+    refer((DESCRIPTOR + text).encode(), "vmdk")
+    assert time.perf_counter() - start < 2
 
 
 def test_a_sparse_vmdk_with_a_capacity_is_its_own_extent() -> None:
