@@ -21,9 +21,22 @@ FLOORS = (
     {"_errors", "_parallel", "_size"},
     {"_domain_xml", "_formats", "_libvirt", "_process", "_progress", "_qcow2", "_qemu_img"},
     {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
-    {"_convert", "_create", "_offline", "_plan", "_reconcile", "_recover", "_remove", "_resize", "_unfinished"},
+    {
+        "_convert",
+        "_create",
+        "_image_convert",
+        "_offline",
+        "_plan",
+        "_reconcile",
+        "_recover",
+        "_remove",
+        "_resize",
+        "_transcode",
+        "_trust",
+        "_unfinished",
+    },
     {"_module"},
-    {"_domain_conversion", "_managed_image"},
+    {"_comparison", "_domain_conversion", "_image_conversion", "_managed_image", "_surroundings"},
 )
 
 # Who may use whom on the same floor; everybody else looks only down.
@@ -37,12 +50,16 @@ NEIGHBOURS = {
     "_usage": {"_image"},
     "_convert": {"_plan"},
     "_create": {"_plan"},
+    "_image_convert": {"_create", "_transcode", "_trust"},
     "_offline": {"_convert", "_create", "_plan", "_unfinished"},
     "_reconcile": {"_create", "_plan"},
     "_recover": {"_plan"},
     "_remove": {"_plan"},
     "_resize": {"_plan"},
+    "_transcode": {"_create"},
     "_unfinished": {"_convert", "_plan"},
+    "_comparison": {"_surroundings"},
+    "_image_conversion": {"_surroundings"},
 }
 
 DOORS = {"libvirt": "_libvirt", "lxml": "_domain_xml", "subprocess": "_process"}
