@@ -10,7 +10,7 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils import _lock, _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
@@ -42,7 +42,7 @@ def compare(module: AnsibleModule) -> dict[str, t.Any]:
 def _require_still(qemu_img: QemuImg, chain: tuple[Image, ...], surroundings: Surroundings) -> None:
     """Raises where what is read of the images would be no whole disk."""
     require_readable(chain)
-    _surroundings.require_settled(qemu_img, chain[0].path, chain[0].format)
+    _surroundings.require_settled(qemu_img, chain[0].path, chain[0].format, _lock.look(chain[0].path))
     surroundings.require_not_running(chain[0].path, "compare it", but="backing file")
     for image in chain:
         _surroundings.require_unwritten(image.path)

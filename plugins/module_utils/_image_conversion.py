@@ -79,6 +79,7 @@ class ConversionTask:
         self.surroundings = Surroundings(module.params["uri"], module.params["search_paths"])
         self.verified = False
         self._found: Observed | None = None
+        self._left: dict[str, t.Any] | None = None
         self._compared: tuple[object, bool] | None = None
 
     def paths(self) -> list[str]:
@@ -111,6 +112,7 @@ class ConversionTask:
 
     def _decide(self, operation: Operation | None) -> Plan:
         self._found = None
+        self._left = self._note_of(self.wish.src, operation)
         dest = self._destination() if self._is_there() else None
         first = self._settling(dest, operation)
         if dest is None:
@@ -140,7 +142,7 @@ class ConversionTask:
         """The source, and what the new image is to stand on. Raises DiskError where that cannot be read."""
         wish = self.wish
         source = self.trust.look(self.qemu_img, wish.src, wish.src_format)
-        _surroundings.require_settled(self.qemu_img, wish.src, wish.src_format)
+        _surroundings.require_settled(self.qemu_img, wish.src, wish.src_format, self._left)
         base: tuple[_image.Image, ...] = ()
         if wish.backing_file is not None:
             _image.require_format(wish.backing_file, t.cast(str, wish.backing_format))
@@ -273,10 +275,14 @@ class ConversionTask:
 
     def _settling(self, dest: _image.Image | None, operation: Operation | None) -> tuple[Step, ...]:
         """What is to be done first where a run died on the destination; a living one's is its own business."""
-        left = operation.left_behind(self.wish.dest) if operation else _lock.look(self.wish.dest)
+        left = self._note_of(self.wish.dest, operation)
         if left and left.get("alive"):
             return ()
         return settle(self.wish.dest, dest.format if dest else None, left, self._door(operation))
+
+    def _note_of(self, path: str, operation: Operation | None) -> dict[str, t.Any] | None:
+        """What a record beside *path* says: of those that we hold, what was in them before."""
+        return operation.left_behind(path) if operation and path in operation.paths else _lock.look(path)
 
     def _after(self, first: tuple[Step, ...], plan: Plan, operation: Operation | None) -> Plan:
         """*plan* after the steps that settle what a dead run left, and a note of what is in flight."""

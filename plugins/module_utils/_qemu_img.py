@@ -15,11 +15,10 @@ import os
 import re
 import signal
 import typing as t
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ansible.module_utils.common.process import get_bin_path
-from ansible_collections.kvmops.disk.plugins.module_utils import _process
+from ansible_collections.kvmops.disk.plugins.module_utils import _process, _qemu_nbd
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, QemuImgFailed
 
 #: Seconds that a look at an image may take; it reads a header, so a longer one means a dead file system.
@@ -214,7 +213,7 @@ class QemuImg:
         ``compare`` knows no snapshots, so that qemu-nbd, of the same package, serves it to ``compare``: to nobody
         else, on a socket in a directory of ours.
         """
-        with self._serving(path, image_format, snapshot) as socket:
+        with _qemu_nbd.serving(path, image_format, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
             file = {"driver": other_format, "file": {"driver": "file", "filename": other}}
             return self._same("--", *(f"json:{json.dumps(node)}" for node in (served, file)), report=report)
@@ -263,30 +262,6 @@ class QemuImg:
             raise self._failure(done)
         return done.returncode == 0
 
-    @contextmanager
-    def _serving(self, path: str, image_format: str, snapshot: tuple[str, str]) -> t.Iterator[str]:
-        """The socket at which qemu-nbd serves *path* as it was at *snapshot*, read-only."""
-        import tempfile
-
-        try:
-            server = get_bin_path("qemu-nbd", opt_dirs=["/usr/bin", "/usr/local/bin"])
-        except ValueError as error:
-            raise DiskError(
-                "qemu-nbd was not found on this host, without which the content of a snapshot cannot be compared: "
-                "install it (it is in the package of qemu-img), or set verify=false",
-                path=path,
-            ) from error
-        with tempfile.TemporaryDirectory(prefix="kvmops-") as directory:
-            socket, ready = os.path.join(directory, "nbd"), os.path.join(directory, "pid")
-            argv = [server, "--read-only", "--persistent", f"--format={image_format}", f"--socket={socket}"]
-            argv += [f"--pid-file={ready}", f"--load-snapshot={_snapshot(snapshot)[1]}", "--", path]
-            ways = _process.Ways(self.hold, dies_with_us=True, limits=WORK_LIMITS if self.limited else NO_LIMITS)
-            try:
-                with _process.serving(argv, ways, lambda: os.path.exists(ready), LOOK_SECONDS):
-                    yield socket
-            except (ChildProcessError, _process.TooLong) as error:
-                raise QemuImgFailed(f"qemu-nbd cannot serve {path}: {error or 'it takes too long'}") from error
-
     def _run(
         self,
         *arguments: str,
@@ -301,8 +276,7 @@ class QemuImg:
         place* is left to finish, whatever happens to us, and keeps the locks of the operation meanwhile.
         *report* is for a verb with ``-p``, that may take as long as it takes.
         """
-        limits = (WORK_LIMITS if writes else LOOK_LIMITS) if self.limited else NO_LIMITS
-        ways = _process.Ways(self.hold if writes else (), in_place, writes and not in_place, limits)
+        ways = self._ways(writes, in_place)
         listen = _percents(report) if report else None
         try:
             return _process.run([self.executable, *arguments], ways, seconds=seconds, most=_MOST_OUTPUT, listen=listen)
@@ -318,6 +292,10 @@ class QemuImg:
             ) from error
         except ValueError as error:  # an embedded NUL byte
             raise QemuImgFailed(f"qemu-img cannot be given {_subject(arguments)!r}: {error}") from error
+
+    def _ways(self, writes: bool, in_place: bool = False) -> _process.Ways:
+        limits = (WORK_LIMITS if writes else LOOK_LIMITS) if self.limited else NO_LIMITS
+        return _process.Ways(self.hold if writes else (), in_place, writes and not in_place, limits)
 
     def _failure(self, done: _process.Done) -> DiskError:
         """The typed error for a failed run; decided by the exit status, worded by the text (HAZARDS C12, I)."""

@@ -10,7 +10,7 @@ import os
 import time
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _lock, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
@@ -110,12 +110,14 @@ def require_unwritten(path: str) -> None:
         )
 
 
-def require_settled(qemu_img: QemuImg, path: str, image_format: str) -> None:
-    """Raises where a run that changes the image in place is at work on it, or died and left it corrupt."""
-    left = _lock.look(path)
+def require_settled(qemu_img: QemuImg, path: str, image_format: str, left: dict[str, t.Any] | None) -> None:
+    """Raises where *left*, the record of a run beside the image, is of one that changes it in place.
+
+    That is: where it is at work, or died and left the image corrupt.
+    """
     if left is None or left.get("verb") not in IN_PLACE:
         return
-    if left["alive"]:
+    if left.get("alive"):
         raise OperationInFlight(
             f"{path}: another run works on this image ({left['verb']} since {left.get('started')}): wait for it",
             path=path,

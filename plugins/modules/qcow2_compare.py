@@ -47,14 +47,15 @@ options:
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
   strict:
     description:
-      - Whether images of different sizes are different in any case, and those that are allocated in different places, too.
+      - Whether images of different sizes are different in any case, and those that are allocated in different places,
+        too.
     type: bool
     default: false
   trusted:
     description:
       - Whether to follow references to backing files, data files and further extents that are in the images.
-      - Such a reference can have been planted by a guest, or by whoever made the image, to learn something about a foreign
-        file. Without this it is an error. So is a disk of more than 64 TiB.
+      - Such a reference can have been planted by a guest, or by whoever made the image, to learn something about a
+        foreign file. Without this it is an error. So is a disk of more than 64 TiB.
       - Set it for your own overlays. Circles of backing files, and chains of more than 64, are refused in any case.
     type: bool
     default: false

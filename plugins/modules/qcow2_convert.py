@@ -14,7 +14,8 @@ author:
   - kvmops.disk contributors (@kvmops)
 description:
   - Makes sure that there is an image with the content of another one, in a format, with options of its own.
-  - The name speaks of qcow2, the most usual format; every pair of formats that C(qemu-img) reads and writes is converted.
+  - The name speaks of qcow2, the most usual format; every pair of formats that C(qemu-img) reads and writes is
+    converted.
   - The new image is made beside its place, compared with its source, and put in its place in one step. When anything
     fails, is told to end, or is killed, what was there before is there still, and the source is as it was.
   - A source with backing files becomes an image that is independent of them, unless O(backing_file) says otherwise.
@@ -61,8 +62,8 @@ options:
     default: qcow2
   subformat:
     description:
-      - The kind of image within O(format). For V(vmdk) V(monolithicSparse) or V(streamOptimized), for V(vpc), V(vhdx) and
-        V(vdi) V(dynamic) or V(fixed). The first is what is made if nothing is given.
+      - The kind of image within O(format). For V(vmdk) V(monolithicSparse) or V(streamOptimized), for V(vpc), V(vhdx)
+        and V(vdi) V(dynamic) or V(fixed). The first is what is made if nothing is given.
       - The kinds of V(vmdk) that consist of several files (V(monolithicFlat), V(twoGbMaxExtentSparse),
         V(twoGbMaxExtentFlat)) are refused, since several files cannot be put in their places in one step. They can be
         converted from.
@@ -71,8 +72,9 @@ options:
     description:
       - What happens to an image that is at O(dest) already.
       - V(missing) leaves it alone, as long as it has the wanted format. O(src) may be gone then.
-      - V(changed) compares what a guest would see in both. An image with the same content, virtual size and backing file
-        is left alone, whatever its other options are; another one is replaced. That costs a comparison in each run.
+      - V(changed) compares what a guest would see in both. An image with the same content, virtual size and backing
+        file is left alone, whatever its other options are; another one is replaced. That costs a comparison in each
+        run.
       - V(always) replaces it in each run.
       - An image that is replaced keeps its owner, group, mode and SELinux context, if the task does not say others. One
         that holds internal snapshots, or is encrypted, is not replaced.
@@ -88,8 +90,8 @@ options:
     description:
       - The absolute path of an image that the new one, in format V(qcow2), is to be an overlay of, so that several
         images share it.
-      - The new image shows the content of O(src) all the same. It holds what is in O(src) itself, where that is an overlay
-        of this very image, and otherwise all that differs from it. How much that is cannot be known beforehand.
+      - The new image shows the content of O(src) all the same. It holds what is in O(src) itself, where that is an
+        overlay of this very image, and otherwise all that differs from it. How much that is cannot be known beforehand.
       - It must not be larger than O(src).
     type: path
   backing_format:
@@ -99,15 +101,15 @@ options:
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
   compress:
     description:
-      - Whether the new image is compressed, which V(qcow2) images and V(vmdk) images of O(subformat=streamOptimized) can
-        be. What a guest writes later is not.
+      - Whether the new image is compressed, which V(qcow2) images and V(vmdk) images of O(subformat=streamOptimized)
+        can be. What a guest writes later is not.
     type: bool
     default: false
   compression_type:
     description:
       - How a V(qcow2) image is compressed.
-      - V(zstd) is several times faster than V(zlib), and reads faster. Such an image is read by QEMU from 5.1 on, where it
-        was built with zstd, and by what uses QEMU or its C(qemu-img); other programs that read qcow2 images, older
+      - V(zstd) is several times faster than V(zlib), and reads faster. Such an image is read by QEMU from 5.1 on, where
+        it was built with zstd, and by what uses QEMU or its C(qemu-img); other programs that read qcow2 images, older
         virtualization platforms and public clouds among them, often know V(zlib) only.
       - If it is left out, QEMU chooses, which means V(zlib).
     type: str
@@ -138,7 +140,8 @@ options:
     default: false
   rate_limit:
     description:
-      - How many bytes are written in a second at most; a number with V(K), V(M) or V(G) (powers of 1024), such as V(50M).
+      - How many bytes are written in a second at most; a number with V(K), V(M) or V(G) (powers of 1024), such as
+        V(50M).
       - Does not go with a O(backing_file) that O(src) does not read itself.
     type: str
   verify:
@@ -148,8 +151,9 @@ options:
     default: true
   remove_src:
     description:
-      - Whether O(src) is removed afterwards. It is kept where it is not known that its content is at O(dest), and the task
-        fails before it changes anything where other images or domains use it, or where it holds internal snapshots.
+      - Whether O(src) is removed afterwards. It is kept where it is not known that its content is at O(dest), and the
+        task fails before it changes anything where other images or domains use it, or where it holds internal
+        snapshots.
     type: bool
     default: false
   search_paths:
@@ -164,8 +168,8 @@ options:
       - Whether to follow references to backing files, data files and further extents that are in O(src), or in an image
         at O(dest) that is compared, but not in the task.
       - Such a reference can have been planted by a guest, or by whoever made the image, to copy a foreign file into the
-        new image. Without this it is an error; only O(backing_file) may be referred to. So is a disk of more than 64 TiB,
-        and C(qemu-img) may use 4 GiB of memory, and five minutes of processor time for each look at an image.
+        new image. Without this it is an error; only O(backing_file) may be referred to. So is a disk of more than 64
+        TiB, and C(qemu-img) may use 4 GiB of memory, and five minutes of processor time for each look at an image.
       - Set it for your own overlays. Circles of backing files, and chains of more than 64, are refused in any case.
     type: bool
     default: false
@@ -179,8 +183,8 @@ requirements:
   - python >= 3.9
   - qemu-img >= 6.2
 notes:
-  - While an image is made, a hidden file C(.NAME.kvmops) and a hidden directory C(.NAME.kvmops.d) stand beside it. Those
-    that a killed run left are removed by the next one.
+  - While an image is made, a hidden file C(.NAME.kvmops) and a hidden directory C(.NAME.kvmops.d) stand beside it.
+    Those that a killed run left are removed by the next one.
   - Encrypted images are not converted.
 seealso:
   - module: kvmops.disk.qcow2_compare
@@ -245,8 +249,8 @@ verified:
   type: bool
 image:
   description:
-    - The image at the destination. In check mode, what it would be, as far as that is known; RV(image.actual_size) is that
-      of the source then.
+    - The image at the destination. In check mode, what it would be, as far as that is known; RV(image.actual_size) is
+      that of the source then.
   returned: always
   type: dict
   contains:
@@ -308,7 +312,7 @@ in_use_by:
   type: list
   elements: dict
 dependents:
-  description: The images that have the destination, or the source, as their backing file, where that made the task fail.
+  description: The images that have one of the two as their backing file, where that made the task fail.
   returned: failure
   type: list
   elements: str

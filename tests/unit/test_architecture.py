@@ -19,7 +19,7 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
     {"_errors", "_parallel", "_size"},
-    {"_domain_xml", "_formats", "_libvirt", "_process", "_progress", "_qcow2", "_qemu_img"},
+    {"_domain_xml", "_formats", "_libvirt", "_process", "_progress", "_qcow2", "_qemu_img", "_qemu_nbd"},
     {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
     {
         "_convert",
@@ -43,7 +43,8 @@ FLOORS = (
 NEIGHBOURS = {
     "_size": {"_errors"},
     "_formats": {"_qcow2"},
-    "_qemu_img": {"_process"},
+    "_qemu_img": {"_process", "_qemu_nbd"},
+    "_qemu_nbd": {"_process"},
     "_domain": {"_usage"},
     "_layout": {"_image"},
     "_staging": {"_lock"},
