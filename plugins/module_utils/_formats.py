@@ -38,6 +38,7 @@ _QED_BACKING = 1
 _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
 _VMDK_DESCRIPTOR_LIMIT = 1024 * 1024  # vmdk_read_desc in block/vmdk.c
 _VMDK_PARENT_LIMIT = 20 * 512  # DESC_SIZE there
+_VMDK_LONGEST_BLANKS = 4096
 _VMDK_PARENT = "parentFileNameHint"
 # Whatever QEMU's sscanf would take for an extent, and a little more: space may be missing around the type. Each part
 # ends where the next begins, so that no text takes more than one pass.
@@ -103,7 +104,7 @@ def references(stream: t.BinaryIO, image_format: str, path: str) -> References:
     if image_format == "qed":
         return References(*_qed_backing_file(stream, path))
     if image_format == "vmdk":
-        return _vmdk_references(stream)
+        return _vmdk_references(stream, path)
     return References()
 
 
@@ -139,7 +140,7 @@ def _qed_backing_file(stream: t.BinaryIO, path: str) -> tuple[str | None, str | 
     return _name_at(stream, offset, length), "raw" if features & 4 else None
 
 
-def _vmdk_references(stream: t.BinaryIO) -> References:
+def _vmdk_references(stream: t.BinaryIO, path: str) -> References:
     """The extents and the parent that a VMDK descriptor names; a sparse file with a capacity is its own extent.
 
     QEMU looks for the parent behind the header of a sparse file, wherever its descriptor is (vmdk_open and
@@ -148,17 +149,21 @@ def _vmdk_references(stream: t.BinaryIO) -> References:
     stream.seek(0)
     head = stream.read(_VMDK_HEADER.size)
     if not head.startswith((b"KDMV", b"COWD")):
-        return References(*_vmdk_parent(stream, 0), _vmdk_extents(stream, 0))
+        return References(*_vmdk_parent(stream, 0), _vmdk_extents(stream, 0, path))
     extents: tuple[str, ...] = ()
     if head.startswith(b"KDMV") and len(head) == _VMDK_HEADER.size:
         _magic, _version, _flags, capacity, _grain, descriptor_sector, _length = _VMDK_HEADER.unpack(head)
         if capacity == 0 and descriptor_sector:
-            extents = _vmdk_extents(stream, descriptor_sector * 512 % (1 << 64))
+            extents = _vmdk_extents(stream, descriptor_sector * 512 % (1 << 64), path)
     return References(*_vmdk_parent(stream, 512), extents)
 
 
-def _vmdk_extents(stream: t.BinaryIO, at: int) -> tuple[str, ...]:
-    return tuple(_VMDK_EXTENT.findall(_text_at(stream, at, _VMDK_DESCRIPTOR_LIMIT)))
+def _vmdk_extents(stream: t.BinaryIO, at: int, path: str) -> tuple[str, ...]:
+    """Raises UnsafeImage for a text that QEMU reads for hours: at each line it skips all blanks to the next word."""
+    text = _text_at(stream, at, _VMDK_DESCRIPTOR_LIMIT)
+    if any(len(blanks[0]) > _VMDK_LONGEST_BLANKS for blanks in re.finditer(r"\s+", text)):
+        raise UnsafeImage(f"{path}: its descriptor holds more than {_VMDK_LONGEST_BLANKS} blanks in a row: not read")
+    return tuple(_VMDK_EXTENT.findall(text))
 
 
 def _vmdk_parent(stream: t.BinaryIO, at: int) -> tuple[str | None, str | None]:

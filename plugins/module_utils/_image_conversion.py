@@ -141,12 +141,11 @@ class ConversionTask:
     def _observe(self) -> Observed:
         """The source, and what the new image is to stand on. Raises DiskError where that cannot be read."""
         wish = self.wish
+        base: tuple[_image.Image, ...] = ()
+        if wish.backing_file is not None:  # first, since the source may refer to it
+            base = self.trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))
         source = self.trust.look(self.qemu_img, wish.src, wish.src_format)
         _surroundings.require_settled(self.qemu_img, wish.src, wish.src_format, self._left)
-        base: tuple[_image.Image, ...] = ()
-        if wish.backing_file is not None:
-            _image.require_format(wish.backing_file, t.cast(str, wish.backing_format))
-            base = _image.chain(self.qemu_img, _image.inspect(self.qemu_img, wish.backing_file, wish.backing_format))
         snapshot = _image_convert.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None
         self._found = Observed(source, base, snapshot)
         _image_convert.require_convertible(wish, self._found)

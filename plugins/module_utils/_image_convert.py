@@ -227,6 +227,13 @@ def _require_fitting_base(wish: ImageConvertWish, found: Observed, base: Image) 
     if wish.remove_src and os.path.realpath(wish.src) in {os.path.realpath(image.path) for image in found.base}:
         raise InvalidRequest(f"remove_src: {wish.src} is below the backing file {base.path}, which needs it: keep it")
     if found.reads_base:
+        recorded = found.source[0].backing_format
+        if recorded != base.format:
+            raise UnsafeImage(
+                f"{wish.src}: records format {recorded} for its backing file {base.path}, asked for {base.format}: one "
+                "of them is wrong",
+                path=wish.src,
+            )
         return
     for name, given in (("snapshot", wish.snapshot), ("keep_bitmaps", wish.keep_bitmaps), ("rate_limit", wish.rate)):
         if given:

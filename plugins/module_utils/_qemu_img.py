@@ -11,7 +11,6 @@ probed; sizes are bytes. What a verb means for an image that others use or depen
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import typing as t

@@ -14,13 +14,15 @@ import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _image
+from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _image, _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size, format_size
 
 #: A disk larger than this is no sound one, unless the task says so: even an empty one keeps qemu-img busy for long.
 LARGEST = 64 * 1024**4
+#: Nor has a sound one more internal snapshots than these: qemu-img reads all of them each time (HAZARDS F6).
+MOST_SNAPSHOTS = 1024
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,18 @@ class Trust:
         return _image.chain(qemu_img, image) if image.backing_file is not None else (image,)
 
     def _require_harmless(self, path: str, image_format: str) -> None:
-        """Raises UnsafeImage where the header of the image refers to a file that the task does not name."""
+        """Raises UnsafeImage where the header refers to a file that the task does not name, or exaggerates."""
         with _formats.open_image(path) as stream:
             if self.trusted or (_formats.recognise(stream) or "raw") != image_format:
                 return
             found = _formats.references(stream, image_format, path)
+            snapshots = _qcow2.read_header(stream, path).snapshot_count if image_format == "qcow2" else 0
+        if snapshots > MOST_SNAPSHOTS:
+            raise UnsafeImage(
+                f"{path}: claims to hold {snapshots} snapshots, and up to {MOST_SNAPSHOTS} are believed: "
+                "set trusted=true if that is right",
+                path=path,
+            )
         for name in found.data_files:
             raise _undeclared(path, f"keeps data in another file, {name!r}", name)
         backing = found.backing_file
