@@ -121,6 +121,8 @@ def require_convertible(wish: ImageConvertWish, found: Observed) -> None:
     """Raises DiskError where the conversion would lose something, or could not be what is asked for."""
     source = found.source[0]
     require_readable(found.source)
+    if found.snapshot:
+        _require_fitting_snapshot(wish, source, found.snapshot)
     if source.snapshots and wish.remove_src:
         names = [snapshot.name for snapshot in source.snapshots]
         raise DiskError(
@@ -212,6 +214,22 @@ def summary(wish: ImageConvertWish, found: Observed, reason: str | None) -> str:
     kind = f"compressed {wish.layout.format}" if wish.compress else wish.layout.format
     instead = f", in the place of the one that {reason}" if reason else ""
     return f"convert {wish.src} ({wish.src_format}){at} to {wish.dest} ({kind}){over}{instead}"
+
+
+def _require_fitting_snapshot(wish: ImageConvertWish, source: Image, snapshot: Snapshot) -> None:
+    """qemu-img reads a snapshot at the size that the image has now: the rest is cut off, or has to be."""
+    sizes = f"has {exact_size(snapshot.virtual_size)}, and the image has {exact_size(source.virtual_size)} now"
+    if snapshot.virtual_size > source.virtual_size:
+        raise DiskError(
+            f"{source.path}: the snapshot {snapshot.name} {sizes}: its end would be lost: grow the image to that size "
+            "first",
+            virtual_size=snapshot.virtual_size,
+        )
+    if snapshot.virtual_size < source.virtual_size and wish.layout.format not in ("raw", "qcow2"):
+        raise InvalidRequest(
+            f"format: {wish.layout.format} images cannot be shrunk, and the snapshot {snapshot.name} {sizes}: convert "
+            "to qcow2 or raw first",
+        )
 
 
 def _require_fitting_base(wish: ImageConvertWish, found: Observed, base: Image) -> None:

@@ -65,6 +65,8 @@ def make(qemu_img: QemuImg, recipe: Recipe, size: int, new_file: NewFile, phases
     new_file.begin()
     with phases("convert", occupied(qemu_img, source)) as phase:
         _fill(qemu_img, recipe, new_file, phase.percent)
+    if recipe.snapshot and source.virtual_size > size:  # a snapshot is read at the size that the image has now
+        qemu_img.resize(new_file.name, recipe.layout.format, size, shrink=True)
     image = _image.inspect(qemu_img, new_file.name, recipe.layout.format)
     _require_whole(new_file.path, image.virtual_size, size)
     if recipe.verify:
