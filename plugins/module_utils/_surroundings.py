@@ -118,6 +118,8 @@ def require_settled(qemu_img: QemuImg, path: str, image_format: str, left: dict[
     if left is None or left.get("verb") not in IN_PLACE:
         return
     if left.get("alive"):
+        if left["verb"] == "unknown":  # it has noted nothing yet, and QEMU's locks know when it begins
+            return
         raise OperationInFlight(
             f"{path}: another run works on this image ({left['verb']} since {left.get('started')}): wait for it",
             path=path,

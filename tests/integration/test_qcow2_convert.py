@@ -404,8 +404,8 @@ def test_what_the_source_does_not_allow_is_refused_with_the_reason(raw: Path, tm
     assert "is encrypted, and cannot be read without its secret" in refused(luks, "qcow2", tmp_path / "x")
     with opened_by_a_process(raw, "raw"):
         assert "is open for writing" in refused(raw, "raw", tmp_path / "x")
-    whole = create(tmp_path / "huge", "raw", "3T")
-    assert "more than a vpc image can hold (1.99 TiB)" in refused(whole, "raw", tmp_path / "x", format="vpc")
+    whole = create(tmp_path / "huge", "qcow2", "3T")
+    assert "more than a vpc image can hold (1.99 TiB)" in refused(whole, "qcow2", tmp_path / "x", format="vpc")
 
 
 def test_an_image_of_several_files_is_read_where_it_is_trusted(raw: Path, tmp_path: Path) -> None:
