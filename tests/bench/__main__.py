@@ -118,7 +118,7 @@ def comparison(directory: Path) -> Row:
     least = (
         "import subprocess, sys, ansible.module_utils.basic, lxml.etree, libvirt; subprocess.check_call(sys.argv[1:])"
     )
-    argv = ["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", source, target]
+    argv = ["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", str(source), str(target)]
 
     def by_hand() -> None:
         subprocess.run([sys.executable, "-c", least, *argv], check=True)

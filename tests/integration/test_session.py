@@ -34,7 +34,7 @@ def test_a_user_converts_the_disk_of_a_running_domain(session: SessionHypervisor
     session.define(session.domain_xml("vm", [Disk(source)], kernel=False))
     session.start("vm")
     before, digest = definition(session, "vm"), content(source, "raw")
-    params = {"name": "vm", "disk": "vda", "shutdown": "force", "keep_source": False}
+    params = {"name": "vm", "disk": "vda", "mode": "offline", "shutdown": "force", "keep_source": False}
 
     done = run(session, "vm_disk_convert", **params)
 

@@ -24,6 +24,8 @@ WATCHED = {
     "pwrite",
     "rename",
     "unlink",
+    "virDomainBlockCopy",
+    "virDomainBlockJobAbort",
     "virDomainCreate",
     "virDomainDefineXMLFlags",
     "virDomainDestroy",
