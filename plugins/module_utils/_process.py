@@ -157,8 +157,7 @@ def _preparation(ways: Ways) -> t.Callable[[], object] | None:
         prctl = ctypes.CDLL(None).prctl
         # killed when the thread that started it ends (prctl(2))
         tasks.append(lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-    bounds = [(name, most) for name, most in (("CPU", ways.limits.cpu_seconds), ("AS", ways.limits.address_space))]
-    for name, most in bounds:
+    for name, most in (("CPU", ways.limits.cpu_seconds), ("AS", ways.limits.address_space)):
         if most is not None:
             tasks.append(_limitation(name, most))
     return (lambda: [task() for task in tasks]) if tasks else None

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import _process
 from ansible_collections.kvmops.disk.plugins.module_utils._process import Limits, TooLong, TooMuch, Ways
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 
 
 def python(code: str) -> list[str]:
@@ -58,3 +59,13 @@ def test_a_server_is_there_for_the_length_of_a_block(tmp_path: Path) -> None:
         _process.serving(python("raise SystemExit('no such thing')"), Ways(), lambda: False, 30),
     ):
         pass
+
+
+def test_qemu_img_is_limited_where_an_image_is_not_trusted(tmp_path: Path) -> None:
+    teller = tmp_path / "qemu-img"
+    teller.write_text('#!/bin/sh\necho "{\\"memory\\": \\"$(ulimit -v)\\", \\"seconds\\": \\"$(ulimit -t)\\"}"\n')
+    teller.chmod(0o755)
+    door = QemuImg(str(teller))
+    assert door.info("/disk", "raw") == {"memory": "unlimited", "seconds": "unlimited"}
+    assert door.limiting().info("/disk", "raw") == {"memory": str(4 << 20), "seconds": "300"}
+    assert door.limiting().limiting(False).info("/disk", "raw")["seconds"] == "unlimited"
