@@ -116,12 +116,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SnapshotEntry:
-    """A snapshot with what only its entry in the table says: its name byte for byte, and where its L1 table is."""
+    """A snapshot with what only its entry in the table says: its name byte for byte, where its L1 table is.
+
+    *end* is the offset in the file behind the entry itself.
+    """
 
     snapshot: Snapshot
     name: bytes
     l1_offset: int
     l1_entries: int
+    end: int
 
 
 def read_header(stream: t.BinaryIO, path: str) -> Header:
@@ -200,9 +204,8 @@ def read_snapshot_table(stream: t.BinaryIO, header: Header, path: str) -> tuple[
     try:
         offset = header.snapshots_offset
         for _index in range(header.snapshot_count):
-            entry, length = _read_snapshot(ahead, offset, header, path)
-            found.append(entry)
-            offset += (length + 7) // 8 * 8
+            found.append(_read_snapshot(ahead, offset, header, path))
+            offset = (found[-1].end + 7) // 8 * 8
             if offset - header.snapshots_offset > _LARGEST_SNAPSHOT_TABLE:
                 raise UnsafeImage(f"{path}: the snapshot table is larger than any that QEMU writes: check the image")
     finally:
@@ -210,8 +213,8 @@ def read_snapshot_table(stream: t.BinaryIO, header: Header, path: str) -> tuple[
     return tuple(found)
 
 
-def _read_snapshot(stream: t.BinaryIO, offset: int, header: Header, path: str) -> tuple[SnapshotEntry, int]:
-    """The entry of the snapshot table at *offset*, and its length."""
+def _read_snapshot(stream: t.BinaryIO, offset: int, header: Header, path: str) -> SnapshotEntry:
+    """The entry of the snapshot table at *offset*."""
     fixed = read_at(stream, offset, _SNAPSHOT.size)
     if len(fixed) < _SNAPSHOT.size:
         raise UnsafeImage(f"{path}: the snapshot table is cut off: check the image")
@@ -235,7 +238,7 @@ def _read_snapshot(stream: t.BinaryIO, offset: int, header: Header, path: str) -
         vm_state_size=state_size,
         virtual_size=virtual_size,
     )
-    return SnapshotEntry(snapshot, name, l1_at, l1_entries), _SNAPSHOT.size + len(rest)
+    return SnapshotEntry(snapshot, name, l1_at, l1_entries, offset + _SNAPSHOT.size + len(rest))
 
 
 def read_l1(stream: t.BinaryIO, offset: int, entries: int, path: str) -> bytes:

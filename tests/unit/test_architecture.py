@@ -19,7 +19,7 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
     {"_errors", "_parallel", "_size"},
-    {"_domain_xml", "_formats", "_libvirt", "_progress", "_qcow2", "_qemu_img"},
+    {"_domain_xml", "_formats", "_libvirt", "_mapping", "_progress", "_qcow2", "_qemu_img"},
     {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
     {"_convert", "_create", "_offline", "_plan", "_reconcile", "_recover", "_remove", "_resize", "_unfinished"},
     {"_module"},
@@ -30,6 +30,7 @@ FLOORS = (
 NEIGHBOURS = {
     "_size": {"_errors"},
     "_formats": {"_qcow2"},
+    "_mapping": {"_qcow2"},
     "_domain": {"_usage"},
     "_layout": {"_image"},
     "_staging": {"_lock"},
