@@ -82,7 +82,7 @@ class _Survey:
         return _numbers(_masked(table.ljust(-(-len(table) // 8) * 8, b"\0"), _OFFSET))
 
     def _metadata(self, table: t.Sequence[SnapshotEntry]) -> set[int]:
-        """The offsets of the clusters that hold metadata, but for the header's: an entry of 0 says that there is none."""
+        """The offsets of the clusters that hold metadata, but for the first: an entry of 0 says that there is none."""
         header = self.header
         length = min(header.refcount_clusters * header.cluster_size, _LARGEST_REFCOUNT_TABLE)
         refcount_table = _qcow2.read_at(self.stream, header.refcount_offset, length)

@@ -105,11 +105,11 @@ class Header:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An internal snapshot as the snapshot table has it; sizes in bytes, the date in UTC."""
+    """An internal snapshot as the snapshot table has it; sizes in bytes, the date in UTC (None: not taken yet)."""
 
     id: str
     name: str
-    date: str
+    date: str | None
     vm_state_size: int
     virtual_size: int
 

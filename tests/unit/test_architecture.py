@@ -20,10 +20,23 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 FLOORS = (
     {"_errors", "_parallel", "_size"},
     {"_domain_xml", "_formats", "_libvirt", "_mapping", "_progress", "_qcow2", "_qemu_img"},
-    {"_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
-    {"_convert", "_create", "_offline", "_plan", "_reconcile", "_recover", "_remove", "_resize", "_unfinished"},
+    {"_capacity", "_domain", "_image", "_layout", "_leftovers", "_lock", "_staging", "_usage"},
+    {
+        "_convert",
+        "_create",
+        "_offline",
+        "_plan",
+        "_reconcile",
+        "_recover",
+        "_remove",
+        "_repair",
+        "_resize",
+        "_snapshots",
+        "_unfinished",
+    },
     {"_module"},
-    {"_domain_conversion", "_managed_image"},
+    {"_in_place"},
+    {"_checked_image", "_domain_conversion", "_managed_image", "_managed_snapshots"},
 )
 
 # Who may use whom on the same floor; everybody else looks only down.
@@ -33,15 +46,18 @@ NEIGHBOURS = {
     "_mapping": {"_qcow2"},
     "_domain": {"_usage"},
     "_layout": {"_image"},
+    "_leftovers": {"_lock", "_staging"},
     "_staging": {"_lock"},
     "_usage": {"_image"},
     "_convert": {"_plan"},
     "_create": {"_plan"},
     "_offline": {"_convert", "_create", "_plan", "_unfinished"},
     "_reconcile": {"_create", "_plan"},
-    "_recover": {"_plan"},
+    "_recover": {"_plan", "_repair"},
     "_remove": {"_plan"},
+    "_repair": {"_plan"},
     "_resize": {"_plan"},
+    "_snapshots": {"_plan"},
     "_unfinished": {"_convert", "_plan"},
 }
 

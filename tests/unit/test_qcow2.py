@@ -150,7 +150,7 @@ def test_extra_data_that_nobody_knows_is_skipped() -> None:
 
 def test_a_snapshot_with_impossible_nanoseconds_still_has_a_date() -> None:
     (found,) = snapshots(Made(snapshots=[snapshot(nanoseconds=2**32 - 1)]))
-    assert found.date.startswith("2023-11-14T22:13:20.999999")
+    assert str(found.date).startswith("2023-11-14T22:13:20.999999")
 
 
 def test_a_snapshot_name_that_is_no_utf8_is_shown_as_well_as_can_be() -> None:
