@@ -87,8 +87,8 @@ class CheckTask(InPlaceTask):
         external_data = header is not None and header.external_data
         found = self.qemu_img.check(self.path, self.format, external_data=external_data)
         if header is None:
-            return Finding(found)
-        return Finding(found, header.corrupt, header.dirty, header.external_data)
+            return Finding(found, self.format)
+        return Finding(found, self.format, header.corrupt, header.dirty, header.external_data)
 
     def _repair(self, operation: Operation | None) -> None:
         check, self.content_unchanged = repair_and_compare(
@@ -98,7 +98,7 @@ class CheckTask(InPlaceTask):
             self.door(operation),
             external_data=self.found.external_data,
         )
-        self.found = Finding(check)
+        self.found = Finding(check, self.format)
         require_repaired(self.path, check)
 
     def _after_a_dead_run(self, left: _leftovers.Leftovers, plan: Plan, operation: Operation | None) -> Plan:

@@ -19,6 +19,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import Check
 REPAIR = "repair"
 #: The formats that qemu-img checks; the others have no metadata that could be wrong, or none that it knows.
 CHECKED_FORMATS = ("qcow2", "qed", "vmdk", "vdi", "vhdx", "parallels")
+# Those whose leaked clusters it gives back, and those whose corruptions it repairs.
+_GIVES_BACK = ("qcow2", "parallels")
+_ASKED = {"none": "nothing", "leaks": "leaks only", "all": "them"}
+_REPAIRS = ("qcow2", "qed", "parallels")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Finding:
     """What a check found, and the marks in the image's header: *corrupt* forbids writing, *dirty* wants a repair."""
 
     check: CheckResult
+    format: str = "qcow2"
     corrupt: bool = False
     dirty: bool = False
     external_data: bool = False
@@ -44,16 +49,11 @@ def plan_repair(path: str, repair: str, found: Finding, do: t.Callable[[], None]
     Raises UnsafeImage where it is corrupt and would stay so. Leaks alone are no failure: they cost space, not data.
     """
     check, facts = found.check, found.facts()
-    if check.result == "corrupt" and repair != "all":
-        way_out = (
-            "it was not closed properly, which repair=all puts right"
-            if found.dirty
-            else "copy the image, then repair it with repair=all"
-        )
+    if check.result == "corrupt" and (repair != "all" or found.format not in _REPAIRS):
         also = f" and {check.leaks} leaked cluster(s)" if check.leaks else ""
         raise UnsafeImage(
             f"{path}: {check.corruptions} corruption(s){also} in its metadata, "
-            f"asked to repair {_asked(repair)}: {way_out}",
+            f"asked to repair {_ASKED[repair]}: {_way_out(found)}",
             path=path,
             check=facts,
         )
@@ -64,12 +64,13 @@ def plan_repair(path: str, repair: str, found: Finding, do: t.Callable[[], None]
             path=path,
             check=facts,
         )
-    before = {name: facts[name] for name in ("result", "corruptions", "leaks")}
+    before = {**{name: facts[name] for name in ("result", "corruptions", "leaks")}, "dirty": found.dirty}
     to_do = _to_repair(found)
     if repair == "none" or not to_do:
         return Plan(before, before)
-    step = Step(f"repair {path}: {', '.join(to_do)}", do)
-    return Plan(before, {"result": "good", "corruptions": 0, "leaks": 0}, (step,))
+    leaks = 0 if found.format in _GIVES_BACK else check.leaks
+    after = {"result": "leaks" if leaks else "good", "corruptions": 0, "leaks": leaks, "dirty": False}
+    return Plan(before, after, (Step(f"repair {path}: {', '.join(to_do)}", do),))
 
 
 def require_repaired(path: str, found: CheckResult) -> None:
@@ -136,11 +137,16 @@ def _mapping_of(path: str, image_format: str) -> _mapping.Mapping | None:
 
 
 def _to_repair(found: Finding) -> list[str]:
-    counted = ((found.check.corruptions, "corruption(s)"), (found.check.leaks, "leaked cluster(s)"))
+    leaks = found.check.leaks if found.format in _GIVES_BACK else 0
+    counted = ((found.check.corruptions, "corruption(s)"), (leaks, "leaked cluster(s)"))
     said = [f"{number} {what}" for number, what in counted if number]
     marks = ((found.corrupt, "the mark that it is corrupt"), (found.dirty, "the mark that it was not closed properly"))
     return said + [mark for is_there, mark in marks if is_there]
 
 
-def _asked(repair: str) -> str:
-    return "leaks only" if repair == "leaks" else "nothing"
+def _way_out(found: Finding) -> str:
+    if found.format not in _REPAIRS:
+        return f"QEMU cannot repair {found.format} images: save what can be read from it by converting it"
+    if found.dirty:
+        return "it was not closed properly, which repair=all puts right"
+    return "copy the image, then repair it with repair=all"

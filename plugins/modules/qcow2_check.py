@@ -48,9 +48,9 @@ options:
     description:
       - V(none) only checks.
       - V(leaks) gives clusters back that are counted and that nothing refers to. An image that is corrupt as well is
-        left alone, and is a failure.
+        left alone, and is a failure. QEMU can do this for V(qcow2) and V(parallels); leaks of others stay.
       - V(all) also repairs corruptions. Where those are more than wrong reference counts, a repair can lose data, so
-        copy the image first.
+        copy the image first. QEMU can do this for V(qcow2), V(qed) and V(parallels).
       - Where an image is marked as corrupt or as not closed properly, and nothing is wrong in it (any more), V(leaks)
         and V(all) remove the mark.
     type: str
