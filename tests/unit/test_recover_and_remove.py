@@ -43,6 +43,16 @@ def test_what_a_run_cannot_have_harmed_is_only_forgotten(image_format: str | Non
     step.do()
 
 
+def test_a_half_reverted_disk_is_only_settled_by_reverting_it(path: str) -> None:
+    left = Leftovers(path, "qcow2", {**DEAD, "verb": "snapshot-revert"}, half_reverted="before")
+    with pytest.raises(
+        UnsafeImage, match=f"revert to its snapshot 'before' was interrupted .* remove {left.record_path}"
+    ):
+        settle(left, NO_QEMU_IMG)
+    (step,) = settle(left, NO_QEMU_IMG, reverting=True)
+    assert step.summary.startswith("check")
+
+
 def test_an_unfinished_file_is_removed_first(path: str, tmp_path: Path) -> None:
     new = NewFile(path)
     new.begin()
