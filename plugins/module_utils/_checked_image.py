@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import CheckResult
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._repair import (
     CHECKED_FORMATS,
     REPAIR,
@@ -46,9 +47,9 @@ class CheckTask(InPlaceTask):
         plan = plan_repair(self.path, self.repair, self.found, self.kept(operation, lambda: self._repair(operation)))
         if self.repair == "none":
             return plan
-        left = self.left(self.format, operation)
+        left = _leftovers.left_on(self.path, self.format, operation)
         if left.record is None and not left.unfinished_file:
-            return self.after((), plan, operation)
+            return recorded((), plan, self.path, operation)
         return self._after_a_dead_run(left, plan, operation)
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
@@ -118,7 +119,7 @@ class CheckTask(InPlaceTask):
             return Plan(plan.before, plan.after, (*first, *plan.steps))
         if left.record is not None and not plan:
             first.append(Step(f"forget the run that was interrupted on {self.path} at {left.started}", lambda: None))
-        return self.after(tuple(first), plan, operation)
+        return recorded(tuple(first), plan, self.path, operation)
 
 
 def check(module: AnsibleModule) -> dict[str, t.Any]:

@@ -9,15 +9,29 @@ from __future__ import annotations
 import os
 import typing as t
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import (
+    ChainLink,
+    DiskChange,
+    DiskElement,
+    Record,
+    RecordedDisk,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout, known_suffixes, suffix
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import (
+    OVERLAY_FORMATS,
+    Layout,
+    known_suffixes,
+    suffix,
+)
 
 #: The formats that libvirt can give to a guest as a writable disk.
 DISK_FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc")
+#: Those of them into which a disk can be copied while its guest runs; QEMU fills others to their last byte.
+LIVE_FORMATS = ("raw", "qcow2", "qed")
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,7 @@ class ConvertWish:
     layout: Layout
     dest: str | None = None
     dest_dir: str | None = None
+    mode: str = "auto"
     shutdown: str = "graceful"
     shutdown_timeout: int = 120
     restart: bool = True
@@ -35,10 +50,20 @@ class ConvertWish:
     keep_source: bool = True
     compress: bool = False
     trusted: bool = False
+    shallow: bool = False
+    bandwidth: int | None = None
+    copy_timeout: int = 86400
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
         self.layout.require_valid(compressed=self.compress)
+        if self.shallow and self.layout.format not in OVERLAY_FORMATS:
+            raise InvalidRequest(
+                f"shallow: {self.layout.format} images have no backing file: use {' or '.join(OVERLAY_FORMATS)}, "
+                "or leave shallow out"
+            )
+        if self.copy_timeout < 1:
+            raise InvalidRequest(f"copy_timeout: {self.copy_timeout} s is no time to copy in: give 1 or more")
         if self.dest is not None and len(self.disks) != 1:
             raise InvalidRequest("dest: names one file, but several disks are asked for: use dest_dir")
         if self.shutdown_timeout < 1:
@@ -66,11 +91,12 @@ class ConvertWish:
 
 @dataclass(frozen=True)
 class Conversion:
-    """One disk that is to be converted."""
+    """One disk that is to be converted; *backing* is the backing file that the new image is to have, if any."""
 
     disk: DomainDisk
     source: str
     dest: str
+    backing: ChainLink | None = None
 
     @property
     def target(self) -> str:
@@ -91,10 +117,7 @@ def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], lis
     for wanted in wish.disks:
         disk = state.disk(wanted) or _converted_from(state, wish, wanted)
         if disk is None:
-            known = ", ".join(f"{disk.target} ({disk.path or disk.element.device})" for disk in state.disks) or "none"
-            raise InvalidRequest(
-                f"{state.name}: has no disk {wanted}: it has {known}", disks=[disk.target for disk in state.disks]
-            )
+            raise state.no_such_disk(wanted)
         if disk not in meant:
             meant.append(disk)
     return meant, [_conversion(disk, wish) for disk in meant if not _is_granted(disk, wish)]
@@ -131,6 +154,39 @@ def require_convertible(state: DomainState, conversions: t.Sequence[Conversion],
         )
     for conversion in conversions:
         _require_plain_disk(name, conversion.disk)
+
+
+def way(state: DomainState, wish: ConvertWish) -> str:
+    """How the disks are to be converted: live or offline. Raises DiskError where it cannot be as the task wants it."""
+    if wish.mode == "offline" or (wish.mode == "auto" and not state.active):
+        require_stoppable(state, wish)
+        return "offline"
+    if not state.active:
+        raise DiskError(
+            f"{state.name}: is {state.state}, and mode is live, which only copies below a running guest: "
+            "start the domain, or set mode to auto or offline",
+            state=state.state,
+        )
+    if state.state not in ("running", "paused"):
+        raise DiskError(
+            f"{state.name}: is {state.state}: its disks cannot be copied now: wait, or resume it", state=state.state
+        )
+    if wish.layout.format not in LIVE_FORMATS:
+        raise InvalidRequest(
+            f"format: {wish.layout.format} images are not made below a running guest, only {', '.join(LIVE_FORMATS)}: "
+            f"set mode to offline, which shuts {state.name} down"
+        )
+    if wish.compress:
+        raise InvalidRequest(
+            "compress: what is copied below a running guest cannot be compressed: leave it out, "
+            f"or set mode to offline, which shuts {state.name} down"
+        )
+    if wish.layout.format == "raw" and wish.layout.preallocation == "full":
+        raise InvalidRequest(
+            "preallocation: the zeros of a raw image cannot be written below a running guest: use falloc "
+            f"(lazy_zeroed_thick), or set mode to offline, which shuts {state.name} down"
+        )
+    return "live"
 
 
 def require_stoppable(state: DomainState, wish: ConvertWish) -> None:
@@ -183,6 +239,23 @@ def require_convertible_image(conversion: Conversion, image: Image, keep_source:
         )
 
 
+def kept_backing(state: DomainState, item: Conversion, image: Image, layout: Layout) -> ChainLink:
+    """The backing file that *image* has and the new image is to have (shallow).
+
+    The domain's XML says its format, else the image, which is believed only where the task trusts it.
+    """
+    link = next((link for link in item.disk.chain or () if link.path == image.backing_file), None)
+    backing_format = (link.format if link else None) or image.backing_format
+    if backing_format is None:
+        raise UnsafeImage(
+            f"{image.path}: neither it nor the definition of {state.name} says the format of its backing file "
+            f"{image.backing_file}: name it as backingStore in the definition",
+            path=image.path,
+        )
+    layout.require_valid(overlay=True)
+    return ChainLink(image.backing_file, backing_format)
+
+
 def require_free_destinations(conversions: t.Sequence[Conversion], exists: t.Callable[[str], bool]) -> None:
     """Raises InvalidRequest or DiskError where a destination is taken, or asked for twice."""
     seen: set[str] = set()
@@ -203,20 +276,58 @@ def require_free_destinations(conversions: t.Sequence[Conversion], exists: t.Cal
 
 def predicted(item: Conversion, source: Image, image_format: str) -> Image:
     """The new image as far as it is known before it is made; it will occupy about what its source does."""
-    return Image(item.dest, image_format, source.virtual_size, source.actual_size)
-
-
-def recorded(conversions: t.Sequence[Conversion], image_format: str) -> tuple[RecordedDisk, ...]:
-    """The conversions as the domain's metadata records them."""
-    return tuple(
-        RecordedDisk(item.target, item.source, item.source_format, item.dest, image_format) for item in conversions
+    return Image(
+        item.dest,
+        image_format,
+        source.virtual_size,
+        source.actual_size,
+        backing_file=item.backing.path if item.backing else None,
+        backing_format=item.backing.format if item.backing else None,
     )
+
+
+def record(mode: str, runs: bool, wish: ConvertWish, conversions: t.Sequence[Conversion]) -> Record:
+    """What the domain's metadata is to say of conversions in flight; *runs*: the domain ran before."""
+    return Record(
+        verb="convert",
+        mode=mode,
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        was_running=runs,
+        remove_source=not wish.keep_source,
+        disks=tuple(recorded(item, wish.layout.format) for item in conversions),
+    )
+
+
+def recorded(item: Conversion, image_format: str) -> RecordedDisk:
+    """One conversion as the domain's metadata records it."""
+    return RecordedDisk(item.target, item.source, item.source_format, item.dest, image_format)
+
+
+def change(item: Conversion, wish: ConvertWish) -> DiskChange:
+    """What the definition is to say of a converted disk."""
+    return DiskChange(item.target, item.dest, wish.layout.format, keeps_chain=item.backing is not None)
 
 
 def is_defined(state: DomainState, disk: RecordedDisk) -> bool:
     """Whether the domain's definition names the new image of a recorded conversion."""
     found = next((known.defined for known in state.disks if known.target == disk.target), None)
     return found is not None and (found.source, found.format) == (disk.dest, disk.format)
+
+
+def is_live(state: DomainState, disk: RecordedDisk) -> bool:
+    """Whether the running guest uses the new image of a recorded conversion."""
+    found = _live(state, disk)
+    return found is not None and found.source == disk.dest
+
+
+def is_copied(state: DomainState, disk: RecordedDisk) -> bool:
+    """Whether the block job of a recorded live conversion goes on."""
+    found = _live(state, disk)
+    return found is not None and found.mirror == disk.dest
+
+
+def _live(state: DomainState, disk: RecordedDisk) -> DiskElement | None:
+    return next((known.live for known in state.disks if known.target == disk.target), None)
 
 
 def _converted_from(state: DomainState, wish: ConvertWish, wanted: str) -> DomainDisk | None:

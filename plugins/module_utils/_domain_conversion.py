@@ -11,19 +11,17 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _capacity,
     _convert,
     _domain,
     _domain_xml,
     _image,
+    _live,
     _lock,
     _offline,
     _staging,
     _unfinished,
-    _usage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
@@ -38,7 +36,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
+from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import Unfinished
 
 
@@ -48,18 +49,18 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
         if params[name] is not None:
             absolute(params[name].rstrip("/") or "/" if name == "dest_dir" else params[name], name)
             _domain_xml.require_expressible(params[name], name)
+    bandwidth = params["bandwidth"]
     wish = ConvertWish(
         disks=tuple(params["disks"] or [params["disk"]]),
         layout=layout_from(params),
-        dest=params["dest"],
-        dest_dir=params["dest_dir"],
-        shutdown=params["shutdown"],
-        shutdown_timeout=params["shutdown_timeout"],
-        restart=params["restart"],
-        verify=params["verify"],
-        keep_source=params["keep_source"],
-        compress=params["compress"],
-        trusted=params["trusted"],
+        bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
+        **{
+            name: params[name]
+            for name in (
+                *("dest", "dest_dir", "mode", "shutdown", "shutdown_timeout", "restart", "verify", "keep_source"),
+                *("compress", "trusted", "shallow", "copy_timeout"),
+            )
+        },
     )
     wish.require_valid()
     return wish
@@ -77,16 +78,19 @@ class ConvertTask:
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.domain = self.hypervisor.domain(module.params["name"])
         self.state: DomainState
+        self.survey: Survey
+        self.mode: str | None = None
         self.conversions: list[Conversion] = []
         self.targets: list[str] = []
         self.unfinished = Unfinished()
         self.work: _offline.Work | None = None
-        self._images: dict[str, _image.Image] = {}
 
     def decide(self, operation: Operation | None) -> Plan:
         """The plan. Where the wish is refused, but a dead run left something, it settles that and then refuses."""
         self.conversions = []
+        self.work = None
         self.state = _domain.observe(self.hypervisor, self.domain)
+        self.survey = Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
         self.unfinished = _unfinished.find(self.state, [], self._note_of(operation))
         try:
             return self._plan(operation)
@@ -117,81 +121,76 @@ class ConvertTask:
         }
 
     def _plan(self, operation: Operation | None) -> Plan:
+        note_of = self._note_of(operation)
         meant, conversions = _convert.select(self.state, self.wish)
         self.targets = [disk.target for disk in meant]
-        note_of = self._note_of(operation)
+        there = {disk.target for disk in self.unfinished.pivoted if self.wish.is_granted(disk.dest, disk.format)}
+        conversions = [item for item in conversions if item.target not in there]
         if not conversions:
             self.unfinished = _unfinished.find(self.state, [disk.path for disk in meant if disk.path], note_of)
             return Plan({}, {}, self._settlement(operation, restart=self.wish.restart) if self.unfinished else ())
-        jobs = _domain.block_jobs(self.domain, self.state) if self.state.active else []
-        _convert.require_convertible(self.state, conversions, jobs)
-        _convert.require_stoppable(self.state, self.wish)
+        self._require_convertible(conversions)
+        self.mode = _convert.way(self.state, self.wish)
         self.unfinished = _unfinished.find(self.state, [item.dest for item in conversions], note_of)
-        _convert.require_free_destinations(conversions, lambda path: _unfinished.existing(path, self.unfinished))
+        adopted = _unfinished.adoptable(self.unfinished, conversions, self.wish) if self.mode == "live" else frozenset()
+        self.unfinished = _unfinished.without(
+            self.unfinished, {item.dest for item in conversions if item.target in adopted}
+        )
+        new = [item for item in conversions if item.target not in adopted]
+        _convert.require_free_destinations(new, lambda path: _unfinished.existing(path, self.unfinished))
         self.conversions = conversions
-        for item in conversions:
-            self._require_convertible(item)
-        self._require_unused()
-        self._require_space(share=self.state.active)
-        return self._conversion_plan(operation)
+        self.conversions = [self.survey.examined(item) for item in conversions]
+        self.survey.require_unused(self.conversions)
+        self.survey.require_space(
+            [item for item in self.conversions if item.target not in adopted], share=self.state.active
+        )
+        return self._conversion_plan(operation, adopted)
 
-    def _require_convertible(self, item: Conversion) -> None:
-        _domain_xml.require_expressible(item.dest, "dest")
-        _staging.require_directory(item.dest, "dest")
-        _image.require_regular_file(item.source)
-        image = _image.inspect(self.qemu_img, item.source, item.source_format)
-        _convert.require_known_references(self.state, item, [image], self.wish.trusted)
-        if image.backing_file is not None:
-            _convert.require_known_references(self.state, item, _image.chain(self.qemu_img, image), self.wish.trusted)
-        _convert.require_convertible_image(item, image, self.wish.keep_source)
-        self._images[item.target] = image
+    def _require_convertible(self, conversions: t.Sequence[Conversion]) -> None:
+        """Raises DiskError where the domain is in no state for it. A block job of a dead run of ours is no obstacle."""
+        ours = {disk.target for disk in self.unfinished.copied}
+        jobs = _domain.block_jobs(self.domain, self.state) if self.state.active else []
+        _convert.require_convertible(self.state, conversions, [target for target in jobs if target not in ours])
 
-    def _require_unused(self) -> None:
-        """Raises ImageInUse or HasDependents where somebody else has to do with a source or a destination."""
-        users = _usage.domain_users(self.hypervisor)
-        others = [user for user in users if user.uuid != self.state.uuid]
-        for item in self.conversions:
-            own = [user for user in users if user.uuid == self.state.uuid and user.target != item.target]
-            for path in (item.source, item.dest):
-                _usage.require_unused(
-                    path,
-                    [*others, *own],
-                    "convert it" if path == item.source else "put a new image there",
-                    locks=not self.state.active,
-                )
-            if not self.wish.keep_source:
-                directories = _usage.directories_to_search([item.source], self.params["search_paths"], self.hypervisor)
-                found = _usage.dependents(item.source, directories, users)
-                _usage.require_no_dependents(
-                    item.source, found, "remove it after its conversion (keep_source=false)", "keep the source"
-                )
-
-    def _require_space(self, *, share: bool) -> None:
-        """Raises NotEnoughSpace. Beside a running guest (*share*) the figures are of the moment."""
-        if self.wish.compress:
-            return
-        demands = []
-        layout = self.wish.layout
-        for item in self.conversions:
-            options = layout.options() if layout.format == "qcow2" else {}
-            measured = self.qemu_img.measure(item.source, item.source_format, "qcow2", options, share=share)
-            demands.append((item.dest, bytes_needed(layout, self._images[item.target].virtual_size, measured.required)))
-        _capacity.require_space(demands)
-
-    def _conversion_plan(self, operation: Operation | None) -> Plan:
-        changes = [_offline.changed(item, self.wish) for item in self.conversions]
+    def _conversion_plan(self, operation: Operation | None, adopted: t.Container[str]) -> Plan:
+        changes = [_convert.change(item, self.wish) for item in self.conversions]
         after = _domain_xml.with_changes(self.state.definition, changes)
         return Plan(
             before={item.target: {"path": item.source, "format": item.source_format} for item in self.conversions},
             after={item.target: {"path": item.dest, "format": self.wish.layout.format} for item in self.conversions},
             steps=(
                 *self._settled_images(operation),
-                *_unfinished.clean_up(self.unfinished),
-                *_offline.steps(self.state, self.wish, self.conversions, self._work(operation)),
+                *self._clean_up(),
+                *self._steps(operation, adopted),
                 *self._removals(),
             ),
             diff=({"prepared": _domain_xml.definition_diff(self.state.definition, after)},),
         )
+
+    def _steps(self, operation: Operation | None, adopted: t.Container[str]) -> tuple[Step, ...]:
+        if self.mode == "live":
+            work = _live.LiveWork(
+                hypervisor=self.hypervisor,
+                domain=self.domain,
+                qemu_img=self._holding(operation),
+                records=self._records(operation),
+                wish=self.wish,
+                progress=self.progress,
+                images=self.survey.images,
+                adopted=adopted,
+            )
+            return _live.steps(self.state, self.wish, self.conversions, work)
+        return _offline.steps(self.state, self.wish, self.conversions, self._work(operation))
+
+    def _clean_up(self) -> tuple[Step, ...]:
+        """The steps that end or finish what a dead run left of disks."""
+        pivoted = self.unfinished.pivoted
+        named = Step(
+            f"define {self.state.name} with {', '.join(disk.dest for disk in pivoted)}, on which it runs",
+            lambda: _live.name_pivoted(self.hypervisor, self.domain, pivoted),
+        )
+        ended = _unfinished.clean_up(self.unfinished, lambda disk: _live.end_copy(self.domain, disk))
+        return (*((named,) if pivoted else ()), *ended)
 
     def _settlement(self, operation: Operation | None, *, restart: bool) -> tuple[Step, ...]:
         """The steps that end what a dead run left, where there is nothing else to do."""
@@ -200,10 +199,10 @@ class ConvertTask:
         start = (Step(f"start {self.state.name}, which an interrupted run had shut down", work.start),) if owed else ()
         images = {disk.path for disk in self.state.disks if disk.path}
         return (
-            *_unfinished.clean_up(self.unfinished),
+            *self._clean_up(),
             *start,
             *self._removals(),
-            Step(f"forget the interrupted conversion of {self.state.name}", lambda: work.forget(images)),
+            Step(f"forget the interrupted conversion of {self.state.name}", lambda: work.records.forget(images)),
         )
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
@@ -220,30 +219,29 @@ class ConvertTask:
         """The removal of sources that an interrupted run owes, as far as it is still wanted and nobody uses them."""
         if self.wish.keep_source or not self.unfinished.sources:
             return ()
-        users = _usage.domain_users(self.hypervisor)
-        found = []
-        for source in self.unfinished.sources:
-            directories = _usage.directories_to_search([source], self.params["search_paths"], self.hypervisor)
-            if (
-                os.path.lexists(source)
-                and not _usage.users_of(source, users)
-                and not _usage.dependents(source, directories, users)
-            ):
-                found.append(Step(f"remove {source}", _remover(source)))
-        return tuple(found)
+        return tuple(
+            Step(f"remove {source}", _remover(source)) for source in self.survey.removable(self.unfinished.sources)
+        )
 
     def _work(self, operation: Operation | None) -> _offline.Work:
         self.work = _offline.Work(
             hypervisor=self.hypervisor,
             domain=self.domain,
-            qemu_img=self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img,
-            operation=operation or Operation("convert"),
+            qemu_img=self._holding(operation),
+            records=self._records(operation),
             wish=self.wish,
             runs=self.state.active or self.unfinished.owed,
-            require_space=lambda: self._require_space(share=False),
+            require_space=lambda: self.survey.require_space(self.conversions, share=False),
             progress=self.progress,
         )
         return self.work
+
+    def _records(self, operation: Operation | None) -> Records:
+        return Records(self.hypervisor, self.domain, operation or Operation("convert"), self.state.record)
+
+    def _holding(self, operation: Operation | None) -> QemuImg:
+        """qemu-img, which keeps the locks of the operation for as long as it works."""
+        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
 
     def _note_of(self, operation: Operation | None) -> t.Callable[[str], dict[str, t.Any] | None]:
         """What a record beside a path says: of those that we hold, what was in them before."""
@@ -252,9 +250,10 @@ class ConvertTask:
 
     def _facts(self, disk: DomainDisk, item: Conversion | None) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""
-        source = self._images[item.target] if item else None
+        source = self.survey.images[item.target] if item else None
         images = self._images_of(disk, item)
         top = images[0] if images else None
+        offline = self.mode == "offline"
         return {
             "domain": self.state.name,
             "target": disk.target,
@@ -266,15 +265,16 @@ class ConvertTask:
             "previous_path": item.source if item else None,
             "previous_format": item.source_format if item else None,
             "previous_actual_size": source.actual_size if source else None,
-            "mode": "offline" if item else None,
-            "verified": bool(item and self.wish.verify and not self.check_mode),
+            "mode": self.mode if item else None,
+            "verified": bool(item and offline and self.wish.verify and not self.check_mode),
             "downtime_seconds": self.work.downtime if item and self.work else None,
         }
 
     def _images_of(self, disk: DomainDisk, item: Conversion | None) -> tuple[_image.Image, ...]:
         """The images of a disk, top first; in check mode the new one that it would have."""
         if self.check_mode and item:
-            return (_convert.predicted(item, self._images[item.target], self.wish.layout.format),)
+            top = _convert.predicted(item, self.survey.images[item.target], self.wish.layout.format)
+            return (top, *_image.chain(self.qemu_img, self.survey.images[item.target])[1:]) if item.backing else (top,)
         if disk.path is None:
             return ()
         image = _image.inspect(self.qemu_img, disk.path, disk.format)

@@ -34,7 +34,8 @@ class DiskElement:
 
     *source* is the path of a file or block device, None for other source types and for an empty drive. *format* is
     the driver type; libvirt takes raw where the XML says nothing. *chain* is what the XML says of the backing files:
-    None where it says nothing, an empty tuple where it says that there is none.
+    None where it says nothing, an empty tuple where it says that there is none. *mirror* is the destination of a block
+    job, and *mirror_ready* is ``yes`` once it holds the same as the disk. *sliced*: the disk is a part of its source.
     """
 
     target: str
@@ -51,15 +52,21 @@ class DiskElement:
     encrypted: bool
     chain: tuple[ChainLink, ...] | None
     mirror: str | None
+    mirror_ready: str | None = None
+    sliced: bool = False
 
 
 @dataclass(frozen=True)
 class DiskChange:
-    """What a disk's definition is to become: the file at *path*, read as *format*."""
+    """What a disk's definition is to become: the file at *path*, read as *format*.
+
+    *keeps_chain*: the file has the backing files of the one before it.
+    """
 
     target: str
     path: str
     format: str
+    keeps_chain: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,10 @@ class RecordedDisk:
 
 @dataclass(frozen=True)
 class Record:
-    """An operation in flight, as it stands in the domain's metadata."""
+    """An operation in flight, as it stands in the domain's metadata. *mode*: offline or live."""
 
     verb: str
+    mode: str
     started: str
     was_running: bool
     remove_source: bool
@@ -102,7 +110,8 @@ def pool_path(xml: str) -> str | None:
 def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
     """The domain's XML with other sources and driver types for some disks, and nothing else changed.
 
-    A ``<backingStore>`` goes with the source that it described. Raises DiskError where a disk is not in the XML.
+    A ``<backingStore>`` goes with the source that it described, unless the new one has the same. Raises DiskError
+    where a disk is not in the XML.
     """
     domain = _parse(xml)
     for change in changes:
@@ -116,9 +125,19 @@ def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
         if source is None:
             raise DiskError(f"{change.target}: the disk has no source in the domain's XML")
         _point_to_file(element, source, change.path)
-        for stale in element.findall("backingStore"):
+        for stale in element.findall("backingStore") if not change.keeps_chain else ():
             _remove(stale)
     return _text(domain)
+
+
+def copy_destination(path: str, image_format: str, *, block: bool = False) -> str:
+    """The ``<disk>`` that a block copy is given: the file, or the block device, at *path*."""
+    require_lxml()
+    kind, attribute = ("block", "dev") if block else ("file", "file")
+    disk = etree.Element("disk", type=kind, device="disk")
+    etree.SubElement(disk, "driver", name="qemu", type=image_format)
+    etree.SubElement(disk, "source", {attribute: path})
+    return _text(disk)
 
 
 def without_empty_metadata(xml: str) -> str:
@@ -167,6 +186,7 @@ def record_to_xml(record: Record) -> str:
     root = etree.Element(
         "operation",
         verb=record.verb,
+        mode=record.mode,
         started=record.started,
         was_running="yes" if record.was_running else "no",
         remove_source="yes" if record.remove_source else "no",
@@ -182,6 +202,7 @@ def record_from_xml(xml: str) -> Record:
     try:
         return Record(
             verb=root.attrib["verb"],
+            mode=root.attrib["mode"],
             started=root.attrib["started"],
             was_running=root.attrib["was_running"] == "yes",
             remove_source=root.attrib["remove_source"] == "yes",
@@ -256,6 +277,8 @@ def _disk(element: t.Any) -> DiskElement:
         encrypted=element.find("encryption") is not None or element.find("source/encryption") is not None,
         chain=_chain(element),
         mirror=_path(mirror.find("source")) or mirror.get("file", "") if mirror is not None else None,
+        mirror_ready=mirror.get("ready") if mirror is not None else None,
+        sliced=element.find("source/slices") is not None,
     )
 
 

@@ -6,17 +6,20 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _leftovers, _lock, _usage
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils import _usage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, hypervisor_if_any
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+    absolute,
+    hypervisor_if_any,
+    require_directories,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import interrupted
 
 
 class InPlaceTask:
@@ -28,46 +31,13 @@ class InPlaceTask:
         self.qemu_img = QemuImg.find()
         self._hypervisor: t.Any = None
         self._asked_libvirt = False
-        for directory in module.params.get("search_paths", ()):
-            if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
-                raise InvalidRequest(f"search_paths: {directory} is not a directory: images in it cannot be looked for")
-
-    def left(self, image_format: str | None, operation: Operation | None) -> _leftovers.Leftovers:
-        """What a dead run left of the image; what a living one has there is its own business."""
-        record = operation.left_behind(self.path) if operation else _lock.look(self.path)
-        if record and record.get("alive"):
-            return _leftovers.Leftovers(self.path, image_format)
-        return _leftovers.look_for(self.path, image_format, record)
+        require_directories(module.params.get("search_paths", ()))
 
     def settling(
         self, image_format: str | None, operation: Operation | None, *, reverting: bool = False
     ) -> tuple[Step, ...]:
         """What is to be done first where a run died on the image."""
-        return settle(self.left(image_format, operation), self.door(operation), reverting=reverting)
-
-    def after(
-        self,
-        first: tuple[Step, ...],
-        plan: Plan,
-        operation: Operation | None,
-        *,
-        noted: bool = True,
-        facts: t.Callable[[], dict[str, t.Any]] = dict,
-    ) -> Plan:
-        """*plan* after the steps that settle what a dead run left, and with a note of what is in flight in between.
-
-        What is not *noted* is done or not, and has to work where the file system has no room for a note. *facts* are
-        further ones for the note.
-        """
-        if operation is None or not (first or plan):
-            return Plan(plan.before, plan.after, (*first, *plan.steps))
-
-        def note() -> None:
-            operation.settled(self.path)
-            if noted:
-                operation.note(self.path, before=plan.before, after=plan.after, **facts())
-
-        return Plan(plan.before, plan.after, (*first, Step("", note), *plan.steps))
+        return interrupted(self.path, image_format, operation, self.door(operation), reverting=reverting)
 
     def kept(self, operation: Operation | None, do: t.Callable[[], None]) -> t.Callable[[], None]:
         """*do*, after whose failure the record stays, so that the next run verifies what qemu-img left of the image."""

@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _qcow2, _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._lock import record_path
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation, look, record_path
 
 #: The verbs of the records of runs that write internal snapshots.
 CREATE, DELETE, REVERT = "snapshot-create", "snapshot-delete", "snapshot-revert"
@@ -53,6 +53,14 @@ def look_for(path: str, image_format: str | None, record: dict[str, t.Any] | Non
         if record.get("verb") == REVERT:
             half_reverted = _half_reverted(path, record)
     return Leftovers(path, image_format, record, _staging.left_over(path), half_reverted, external_data)
+
+
+def left_on(path: str, image_format: str | None, operation: Operation | None) -> Leftovers:
+    """What is left of *path* where its record says that a run died; one that lives still has its own business there."""
+    record = operation.left_behind(path) if operation else look(path)
+    if record and record.get("alive"):
+        return Leftovers(path, image_format)
+    return look_for(path, image_format, record)
 
 
 def active_layer(path: str) -> str:

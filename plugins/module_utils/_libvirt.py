@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 import typing as t
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed, MissingLibrary
@@ -21,7 +21,9 @@ libvirt: t.Any = None
 METADATA_URI = "urn:kvmops:disk:1"
 METADATA_PREFIX = "kvmops"
 
-_TICK_MILLISECONDS = 500
+_TICK_SECONDS = 0.5
+#: Bytes that a block copy has under way at once. QEMU's 16 MiB make the guest's own writes wait longer (tests/bench).
+_COPY_BUFFER = 1 << 20
 
 
 class Hypervisor:
@@ -160,6 +162,24 @@ class Domain:
         with _translated(f"{self.name}: cannot look for a block job on {target}"):
             return dict(self._domain.blockJobInfo(target, 0) or {})
 
+    def capacity(self, target: str) -> int:
+        """The bytes that the guest sees of a disk of the running domain, as its QEMU has them."""
+        with _translated(f"{self.name}: cannot read the size of {target}"):
+            return int(self._domain.blockInfo(target)[0])
+
+    def resize_disk(self, target: str, size: int) -> None:
+        """Gives a disk of the running domain *size* bytes, which its guest sees at once (HAZARDS G12).
+
+        libvirt makes it smaller as readily as larger, even empty (HAZARDS A5). Raises LibvirtFailed.
+        """
+        try:
+            self._domain.blockResize(target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        except libvirt.libvirtError as error:
+            went_off = error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID and not self._domain.isActive()
+            reason = "the domain went off meanwhile: nothing was changed: run again" if went_off else ""
+            what = f"{self.name}: cannot resize {target}" + (f": {reason}" if reason else "")
+            raise _failure(what, error) from error
+
     def has_domain_job(self) -> bool:
         """Whether the running domain is being migrated, saved, dumped or backed up."""
         try:
@@ -186,38 +206,79 @@ class Domain:
 
         shutdown() returns at once and a guest without ACPI never goes off (HAZARDS G15).
         """
-        with _translated(f"{self.name}: cannot ask the guest to shut down"), self._off_event() as off:
+        deadline = time.monotonic() + seconds
+        with self.watched() as wait, _translated(f"{self.name}: cannot ask the guest to shut down"):
             try:
                 self._domain.shutdown()
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or self._domain.isActive():
                     raise
-            deadline = time.monotonic() + seconds
             while self._domain.isActive():
-                if time.monotonic() >= deadline:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     return False
-                while not off and time.monotonic() < deadline:
-                    libvirt.virEventRunDefaultImpl()
-                off.clear()
+                wait(min(left, _TICK_SECONDS))
         return True
 
     @contextmanager
-    def _off_event(self) -> t.Iterator[list[bool]]:
-        """A list that fills when the domain's life changes, or a tick went by while nobody said anything.
+    def watched(self) -> t.Iterator[t.Callable[[float], None]]:
+        """A function that waits until the life of the domain or a block job of it changes, for so many seconds at most.
 
-        The tick bounds each run of the event loop, and covers an event that came before we listened.
+        The limit covers an event that came before anybody listened, and a libvirtd that has died.
         """
         seen: list[bool] = []
         connection = self._domain.connect()
-        callback = connection.domainEventRegisterAny(
-            self._domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_details: seen.append(True), None
-        )
-        tick = libvirt.virEventAddTimeout(_TICK_MILLISECONDS, lambda *_details: seen.append(True), None)
+        with _translated(f"{self.name}: cannot listen to the domain"):
+            callbacks = [
+                connection.domainEventRegisterAny(self._domain, event, lambda *_details: seen.append(True), None)
+                for event in (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2)
+            ]
+
+        def wait(seconds: float) -> None:
+            tick = libvirt.virEventAddTimeout(max(1, round(seconds * 1000)), lambda *_details: seen.append(True), None)
+            try:
+                while not seen:
+                    libvirt.virEventRunDefaultImpl()
+            finally:
+                libvirt.virEventRemoveTimeout(tick)
+                seen.clear()
+
         try:
-            yield seen
+            yield wait
         finally:
-            libvirt.virEventRemoveTimeout(tick)
-            connection.domainEventDeregisterAny(callback)
+            for callback in callbacks:
+                with suppress(libvirt.libvirtError):  # libvirtd has died
+                    connection.domainEventDeregisterAny(callback)
+
+    def block_copy(self, target: str, destination: str, *, shallow: bool = False, bandwidth: int | None = None) -> None:
+        """Begins to copy a disk of the running domain into an image that is there already (HAZARDS G4, G6).
+
+        *destination* is its ``<disk>``, *bandwidth* in bytes a second. Not for ever: a persistent domain only takes a
+        transient job.
+        """
+        flags = libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB | libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
+        flags |= libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW if shallow else 0
+        parameters = {libvirt.VIR_DOMAIN_BLOCK_COPY_BUF_SIZE: _COPY_BUFFER}
+        if bandwidth:
+            parameters[libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH] = bandwidth
+        with _translated(f"{self.name}: cannot copy {target} while the domain runs"):
+            self._domain.blockCopy(target, destination, parameters, flags)
+
+    def limit_block_job(self, target: str, bandwidth: int | None) -> None:
+        """Lets the block job on a disk go on with *bandwidth* bytes a second; None: as fast as it can."""
+        with _translated(f"{self.name}: cannot set the bandwidth of the block job on {target}"):
+            flags = libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
+            self._domain.blockJobSetSpeed(target, bandwidth or 0, flags)
+
+    def pivot(self, target: str) -> None:
+        """Lets the guest go on with the destination of the block copy."""
+        with _translated(f"{self.name}: cannot pivot {target} to its new image"):
+            self._domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+
+    def end_block_job(self, target: str) -> None:
+        """Ends the block job on a disk; the guest stays on the image that it has."""
+        with _translated(f"{self.name}: cannot end the block job on {target}"):
+            self._domain.blockJobAbort(target, 0)
 
     def record(self) -> str | None:
         """The element of ours in the metadata of the definition, as XML; None where there is none."""

@@ -33,12 +33,17 @@ from ansible_collections.kvmops.disk.plugins.module_utils._reconcile import (
     plan_reconcile,
     require_no_cut,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._remove import plan_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
 
 class ImageTask(InPlaceTask):
     """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        super().__init__(module)
+        _capacity.require_ratio(module.params["max_overcommit"])
 
     def wish(self) -> ImageWish:
         params = self.module.params
@@ -61,7 +66,7 @@ class ImageTask(InPlaceTask):
         plan = self._change(wish, image, operation) if image else self._creation(wish, operation)
         if image and (first or plan):
             require_no_cut(wish, image, _image.chain(self.qemu_img, image)[1:])
-        return self.after(first, plan, operation)
+        return recorded(first, plan, self.path, operation)
 
     def absent(self, operation: Operation | None) -> Plan:
         """The plan for an image that is not to be there."""
@@ -69,7 +74,7 @@ class ImageTask(InPlaceTask):
         plan = plan_remove(self.path)
         if plan:
             self._require_writable("remove it", running_only=self.module.params["force"])
-        return self.after(first, plan, operation, noted=False)
+        return recorded(first, plan, self.path, operation, noted=False)
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns; the file's attributes are the file modules' business, done here at the end."""
@@ -117,6 +122,7 @@ class ImageTask(InPlaceTask):
                     in_use_by=[],
                 )
         _capacity.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
+        self._require_promise(new_size(wish, base))
         return plan_create(wish, base, self.door(operation), _staging.NewFile(self.path), self.dress)
 
     def _change(self, wish: ImageWish, image: _image.Image, operation: Operation | None) -> Plan:
@@ -124,7 +130,19 @@ class ImageTask(InPlaceTask):
         if plan:
             self._require_writable("change it", running_only=True)
             _capacity.require_space([(self.path, growth_in_bytes(wish, image))])
+            if wish.size is not None and wish.size > image.virtual_size:
+                self._require_promise(max(wish.size, image.actual_size))
         return plan
+
+    def _require_promise(self, size: int) -> None:
+        """Raises NotEnoughSpace where *size* bytes for the image are more than its file system may promise."""
+        ratio = self.module.params["max_overcommit"]
+        if ratio is None:
+            return
+        search_paths = self.module.params["search_paths"]
+        directories = _usage.directories_to_search([self.path], search_paths, self.hypervisor())
+        system = _capacity.file_system(os.path.dirname(self.path), directories, self.users(), self.qemu_img)
+        system.require_room(self.path, size, ratio)
 
     def _bytes_needed(self, wish: ImageWish, size: int) -> int:
         measured = 0

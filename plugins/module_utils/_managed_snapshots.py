@@ -23,6 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._in_place import InPla
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshots import (
     Observed,
     SnapshotWish,
@@ -65,7 +66,7 @@ class SnapshotTask(InPlaceTask):
             plan = replace(plan, steps=(*self._watched(plan.steps, operation), Step("", lambda: self._verify(plan))))
         elif first:
             self._require_unused(self.users())
-        return self.after(first, plan, operation, facts=self._facts_of_revert if reverting else dict)
+        return recorded(first, plan, self.path, operation, facts=self._facts_of_revert if reverting else dict)
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns; in check mode what it would."""

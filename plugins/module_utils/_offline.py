@@ -10,19 +10,18 @@ import time
 import typing as t
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _domain_xml, _image, _staging, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, Records
 
 
 @dataclass
@@ -36,7 +35,7 @@ class Work:
     hypervisor: Hypervisor
     domain: Domain
     qemu_img: QemuImg
-    operation: Operation
+    records: Records
     wish: ConvertWish
     runs: bool
     require_space: t.Callable[[], None]
@@ -47,31 +46,12 @@ class Work:
     _off_since: float | None = field(default=None, init=False)
     downtime: float | None = field(default=None, init=False)
 
-    def record(self, conversions: t.Sequence[Conversion]) -> None:
-        """Writes down what is in flight: beside the images, and in the domain's own metadata."""
-        for item in conversions:
-            for path in (item.source, item.dest):
-                self.operation.note(path, domain=self.domain.uuid, source=item.source, dest=item.dest)
-        self.domain.set_record(
-            _domain_xml.record_to_xml(
-                _domain_xml.Record(
-                    verb="convert",
-                    started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                    was_running=self.runs,
-                    remove_source=not self.wish.keep_source,
-                    disks=_convert.recorded(conversions, self.wish.layout.format),
-                )
-            )
-        )
-
     def restore(self) -> None:
         """The domain as it was before: running if it ran. Where that fails, the records stay for the next run."""
-        for path in self.operation.paths:
-            self.operation.keep(path)
+        self.records.keep()
         if self.runs and not self.domain.is_active():
             self.domain.start()
-        self._remove_record()
-        self._settle()
+        self.records.remove()
 
     def power_off(self) -> None:
         """Raises LibvirtFailed where the guest does not go off in time and must not be forced."""
@@ -100,7 +80,7 @@ class Work:
                 item.source_format,
                 new_file.name,
                 layout.format,
-                creation_options(layout),
+                _options(layout, item),
                 compress=self.wish.compress,
                 out_of_order=layout.format == "raw",
                 report=phase.percent,
@@ -111,9 +91,7 @@ class Work:
             with self._phase(item, "compare", before.virtual_size) as phase:
                 self._verify(item, new_file.name, phase)
         _staging.resemble(new_file.name, item.source)
-        self.operation.note(
-            item.dest, domain=self.domain.uuid, source=item.source, dest=item.dest, **{NEW_FILE: new_file.identity()}
-        )
+        self.records.note(_convert.recorded(item, layout.format), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
 
     def _phase(self, item: Conversion, verb: str, total: int) -> AbstractContextManager[Phase]:
@@ -176,29 +154,6 @@ class Work:
         if self._off_since is not None:
             self.downtime = time.monotonic() - self._off_since
 
-    def forget(self, images: t.Container[str]) -> None:
-        """Removes the records; those beside the *images* that the domain has now come last.
-
-        So a run that dies in between is found: by the domain's metadata, or beside its images.
-        """
-        self._settle()
-        for path in self.operation.paths:
-            if path not in images:
-                self.operation.release(path)
-        self._remove_record()
-
-    def _remove_record(self) -> None:
-        """Removes the record from the metadata, and the metadata where libvirt leaves an empty element of it."""
-        self.domain.remove_record()
-        emptied = self.domain.xml(inactive=True)
-        without = _domain_xml.without_empty_metadata(emptied)
-        if without != emptied:
-            self.hypervisor.define(without)
-
-    def _settle(self) -> None:
-        for path in self.operation.paths:
-            self.operation.settled(path)
-
     def _require_off(self) -> None:
         if self.domain.is_active():
             raise DiskError(
@@ -224,7 +179,8 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
     """
     restart = work.runs and wish.restart
     name = state.name
-    found = [Step("", lambda: work.record(conversions), work.restore)]
+    record = _convert.record("offline", work.runs, wish, conversions)
+    found = [Step("", lambda: work.records.write(record), work.restore)]
     if state.active:
         how = "destroy" if wish.shutdown == "force" else "shut down"
         found += [Step(f"{how} {name}", work.power_off), Step("", work.require_space)]
@@ -238,7 +194,7 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
                 _withdraw(work, new_file),
             )
         )
-    named = [changed(item, wish) for item in conversions]
+    named = [_convert.change(item, wish) for item in conversions]
     found.append(
         Step(
             f"define {name} with {', '.join(item.path for item in named)}",
@@ -251,13 +207,16 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
         found.append(Step(f"start {name}", work.start, commits=True))
     if not wish.keep_source:
         found += [Step(f"remove {item.source}", _remove(item.source)) for item in conversions]
-    found.append(Step("", lambda: work.forget({item.dest for item in conversions})))
+    found.append(Step("", lambda: work.records.forget({item.dest for item in conversions})))
     return tuple(found)
 
 
-def changed(item: Conversion, wish: ConvertWish) -> _domain_xml.DiskChange:
-    """What the definition is to say of a converted disk."""
-    return _domain_xml.DiskChange(item.target, item.dest, wish.layout.format)
+def _options(layout: Layout, item: Conversion) -> dict[str, str]:
+    """The options of the new image, the backing file that it is to have among them."""
+    if item.backing is None:
+        return creation_options(layout)
+    backing = {"backing_file": item.backing.path or "", "backing_fmt": item.backing.format or ""}
+    return {**creation_options(layout), **backing}
 
 
 def _convert_one(work: Work, item: Conversion, new_file: _staging.NewFile) -> t.Callable[[], None]:

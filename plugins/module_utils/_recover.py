@@ -11,16 +11,49 @@ from dataclasses import asdict
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import CREATE, DELETE, REVERT, Leftovers
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import CREATE, DELETE, REVERT, Leftovers, left_on
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import CheckResult, QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._repair import REPAIR, repair_counts
 
 #: The verbs that harm nothing but reference counts when they are cut short (HAZARDS D).
 _OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
 #: The verbs that change an image in place, and the one of a record that was cut off. The others make new files, of
 #: which only staging directories can be left.
-IN_PLACE = frozenset(["reconcile", REPAIR, "unknown", *_OF_SNAPSHOTS])
+IN_PLACE = frozenset(["reconcile", "resize", REPAIR, "unknown", *_OF_SNAPSHOTS])
+
+
+def interrupted(
+    path: str, image_format: str | None, operation: Operation | None, qemu_img: QemuImg, *, reverting: bool = False
+) -> tuple[Step, ...]:
+    """What is to be done first where a run died on the image; what a living one has there is its own business."""
+    return settle(left_on(path, image_format, operation), qemu_img, reverting=reverting)
+
+
+def recorded(
+    first: tuple[Step, ...],
+    plan: Plan,
+    path: str,
+    operation: Operation | None,
+    *,
+    noted: bool = True,
+    facts: t.Callable[[], dict[str, t.Any]] = dict,
+) -> Plan:
+    """*plan* after the steps that settle what a dead run left, and with a note of what is in flight in between.
+
+    Without *noted* there is none: for what is done or not, and has to work where there is no room for a note. *facts*
+    are further ones for the note.
+    """
+    if operation is None or not (first or plan):
+        return Plan(plan.before, plan.after, (*first, *plan.steps))
+
+    def note() -> None:
+        operation.settled(path)
+        if noted:
+            operation.note(path, before=plan.before, after=plan.after, **facts())
+
+    return Plan(plan.before, plan.after, (*first, Step("", note), *plan.steps))
 
 
 def settle(left: Leftovers, qemu_img: QemuImg, *, reverting: bool = False) -> tuple[Step, ...]:
@@ -55,20 +88,31 @@ def settle(left: Leftovers, qemu_img: QemuImg, *, reverting: bool = False) -> tu
     return tuple(steps)
 
 
+def check(path: str, image_format: str, qemu_img: QemuImg) -> None:
+    """Makes sure that the metadata of an image is in order, leaks repaired. Raises UnsafeImage where it is corrupt."""
+    _checker(Leftovers(path, image_format), qemu_img)()
+
+
 def _checker(left: Leftovers, qemu_img: QemuImg) -> t.Callable[[], None]:
-    def check() -> None:
-        path, image_format = left.path, str(left.format)
-        found = qemu_img.check(path, image_format, external_data=left.external_data)
-        if found.result == "leaks":
-            found = qemu_img.check(path, image_format, repair="leaks", external_data=left.external_data)
-        elif found.result == "corrupt" and left.verb in _OF_SNAPSHOTS:
-            found = repair_counts(path, qemu_img)
+    def check_it() -> None:
+        found = _checked(left, qemu_img)
         if found.result == "corrupt" or found.check_errors:
             raise UnsafeImage(
-                f"{path}: an interrupted run left {found.corruptions} corruption(s) in the metadata: copy the image, "
-                "then repair it with kvmops.disk.qcow2_check (repair=all)",
-                path=path,
+                f"{left.path}: an interrupted run left {found.corruptions} corruption(s) in the metadata: copy the "
+                "image, then repair it with kvmops.disk.qcow2_check (repair=all)",
+                path=left.path,
                 check=asdict(found),
             )
 
-    return check
+    return check_it
+
+
+def _checked(left: Leftovers, qemu_img: QemuImg) -> CheckResult:
+    """What a check finds, after the repair of what cannot cost any content."""
+    path, image_format, external = left.path, str(left.format), left.external_data
+    found = qemu_img.check(path, image_format, external_data=external)
+    if found.result == "leaks":
+        return qemu_img.check(path, image_format, repair="leaks", external_data=external)
+    if found.result == "corrupt" and left.verb in _OF_SNAPSHOTS:
+        return repair_counts(path, qemu_img)
+    return found

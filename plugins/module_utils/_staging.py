@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import typing as t
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX, sibling_name
@@ -25,6 +26,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX, s
 _DIRECTORY_SUFFIX = f"{SUFFIX}.d"
 #: libvirt's own bookkeeping of owners and labels (HAZARDS G16): true of the old file only.
 _NOT_OURS = ("trusted.libvirt.",)
+_OWNER = "trusted.libvirt.security.dac"
+_SYNC_EVERY = 0.25
+_OWNER_SHAPE = re.compile(rb"\+(\d+):\+(\d+)\0?")
 
 
 def staging_directory(path: str) -> str:
@@ -126,6 +130,27 @@ def syncing(path: str) -> t.Iterator[None]:
         written.result()
 
 
+@contextmanager
+def syncing_steadily(path: str) -> t.Iterator[None]:
+    """Brings to stable storage what somebody else writes to *path* while the block runs, again and again."""
+    import threading  # loaded where there is work, not for a run without a change
+
+    done = threading.Event()
+
+    def write() -> None:
+        with suppress(DiskError, OSError):  # whoever relies on it calls sync() afterwards
+            while not done.wait(_SYNC_EVERY):
+                sync(path)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        writer.join()
+
+
 def sync(path: str) -> None:
     """Brings a file or a directory to stable storage."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -140,13 +165,15 @@ def sync(path: str) -> None:
 def resemble(path: str, model: str) -> None:
     """Gives *path* the owner, group, mode and extended attributes (SELinux context and ACLs among them) of *model*.
 
-    What an unprivileged user may not give is left: the file then is that user's own.
+    Where a guest runs on *model*, libvirt has lent it to QEMU's user; its owner is the one that it gets back then. What
+    an unprivileged user may not give is left: the file then is that user's own.
     """
     wanted = os.stat(model)
     found = os.stat(path)
-    if (found.st_uid, found.st_gid) != (wanted.st_uid, wanted.st_gid):
+    owner = _remembered_owner(model) or (wanted.st_uid, wanted.st_gid)
+    if (found.st_uid, found.st_gid) != owner:
         try:
-            os.chown(path, wanted.st_uid, wanted.st_gid)
+            os.chown(path, *owner)
         except PermissionError:
             if os.geteuid() == 0:
                 raise
@@ -154,6 +181,50 @@ def resemble(path: str, model: str) -> None:
     for name in os.listxattr(model):
         if not name.startswith(_NOT_OURS):
             _copy_attribute(name, model, path)
+
+
+def owners(paths: t.Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Owner and group of each of the files at *paths*."""
+    return {path: (status.st_uid, status.st_gid) for path in paths for status in [os.stat(path)]}
+
+
+def give_back(wanted: t.Mapping[str, tuple[int, int]]) -> None:
+    """Gives files the owners that owners() found, where libvirt gave them others.
+
+    It remembers the owner of a disk's own image, but not those of the files below it (HAZARDS G16).
+    """
+    for path, owner in owners(path for path in wanted if os.path.exists(path)).items():
+        if owner != wanted[path] and os.geteuid() == 0:
+            os.chown(path, *wanted[path])
+
+
+def reserve(path: str) -> None:
+    """Reserves the blocks of all holes in *path*; what anybody reads there, or writes meanwhile, stays.
+
+    Not by posix_fallocate, which writes where a file system cannot reserve: that would cross a guest's own writes.
+    """
+    import ctypes
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        length = os.fstat(descriptor).st_size
+        if libc.fallocate64(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(length)):
+            code = ctypes.get_errno()
+            raise DiskError(f"{path}: its space cannot be reserved: {os.strerror(code)}", path=path)
+    finally:
+        os.close(descriptor)
+
+
+def _remembered_owner(path: str) -> tuple[int, int] | None:
+    """The owner that libvirt will give back to an image which it has lent to QEMU; None where it has not, or for others
+    than root."""
+    try:
+        remembered = os.getxattr(path, _OWNER)
+    except OSError:
+        return None
+    found = _OWNER_SHAPE.fullmatch(remembered)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _copy_attribute(name: str, model: str, path: str) -> None:

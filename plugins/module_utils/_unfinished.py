@@ -8,31 +8,38 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._convert import is_defined
+from ansible_collections.kvmops.disk.plugins.module_utils._convert import (
+    Conversion,
+    ConvertWish,
+    is_copied,
+    is_defined,
+    is_live,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-
-#: The key of a record under which the identity of a new image stands.
-NEW_FILE = "new_file"
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 
 
 @dataclass(frozen=True)
 class Unfinished:
     """What a dead run left of a domain's conversion.
 
-    *owed*: it had shut the domain down and not started it again. *stale*: new images that the definition does not
-    name; the guest may have written to the old ones since, so they are worth nothing. *staging*: destinations with
-    half-made files. *sources*: old images that were to go once the domain had the new ones, which it has. *noted*:
-    images beside which its record stands still, or again.
+    *owed*: it had shut the domain down and not started it again. *copied*: disks whose block job goes on without it.
+    *pivoted*: disks that the guest uses already, while the definition names the old ones. *stale*: new images that
+    neither the definition names nor the guest uses; the guest may have written to the old ones since, so they are
+    worth nothing. *staging*: destinations with half-made files. *sources*: old images that were to go once the domain
+    had the new ones, which it has. *noted*: images beside which its record stands still, or again.
     """
 
     record: Record | None = None
     owed: bool = False
+    copied: tuple[RecordedDisk, ...] = ()
+    pivoted: tuple[RecordedDisk, ...] = ()
     stale: tuple[str, ...] = ()
     staging: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
@@ -64,16 +71,39 @@ def find(
     unnamed = [disk for disk in disks if not is_defined(state, disk)]
     return Unfinished(
         record=record,
-        owed=record is not None and record.was_running and not state.active,
-        stale=tuple(disk.dest for disk in unnamed if _is_ours(disk.dest, note_of)),
+        owed=record is not None and record.mode == "offline" and record.was_running and not state.active,
+        copied=tuple(disk for disk in disks if is_copied(state, disk)),
+        pivoted=tuple(disk for disk in unnamed if is_live(state, disk)),
+        stale=tuple(disk.dest for disk in unnamed if not is_live(state, disk) and _is_ours(disk.dest, note_of)),
         staging=tuple(path for path in dead if _staging.left_over(path)),
         sources=tuple(disk.source for disk in disks if record and record.remove_source and is_defined(state, disk)),
         noted=tuple(path for path in dead if notes.get(path, {}).get("verb") == "convert"),
     )
 
 
-def clean_up(unfinished: Unfinished) -> tuple[Step, ...]:
-    """The steps that remove what nobody can use any more."""
+def adoptable(unfinished: Unfinished, conversions: t.Iterable[Conversion], wish: ConvertWish) -> frozenset[str]:
+    """The targets whose copy a dead run began just as it is wanted now: it is gone on with."""
+    known = {(disk.target, disk.source, disk.dest, disk.format) for disk in unfinished.copied}
+    return frozenset(
+        item.target for item in conversions if (item.target, item.source, item.dest, wish.layout.format) in known
+    )
+
+
+def without(unfinished: Unfinished, kept: t.Container[str]) -> Unfinished:
+    """What is left to clean up where the copies to *kept* go on."""
+    return replace(
+        unfinished,
+        copied=tuple(disk for disk in unfinished.copied if disk.dest not in kept),
+        stale=tuple(path for path in unfinished.stale if path not in kept),
+    )
+
+
+def clean_up(unfinished: Unfinished, end_copy: t.Callable[[RecordedDisk], None]) -> tuple[Step, ...]:
+    """The steps that end what goes on for nobody, and remove what nobody can use any more."""
+    copies = [
+        Step(f"end the copy of {disk.target} to {disk.dest}, which an interrupted run began", _ended(end_copy, disk))
+        for disk in unfinished.copied
+    ]
     half_made = [
         Step(f"remove the unfinished image that an interrupted run left for {path}", _discard(path))
         for path in unfinished.staging
@@ -82,7 +112,7 @@ def clean_up(unfinished: Unfinished) -> tuple[Step, ...]:
         Step(f"remove {path}, which an interrupted run made and the domain does not use", _remove(path))
         for path in unfinished.stale
     ]
-    return (*half_made, *unused)
+    return (*copies, *half_made, *unused)
 
 
 def existing(path: str, unfinished: Unfinished) -> bool:
@@ -104,6 +134,10 @@ def _require_dead(state: DomainState, disk: RecordedDisk, note_of: t.Callable[[s
 def _is_ours(path: str, note_of: t.Callable[[str], dict[str, t.Any] | None]) -> bool:
     note = note_of(path)
     return note is not None and _staging.is_file(path, note.get(NEW_FILE))
+
+
+def _ended(end_copy: t.Callable[[RecordedDisk], None], disk: RecordedDisk) -> t.Callable[[], None]:
+    return lambda: end_copy(disk)
 
 
 def _discard(path: str) -> t.Callable[[], None]:

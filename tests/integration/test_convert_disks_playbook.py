@@ -136,7 +136,7 @@ def test_a_domain_that_a_killed_run_left_off_is_started(
     with contextlib.closing(hv.connect()) as connection:
         connection.lookupByName(name).setMetadata(
             libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-            record_to_xml(Record("convert", "2026-01-01T00:00:00+00:00", True, False, (recorded,))),
+            record_to_xml(Record("convert", "offline", "2026-01-01T00:00:00+00:00", True, False, (recorded,))),
             "kvmops",
             RECORD,
             libvirt.VIR_DOMAIN_AFFECT_CONFIG,

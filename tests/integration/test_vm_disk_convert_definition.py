@@ -101,7 +101,7 @@ def test_the_definition_of_a_running_domain_changes_as_little(
     name = make_domain([Disk(source)], kernel=False, vnc_password="sesame", metadata=METADATA).name
     hv.start(name)
     before = definition(hv, name)
-    done = module(MODULE, {"name": name, "disk": "vda", "shutdown": "force"})
+    done = module(MODULE, {"name": name, "disk": "vda", "mode": "offline", "shutdown": "force"})
     assert done.get("changed"), done
     dest = str(images / "vm.qcow2")
     assert definition(hv, name) == before.replace("type='raw'", "type='qcow2'").replace(str(source), dest)

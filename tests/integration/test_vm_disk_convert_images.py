@@ -59,7 +59,7 @@ def test_owner_mode_acl_and_attributes_follow_the_source(
     if running:
         hv.start(name)
         assert os.stat(source).st_uid != 1234, "a hypervisor with dynamic ownership takes the image over"
-    done = module(MODULE, {"name": name, "disk": "vda", "shutdown": "force", "restart": False})
+    done = module(MODULE, {"name": name, "disk": "vda", "mode": "offline", "shutdown": "force", "restart": False})
     assert done.get("changed"), done
     assert dress_of(images / "vm.qcow2") == worn
     assert dress_of(source) == worn
@@ -78,7 +78,9 @@ def test_a_hypervisor_that_does_not_change_owners_can_start_the_new_image(static
     os.chmod(source, 0o600)
     static_hv.define(static_hv.domain_xml("vm", [Disk(source)], kernel=False))
     static_hv.start("vm")
-    done = run_module(MODULE, {"name": "vm", "disk": "vda", "shutdown": "force", "uri": static_hv.uri})
+    done = run_module(
+        MODULE, {"name": "vm", "disk": "vda", "mode": "offline", "shutdown": "force", "uri": static_hv.uri}
+    )
     assert done.get("changed"), done
     assert is_running(static_hv, "vm")
     status = os.stat(static_hv.images / "vm.qcow2")
@@ -92,7 +94,7 @@ def test_the_source_goes_only_when_asked_and_the_domain_runs_without_it(
     source = make_image(images / "vm.raw")
     name = make_domain([Disk(source)], kernel=False).name
     hv.start(name)
-    params = {"name": name, "disk": "vda", "shutdown": "force", "keep_source": False}
+    params = {"name": name, "disk": "vda", "mode": "offline", "shutdown": "force", "keep_source": False}
     predicted = module(MODULE, params, check=True)
     done = module(MODULE, params)
     assert predicted["actions"] == done["actions"]
@@ -111,7 +113,14 @@ def test_the_source_stays_when_the_domain_does_not_start_from_the_new_image(
     name = make_domain([Disk(source)], kernel=False).name
     hv.start(name)
     before, digest = definition(hv, name), file_sha256(source)
-    params = {"name": name, "disk": "vda", "shutdown": "force", "keep_source": False, "dest_dir": str(private)}
+    params = {
+        "name": name,
+        "disk": "vda",
+        "mode": "offline",
+        "shutdown": "force",
+        "keep_source": False,
+        "dest_dir": str(private),
+    }
     failed = module(MODULE, params)
     assert failed["failed"]
     assert f"{name}: cannot start the domain" in failed["msg"]
@@ -207,7 +216,7 @@ def test_an_overlay_of_a_running_domain_becomes_independent(
     name = make_domain([Disk(top, "qcow2")], kernel=False).name
     hv.start(name)
     status = os.stat(base)
-    done = module(MODULE, {"name": name, "disk": "vda", "format": "raw", "shutdown": "force"})
+    done = module(MODULE, {"name": name, "disk": "vda", "format": "raw", "mode": "offline", "shutdown": "force"})
     assert done.get("changed"), done
     assert is_running(hv, name)
     assert content(images / "vm.raw", "raw") == digest
@@ -244,7 +253,14 @@ def test_two_disks_fit_where_both_together_fit(
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m,mode=0711", "tmpfs", small], check=True)
     try:
-        params = {"name": name, "disks": ["vda", "vdb"], "dest_dir": str(small), "shutdown": "force", "restart": False}
+        params = {
+            "name": name,
+            "disks": ["vda", "vdb"],
+            "dest_dir": str(small),
+            "mode": "offline",
+            "shutdown": "force",
+            "restart": False,
+        }
         done = module(MODULE, params)
         assert done.get("changed"), done
         for source in sources:

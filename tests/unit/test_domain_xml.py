@@ -203,6 +203,7 @@ def test_a_diff_shows_only_what_changed() -> None:
 
 RECORD = Record(
     verb="convert",
+    mode="live",
     started="2026-01-02T03:04:05+00:00",
     was_running=True,
     remove_source=False,

@@ -14,8 +14,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _staging, _unfi
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement, Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 
 Note = dict[str, Any]
+
+
+def nothing_to_end(disk: RecordedDisk) -> None:
+    raise AssertionError(f"no copy of {disk.target} was going on")
 
 
 class World:
@@ -32,7 +37,7 @@ class World:
         )
         disk = DomainDisk("vda", source, element, element if active else None)
         recorded = RecordedDisk("vda", self.source, "raw", self.dest, "qcow2")
-        found = Record("convert", "yesterday", True, True, (recorded,))
+        found = Record("convert", "offline", "yesterday", True, True, (recorded,))
         found = replace(found, **fields)
         state = "running" if active else "shut off"
         return DomainState(
@@ -52,7 +57,7 @@ def test_without_a_record_nothing_is_unfinished(world: World) -> None:
     found = world.find(world.state(record=False), world.source, world.dest)
     assert not found
     assert found.paths == set()
-    assert _unfinished.clean_up(found) == ()
+    assert _unfinished.clean_up(found, nothing_to_end) == ()
 
 
 def test_a_domain_that_ran_and_is_off_is_owed_its_start(world: World) -> None:
@@ -73,18 +78,18 @@ def test_a_run_that_lives_is_not_touched(world: World) -> None:
 
 def test_a_new_image_that_the_definition_does_not_name_is_removed(world: World) -> None:
     Path(world.dest).touch()
-    world.notes[world.dest] = {"verb": "convert", _unfinished.NEW_FILE: _staging.file_identity(world.dest)}
+    world.notes[world.dest] = {"verb": "convert", NEW_FILE: _staging.file_identity(world.dest)}
     found = world.find(world.state())
     assert found.stale == (world.dest,)
     assert not _unfinished.existing(world.dest, found)
-    (step,) = _unfinished.clean_up(found)
+    (step,) = _unfinished.clean_up(found, nothing_to_end)
     step.do()
     assert not Path(world.dest).exists()
 
 
 def test_a_new_image_that_the_definition_names_stays(world: World) -> None:
     Path(world.dest).touch()
-    world.notes[world.dest] = {"verb": "convert", _unfinished.NEW_FILE: _staging.file_identity(world.dest)}
+    world.notes[world.dest] = {"verb": "convert", NEW_FILE: _staging.file_identity(world.dest)}
     assert world.find(world.state(defined=True)).stale == ()
 
 
@@ -105,7 +110,7 @@ def test_half_made_files_are_discarded(world: World) -> None:
     found = world.find(world.state(record=False), world.dest)
     assert found
     assert found.staging == (world.dest,)
-    (step,) = _unfinished.clean_up(found)
+    (step,) = _unfinished.clean_up(found, nothing_to_end)
     step.do()
     assert list(Path(world.dest).parent.iterdir()) == []
 

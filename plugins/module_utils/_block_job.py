@@ -1,0 +1,173 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Block jobs of a running domain: waiting for them, pivoting, ending them. Each wait ends, and says what it was for.
+
+What counts is what libvirt's XML says of the disk: the figures of a job may say that it is through when it is not, and
+events come or do not (HAZARDS G4, G7).
+"""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _domain_xml
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain
+
+#: Told how far a job is: bytes done, bytes in all. Both can grow.
+Report = t.Callable[[int, int], None]
+#: Waits until something happens to the domain, for so many seconds at most.
+Wait = t.Callable[[float], None]
+
+#: Seconds without any sign of life from a job: its storage hangs then.
+STALLED = 300.0
+#: Seconds that libvirt gets to do what takes it a fraction of one.
+PROMPT = 60.0
+_LOOK_EVERY = 0.25
+#: With less than this left on a file system, a job that failed has most likely filled it.
+_FULL = 1 << 20
+
+
+def live_disk(domain: Domain, target: str) -> DiskElement | None:
+    """What the running guest has as *target* now; None where the domain is off."""
+    if not domain.is_active():
+        return None
+    found = (disk for disk in _domain_xml.disks(domain.xml(inactive=False)) if disk.target == target)
+    return next(found, None)
+
+
+def await_copy(domain: Domain, target: str, dest: str, seconds: float, report: Report) -> None:
+    """Waits until the copy of a disk to *dest* holds what the disk does, and is kept so.
+
+    Raises DiskError where the copy fails, the domain goes off, nothing moves, or *seconds* are over. The copy then goes
+    on where it can: to be ended by whoever began it.
+    """
+
+    what = f"for the copy of {target} to {dest} to be complete"
+
+    def is_ready(disk: DiskElement, wait: Wait) -> bool:
+        if disk.mirror != dest:
+            raise _gone(domain, target, what) if _goes_off(domain, wait) else _failed(domain, target, dest)
+        return disk.mirror_ready == "yes"
+
+    _await(domain, target, is_ready, seconds, report, what)
+
+
+def pivot(domain: Domain, target: str, dest: str) -> None:
+    """Lets the guest go on with *dest*. Raises DiskError where it does not; what libvirt says is not believed (G9)."""
+    refusal: LibvirtFailed | None = None
+    try:
+        domain.pivot(target)
+    except LibvirtFailed as error:
+        refusal = error
+
+    def is_there(disk: DiskElement, _wait: Wait) -> bool:
+        if refusal is not None and disk.source != dest:
+            raise refusal
+        return disk.source == dest and disk.mirror is None
+
+    _await(domain, target, is_there, PROMPT, _nobody, f"for {target} to be on {dest} after the pivot")
+
+
+def end(domain: Domain, target: str) -> None:
+    """Ends the block job on a disk of the domain, if there is one, and waits until it is gone."""
+    disk = live_disk(domain, target)
+    if disk is None or (disk.mirror is None and not domain.block_job(target)):
+        return
+    try:
+        domain.end_block_job(target)
+    except LibvirtFailed:
+        if domain.is_active() and domain.block_job(target):
+            raise
+    deadline = time.monotonic() + PROMPT
+    with domain.watched() as wait:
+        while (found := live_disk(domain, target)) is not None and (found.mirror or domain.block_job(target)):
+            if time.monotonic() > deadline:
+                raise _too_late(domain, PROMPT, f"for the block job on {target} to end")
+            wait(_LOOK_EVERY)
+
+
+def _await(
+    domain: Domain,
+    target: str,
+    is_done: t.Callable[[DiskElement, Wait], bool],
+    seconds: float,
+    report: Report,
+    what: str,
+) -> None:
+    """Waits until *is_done* says so of the disk; it may wait a little itself, and raise."""
+    began = moved = time.monotonic()
+    so_far: tuple[int, int] | None = None
+    with domain.watched() as wait:
+        while True:
+            disk = live_disk(domain, target)
+            if disk is None:
+                raise _gone(domain, target, what)
+            if is_done(disk, wait):
+                return
+            figures = _figures(domain, target)
+            if figures is None and _goes_off(domain, wait):
+                raise _gone(domain, target, what)
+            now = time.monotonic()
+            if figures is not None and figures != so_far:
+                so_far, moved = figures, now
+                report(*figures)
+            if now - began > seconds:
+                raise _too_late(domain, seconds, what)
+            if now - moved > STALLED:
+                raise _too_late(domain, STALLED, f"without any progress {what}")
+            wait(_LOOK_EVERY)
+
+
+def _figures(domain: Domain, target: str) -> tuple[int, int] | None:
+    """How far the job is; None where the domain cannot be asked, as when its QEMU is going away."""
+    try:
+        job = domain.block_job(target)
+    except LibvirtFailed:
+        return None
+    return job.get("cur", 0), job.get("end", 0)
+
+
+def _goes_off(domain: Domain, wait: Wait) -> bool:
+    """Whether the domain is off, or will be in a moment: its jobs end before it does (HAZARDS G7)."""
+    for _attempt in range(4):
+        if not domain.is_active():
+            return True
+        wait(_LOOK_EVERY)
+    return not domain.is_active()
+
+
+def _gone(domain: Domain, target: str, what: str) -> DiskError:
+    return DiskError(
+        f"{domain.name}: went off, or lost {target}, while this task waited {what}: nothing was changed: run again",
+        state=domain.state(),
+    )
+
+
+def _too_late(domain: Domain, seconds: float, what: str) -> DiskError:
+    return DiskError(f"{domain.name}: waited {seconds:g} s {what}: given up", state=domain.state())
+
+
+def _failed(domain: Domain, target: str, dest: str) -> DiskError:
+    """A copy that is not there any more: QEMU gave up, and does not say why."""
+    try:
+        left = _capacity.available_bytes(dest.rpartition("/")[0] or "/")
+    except OSError:
+        left = None
+    why = (
+        "its file system is full: free some space, or choose another place"
+        if left is not None and left < _FULL
+        else "see QEMU's log of the domain for the reason"
+    )
+    return DiskError(
+        f"{domain.name}: the copy of {target} to {dest} failed: {why}: the guest runs on its old image",
+        available_bytes=left,
+    )
+
+
+def _nobody(_done: int, _total: int) -> None:
+    """Nobody asked how far it is."""

@@ -1,0 +1,239 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The conversion of a domain's disks while its guest runs: the order of the steps, and what each of them does."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _block_job, _convert, _domain_xml, _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, Records
+
+
+@dataclass
+class LiveWork:
+    """The hands of a live conversion: one method for each step, no decisions between them.
+
+    *images*: the source of each target, as it was found. *adopted*: the targets whose copy a dead run began.
+    """
+
+    hypervisor: Hypervisor
+    domain: Domain
+    qemu_img: QemuImg
+    records: Records
+    wish: ConvertWish
+    progress: Progress
+    images: t.Mapping[str, Image]
+    adopted: t.Container[str] = ()
+    _made: dict[str, list[int]] = field(default_factory=dict, init=False)
+    _owners: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
+
+    def begin(self, record: _domain_xml.Record, conversions: t.Sequence[Conversion]) -> None:
+        """Writes down what is in flight, and that the images which were made for it are ours."""
+        ours = {item.dest: _staging.file_identity(item.dest) for item in conversions if item.target in self.adopted}
+        self.records.write(record)
+        for disk in record.disks:
+            if disk.dest in ours:
+                self._ours(disk, ours[disk.dest])
+        for item in conversions:
+            self._owners.update(_staging.owners(link.path for link in item.disk.chain or () if link.path))
+
+    def stage(self, item: Conversion) -> None:
+        """Puts an image of the right size in place, empty, with the owner that the source has while nobody runs it.
+
+        libvirt would make one that nobody else can read, and overwrite an empty file that stands there (HAZARDS G6).
+        """
+        new_file = _staging.NewFile(item.dest)
+        layout = self.wish.layout
+        backing = (item.backing.path, item.backing.format) if item.backing else None
+        new_file.begin()
+        self.qemu_img.create(
+            new_file.name,
+            layout.format,
+            self.images[item.target].virtual_size,
+            creation_options(layout),
+            t.cast("tuple[str, str] | None", backing),
+        )
+        _staging.resemble(new_file.name, item.source)
+        self._ours(_convert.recorded(item, layout.format), new_file.identity())
+        new_file.publish()
+
+    def copy(self, item: Conversion) -> None:
+        """Copies the disk, and keeps both images the same from then on. Raises DiskError where that fails."""
+        with self.progress.phase(f"{self.domain.name} {item.target}", "copy", 0) as phase:
+            self._require_as_decided(item)
+            if item.target in self.adopted:
+                self.domain.limit_block_job(item.target, self.wish.bandwidth)
+            else:
+                destination = _domain_xml.copy_destination(item.dest, self.wish.layout.format)
+                self.domain.block_copy(
+                    item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth
+                )
+            with _staging.syncing_steadily(item.dest):  # or the pivot would wait for all of it, and the guest with it
+                _block_job.await_copy(self.domain, item.target, item.dest, self.wish.copy_timeout, phase.at)
+            if self.wish.layout.format == "raw" and self.wish.layout.preallocation == "falloc":
+                _staging.reserve(item.dest)  # QEMU has punched holes where the source has zeros
+            _staging.sync(item.dest)
+
+    def pivot(self, conversions: t.Sequence[Conversion]) -> None:
+        """Lets the guest go on with the new images, one disk after the other, and has the definition say so."""
+        for item in conversions:
+            self._require_as_decided(item)
+            _block_job.pivot(self.domain, item.target, item.dest)
+            self.define([item])
+        _staging.give_back(self._owners)
+
+    def define(self, conversions: t.Sequence[Conversion]) -> None:
+        """Has the definition name the new images; libvirt changes it with the pivot where it named the old one (G5)."""
+        changes = [_convert.change(item, self.wish) for item in conversions]
+        _name_in_definition(self.hypervisor, self.domain, changes)
+
+    def end(self, item: Conversion) -> None:
+        """Ends the copy, unless the guest is on the new image already."""
+        disk = _block_job.live_disk(self.domain, item.target)
+        if disk is not None and disk.mirror == item.dest:
+            _block_job.end(self.domain, item.target)
+
+    def withdraw(self, item: Conversion) -> None:
+        """Removes the new image, unless the guest uses it, or the definition names it (HAZARDS G7, G9)."""
+        _staging.discard(item.dest)
+        if not _is_used(self.domain, item.target, item.dest) and _staging.is_file(item.dest, self._made.get(item.dest)):
+            _staging.remove(item.dest)
+
+    def restore(self, conversions: t.Sequence[Conversion]) -> None:
+        """Removes the records, unless a new image could not be withdrawn: then the next run is to find them."""
+        self.records.keep()
+        for item in conversions:
+            ours = _staging.is_file(item.dest, self._made.get(item.dest))
+            if ours and not _is_in_place(self.domain, item.target, item.dest):
+                return
+        self.records.remove()
+
+    def _ours(self, disk: _domain_xml.RecordedDisk, identity: list[int]) -> None:
+        self.records.note(disk, disk.dest, **{NEW_FILE: identity})
+        self._made[disk.dest] = identity
+
+    def _require_as_decided(self, item: Conversion) -> None:
+        """Raises DiskError where the domain, or the disk in its definition, is another than it was (HAZARDS G10)."""
+        name = self.domain.name
+        if not self.domain.is_persistent():
+            raise DiskError(f"{name}: was undefined meanwhile: the new image was removed: define the domain, run again")
+        defined = next(
+            (disk for disk in _domain_xml.disks(self.domain.xml(inactive=True)) if disk.target == item.target), None
+        )
+        expected = item.disk.defined
+        if (
+            defined is None
+            or expected is None
+            or (defined.source, defined.volume) != (expected.source, expected.volume)
+        ):
+            raise DiskError(
+                f"{name}: {item.target} was changed in the definition meanwhile, by somebody else: the new image was "
+                "removed: see what is meant, then run again"
+            )
+
+
+def steps(
+    state: DomainState, wish: ConvertWish, conversions: t.Sequence[Conversion], work: LiveWork
+) -> tuple[Step, ...]:
+    """The steps of a conversion, in order: record, copy each, pivot all, remove the sources, forget.
+
+    Until the pivot everything is undone when something fails; a disk that has its new image then keeps it.
+    """
+    name = state.name
+    record = _convert.record("live", True, wish, conversions)
+    found = [Step("", lambda: work.begin(record, conversions), lambda: work.restore(conversions))]
+    for item in conversions:
+        known = (
+            f"{item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} ({wish.layout.format})"
+        )
+        if item.target in work.adopted:
+            found.append(Step("", _nothing, _each(work.withdraw, item)))
+            found.append(
+                Step(
+                    f"go on with the copy of {known} that an interrupted run began",
+                    _each(work.copy, item),
+                    _each(work.end, item),
+                )
+            )
+            continue
+        found.append(Step("", _each(work.stage, item), _each(work.withdraw, item)))
+        found.append(Step(f"copy {known} while it runs", _each(work.copy, item), _each(work.end, item)))
+    found.append(
+        Step(
+            f"let {name} go on with {', '.join(item.dest for item in conversions)}",
+            lambda: work.pivot(conversions),
+            commits=True,
+        )
+    )
+    if not wish.keep_source:
+        found += [Step(f"remove {item.source}", _removal(item.source)) for item in conversions]
+    found.append(Step("", lambda: work.records.forget({item.dest for item in conversions})))
+    return tuple(found)
+
+
+def end_copy(domain: Domain, disk: _domain_xml.RecordedDisk) -> None:
+    """Ends the copy that a dead run began."""
+    found = _block_job.live_disk(domain, disk.target)
+    if found is not None and found.mirror == disk.dest:
+        _block_job.end(domain, disk.target)
+
+
+def name_pivoted(hypervisor: Hypervisor, domain: Domain, disks: t.Iterable[_domain_xml.RecordedDisk]) -> None:
+    """Has the definition name the images that the guest uses since a run pivoted to them and died."""
+    changes = [_domain_xml.DiskChange(disk.target, disk.dest, disk.format) for disk in disks]
+    _name_in_definition(hypervisor, domain, changes)
+
+
+def _name_in_definition(hypervisor: Hypervisor, domain: Domain, changes: t.Sequence[_domain_xml.DiskChange]) -> None:
+    """Raises LibvirtFailed where the definition does not name the new images afterwards."""
+    for attempt in (1, 2):
+        definition = domain.xml(inactive=True)
+        named = {disk.target: (disk.source, disk.format) for disk in _domain_xml.disks(definition)}
+        if all(named.get(change.target) == (change.path, change.format) for change in changes):
+            return
+        if attempt == 1:
+            hypervisor.define(_domain_xml.with_changes(definition, changes))
+    raise LibvirtFailed(
+        f"{domain.name}: runs on {', '.join(change.path for change in changes)}, but libvirt does not take that into "
+        "the definition: name it there with virsh edit before the domain goes off"
+    )
+
+
+def _is_used(domain: Domain, target: str, path: str) -> bool:
+    """Whether the guest has the image open, or the definition names it."""
+    live = _block_job.live_disk(domain, target)
+    if live is not None and path in (live.source, live.mirror):
+        return True
+    return any(disk.source == path for disk in _domain_xml.disks(domain.xml(inactive=True)))
+
+
+def _is_in_place(domain: Domain, target: str, path: str) -> bool:
+    """Whether both the guest and the definition have the image."""
+    live = _block_job.live_disk(domain, target)
+    defined = [disk.source for disk in _domain_xml.disks(domain.xml(inactive=True)) if disk.target == target]
+    return (live is None or live.source == path) and defined == [path]
+
+
+def _each(method: t.Callable[[Conversion], None], item: Conversion) -> t.Callable[[], None]:
+    return lambda: method(item)
+
+
+def _removal(path: str) -> t.Callable[[], None]:
+    return lambda: _staging.remove(path)
+
+
+def _nothing() -> None:
+    """The image of an adopted copy is there already."""

@@ -1,0 +1,94 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The record of an operation on a domain's disks: beside each image, and in the domain's own metadata."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+
+#: The key of a record under which the identity of a new image stands.
+NEW_FILE = "new_file"
+
+
+@dataclass
+class Records:
+    """The records of *operation* on the disks of *domain*; *found* is what the metadata held when it was decided."""
+
+    hypervisor: Hypervisor
+    domain: Domain
+    operation: Operation
+    found: Record | None
+    _written: Record | None = field(default=None, init=False)
+
+    def write(self, record: Record) -> None:
+        """Writes down what is in flight, durably. Raises OperationInFlight where another run was faster."""
+        self._require_alone()
+        for disk in record.disks:
+            for path in {disk.source, disk.dest}:
+                self.note(disk, path)
+        self._require_alone()
+        self._written = record
+        self.domain.set_record(_domain_xml.record_to_xml(record))
+
+    def note(self, disk: RecordedDisk, path: str, **facts: t.Any) -> None:
+        """Writes beside *path* what becomes of *disk*, with further *facts*."""
+        self.operation.note(path, domain=self.domain.uuid, source=disk.source, dest=disk.dest, **facts)
+
+    def keep(self) -> None:
+        """Whatever happens now, the next run is to find the records."""
+        for path in self.operation.paths:
+            self.operation.keep(path)
+
+    def remove(self) -> None:
+        """Nothing is in flight any more, or all of it has been undone."""
+        self._remove_from_metadata()
+        self._settle()
+
+    def forget(self, images: t.Container[str]) -> None:
+        """Removes the records; those beside the *images* that the domain has now come last.
+
+        So a run that dies in between is found: by the domain's metadata, or beside its images.
+        """
+        self._settle()
+        for path in self.operation.paths:
+            if path not in images:
+                self.operation.release(path)
+        self._remove_from_metadata()
+
+    def _remove_from_metadata(self) -> None:
+        """Removes the record from the metadata, and the metadata where libvirt leaves an empty element of it.
+
+        The record of another run stays. A domain that somebody undefined meanwhile has none.
+        """
+        if not self.domain.is_persistent() or self._now() not in (self._written, self.found):
+            return
+        self.domain.remove_record()
+        emptied = self.domain.xml(inactive=True)
+        without = _domain_xml.without_empty_metadata(emptied)
+        if without != emptied:
+            self.hypervisor.define(without)
+
+    def _settle(self) -> None:
+        for path in self.operation.paths:
+            self.operation.settled(path)
+
+    def _now(self) -> Record | None:
+        record = self.domain.record()
+        return _domain_xml.record_from_xml(record) if record else None
+
+    def _require_alone(self) -> None:
+        if self._now() != self.found:
+            raise OperationInFlight(
+                f"{self.domain.name}: another run began an operation on a disk of this domain in the same moment: "
+                "nothing was changed: run again when it is over",
+                domain=self.domain.name,
+            )

@@ -1,0 +1,102 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What has to be true of the world before the disks of a domain are converted: images, users, dependents, space."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _capacity,
+    _convert,
+    _domain_xml,
+    _image,
+    _staging,
+    _usage,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+
+
+@dataclass
+class Survey:
+    """One look at everything around the disks of *state* that *wish* means; *images* are the sources by target."""
+
+    hypervisor: Hypervisor
+    qemu_img: QemuImg
+    state: DomainState
+    wish: ConvertWish
+    search_paths: t.Sequence[str]
+    images: dict[str, _image.Image] = field(default_factory=dict, init=False)
+
+    def examined(self, item: Conversion) -> Conversion:
+        """The conversion with what its image says of it. Raises DiskError where the image cannot be converted."""
+        _domain_xml.require_expressible(item.dest, "dest")
+        _staging.require_directory(item.dest, "dest")
+        _image.require_regular_file(item.source)
+        image = _image.inspect(self.qemu_img, item.source, item.source_format)
+        _convert.require_known_references(self.state, item, [image], self.wish.trusted)
+        if image.backing_file is not None:
+            _convert.require_known_references(self.state, item, _image.chain(self.qemu_img, image), self.wish.trusted)
+        _convert.require_convertible_image(item, image, self.wish.keep_source)
+        self.images[item.target] = image
+        if not (self.wish.shallow and image.backing_file):
+            return item
+        return replace(item, backing=_convert.kept_backing(self.state, item, image, self.wish.layout))
+
+    def require_unused(self, conversions: t.Sequence[Conversion]) -> None:
+        """Raises ImageInUse or HasDependents where somebody else has to do with a source or a destination."""
+        users = _usage.domain_users(self.hypervisor)
+        others = [user for user in users if user.uuid != self.state.uuid]
+        for item in conversions:
+            own = [user for user in users if user.uuid == self.state.uuid and user.target != item.target]
+            for path in (item.source, item.dest):
+                _usage.require_unused(
+                    path,
+                    [*others, *own],
+                    "convert it" if path == item.source else "put a new image there",
+                    locks=not self.state.active,
+                )
+            if not self.wish.keep_source:
+                _usage.require_no_dependents(
+                    item.source,
+                    self._dependents(item.source, users),
+                    "remove it after its conversion (keep_source=false)",
+                    "keep the source",
+                )
+
+    def require_space(self, conversions: t.Sequence[Conversion], *, share: bool) -> None:
+        """Raises NotEnoughSpace. Beside a running guest (*share*) the figures are of the moment."""
+        if self.wish.compress:
+            return
+        demands = []
+        layout = self.wish.layout
+        for item in conversions:
+            image = self.images[item.target]
+            if item.backing:  # only what the overlay itself holds is copied
+                demands.append((item.dest, image.actual_size))
+                continue
+            options = layout.options() if layout.format == "qcow2" else {}
+            measured = self.qemu_img.measure(item.source, item.source_format, "qcow2", options, share=share)
+            demands.append((item.dest, bytes_needed(layout, image.virtual_size, measured.required)))
+        _capacity.require_space(demands)
+
+    def removable(self, sources: t.Iterable[str]) -> list[str]:
+        """Those of *sources* that are there and that nobody uses."""
+        users = _usage.domain_users(self.hypervisor)
+        return [
+            source
+            for source in sources
+            if os.path.lexists(source) and not _usage.users_of(source, users) and not self._dependents(source, users)
+        ]
+
+    def _dependents(self, source: str, users: t.Sequence[_usage.User]) -> list[str]:
+        directories = _usage.directories_to_search([source], self.search_paths, self.hypervisor)
+        return _usage.dependents(source, directories, users)
