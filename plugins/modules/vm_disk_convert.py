@@ -261,6 +261,7 @@ def main() -> None:
             "dest_dir": {"type": "path"},
             "mode": {"type": "str", "choices": ["auto", "offline", "live"], "default": "auto"},
             "shallow": {"type": "bool", "default": False},
+            "block_device": {"type": "bool", "default": False},
             "bandwidth": {"type": "str"},
             "copy_timeout": {"type": "int", "default": 86400},
             "shutdown": {"type": "str", "choices": ["graceful", "force", "never"], "default": "graceful"},

@@ -18,6 +18,7 @@ from pathlib import Path
 from lab import Disk, Hypervisor, run_module
 
 from bench.pair import HEADER, Row, Way, compare
+from bench.pauses import pauses
 
 GIB, MIB = 1 << 30, 1 << 20
 IMAGES = 200
@@ -149,6 +150,8 @@ def main() -> None:
             print(reverted(directory), flush=True)
             print(information(directory), flush=True)
             print(conversion(hv), flush=True)
+            for line in pauses(hv):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 FLOORS = (
     {"_errors", "_parallel", "_size"},
     {"_domain_xml", "_formats", "_libvirt", "_mapping", "_progress", "_qcow2", "_qemu_img"},
-    {"_block_job", "_capacity", "_domain", "_image", "_layout", "_leftovers", "_lock", "_staging", "_usage"},
+    {
+        *("_block_device", "_block_job", "_capacity", "_domain", "_image", "_layout", "_leftovers", "_lock"),
+        *("_staging", "_usage"),
+    },
     {
         *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
         *("_repair", "_resize", "_snapshots", "_survey", "_unfinished"),
