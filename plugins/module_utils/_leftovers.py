@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _qcow2, _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation, look, record_path
@@ -20,6 +20,7 @@ CREATE, DELETE, REVERT = "snapshot-create", "snapshot-delete", "snapshot-revert"
 class Leftovers:
     """What is left of *path*, an image of *format* (None: there is none); *record* is None where no run died on it.
 
+    *external_data*, *dirty*: as the header of a qcow2 image has them.
     *half_reverted* names the snapshot of a revert that stopped in the middle: the disk is neither what it was nor
     what the snapshot holds.
     """
@@ -30,6 +31,7 @@ class Leftovers:
     unfinished_file: bool = False
     half_reverted: str | None = None
     external_data: bool = False
+    dirty: bool = False
 
     @property
     def verb(self) -> str:
@@ -46,13 +48,13 @@ class Leftovers:
 
 def look_for(path: str, image_format: str | None, record: dict[str, t.Any] | None) -> Leftovers:
     """What is left of *path*, by the *record* of the dead run and by the files themselves; nothing is written."""
-    half_reverted, external_data = None, False
-    if record is not None and image_format == "qcow2":
-        with _formats.open_image(path) as stream:
-            external_data = _qcow2.read_header(stream, path).external_data
-        if record.get("verb") == REVERT:
-            half_reverted = _half_reverted(path, record)
-    return Leftovers(path, image_format, record, _staging.left_over(path), half_reverted, external_data)
+    left = Leftovers(path, image_format, record, _staging.left_over(path))
+    if record is None or image_format != "qcow2":
+        return left
+    with _formats.open_image(path) as stream:
+        header = _qcow2.read_header(stream, path)
+    half_reverted = _half_reverted(path, record) if left.verb == REVERT else None
+    return replace(left, half_reverted=half_reverted, external_data=header.external_data, dirty=header.dirty)
 
 
 def left_on(path: str, image_format: str | None, operation: Operation | None) -> Leftovers:

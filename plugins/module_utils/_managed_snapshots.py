@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
+    _domain_xml,
     _formats,
     _image,
     _leftovers,
@@ -27,6 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recover import record
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshots import (
     Observed,
     SnapshotWish,
+    addition,
     bytes_needed,
     outcome,
     plan_snapshots,
@@ -62,7 +65,8 @@ class SnapshotTask(InPlaceTask):
             self._removed = [entry.snapshot.name for entry in removals(self.wish, observed)]
         plan = plan_snapshots(self.wish, observed, self.door(operation))
         if plan:
-            self._require_possible(observed)
+            # What a dead run did not close is closed by the steps that settle it.
+            self._require_possible(replace(observed, image=replace(observed.image, dirty=False)) if first else observed)
             plan = replace(plan, steps=(*self._watched(plan.steps, operation), Step("", lambda: self._verify(plan))))
         elif first:
             self._require_unused(self.users())
@@ -104,8 +108,11 @@ class SnapshotTask(InPlaceTask):
         if self.wish.state == "reverted":
             self._require_no_saved_state(users)
             self.require_no_dependents(_TO_DO["reverted"], users)
-        if self.wish.state != "absent":
-            _capacity.require_space([(self.path, bytes_needed(observed))])
+        else:
+            self._require_not_libvirts(users)
+        writes_tables = self.wish.state == "reverted" or addition(self.wish, observed) is not None
+        if writes_tables and os.path.isfile(self.path):
+            _capacity.require_space([(os.path.realpath(self.path), bytes_needed(observed))])
 
     def _require_unused(self, users: t.Iterable[_usage.User]) -> None:
         _usage.require_unused(self.path, [user for user in users if user.running], _TO_DO[self.wish.state])
@@ -120,6 +127,20 @@ class SnapshotTask(InPlaceTask):
                     path=self.path,
                     in_use_by=[dict(vars(user))],
                 )
+
+    def _require_not_libvirts(self, users: t.Iterable[_usage.User]) -> None:
+        """libvirt keeps records of the snapshots that it made inside of images, and fails on those that are gone."""
+        for user in {user.uuid: user for user in _usage.users_of(self.path, users)}.values() if self._removed else ():
+            definitions = self.hypervisor().domain(user.uuid).snapshot_definitions()
+            recorded_there = {_domain_xml.internal_snapshot(xml) for xml in definitions}
+            for name in self._removed:
+                if name in recorded_there:
+                    raise ImageInUse(
+                        f"{self.path}: its snapshot {name!r} is one of domain {user.domain}, in libvirt's records: "
+                        "delete it there (virsh snapshot-delete)",
+                        path=self.path,
+                        in_use_by=[dict(vars(user))],
+                    )
 
     def _facts_of_revert(self) -> dict[str, t.Any]:
         """By these the next run knows whether the disk is what it was, what it is to be, or neither."""

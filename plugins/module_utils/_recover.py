@@ -111,7 +111,7 @@ def _checked(left: Leftovers, qemu_img: QemuImg) -> CheckResult:
     """What a check finds, after the repair of what cannot cost any content."""
     path, image_format, external = left.path, str(left.format), left.external_data
     found = qemu_img.check(path, image_format, external_data=external)
-    if found.result == "leaks":
+    if found.result == "leaks" or (found.result == "good" and left.dirty):
         return qemu_img.check(path, image_format, repair="leaks", external_data=external)
     if found.result == "corrupt" and left.verb in _OF_SNAPSHOTS:
         return repair_counts(path, qemu_img)

@@ -310,6 +310,26 @@ def test_disks_of_domains_are_left_alone_while_they_run_or_are_saved(
     assert succeeded(MODULE, disk, **wish)["changed"]
 
 
+def test_a_snapshot_in_libvirts_records_is_left_to_libvirt(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    disk = create(images / "disk.qcow2")
+    guest = make_domain([Disk(disk, "qcow2")])
+    with contextlib.closing(hv.connect()) as connection:
+        domain = connection.lookupByName(guest.name)
+        domain.snapshotCreateXML("<domainsnapshot><name>theirs</name></domainsnapshot>")
+        try:
+            assert snapshots_of(disk) == ["theirs"]
+            assert succeeded(MODULE, disk, snapshot="ours", uri=hv.uri)["changed"]
+            for wish in ({"snapshot": "theirs", "state": "absent"}, {"keep": 0, "prefix": ""}):
+                result = run_module(MODULE, {"path": str(disk), "uri": hv.uri, **wish})
+                assert f"'theirs' is one of domain {guest.name}, in libvirt's records" in result["msg"]
+            assert succeeded(MODULE, disk, snapshot="ours", state="absent", uri=hv.uri)["changed"]
+        finally:
+            domain.snapshotLookupByName("theirs").delete()
+    assert snapshots_of(disk) == []
+
+
 def test_a_table_of_65536_snapshots_is_read_in_bounded_time(disk: Path) -> None:
     """All of them in the header, and each a valid entry (HAZARDS F6)."""
     entry = bytes(12) + b"\0\1\0\2" + bytes(20) + (16).to_bytes(4, "big") + bytes(16) + b"1ab"

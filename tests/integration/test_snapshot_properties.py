@@ -51,7 +51,7 @@ def mapping(path: Path) -> _mapping.Mapping:
         return _mapping.read_mapping(stream, os.fstat(stream.fileno()).st_size, str(path))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(KINDS), st.lists(step, min_size=3, max_size=10))
 def test_a_disk_that_counts_as_reverted_reads_as_its_snapshot(
     directory: Path, kind: str, steps: list[tuple[str, int]]
