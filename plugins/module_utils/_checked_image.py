@@ -32,6 +32,7 @@ class CheckTask(InPlaceTask):
 
     def __init__(self, module: AnsibleModule) -> None:
         super().__init__(module)
+        self.qemu_img = self.qemu_img.limiting()  # whoever wrote the image
         self.format: str = module.params["format"]
         self.repair: str = module.params["repair"]
         self.found = Finding(CheckResult("unsupported"))

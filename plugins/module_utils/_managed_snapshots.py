@@ -46,6 +46,7 @@ class SnapshotTask(InPlaceTask):
 
     def __init__(self, module: AnsibleModule, wish: SnapshotWish) -> None:
         super().__init__(module)
+        self.qemu_img = self.qemu_img.limiting()  # whoever wrote the image
         self.wish = wish
         self._observed: Observed
         self._removed: list[str] = []
