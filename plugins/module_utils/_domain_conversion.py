@@ -25,6 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
@@ -219,7 +220,7 @@ class ConvertTask:
         for item in self.conversions:
             note = note_of(item.source)
             if note and note.get("verb") != "convert":
-                found += settle(item.source, item.source_format, note, self.qemu_img)
+                found += settle(look_for(item.source, item.source_format, note), self.qemu_img)
         return tuple(found)
 
     def _removals(self) -> tuple[Step, ...]:

@@ -103,6 +103,13 @@ def snapshot_disks(xml: str) -> tuple[DiskElement, ...]:
     return tuple(_disk(element) for element in _parse(xml).iterfind("./domain/devices/disk"))
 
 
+def internal_snapshot(xml: str) -> str | None:
+    """The name of a snapshot whose XML says that it is inside of an image; None for one that is not."""
+    root = _parse(xml)
+    inside = root.find("./disks/disk[@snapshot='internal']") is not None
+    return t.cast("str | None", root.findtext("./name")) if inside else None
+
+
 def pool_path(xml: str) -> str | None:
     """The directory of a storage pool; None for pools that have none."""
     return t.cast("str | None", _parse(xml).findtext("./target/path"))

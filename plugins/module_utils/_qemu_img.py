@@ -11,6 +11,7 @@ probed; sizes are bytes. What a verb means for an image that others use or depen
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import typing as t
@@ -34,6 +35,8 @@ COROUTINES = 16
 
 _LOCKED = re.compile(r'Failed to get (?:shared )?"[^"]*" lock')
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
+_WARNING = re.compile(r"^qemu-img: warning: .*\n?", re.MULTILINE)
+_FILE = re.compile(r"driver=[^,]*,file\.filename=((?:[^,]|,,)*)")
 _NO_SPACE = "No space left on device"
 _MOST_OUTPUT = 64 * 1024 * 1024
 
@@ -228,10 +231,16 @@ class QemuImg:
     def amend(self, path: str, image_format: str, options: t.Mapping[str, str]) -> None:
         self._write("amend", "-q", "-f", image_format, *_options(options), "--", path, in_place=True)
 
-    def check(self, path: str, image_format: str, repair: str | None = None) -> CheckResult:
-        """The consistency of the metadata; *repair* is leaks or all. Raises QemuImgFailed where it cannot be known."""
-        argv = ["check", "--output=json", *(["-r", repair] if repair else []), "-f", image_format, "--", path]
-        done = self._run(*argv, seconds=None, writes=bool(repair), in_place=True)
+    def check(
+        self, path: str, image_format: str, repair: str | None = None, *, external_data: bool = False
+    ) -> CheckResult:
+        """The consistency of the metadata; *repair* is leaks or all. Raises QemuImgFailed where it cannot be known.
+
+        Nothing but *path* is opened: no backing file, and, where the image has *external_data*, no data file.
+        """
+        argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
+        alone = image_by_itself(path, image_format, external_data=external_data)
+        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=True)
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
         found = _parsed(done.stdout) if done.returncode != 63 else {}
@@ -243,6 +252,23 @@ class QemuImg:
             found.get("leaks-fixed", 0),
             found.get("check-errors", 0),
         )
+
+    def take_snapshot(self, path: str, name: bytes) -> None:
+        """An internal snapshot of the qcow2 image at *path*. QEMU takes any name, also one that is taken already."""
+        self._work_on_snapshot("-c", os.fsdecode(name), path)
+
+    def delete_snapshot(self, path: str, name: bytes) -> None:
+        """Deletes the first internal snapshot of that *name* (HAZARDS E1, E2)."""
+        self._work_on_snapshot("-d", os.fsdecode(name), path)
+
+    def revert_to_snapshot(self, path: str, identifier: str) -> None:
+        """Makes the active layer what the snapshot with that ID holds; QEMU looks for an ID first (HAZARDS E2)."""
+        self._work_on_snapshot("-a", identifier, path)
+
+    def _work_on_snapshot(self, option: str, which: str, path: str) -> None:
+        """The verb knows no format flag before QEMU 10.1 (HAZARDS E6)."""
+        alone = image_by_itself(path, "qcow2")
+        self._write("snapshot", "-q", option, which, "--image-opts", "--", alone, in_place=True)
 
     def _json(self, *arguments: str, seconds: int | None = LOOK_SECONDS) -> t.Any:
         done = self._run(*arguments, seconds=seconds)
@@ -300,7 +326,8 @@ class QemuImg:
         """The typed error for a failed run; decided by the exit status, worded by the text (HAZARDS C12, I)."""
         verb, path = done.args[1], _subject(done.args)
         said = done.stderr.decode(errors="replace").strip()[-4000:]
-        said = re.sub(r"^qemu-img: ", "", said)
+        said = re.sub(r"^qemu-img: ", "", _WARNING.sub("", said))
+        said = said.replace(done.args[-1], path) if _FILE.match(done.args[-1]) else said
         facts = {"rc": done.returncode, "stderr": said, "command": done.args}
         if _LOCKED.search(said):
             return ImageInUse(f"qemu-img {verb}: an image is open in another process: {said}", in_use_by=[], **facts)
@@ -347,9 +374,21 @@ def _snapshot(snapshot: tuple[str, str] | None) -> list[str]:
     return ["-l", f"snapshot.id={identity},snapshot.name={name}"]
 
 
+def image_by_itself(path: str, image_format: str, *, external_data: bool = False) -> str:
+    """The ``--image-opts`` for the image at *path*, and for no file that it refers to; a comma in *path* is doubled.
+
+    An empty ``backing`` is QEMU's word for none. With *external_data* a device without content stands in for the data
+    file.
+    """
+    data = ",data-file.driver=null-co" if external_data else ""
+    return f"driver={image_format},file.filename={path.replace(',', ',,')},backing={data}"
+
+
 def _subject(argv: t.Sequence[str]) -> str:
-    """The image that a command line is about: what follows its ``--``."""
-    return argv[argv.index("--") + 1] if "--" in argv else argv[-1]
+    """The image that a command line is about: what follows its ``--``, or the file in such a set of options."""
+    found = argv[argv.index("--") + 1] if "--" in argv else argv[-1]
+    options = _FILE.match(found)
+    return options.group(1).replace(",,", ",") if options else found
 
 
 def _parsed(output: bytes) -> t.Any:
