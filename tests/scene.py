@@ -46,6 +46,22 @@ def make_overlay(path: Path, base: Path, base_format: str = "raw", image_format:
     return path
 
 
+def make_encrypted(path: Path, image_format: str = "qcow2", size_mib: int = 4) -> Path:
+    """An empty encrypted image, of format qcow2 or luks.
+
+    On a busy machine QEMU may fail to time its key function: it is asked again.
+    """
+    key = ("--object", "secret,id=key,data=sesame")
+    luks = "key-secret=key,iter-time=10"
+    qcow2 = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
+    options = qcow2 if image_format == "qcow2" else luks
+    for _try in range(20):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            qemu_img("create", "-q", *key, "-f", image_format, "-o", options, path, f"{size_mib}M")
+            return path
+    raise AssertionError(f"{path}: qemu-img could not make an encrypted image")
+
+
 def content(path: Path | str, image_format: str) -> str:
     """The SHA-256 of what a guest sees on the disk, its chain included."""
     flat = Path(f"{path}.content")

@@ -20,6 +20,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain
 
 #: Told how far a job is: bytes done, bytes in all. Both can grow.
 Report = t.Callable[[int, int], None]
+#: Waits until something happens to the domain, for so many seconds at most.
+Wait = t.Callable[[float], None]
 
 #: Seconds without any sign of life from a job: its storage hangs then.
 STALLED = 300.0
@@ -45,12 +47,14 @@ def await_copy(domain: Domain, target: str, dest: str, seconds: float, report: R
     on where it can: to be ended by whoever began it.
     """
 
-    def is_ready(disk: DiskElement) -> bool:
+    what = f"for the copy of {target} to {dest} to be complete"
+
+    def is_ready(disk: DiskElement, wait: Wait) -> bool:
         if disk.mirror != dest:
-            raise _failed(domain, target, dest)
+            raise _gone(domain, target, what) if _goes_off(domain, wait) else _failed(domain, target, dest)
         return disk.mirror_ready == "yes"
 
-    _await(domain, target, is_ready, seconds, report, f"for the copy of {target} to {dest} to be complete")
+    _await(domain, target, is_ready, seconds, report, what)
 
 
 def pivot(domain: Domain, target: str, dest: str) -> None:
@@ -61,7 +65,7 @@ def pivot(domain: Domain, target: str, dest: str) -> None:
     except LibvirtFailed as error:
         refusal = error
 
-    def is_there(disk: DiskElement) -> bool:
+    def is_there(disk: DiskElement, _wait: Wait) -> bool:
         if refusal is not None and disk.source != dest:
             raise refusal
         return disk.source == dest and disk.mirror is None
@@ -88,26 +92,28 @@ def end(domain: Domain, target: str) -> None:
 
 
 def _await(
-    domain: Domain, target: str, is_done: t.Callable[[DiskElement], bool], seconds: float, report: Report, what: str
+    domain: Domain,
+    target: str,
+    is_done: t.Callable[[DiskElement, Wait], bool],
+    seconds: float,
+    report: Report,
+    what: str,
 ) -> None:
-    """Waits until *is_done* says so of the disk; it may raise, too."""
+    """Waits until *is_done* says so of the disk; it may wait a little itself, and raise."""
     began = moved = time.monotonic()
     so_far: tuple[int, int] | None = None
     with domain.watched() as wait:
         while True:
             disk = live_disk(domain, target)
             if disk is None:
-                raise DiskError(
-                    f"{domain.name}: went off, or lost {target}, while this task waited {what}: nothing was changed: "
-                    "run again",
-                    state=domain.state(),
-                )
-            if is_done(disk):
+                raise _gone(domain, target, what)
+            if is_done(disk, wait):
                 return
-            job = domain.block_job(target)
-            figures = (job.get("cur", 0), job.get("end", 0))
+            figures = _figures(domain, target)
+            if figures is None and _goes_off(domain, wait):
+                raise _gone(domain, target, what)
             now = time.monotonic()
-            if figures != so_far:
+            if figures is not None and figures != so_far:
                 so_far, moved = figures, now
                 report(*figures)
             if now - began > seconds:
@@ -115,6 +121,31 @@ def _await(
             if now - moved > STALLED:
                 raise _too_late(domain, STALLED, f"without any progress {what}")
             wait(_LOOK_EVERY)
+
+
+def _figures(domain: Domain, target: str) -> tuple[int, int] | None:
+    """How far the job is; None where the domain cannot be asked, as when its QEMU is going away."""
+    try:
+        job = domain.block_job(target)
+    except LibvirtFailed:
+        return None
+    return job.get("cur", 0), job.get("end", 0)
+
+
+def _goes_off(domain: Domain, wait: Wait) -> bool:
+    """Whether the domain is off, or will be in a moment: its jobs end before it does (HAZARDS G7)."""
+    for _attempt in range(4):
+        if not domain.is_active():
+            return True
+        wait(_LOOK_EVERY)
+    return not domain.is_active()
+
+
+def _gone(domain: Domain, target: str, what: str) -> DiskError:
+    return DiskError(
+        f"{domain.name}: went off, or lost {target}, while this task waited {what}: nothing was changed: run again",
+        state=domain.state(),
+    )
 
 
 def _too_late(domain: Domain, seconds: float, what: str) -> DiskError:

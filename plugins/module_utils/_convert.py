@@ -64,8 +64,6 @@ class ConvertWish:
             )
         if self.copy_timeout < 1:
             raise InvalidRequest(f"copy_timeout: {self.copy_timeout} s is no time to copy in: give 1 or more")
-        if self.bandwidth is not None and self.bandwidth < 1:
-            raise InvalidRequest("bandwidth: 0 would never copy anything: leave it out for no limit")
         if self.dest is not None and len(self.disks) != 1:
             raise InvalidRequest("dest: names one file, but several disks are asked for: use dest_dir")
         if self.shutdown_timeout < 1:
@@ -119,10 +117,7 @@ def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], lis
     for wanted in wish.disks:
         disk = state.disk(wanted) or _converted_from(state, wish, wanted)
         if disk is None:
-            known = ", ".join(f"{disk.target} ({disk.path or disk.element.device})" for disk in state.disks) or "none"
-            raise InvalidRequest(
-                f"{state.name}: has no disk {wanted}: it has {known}", disks=[disk.target for disk in state.disks]
-            )
+            raise state.no_such_disk(wanted)
         if disk not in meant:
             meant.append(disk)
     return meant, [_conversion(disk, wish) for disk in meant if not _is_granted(disk, wish)]

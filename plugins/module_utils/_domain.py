@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import source_path
 
@@ -63,6 +63,13 @@ class DomainState:
     def disk(self, wanted: str) -> DomainDisk | None:
         """The disk with that target or source path; None where the domain has none."""
         return next((disk for disk in self.disks if wanted in (disk.target, disk.path)), None)
+
+    def no_such_disk(self, wanted: str) -> InvalidRequest:
+        """The error for a disk that the domain does not have."""
+        known = ", ".join(f"{disk.target} ({disk.path or disk.element.device})" for disk in self.disks) or "none"
+        return InvalidRequest(
+            f"{self.name}: has no disk {wanted}: it has {known}", disks=[disk.target for disk in self.disks]
+        )
 
 
 def observe(hypervisor: Hypervisor, domain: Domain) -> DomainState:

@@ -35,7 +35,7 @@ class DiskElement:
     *source* is the path of a file or block device, None for other source types and for an empty drive. *format* is
     the driver type; libvirt takes raw where the XML says nothing. *chain* is what the XML says of the backing files:
     None where it says nothing, an empty tuple where it says that there is none. *mirror* is the destination of a block
-    job, and *mirror_ready* is ``yes`` once it holds the same as the disk.
+    job, and *mirror_ready* is ``yes`` once it holds the same as the disk. *sliced*: the disk is a part of its source.
     """
 
     target: str
@@ -53,6 +53,7 @@ class DiskElement:
     chain: tuple[ChainLink, ...] | None
     mirror: str | None
     mirror_ready: str | None = None
+    sliced: bool = False
 
 
 @dataclass(frozen=True)
@@ -277,6 +278,7 @@ def _disk(element: t.Any) -> DiskElement:
         chain=_chain(element),
         mirror=_path(mirror.find("source")) or mirror.get("file", "") if mirror is not None else None,
         mirror_ready=mirror.get("ready") if mirror is not None else None,
+        sliced=element.find("source/slices") is not None,
     )
 
 

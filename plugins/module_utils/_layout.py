@@ -93,12 +93,17 @@ class Layout:
             raise InvalidRequest(
                 f"compress: excludes preallocation={self.preallocation}: compressed clusters have no fixed place"
             )
-        largest = _LARGEST_L1_ENTRIES * cluster * (cluster // (16 if self.extended_l2 else 8))
+        largest = self.largest_size()
         if size is not None and size > largest:
             raise InvalidRequest(
                 f"size: {format_size(size)} is more than a qcow2 image with clusters of {format_size(cluster)} "
                 f"can hold ({format_size(largest)}): raise cluster_size"
             )
+
+    def largest_size(self) -> int:
+        """The bytes that a qcow2 image of this layout can address: its first table has an upper bound."""
+        cluster = self.cluster_size or _DEFAULT_CLUSTER
+        return _LARGEST_L1_ENTRIES * cluster * (cluster // (16 if self.extended_l2 else 8))
 
     def _require_valid_for_old_compat(self) -> None:
         refused = {

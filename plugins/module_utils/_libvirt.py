@@ -22,6 +22,8 @@ METADATA_URI = "urn:kvmops:disk:1"
 METADATA_PREFIX = "kvmops"
 
 _TICK_SECONDS = 0.5
+#: Bytes that a block copy has under way at once. QEMU's 16 MiB make the guest's own writes wait longer (tests/bench).
+_COPY_BUFFER = 1 << 20
 
 
 class Hypervisor:
@@ -160,6 +162,24 @@ class Domain:
         with _translated(f"{self.name}: cannot look for a block job on {target}"):
             return dict(self._domain.blockJobInfo(target, 0) or {})
 
+    def capacity(self, target: str) -> int:
+        """The bytes that the guest sees of a disk of the running domain, as its QEMU has them."""
+        with _translated(f"{self.name}: cannot read the size of {target}"):
+            return int(self._domain.blockInfo(target)[0])
+
+    def resize_disk(self, target: str, size: int) -> None:
+        """Gives a disk of the running domain *size* bytes, which its guest sees at once (HAZARDS G12).
+
+        libvirt makes it smaller as readily as larger, even empty (HAZARDS A5). Raises LibvirtFailed.
+        """
+        try:
+            self._domain.blockResize(target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        except libvirt.libvirtError as error:
+            went_off = error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID and not self._domain.isActive()
+            reason = "the domain went off meanwhile: nothing was changed: run again" if went_off else ""
+            what = f"{self.name}: cannot resize {target}" + (f": {reason}" if reason else "")
+            raise _failure(what, error) from error
+
     def has_domain_job(self) -> bool:
         """Whether the running domain is being migrated, saved, dumped or backed up."""
         try:
@@ -238,9 +258,17 @@ class Domain:
         """
         flags = libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB | libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
         flags |= libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW if shallow else 0
-        parameters = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: bandwidth} if bandwidth else {}
+        parameters = {libvirt.VIR_DOMAIN_BLOCK_COPY_BUF_SIZE: _COPY_BUFFER}
+        if bandwidth:
+            parameters[libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH] = bandwidth
         with _translated(f"{self.name}: cannot copy {target} while the domain runs"):
             self._domain.blockCopy(target, destination, parameters, flags)
+
+    def limit_block_job(self, target: str, bandwidth: int | None) -> None:
+        """Lets the block job on a disk go on with *bandwidth* bytes a second; None: as fast as it can."""
+        with _translated(f"{self.name}: cannot set the bandwidth of the block job on {target}"):
+            flags = libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
+            self._domain.blockJobSetSpeed(target, bandwidth or 0, flags)
 
     def pivot(self, target: str) -> None:
         """Lets the guest go on with the destination of the block copy."""

@@ -73,13 +73,16 @@ class LiveWork:
     def copy(self, item: Conversion) -> None:
         """Copies the disk, and keeps both images the same from then on. Raises DiskError where that fails."""
         with self.progress.phase(f"{self.domain.name} {item.target}", "copy", 0) as phase:
-            if item.target not in self.adopted:
-                self._require_as_decided(item)
+            self._require_as_decided(item)
+            if item.target in self.adopted:
+                self.domain.limit_block_job(item.target, self.wish.bandwidth)
+            else:
                 destination = _domain_xml.copy_destination(item.dest, self.wish.layout.format)
                 self.domain.block_copy(
                     item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth
                 )
-            _block_job.await_copy(self.domain, item.target, item.dest, self.wish.copy_timeout, phase.at)
+            with _staging.syncing_steadily(item.dest):  # or the pivot would wait for all of it, and the guest with it
+                _block_job.await_copy(self.domain, item.target, item.dest, self.wish.copy_timeout, phase.at)
             if self.wish.layout.format == "raw" and self.wish.layout.preallocation == "falloc":
                 _staging.reserve(item.dest)  # QEMU has punched holes where the source has zeros
             _staging.sync(item.dest)

@@ -10,7 +10,7 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _image, _lock, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _image, _staging, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._create import (
     ImageWish,
     bytes_needed,
@@ -18,7 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._create import (
     plan_create,
     require_usable_base,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -26,6 +26,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     hypervisor_if_any,
     layout_from,
     refresh_pools,
+    require_directories,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
@@ -34,7 +35,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._reconcile import (
     plan_reconcile,
     require_no_cut,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import interrupted, recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._remove import plan_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
@@ -48,9 +49,8 @@ class ImageTask:
         self.qemu_img = QemuImg.find()
         self._hypervisor: t.Any = None
         self._asked_libvirt = False
-        for directory in module.params["search_paths"]:
-            if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
-                raise InvalidRequest(f"search_paths: {directory} is not a directory: images in it cannot be looked for")
+        require_directories(module.params["search_paths"])
+        _capacity.require_ratio(module.params["max_overcommit"])
 
     def wish(self) -> ImageWish:
         params = self.module.params
@@ -129,6 +129,7 @@ class ImageTask:
                     in_use_by=[],
                 )
         _capacity.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
+        self._require_promise(new_size(wish, base))
         return plan_create(wish, base, self._door(operation), _staging.NewFile(self.path), self.dress)
 
     def _change(self, wish: ImageWish, image: _image.Image, operation: Operation | None) -> Plan:
@@ -136,7 +137,20 @@ class ImageTask:
         if plan:
             self._require_writable("change it", running_only=True)
             _capacity.require_space([(self.path, growth_in_bytes(wish, image))])
+            if wish.size is not None and wish.size > image.virtual_size:
+                self._require_promise(max(wish.size, image.actual_size))
         return plan
+
+    def _require_promise(self, size: int) -> None:
+        """Raises NotEnoughSpace where *size* bytes for the image are more than its file system may promise."""
+        ratio = self.module.params["max_overcommit"]
+        if ratio is None:
+            return
+        hypervisor = self._libvirt()
+        users = _usage.domain_users(hypervisor) if hypervisor else []
+        directories = _usage.directories_to_search([self.path], self.module.params["search_paths"], hypervisor)
+        system = _capacity.file_system(os.path.dirname(self.path), directories, users, self.qemu_img)
+        system.require_room(self.path, size, ratio)
 
     def _bytes_needed(self, wish: ImageWish, size: int) -> int:
         measured = 0
@@ -165,26 +179,10 @@ class ImageTask:
             report["actions"].append(f"set the owner, mode or attributes of {self.path}")
 
     def _settling(self, image_format: str | None, operation: Operation | None) -> tuple[Step, ...]:
-        """What is to be done first where a run died on the image; what a living one has there is its own business."""
-        left = operation.left_behind(self.path) if operation else _lock.look(self.path)
-        if left and left.get("alive"):
-            return ()
-        return settle(self.path, image_format, left, self._door(operation))
+        return interrupted(self.path, image_format, operation, self._door(operation))
 
     def _after(self, first: tuple[Step, ...], plan: Plan, operation: Operation | None) -> Plan:
-        """*plan* after the steps that settle what a dead run left, and with a note of what is in flight in between.
-
-        A removal has none: it is done or not, and has to work where the file system has no room for a note.
-        """
-        if operation is None or not (first or plan):
-            return Plan(plan.before, plan.after, (*first, *plan.steps))
-
-        def note() -> None:
-            operation.settled(self.path)
-            if self.module.params["state"] == "present":
-                operation.note(self.path, before=plan.before, after=plan.after)
-
-        return Plan(plan.before, plan.after, (*first, Step("", note), *plan.steps))
+        return recorded(first, plan, self.path, operation, noted=self.module.params["state"] == "present")
 
     def _door(self, operation: Operation | None) -> QemuImg:
         return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img

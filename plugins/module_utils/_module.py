@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import typing as t
 
@@ -25,6 +26,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_siz
 
 #: Read by the action plugin of the same name as the module; to the module it says nothing.
 PROGRESS_SPEC: dict[str, t.Any] = {"progress": {"type": "bool", "default": True}}
+OVERCOMMIT_SPEC: dict[str, t.Any] = {"max_overcommit": {"type": "float"}}
 URI_SPEC: dict[str, t.Any] = {"uri": {"type": "str", "default": "qemu:///system"}}
 
 #: The choices of a layout that a conversion offers too.
@@ -63,6 +65,13 @@ def absolute(path: str, what: str) -> str:
     if "\0" in path or path.endswith("/"):
         raise InvalidRequest(f"{what}: {path!r} does not name a file")
     return path
+
+
+def require_directories(search_paths: t.Iterable[str]) -> None:
+    """Raises InvalidRequest where one of the directories that are to be searched for images is none."""
+    for directory in search_paths:
+        if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
+            raise InvalidRequest(f"search_paths: {directory} is not a directory: images in it cannot be looked for")
 
 
 def carry_out(

@@ -18,7 +18,7 @@ import re
 import shutil
 import stat
 import typing as t
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX, sibling_name
@@ -27,6 +27,7 @@ _DIRECTORY_SUFFIX = f"{SUFFIX}.d"
 #: libvirt's own bookkeeping of owners and labels (HAZARDS G16): true of the old file only.
 _NOT_OURS = ("trusted.libvirt.",)
 _OWNER = "trusted.libvirt.security.dac"
+_SYNC_EVERY = 0.25
 _OWNER_SHAPE = re.compile(rb"\+(\d+):\+(\d+)\0?")
 
 
@@ -127,6 +128,27 @@ def syncing(path: str) -> t.Iterator[None]:
         written = writer.submit(sync, path)
         yield
         written.result()
+
+
+@contextmanager
+def syncing_steadily(path: str) -> t.Iterator[None]:
+    """Brings to stable storage what somebody else writes to *path* while the block runs, again and again."""
+    import threading  # loaded where there is work, not for a run without a change
+
+    done = threading.Event()
+
+    def write() -> None:
+        with suppress(DiskError, OSError):  # whoever relies on it calls sync() afterwards
+            while not done.wait(_SYNC_EVERY):
+                sync(path)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        writer.join()
 
 
 def sync(path: str) -> None:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import struct
 import typing as t
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _formats, _image
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents, ImageInUse
@@ -28,7 +28,10 @@ Identity = t.Union[tuple[int, int], str]
 
 @dataclass(frozen=True)
 class User:
-    """A domain that has something to do with a file: as what, and whether it runs."""
+    """A domain that has something to do with a file: as what, and whether it runs.
+
+    *format* is what the domain reads the file as, None where its definition does not say that.
+    """
 
     domain: str
     uuid: str
@@ -36,6 +39,7 @@ class User:
     target: str
     role: str
     path: str
+    format: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{'running' if self.running else 'defined'} domain {self.domain} ({self.role} {self.target})"
@@ -159,26 +163,26 @@ def _users_by(domain: Domain, hypervisor: Hypervisor) -> t.Iterator[User]:
     seen = set()
     for disks, role in definitions:
         for disk in disks:
-            for path, part in _files_of(disk, hypervisor):
-                user = User(domain.name, domain.uuid, running, disk.target, part or role, path)
+            for path, part, image_format in _files_of(disk, hypervisor):
+                user = User(domain.name, domain.uuid, running, disk.target, part or role, path, image_format)
                 if user not in seen:
                     seen.add(user)
                     yield user
 
 
-def _files_of(disk: _domain_xml.DiskElement, hypervisor: Hypervisor) -> t.Iterator[tuple[str, str | None]]:
-    """The files that a disk means, each with its part in it; None: it is the disk."""
+def _files_of(disk: _domain_xml.DiskElement, hypervisor: Hypervisor) -> t.Iterator[tuple[str, str | None, str | None]]:
+    """The files that a disk means, each with its part in it (None: it is the disk) and its format."""
     source = source_path(disk, hypervisor)
     if source:
-        yield source, None
+        yield source, None, disk.format
         if disk.device == "disk":
-            for path, _format in _image.links(source, disk.format):
-                yield path, "backing file of"
+            for path, image_format in _image.links(source, disk.format):
+                yield path, "backing file of", image_format
     for link in disk.chain or ():
         if link.path:
-            yield link.path, "backing file of"
+            yield link.path, "backing file of", link.format
     if disk.mirror:
-        yield disk.mirror, "destination of a block job on"
+        yield disk.mirror, "destination of a block job on", None
 
 
 def source_path(disk: _domain_xml.DiskElement, hypervisor: Hypervisor) -> str | None:

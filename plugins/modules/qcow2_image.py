@@ -25,6 +25,7 @@ description:
 extends_documentation_fragment:
   - ansible.builtin.files
   - kvmops.disk.allocation
+  - kvmops.disk.overcommit
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -107,7 +108,7 @@ options:
   search_paths:
     description:
       - Directories in which images are looked for that have this one as their backing file, beside
-        its own directory and those of libvirt's storage pools.
+        its own directory and those of libvirt's storage pools. With O(max_overcommit) the images in them count.
     type: list
     elements: path
     default: []
@@ -132,6 +133,7 @@ notes:
 seealso:
   - module: kvmops.disk.qcow2_image_info
   - module: kvmops.disk.vm_disk_convert
+  - module: kvmops.disk.vm_disk_resize
 """
 
 EXAMPLES = r"""
@@ -152,10 +154,11 @@ EXAMPLES = r"""
     backing_file: /var/lib/libvirt/images/golden.qcow2
     backing_format: qcow2
 
-- name: Grow an image
+- name: Grow an image, unless the images on its file system then promise more than 120 % of it
   kvmops.disk.qcow2_image:
     path: /var/lib/libvirt/images/web.qcow2
     size: 60G
+    max_overcommit: 1.2
 
 - name: Remove an image
   kvmops.disk.qcow2_image:
@@ -243,11 +246,19 @@ dependents:
   type: list
   elements: str
 required_bytes:
-  description: The space that the image needs, where there is less.
+  description: The space that the image needs, where there is less; with O(max_overcommit) the size of its disk.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description: The space that there is; with O(max_overcommit) what may be promised to this image.
+  returned: failure
+  type: int
+promised_bytes:
+  description: What the images on the file system may come to need as it is, where O(max_overcommit) made the task fail.
+  returned: failure
+  type: int
+filesystem_bytes:
+  description: The size of the file system, where O(max_overcommit) made the task fail.
   returned: failure
   type: int
 """
@@ -258,6 +269,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._managed_image import 
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    OVERCOMMIT_SPEC,
     URI_SPEC,
     run,
 )
@@ -268,6 +280,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **ALLOCATION_SPEC,
+            **OVERCOMMIT_SPEC,
             "path": {"type": "path", "required": True, "aliases": ["dest", "name"]},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},

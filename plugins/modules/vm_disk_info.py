@@ -95,7 +95,7 @@ disks:
       type: list
       elements: dict
     users:
-      description: The other domains that use the same file, and as what.
+      description: The other domains that use the same file, as what, and in which format they read it.
       type: list
       elements: dict
     job:

@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs of vm_disk_convert that are disturbed at an exact point (injected/sitecustomize.py)."""
+"""Runs of vm_disk_convert, or of another module, that are disturbed at an exact point (injected/sitecustomize.py)."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def environment(**settings: str) -> dict[str, str]:
     return {"PYTHONPATH": str(INJECTED), **settings}
 
 
-def points(params: Mapping[str, Any], log: Path) -> list[str]:
+def points(params: Mapping[str, Any], log: Path, *, module: str = MODULE) -> list[str]:
     """The points of a run, which is carried out."""
-    done = run_module(MODULE, params, env=environment(POINTS=str(log)))
+    done = run_module(module, params, env=environment(POINTS=str(log)))
     assert done.get("changed"), done
     return log.read_text(encoding="utf-8").splitlines()
 
 
-def killed_at(point: str, params: Mapping[str, Any], *, children: bool = False) -> None:
+def killed_at(point: str, params: Mapping[str, Any], *, children: bool = False, module: str = MODULE) -> None:
     """Runs the module and kills it at POINT, with CHILDREN together with its qemu-img."""
-    run = start_module(MODULE, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP" if children else "SIGKILL"))
+    run = start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP" if children else "SIGKILL"))
     if children:
         wait_for(lambda: is_stopped(run) or run.process.poll() is not None, point)
     else:
@@ -51,15 +51,15 @@ def killed_at(point: str, params: Mapping[str, Any], *, children: bool = False) 
     raise AssertionError(f"it never came to {point}: {run.result()}")
 
 
-def signalled_at(point: str, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+def signalled_at(point: str, name: str, params: Mapping[str, Any], *, module: str = MODULE) -> dict[str, Any]:
     """The result of a run that gets signal NAME at POINT."""
-    return start_module(MODULE, params, env=environment(AT_POINT=point, AT_SIGNAL=name)).result()
+    return start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL=name)).result()
 
 
 @contextlib.contextmanager
-def paused_at(point: str, params: Mapping[str, Any]) -> Iterator[RunningModule]:
+def paused_at(point: str, params: Mapping[str, Any], *, module: str = MODULE) -> Iterator[RunningModule]:
     """The module, standing still at POINT for the length of the block; it goes on afterwards."""
-    run = start_module(MODULE, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP"))
+    run = start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP"))
     wait_for(lambda: is_stopped(run) or run.process.poll() is not None, point)
     assert run.process.poll() is None, f"it never came to {point}: {run.result()}"
     try:

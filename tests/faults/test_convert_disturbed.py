@@ -41,7 +41,13 @@ class Machine:
     def __init__(self, hv: Hypervisor, images: Path, name: str) -> None:
         self.hv, self.images, self.name = hv, images, name
         self.source, self.dest = images / "vm.raw", images / "vm.qcow2"
-        self.params: dict[str, Any] = {"name": name, "disk": "vda", "uri": hv.uri, "mode": "offline", "shutdown": "force"}
+        self.params: dict[str, Any] = {
+            "name": name,
+            "disk": "vda",
+            "uri": hv.uri,
+            "mode": "offline",
+            "shutdown": "force",
+        }
         self.definition = definition(hv, name)
         self.content = content(self.source, "raw")
         self.was_running = is_running(hv, name)

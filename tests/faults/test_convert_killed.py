@@ -64,7 +64,12 @@ class Victim:
 
 #: Whether the domain runs, its disks, what is asked, and the point from which on it is killed.
 SCENARIOS: dict[str, tuple[bool, list[str], dict[str, Any], str]] = {
-    "running, the source is to go": (True, ["vda"], {"mode": "offline", "shutdown": "force", "keep_source": False}, "pwrite 1"),
+    "running, the source is to go": (
+        True,
+        ["vda"],
+        {"mode": "offline", "shutdown": "force", "keep_source": False},
+        "pwrite 1",
+    ),
     "off, two disks": (False, ["vda", "vdb"], {}, "link 1"),
 }
 

@@ -54,6 +54,32 @@ def test_a_user_converts_the_disk_of_a_running_domain(session: SessionHypervisor
     assert (disk["domain"], disk["path"], disk["format"], disk["problem"]) == ("vm", str(dest), "qcow2", None)
 
 
+def test_a_user_converts_the_disk_below_a_running_domain(session: SessionHypervisor) -> None:
+    source = make_image(session.images / "live.raw")
+    os.chown(source, session.uid, session.uid)
+    session.define(session.domain_xml("live", [Disk(source)], kernel=False))
+    session.start("live")
+    done = run(session, "vm_disk_convert", name="live", disk="vda")
+    assert done.get("changed"), done
+    assert done["disks"][0]["mode"] == "live"
+    assert leftovers(session, "live", session.images) == []
+    assert not run(session, "vm_disk_convert", name="live", disk="vda")["changed"]
+
+
+def test_a_user_grows_a_disk_while_the_domain_runs_and_while_it_is_off(session: SessionHypervisor) -> None:
+    path = make_image(session.images / "grown.qcow2", "qcow2")
+    os.chown(path, session.uid, session.uid)
+    session.define(session.domain_xml("grown", [Disk(path, "qcow2")], kernel=False))
+    for size, mode in (("16M", "offline"), ("24M", "live")):
+        done = run(session, "vm_disk_resize", name="grown", disk="vda", size=size)
+        assert done.get("changed"), done
+        assert done["disks"][0]["mode"] == mode
+        assert not run(session, "vm_disk_resize", name="grown", disk="vda", size=size)["changed"]
+        if mode == "offline":
+            session.start("grown")
+    assert leftovers(session, "grown", session.images) == []
+
+
 def test_a_directory_that_the_user_may_not_write_to_is_refused_before_anything_happens(
     session: SessionHypervisor,
 ) -> None:

@@ -52,7 +52,7 @@ def main_job(hv: Hypervisor) -> Iterator[MainJob]:
     source = build_boot_disk(directory / "vm.raw")
     disk = Disk(source, serial="ROOT", cache="none", io="native")
     guest = hv.boot(hv.domain_xml("main-job", [disk], kernel=False, vnc_password="sesame"))
-    params = {"name": "main-job", "disk": "vda", "uri": hv.uri}
+    params = {"name": "main-job", "disk": "vda", "mode": "offline", "uri": hv.uri}
     before, files = definition(hv, "main-job"), tree_state(directory)
     predicted = run_module(MODULE, params, check=True, diff=True)
     untouched = (definition(hv, "main-job"), tree_state(directory)) == (before, files) and is_running(hv, "main-job")

@@ -78,7 +78,9 @@ def test_a_hypervisor_that_does_not_change_owners_can_start_the_new_image(static
     os.chmod(source, 0o600)
     static_hv.define(static_hv.domain_xml("vm", [Disk(source)], kernel=False))
     static_hv.start("vm")
-    done = run_module(MODULE, {"name": "vm", "disk": "vda", "mode": "offline", "shutdown": "force", "uri": static_hv.uri})
+    done = run_module(
+        MODULE, {"name": "vm", "disk": "vda", "mode": "offline", "shutdown": "force", "uri": static_hv.uri}
+    )
     assert done.get("changed"), done
     assert is_running(static_hv, "vm")
     status = os.stat(static_hv.images / "vm.qcow2")
@@ -111,7 +113,14 @@ def test_the_source_stays_when_the_domain_does_not_start_from_the_new_image(
     name = make_domain([Disk(source)], kernel=False).name
     hv.start(name)
     before, digest = definition(hv, name), file_sha256(source)
-    params = {"name": name, "disk": "vda", "mode": "offline", "shutdown": "force", "keep_source": False, "dest_dir": str(private)}
+    params = {
+        "name": name,
+        "disk": "vda",
+        "mode": "offline",
+        "shutdown": "force",
+        "keep_source": False,
+        "dest_dir": str(private),
+    }
     failed = module(MODULE, params)
     assert failed["failed"]
     assert f"{name}: cannot start the domain" in failed["msg"]
@@ -244,7 +253,14 @@ def test_two_disks_fit_where_both_together_fit(
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m,mode=0711", "tmpfs", small], check=True)
     try:
-        params = {"name": name, "disks": ["vda", "vdb"], "dest_dir": str(small), "mode": "offline", "shutdown": "force", "restart": False}
+        params = {
+            "name": name,
+            "disks": ["vda", "vdb"],
+            "dest_dir": str(small),
+            "mode": "offline",
+            "shutdown": "force",
+            "restart": False,
+        }
         done = module(MODULE, params)
         assert done.get("changed"), done
         for source in sources:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,20 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from lab import Disk, Guest, Hypervisor, run_module, tree_state
+from lab import Disk, Guest, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from scene import content, definition, disk_of, file_sha256, is_running, leftovers, make_image, qemu_img
+from scene import (
+    MIB,
+    content,
+    definition,
+    disk_of,
+    file_sha256,
+    leftovers,
+    make_image,
+    make_overlay,
+    qemu_img,
+    with_backing,
+)
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_convert"
@@ -136,10 +149,8 @@ def test_only_the_disk_changes_in_the_definition(journey: Journey) -> None:
 
 
 def test_the_new_image_has_the_owner_that_the_old_one_has_at_rest(hv: Hypervisor, journey: Journey) -> None:
-    hv.exec(["true"])
     old = os.stat(journey.directory / "vm.raw")
     assert (old.st_uid, old.st_gid, old.st_mode & 0o777) == (4321, 4321, 0o640)
-    journey.guest.hv.exec(["true"])
     assert leftovers(hv, "live", journey.directory) == []
 
 
@@ -155,4 +166,168 @@ def test_the_new_disk_is_there_after_a_stop_and_a_start(hv: Hypervisor, journey:
     assert int(said.split()[1]) >= journey.acked[-1]
 
 
-assert (content, file_sha256, is_running, make_image, tree_state, MakeDomain, Module)
+# The chain, several disks, and other circumstances
+
+
+def owners(*paths: Path) -> list[tuple[int, int]]:
+    return [(path.stat().st_uid, path.stat().st_gid) for path in paths]
+
+
+@pytest.fixture
+def chained(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> tuple[Guest, Path, Path]:
+    """A guest that writes to an overlay of a base with a file system."""
+    base, top = file_system(images / "base.raw"), images / "top.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", top)
+    os.chown(base, 1234, 1234)
+    guest = make_domain([Disk(top, "qcow2")], start=True)
+    start_writing(guest)
+    return guest, base, top
+
+
+@pytest.mark.parametrize("shallow", [False, True], ids=["flat", "shallow"])
+def test_a_disk_with_a_chain_is_copied_with_all_of_it_or_over_the_same_base(
+    hv: Hypervisor, module: Module, chained: tuple[Guest, Path, Path], shallow: bool
+) -> None:
+    guest, base, top = chained
+    before = file_sha256(base)
+    owned = owners(base)
+    dest = top.with_name("new.qcow2")
+    params = {"name": guest.name, "disk": "vda", "dest": str(dest), "shallow": shallow}
+    predicted = module(MODULE, params, check=True)
+    done = module(MODULE, params)
+    assert done.get("changed"), done
+    stop_writing(guest)
+    expected = [str(dest), str(base)] if shallow else [str(dest)]
+    assert [image["path"] for image in done["disks"][0]["backing_chain"]] == expected
+    assert [image["path"] for image in predicted["disks"][0]["backing_chain"]] == expected
+    assert owners(base) == owned
+    assert file_sha256(base) == before
+    assert not module(MODULE, params)["changed"]
+    assert (dest.stat().st_blocks < top.stat().st_blocks * 1.5) or not shallow
+    if not shallow:
+        base.rename(base.with_name("away.raw"))
+    restart(hv, guest)
+    assert int(guest.must("check /data/records").split()[1]) > 0
+    guest.must("sha256sum -c /data/SUMS")
+
+
+def restart(hv: Hypervisor, guest: Guest) -> None:
+    subprocess.run(["virsh", "-q", "-c", hv.uri, "destroy", guest.name], check=True)
+    hv.start(guest.name)
+    guest.wait_ready()
+
+
+def test_an_overlay_keeps_its_base_off_line_too(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
+) -> None:
+    base, top = make_image(images / "base.raw"), images / "top.qcow2"
+    make_overlay(top, base)
+    seen = content(top, "qcow2")
+    name = make_domain([], kernel=False).name
+    hv.remove(name)
+    hv.define(with_backing(hv.domain_xml(name, [Disk(top, "qcow2")], kernel=False), (base, "raw")))
+    dest = images / "new.qcow2"
+    params = {"name": name, "disk": "vda", "dest": str(dest), "shallow": True, "cluster_size": "128K"}
+    done = module(MODULE, params)
+    assert done.get("changed"), done
+    assert [image["path"] for image in done["disks"][0]["backing_chain"]] == [str(dest), str(base)]
+    assert done["disks"][0]["mode"] == "offline"
+    assert content(dest, "qcow2") == seen
+    assert f"<source file='{base}'/>" in definition(hv, name)
+    assert dest.stat().st_size < 3 * MIB, "what only the base holds was not copied"
+    assert not module(MODULE, params)["changed"]
+
+
+def test_a_paused_guest_stays_paused_and_has_its_new_disk(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
+) -> None:
+    source = file_system(images / "vm.raw")
+    guest = make_domain([Disk(source)], start=True)
+    start_writing(guest)
+    virsh = ["virsh", "-q", "-c", hv.uri]
+    subprocess.run([*virsh, "suspend", guest.name], check=True)
+    before = content(source, "raw")
+    done = module(MODULE, {"name": guest.name, "disk": "vda"})
+    assert done["disks"][0]["mode"] == "live"
+    assert subprocess.run([*virsh, "domstate", guest.name], capture_output=True, text=True).stdout.strip() == "paused"
+    assert content(images / "vm.qcow2", "qcow2") == before
+    subprocess.run([*virsh, "resume", guest.name], check=True)
+    stop_writing(guest)
+
+
+def test_several_disks_of_a_running_domain_are_copied_in_one_call(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
+) -> None:
+    source = file_system(images / "vm.raw")
+    others = [make_image(images / f"{name}.qcow2", "qcow2", seed=name) for name in ("with space", "a,b", "-dash:é")]
+    targets = ["vda", "vdb", "sdc", "vdd"]
+    disks = [Disk(source), *(Disk(path, "qcow2", target) for path, target in zip(others, targets[1:], strict=True))]
+    guest = make_domain(disks, start=True)
+    start_writing(guest)
+    seen = [content(path, "qcow2") for path in others]
+    (images / "new").mkdir()
+    params = {"name": guest.name, "disks": [*targets[:2], str(others[1]), "vdd"], "dest_dir": str(images / "new")}
+    done = module(MODULE, {**params, "keep_source": False, "bandwidth": "100M", "cluster_size": "128K"})
+    assert done.get("changed"), done
+    stop_writing(guest)
+    assert [disk["mode"] for disk in done["disks"]] == ["live"] * 4
+    assert not source.exists()
+    for path, target, before in zip(others, targets[1:], seen, strict=True):
+        new = images / "new" / path.name
+        assert disk_of(hv, guest.name, target) == (str(new), "qcow2")
+        assert content(new, "qcow2") == before
+        assert not path.exists()
+        assert '"cluster-size": 131072' in qemu_img("info", "-U", "--output=json", new)
+    assert leftovers(hv, guest.name, images) == []
+    assert not module(MODULE, params)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("image_format", "allocation"),
+    [("raw", "lazy_zeroed_thick"), ("qcow2", "lazy_zeroed_thick"), ("qcow2", "eager_zeroed_thick")],
+)
+def test_the_space_of_a_live_copy_is_reserved_where_that_is_wanted(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain, image_format: str, allocation: str
+) -> None:
+    source = make_image(images / "vm.img", "qcow2" if image_format == "raw" else "raw", size_mib=64)
+    name = make_domain([Disk(source, "qcow2" if image_format == "raw" else "raw")], kernel=False).name
+    hv.start(name)
+    before = content(source, "qcow2" if image_format == "raw" else "raw")
+    done = module(MODULE, {"name": name, "disk": "vda", "format": image_format, "allocation": allocation})
+    assert done.get("changed"), done
+    dest = images / f"vm.{image_format}"
+    assert dest.stat().st_blocks * 512 >= 64 * MIB
+    assert content(dest, image_format) == before
+
+
+def test_a_hypervisor_that_does_not_change_owners_can_use_the_live_copy() -> None:
+    user = pwd.getpwnam("libvirt-qemu")
+    with Hypervisor(Path(tempfile.gettempdir()), f"static-{os.getpid()}", dynamic_ownership=False) as static:
+        source = make_image(static.images / "vm.raw")
+        os.chown(source, user.pw_uid, user.pw_gid)
+        source.chmod(0o600)
+        static.define(static.domain_xml("vm", [Disk(source)], kernel=False))
+        static.start("vm")
+        done = run_module(MODULE, {"name": "vm", "disk": "vda", "uri": static.uri})
+        assert done.get("changed"), done
+        status = (static.images / "vm.qcow2").stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (user.pw_uid, user.pw_gid, 0o600)
+        static.remove("vm")
+
+
+def test_a_directory_that_qemu_may_not_traverse_is_refused_and_nothing_changed(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
+) -> None:
+    source = make_image(images / "vm.raw")
+    name = make_domain([Disk(source)], kernel=False).name
+    hv.start(name)
+    (images / "private").mkdir(mode=0o700)
+    before = definition(hv, name)
+    failed = module(MODULE, {"name": name, "disk": "vda", "dest_dir": str(images / "private")})
+    assert definition(hv, name) == before
+    assert str(source) in definition(hv, name, 0)
+    assert os.listdir(images / "private") == []
+    assert failed.get("failed"), failed
+    assert str(images / "private") in failed["msg"]
+    assert "ermission denied" in failed["msg"]
+    assert leftovers(hv, name, images) == []

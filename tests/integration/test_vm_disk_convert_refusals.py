@@ -6,78 +6,24 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
+from integration.arranged import Asked, Cases, Scene, assert_refused
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import MIB, definition, is_running, leftovers, make_image, make_overlay, qemu_img, unchanged, with_backing
+from scene import MIB, definition, is_running, make_encrypted, make_image, make_overlay, qemu_img, with_backing
 
 MODULE = "vm_disk_convert"
 
 
-@dataclass
-class Scene:
-    """What the arranger of a case needs; it says what is asked of which domain by `ask`."""
-
-    hv: Hypervisor
-    images: Path
-    make_domain: MakeDomain
-    stack: contextlib.ExitStack
-
-    def domain(self, *disks: Disk, start: bool = False, **options: Any) -> str:
-        name = self.make_domain(disks, kernel=False, **options).name
-        if start:
-            self.hv.start(name)
-        return name
-
-    def defined(self, change: Callable[[str], str], *disks: Disk) -> str:
-        """A domain whose XML was changed before it was defined."""
-        name = self.make_domain([], kernel=False).name
-        self.hv.remove(name)
-        self.hv.define(change(self.hv.domain_xml(name, disks, kernel=False)))
-        return name
-
-    @contextlib.contextmanager
-    def libvirt(self, name: str) -> Iterator[libvirt.virDomain]:
-        with contextlib.closing(self.hv.connect()) as connection:
-            yield connection.lookupByName(name)
-
-    def raw(self, name: str = "vm.raw", **options: Any) -> Path:
-        return make_image(self.images / name, **options)
-
-    def qcow2(self, name: str = "vm.qcow2") -> Path:
-        return make_image(self.images / name, "qcow2")
-
-    def small_file_system(self, size: str) -> Path:
-        small = self.images / "small"
-        small.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0711", "tmpfs", small], check=True)
-        self.stack.callback(lambda: subprocess.run(["umount", small], check=True))
-        return small
-
-
-Asked = dict[str, Any]
-Arrange = Callable[[Scene], Asked]
-CASES: dict[str, tuple[Arrange, list[str]]] = {}
-
-
-def case(*said: str) -> Callable[[Arrange], Arrange]:
-    """Registers an arranger under its name, with what the message must say."""
-
-    def register(arrange: Arrange) -> Arrange:
-        CASES[arrange.__name__] = (arrange, list(said))
-        return arrange
-
-    return register
+CASES = Cases()
+case = CASES.case
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -88,19 +34,7 @@ def test_is_refused_and_nothing_changed(hv: Hypervisor, images: Path, make_domai
         asked = {"disk": "vda", "uri": hv.uri, **arrange(scene)}
         if "disks" in asked:
             del asked["disk"]
-        options = {"env": asked.pop("environment", None), "python": asked.pop("python", None)}
-        with contextlib.closing(hv.connect()) as connection:
-            domains = [domain.name() for domain in connection.listAllDomains() if domain.isPersistent()]
-        with unchanged(hv, images, *domains):
-            refused = run_module(MODULE, asked, **options)
-            checked = run_module(MODULE, asked, check=True, **options)
-        assert refused.get("failed"), refused
-        for words in said:
-            assert words in refused["msg"]
-        assert "Traceback" not in refused["msg"]
-        assert checked["msg"] == refused["msg"], "check mode says the same"
-        for domain in domains:
-            assert leftovers(hv, domain, images) == []
+        refused = assert_refused(MODULE, scene, asked, said)
         if name in FACTS:
             FACTS[name](refused)
 
@@ -243,38 +177,15 @@ def the_domain_has_an_external_snapshot(scene: Scene) -> Asked:
 @case("a block job runs on vda", "blockjob --abort")
 def a_block_job_runs(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.raw(mib=8)), start=True)
-    copy = scene.images / "copy.raw"
-    with scene.libvirt(name) as domain:
-        xml = f"<disk type='file'><source file='{copy}'/><driver type='raw'/></disk>"
-        bandwidth = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: 64 * 1024}
-        domain.blockCopy("vda", xml, bandwidth, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
-        # Only the guest's images are to be compared, not the copy that grows meanwhile.
-        domain.suspend()
-    moved = scene.images.parent / f"{scene.images.name}-copy.raw"
-    os.rename(copy, moved)
-    scene.stack.callback(moved.unlink)
+    scene.copy_block(name)
     return {"name": name, "mode": "offline", "shutdown": "force"}
 
 
 @case("is being migrated, saved, dumped or backed up")
 def the_domain_is_being_backed_up(scene: Scene) -> Asked:
-    """By pulling, which lasts until somebody ends it."""
     name = scene.domain(Disk(scene.raw()), start=True)
-    beside = scene.images.parent / f"{scene.images.name}-backup"
-    beside.mkdir(mode=0o777)
-    beside.chmod(0o777)
-    scene.stack.callback(shutil.rmtree, beside)
-    disk = f"<disk name='vda' backup='yes' type='file'><scratch file='{beside}/scratch'/></disk>"
-    server = f"<server transport='unix' socket='{beside}/socket'/>"
-    with scene.libvirt(name) as domain:
-        domain.backupBegin(f"<domainbackup mode='pull'>{server}<disks>{disk}</disks></domainbackup>", None)
-    scene.stack.callback(end_job, scene, name)
+    scene.back_up(name)
     return {"name": name, "mode": "offline", "shutdown": "force"}
-
-
-def end_job(scene: Scene, name: str) -> None:
-    with scene.libvirt(name) as domain:
-        domain.abortJob()
 
 
 @case("is running, and shutdown is never")
@@ -287,7 +198,7 @@ def the_domain_is_paused(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.raw()), start=True)
     with scene.libvirt(name) as domain:
         domain.suspend()
-    return {"name": name}
+    return {"name": name, "mode": "offline"}
 
 
 @case("the guest runs on", "but the definition names")
@@ -434,10 +345,7 @@ def the_chain_runs_in_a_circle(scene: Scene) -> Asked:
 
 @case("is encrypted", "in the clear")
 def the_image_is_encrypted(scene: Scene) -> Asked:
-    image = scene.images / "vm.qcow2"
-    key = ("--object", "secret,id=key,data=sesame")
-    options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-    qemu_img("create", "-q", *key, "-f", "qcow2", "-o", options, image, "4M")
+    image = make_encrypted(scene.images / "vm.qcow2")
     return {"name": scene.domain(Disk(image, "qcow2")), "format": "raw"}
 
 
@@ -569,9 +477,82 @@ def one_disk_and_several_are_given(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "disk": "vda", "dest": "/x", "dest_dir": "/y"}
 
 
-@case("one of", "live")
-def the_mode_is_one_to_come(scene: Scene) -> Asked:
+# What only stands in the way of a live conversion
+
+
+@case("is shut off, and mode is live", "start the domain")
+def the_domain_is_off_and_the_mode_is_live(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "mode": "live"}
+
+
+@case("format: vdi images are not made below a running guest", "set mode to offline")
+def the_format_is_none_for_a_live_copy(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "format": "vdi"}
+
+
+@case("compress: what is copied below a running guest cannot be compressed", "set mode to offline")
+def a_live_copy_is_to_be_compressed(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "compress": True}
+
+
+@case("preallocation: the zeros of a raw image cannot be written below a running guest", "set mode to offline")
+def a_live_copy_is_to_be_full_of_zeros(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.qcow2(), "qcow2"), start=True)
+    return {"name": name, "format": "raw", "allocation": "eager_zeroed_thick"}
+
+
+@case("a block job runs on vda", "blockjob --abort")
+def a_foreign_block_job_runs_and_the_mode_is_live(scene: Scene) -> Asked:
+    return {**a_block_job_runs(scene), "mode": "live"}
+
+
+@case("not enough space in", "needed", "available")
+def there_is_not_enough_space_for_a_live_copy(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw(mib=6)), start=True)
+    return {"name": name, "dest_dir": str(scene.small_file_system("4m"))}
+
+
+@case("vm.qcow2: exists already: it is left alone")
+def an_empty_file_is_at_the_destination_of_a_live_copy(scene: Scene) -> Asked:
+    (scene.images / "vm.qcow2").touch()
+    return {"name": scene.domain(Disk(scene.raw()), start=True)}
+
+
+@case("the directory", "does not exist")
+def the_directory_of_a_live_copy_is_missing(scene: Scene) -> Asked:
+    name = scene.domain(Disk(scene.raw()), start=True)
+    return {"name": name, "dest": str(scene.images / "missing" / "vm.qcow2")}
+
+
+@case("source and destination are the same file")
+def the_destination_of_a_live_copy_is_the_source(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "dest": str(scene.images / "vm.raw")}
+
+
+@case("is a cdrom, asked to convert a disk")
+def a_cdrom_of_a_running_domain_is_meant(scene: Scene) -> Asked:
+    cdrom = Disk(scene.raw("cd.iso"), target="hdc", device="cdrom", readonly=True)
+    return {"name": scene.domain(Disk(scene.raw()), cdrom, start=True), "disk": "hdc"}
+
+
+@case("bandwidth: ")
+def the_bandwidth_is_no_size(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "bandwidth": "fast"}
+
+
+@case("bandwidth: ")
+def the_bandwidth_is_nothing(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "bandwidth": "0"}
+
+
+@case("copy_timeout: 0 s is no time")
+def there_is_no_time_to_copy_in(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "copy_timeout": 0}
+
+
+@case("shallow: raw images have no backing file")
+def a_raw_image_is_to_keep_a_chain(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.qcow2(), "qcow2")), "format": "raw", "shallow": True}
 
 
 # What the host lacks

@@ -26,12 +26,13 @@ FLOORS = (
         *("_resize", "_survey", "_unfinished"),
     },
     {"_module"},
-    {"_domain_conversion", "_managed_image"},
+    {"_domain_conversion", "_domain_resize", "_managed_image"},
 )
 
 # Who may use whom on the same floor; everybody else looks only down.
 NEIGHBOURS = {
     "_size": {"_errors"},
+    "_capacity": {"_image", "_lock", "_usage"},
     "_formats": {"_qcow2"},
     "_block_job": {"_capacity"},
     "_domain": {"_usage"},

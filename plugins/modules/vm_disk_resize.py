@@ -1,0 +1,311 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: vm_disk_resize
+short_description: Grow, or shrink, a disk of a virtual machine
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Makes sure that a disk of a libvirt domain has a size. A domain that runs, or is paused, goes on while its disk
+    grows, and its guest sees the new size at once. The image of one that is off is resized with C(qemu-img).
+  - A disk is never shrunk while its domain is on, and otherwise only with O(shrink=true).
+  - Only the disk grows. What is in it (the partition, the file system) is the guest's; see the notes.
+  - The definition of the domain does not change, and the new size stays when the domain is stopped and started again.
+  - Images that other domains name, or that other images have as their backing file, are not resized; nor are disks
+    that are read-only, shareable or transient, or have a block job.
+  - Snapshots do not stand in the way of growing. A snapshot keeps the size that the disk had, and going back to it
+    brings that back. Shrinking is refused where the domain has snapshots or checkpoints. A qcow2 image of compat 0.10
+    that holds internal snapshots cannot be resized at all.
+extends_documentation_fragment:
+  - kvmops.disk.libvirt
+  - kvmops.disk.libvirt.requirements
+  - kvmops.disk.overcommit
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.changing
+  - kvmops.disk.attributes.action_group
+attributes:
+  idempotent:
+    support: partial
+    details:
+      - A growth (O(size) with a plus) without O(from_size) grows the disk every time. With O(from_size), and for a size
+        without a plus, the second run changes nothing.
+options:
+  name:
+    description:
+      - The name or the UUID of the domain.
+    type: str
+    required: true
+    aliases: [domain]
+  disk:
+    description:
+      - The disk, by its target (such as V(vda)) or by the path of its source, which is the top of its backing chain.
+    type: str
+    required: true
+  size:
+    description:
+      - The size that the disk is to have; bytes, or a number with V(K), V(M), V(G), V(T), V(P) or V(E)
+        (powers of 1024; V(10G) and V(10GiB) are the same). It has to be a multiple of 512 bytes.
+      - With a plus before it (V(+10G)), how much the disk is to grow. Without O(from_size) it grows B(each time) that
+        the task runs, and check mode says to what; a task that may run twice names O(from_size), or the size itself.
+      - Put a growth in bytes in quotes (V('"+1073741824"')), since YAML reads such a number without its plus.
+    type: str
+    required: true
+  from_size:
+    description:
+      - The size that the disk has before it grows by O(size). A disk that has both together has grown already, and is
+        left alone; one that has neither size is an error, which says what it has.
+    type: str
+  shrink:
+    description:
+      - Allows O(size) to be less than what the disk has, while its domain is off.
+      - What lies beyond the new end is lost. Shrink the file system and the partition inside first.
+    type: bool
+    default: false
+  preallocation:
+    description:
+      - How much of the space that is added to the disk of a domain that is off is allocated at once. V(off) allocates
+        on first write. V(metadata) prepares the tables of a qcow2 image, not its data. V(falloc) reserves all blocks
+        without writing them. V(full) writes zeros to all of them.
+      - For V(raw) images V(metadata) is not available, and C(qed) images only know V(off).
+      - An image does not remember how it was allocated. If neither this nor O(allocation) is given, it is known by its
+        look. An image that occupies all that its disk has was reserved (or written to its end), and what is added
+        is reserved too, as with V(falloc). A qcow2 image that is as long as its disk but has holes has its tables
+        prepared, as with V(metadata). All others, overlays, and images with internal snapshots grow as with V(off).
+      - What is added to a disk under its guest is never reserved, so that anything but V(off) is refused then. A
+        reserved image grows with a warning.
+    type: str
+    choices: ['off', metadata, falloc, full]
+  allocation:
+    description:
+      - The same choice as O(preallocation) in VMware's words.
+      - V(thin) is O(preallocation=off), V(lazy_zeroed_thick) is O(preallocation=falloc),
+        V(eager_zeroed_thick) is O(preallocation=full).
+    type: str
+    choices: [thin, lazy_zeroed_thick, eager_zeroed_thick]
+  allow_dependents:
+    description:
+      - Allows the image to be resized though other images have it as their backing file. Those can be destroyed by it.
+    type: bool
+    default: false
+  search_paths:
+    description:
+      - Directories in which images are looked for that have this one as their backing file, beside its own directory
+        and those of libvirt's storage pools. With O(max_overcommit) the images in them count.
+    type: list
+    elements: path
+    default: []
+  trusted:
+    description:
+      - Whether to follow references to backing files that are in the image but not in the domain's definition, which
+        C(qemu-img) opens to resize an overlay while the domain is off.
+      - Such a reference can have been planted. The definition names a backing file by C(backingStore). It does not
+        matter for a domain that is on, since nothing is followed then.
+    type: bool
+    default: false
+notes:
+  - After a disk has grown, the guest has to make use of it. On Linux with a partition table that is
+    C(growpart /dev/vda 1), then C(resize2fs /dev/vda1) (ext4), C(xfs_growfs /) (XFS), or C(pvresize /dev/vda1) and
+    C(lvextend --resizefs) (LVM). A GPT keeps a copy at the end of the disk, which C(growpart) and
+    C(sgdisk --move-second-header) put in its new place.
+  - Guests see the new size of virtio disks at once. Of SCSI disks Linux may have to be told
+    (C(echo 1 > /sys/class/block/sda/device/rescan)), and of IDE and SATA disks at the next start.
+  - Before a disk is shrunk, do the same in the opposite order, inside the guest. Nobody but the guest can tell what of
+    the disk is in use.
+  - Block devices, network disks, and images in other formats than raw, qcow2 and qed are not resized. Resize a block
+    device itself and tell the guest with C(virsh blockresize); convert an image with M(kvmops.disk.vm_disk_convert).
+  - While a change is made, a hidden file C(.NAME.kvmops) stands beside the image. One that a killed run left makes the
+    next run verify the image before it does anything else.
+  - Growing can be undone, and is, when it fails or the task is told to end while C(qemu-img) works.
+seealso:
+  - module: kvmops.disk.qcow2_image
+  - module: kvmops.disk.vm_disk_convert
+  - module: kvmops.disk.vm_disk_info
+"""
+
+EXAMPLES = r"""
+- name: Give a machine a disk of 40 GiB, whether it runs or not
+  kvmops.disk.vm_disk_resize:
+    name: web
+    disk: vda
+    size: 40G
+
+- name: Grow a disk by 10 GiB, once
+  kvmops.disk.vm_disk_resize:
+    name: db
+    disk: vdb
+    size: +10G
+    from_size: 30G
+
+- name: Grow a disk, unless the images on its file system then promise more than 120 % of it
+  kvmops.disk.vm_disk_resize:
+    name: web
+    disk: /var/lib/libvirt/images/web.qcow2
+    size: 60G
+    max_overcommit: 1.2
+
+- name: Grow the disk of a machine that is off, and reserve the space
+  kvmops.disk.vm_disk_resize:
+    name: mail
+    disk: vda
+    size: 200G
+    allocation: lazy_zeroed_thick
+
+- name: Shrink a disk whose file system was shrunk before, while the machine is off
+  kvmops.disk.vm_disk_resize:
+    name: old
+    disk: vda
+    size: 20G
+    shrink: true
+
+- name: Grow the disk of a machine
+  kvmops.disk.vm_disk_resize:
+    name: web
+    disk: vda
+    size: 40G
+
+- name: Grow the partition in its guest
+  ansible.builtin.command:
+    argv: [growpart, /dev/vda, "1"]
+  delegate_to: web
+  register: growpart
+  changed_when: growpart.rc == 0
+  failed_when: growpart.rc > 1
+
+- name: Grow the file system in its guest
+  ansible.builtin.command:
+    argv: [resize2fs, /dev/vda1]
+  delegate_to: web
+  when: growpart is changed
+  changed_when: true
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, in order.
+  returned: always
+  type: list
+  elements: str
+  sample: ["grow vda of web from 30 GiB to 40 GiB while it runs (/var/lib/libvirt/images/web.qcow2)"]
+diff:
+  description: The size before and after, by the target of the disk.
+  returned: always
+  type: dict
+disks:
+  description: The disk, as the only element of a list.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    domain:
+      description: The name of the domain.
+      type: str
+    target:
+      description: The name of the disk inside the domain's definition.
+      type: str
+    path:
+      description: Its image.
+      type: str
+    format:
+      description: The format of the image.
+      type: str
+    virtual_size:
+      description: The size that the guest sees, in bytes, afterwards. In check mode what it would be.
+      type: int
+    actual_size:
+      description: The bytes that the image occupies. In check mode those before the change.
+      type: int
+    previous_size:
+      description: The size before, in bytes; null if nothing changed.
+      type: int
+    mode:
+      description: V(live) where the domain was on, V(offline) where it was off; null if nothing changed.
+      type: str
+    backing_chain:
+      description: The image and those below it, top first, each with the facts of M(kvmops.disk.qcow2_image).
+      type: list
+      elements: dict
+virtual_size:
+  description: The size that the disk has, in bytes, where it does not fit what the task asks for.
+  returned: failure
+  type: int
+in_use_by:
+  description: The other domains that use the image, where that made the task fail.
+  returned: failure
+  type: list
+  elements: dict
+dependents:
+  description: The images that have this one as their backing file, where that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+block_jobs:
+  description: The disk, where a block job on it made the task fail.
+  returned: failure
+  type: list
+  elements: str
+snapshots:
+  description: The snapshots that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+required_bytes:
+  description: The space that the growth needs; with O(max_overcommit) what the whole disk does. Where there is less.
+  returned: failure
+  type: int
+available_bytes:
+  description: The space that there is; with O(max_overcommit) what may be promised to this disk.
+  returned: failure
+  type: int
+promised_bytes:
+  description:
+    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  returned: failure
+  type: int
+filesystem_bytes:
+  description: The size of the file system, where O(max_overcommit) made the task fail.
+  returned: failure
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_resize import resize
+from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+    ALLOCATION_EXCLUSIVE,
+    ALLOCATION_SPEC,
+    OVERCOMMIT_SPEC,
+    URI_SPEC,
+    run,
+)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            **OVERCOMMIT_SPEC,
+            "preallocation": ALLOCATION_SPEC["preallocation"],
+            "allocation": ALLOCATION_SPEC["allocation"],
+            "name": {"type": "str", "required": True, "aliases": ["domain"]},
+            "disk": {"type": "str", "required": True},
+            "size": {"type": "str", "required": True},
+            "from_size": {"type": "str"},
+            "shrink": {"type": "bool", "default": False},
+            "allow_dependents": {"type": "bool", "default": False},
+            "search_paths": {"type": "list", "elements": "path", "default": []},
+            "trusted": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=ALLOCATION_EXCLUSIVE,
+        supports_check_mode=True,
+    )
+    run(module, resize)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,368 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""vm_disk_convert below a running guest, killed and disturbed: the guest runs on, and a rerun finishes the job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
+from lab import Disk, Hypervisor, run_module, start_module
+from lab.fixtures import MakeDomain
+from lab.module import RunningModule
+from lab.processes import wait_gone
+from scene import RECORD, content, definition, disk_of, is_running, leftovers, make_image
+
+MODULE = "vm_disk_convert"
+#: Bytes in a second: a copy takes a while, so that something can happen meanwhile.
+SLOW = "512K"
+
+
+class Machine:
+    """A running domain on a raw disk, and what must hold of it whatever happens."""
+
+    def __init__(self, hv: Hypervisor, images: Path, name: str) -> None:
+        self.hv, self.images, self.name = hv, images, name
+        self.source, self.dest = images / "vm.raw", images / "vm.qcow2"
+        self.params: dict[str, Any] = {"name": name, "disk": "vda", "uri": hv.uri}
+        self.definition = definition(hv, name)
+        self.content = content(self.source, "raw")
+        self.process = hv.qemu_pid(name)
+
+    @contextlib.contextmanager
+    def domain(self) -> Iterator[libvirt.virDomain]:
+        with contextlib.closing(self.hv.connect()) as connection:
+            yield connection.lookupByName(self.name)
+
+    def live(self) -> str:
+        return definition(self.hv, self.name, 0)
+
+    def is_copied(self) -> bool:
+        return "<mirror" in self.live()
+
+    def begin_slowly(self) -> RunningModule:
+        """A run in the middle of its copy."""
+        run = start_module(MODULE, {**self.params, "bandwidth": SLOW})
+        wait_for(self.is_copied, "the copy")
+        return run
+
+    def assert_same_guest(self) -> None:
+        """It has not stopped, and both what it uses and what is defined are complete."""
+        assert self.hv.qemu_pid(self.name) == self.process
+        assert is_running(self.hv, self.name)
+        path, image_format = disk_of(self.hv, self.name)
+        assert content(path, image_format) == self.content
+        assert f"<source file='{path}' index" in self.live()
+
+    def assert_as_before(self, *files: str) -> None:
+        self.assert_same_guest()
+        assert definition(self.hv, self.name) == self.definition
+        assert not self.is_copied()
+        assert leftovers(self.hv, self.name, self.images) == []
+        assert sorted(os.listdir(self.images)) == sorted(["vm.raw", *files])
+
+    def assert_converted(self) -> None:
+        path = str(self.dest)
+        assert disk_of(self.hv, self.name) == (path, "qcow2")
+        assert content(path, "qcow2") == self.content
+        assert leftovers(self.hv, self.name, self.images) == []
+        assert RECORD not in self.live() if is_running(self.hv, self.name) else True
+        assert sorted(os.listdir(self.images)) == ["vm.qcow2", "vm.raw"]
+
+    def assert_converges(self, **more: Any) -> dict[str, Any]:
+        """The next run does the job, and the one after it has nothing to do."""
+        done = run_module(MODULE, {**self.params, **more})
+        assert done.get("changed"), done
+        self.assert_converted()
+        again = run_module(MODULE, {**self.params, **more})
+        assert not again["changed"], again
+        return done
+
+
+@pytest.fixture
+def machine(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Machine:
+    name = make_domain([Disk(make_image(images / "vm.raw"))], kernel=False).name
+    hv.start(name)
+    return Machine(hv, images, name)
+
+
+def test_killed_at_any_point_the_guest_runs_on_and_the_next_run_finishes_the_job(machine: Machine) -> None:
+    log = machine.images.parent / f"{machine.name}.points"
+    every_point = points(machine.params, log)
+    log.unlink()
+    machine.assert_converted()
+    machine.assert_same_guest()
+    assert {"virDomainSetMetadata 1", "link 1", "virDomainBlockCopy 1", "virDomainBlockJobAbort 1"} <= set(every_point)
+    for number, point in enumerate(every_point):
+        with contextlib.suppress(libvirt.libvirtError), machine.domain() as domain:
+            domain.destroy()
+        machine.hv.define(machine.definition)
+        machine.dest.unlink()
+        machine.hv.start(machine.name)
+        machine.process = machine.hv.qemu_pid(machine.name)
+        killed_at(point, machine.params, children=bool(number % 2))
+        machine.assert_same_guest()
+        again = run_module(MODULE, machine.params)
+        try:
+            assert not again.get("failed"), again
+            machine.assert_same_guest()
+            machine.assert_converted()
+            assert not machine.is_copied()
+            if number % 5 == 0:
+                assert not run_module(MODULE, machine.params)["changed"]
+        except AssertionError as error:
+            raise AssertionError(f"after a kill before {point}, then {again.get('actions')}: {error}") from error
+
+
+def test_the_copy_of_a_killed_run_goes_on_and_is_adopted(machine: Machine) -> None:
+    machine.begin_slowly().kill()
+    assert machine.is_copied()
+    identity = machine.dest.stat().st_ino
+    predicted = run_module(MODULE, machine.params, check=True)
+    assert machine.is_copied()
+    done = machine.assert_converges()
+    assert done["actions"] == predicted["actions"]
+    assert done["actions"][0].startswith("go on with the copy of vda")
+    assert machine.dest.stat().st_ino == identity
+    machine.assert_same_guest()
+
+
+def test_the_copy_of_a_killed_run_is_ended_where_another_place_is_wanted(machine: Machine) -> None:
+    machine.begin_slowly().kill()
+    other = machine.images / "other.qcow2"
+    done = run_module(MODULE, {**machine.params, "dest": str(other)})
+    assert done.get("changed"), done
+    assert done["actions"][0].startswith(f"end the copy of vda to {machine.dest}")
+    assert disk_of(machine.hv, machine.name) == (str(other), "qcow2")
+    assert leftovers(machine.hv, machine.name, machine.images) == []
+    assert sorted(os.listdir(machine.images)) == ["other.qcow2", "vm.raw"]
+    machine.assert_same_guest()
+
+
+def test_the_copy_of_a_killed_run_is_ended_where_the_disk_is_wanted_as_it_is(machine: Machine) -> None:
+    machine.begin_slowly().kill()
+    params = {**machine.params, "format": "raw"}
+    assert run_module(MODULE, params)["changed"]
+    machine.assert_as_before()
+    assert not run_module(MODULE, params)["changed"]
+
+
+def test_the_copy_of_a_killed_run_is_ended_where_the_next_wish_is_refused(machine: Machine) -> None:
+    machine.begin_slowly().kill()
+    refused = run_module(MODULE, {**machine.params, "dest": str(machine.images / "missing" / "vm.qcow2")})
+    assert "does not exist" in refused["msg"]
+    machine.assert_as_before()
+
+
+def test_a_copy_that_still_has_its_run_is_left_alone(machine: Machine) -> None:
+    run = machine.begin_slowly()
+    refused = run_module(MODULE, {**machine.params, "dest": str(machine.images / "other.qcow2")})
+    assert "another run converts vda" in refused["msg"]
+    assert machine.is_copied()
+    run.kill()
+    machine.assert_converges()
+
+
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [
+        ("SIGTERM", "virDomainSetMetadata 1"),
+        ("SIGHUP", "qemu-img-create 1"),
+        ("SIGINT", "virDomainBlockCopy 1"),
+        ("SIGTERM", "virDomainBlockJobAbort 1"),
+    ],
+)
+def test_a_run_that_is_told_to_end_ends_its_copy_and_removes_it(machine: Machine, point: str, name: str) -> None:
+    told = signalled_at(point, name, machine.params)
+    assert told.get("failed"), told
+    assert f"interrupted by {name}" in told["msg"]
+    machine.assert_as_before()
+
+
+def test_a_run_that_is_told_to_end_in_the_middle_of_the_copy_undoes_everything(machine: Machine) -> None:
+    run = machine.begin_slowly()
+    os.kill(run.pid, signal.SIGINT)
+    told = run.result()
+    assert "interrupted by SIGINT" in told["msg"]
+    machine.assert_as_before()
+
+
+def test_after_the_death_of_libvirtd_in_the_middle_of_the_copy_the_next_run_adopts_it(machine: Machine) -> None:
+    run = machine.begin_slowly()
+    machine.hv.kill_libvirtd()
+    try:
+        failed = run.result()
+    finally:
+        machine.hv.start_libvirtd()
+    assert failed.get("failed"), failed
+    assert "Traceback" not in failed["msg"]
+    machine.assert_same_guest()
+    assert machine.is_copied()
+    done = machine.assert_converges()
+    assert done["actions"][0].startswith("go on with the copy")
+    machine.assert_same_guest()
+
+
+def test_a_guest_that_is_destroyed_in_the_middle_of_the_copy_has_its_old_disk(machine: Machine) -> None:
+    run = machine.begin_slowly()
+    with machine.domain() as domain:
+        domain.destroy()
+    failed = run.result()
+    assert "went off" in failed["msg"]
+    assert definition(machine.hv, machine.name) == machine.definition
+    assert leftovers(machine.hv, machine.name, machine.images) == []
+    assert os.listdir(machine.images) == ["vm.raw"]
+    machine.assert_converges()
+    assert not is_running(machine.hv, machine.name)
+
+
+@pytest.mark.parametrize("back", ["off", "running"])
+def test_after_the_host_went_down_in_the_middle_of_the_copy_the_next_run_begins_anew(
+    machine: Machine, back: str
+) -> None:
+    """Everything is killed, then started again; what was copied so far is worth nothing."""
+    run = machine.begin_slowly()
+    machine.hv.kill_libvirtd()
+    run.kill()
+    os.kill(machine.process, signal.SIGKILL)
+    wait_gone([machine.process], 10)
+    machine.hv.start_libvirtd()
+    assert not is_running(machine.hv, machine.name)
+    assert content(machine.source, "raw") == machine.content
+    if back == "running":
+        machine.hv.start(machine.name)
+    done = machine.assert_converges()
+    assert done["disks"][0]["mode"] == {"off": "offline", "running": "live"}[back]
+    assert is_running(machine.hv, machine.name) == (back == "running")
+
+
+def test_a_foreign_copy_is_refused_and_goes_on(machine: Machine) -> None:
+    foreign = machine.images / "foreign.raw"
+    with machine.domain() as domain:
+        xml = f"<disk type='file'><source file='{foreign}'/><driver type='raw'/></disk>"
+        limit = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: 64 << 10}
+        domain.blockCopy("vda", xml, limit, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+        refused = run_module(MODULE, machine.params)
+        assert "a block job runs on vda" in refused["msg"]
+        assert str(foreign) in machine.live()
+        assert machine.is_copied()
+        domain.blockJobAbort("vda", 0)
+
+
+def test_a_foreign_copy_to_the_place_of_a_dead_run_is_refused_and_goes_on(machine: Machine) -> None:
+    """A dead run left its record; then somebody began another copy by hand."""
+    killed_at("virDomainBlockCopy 1", machine.params)
+    foreign = machine.images / "foreign.raw"
+    with machine.domain() as domain:
+        xml = f"<disk type='file'><source file='{foreign}'/><driver type='raw'/></disk>"
+        limit = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: 64 << 10}
+        domain.blockCopy("vda", xml, limit, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+        refused = run_module(MODULE, machine.params)
+        assert "a block job runs on vda" in refused["msg"]
+        assert machine.is_copied()
+        domain.blockJobAbort("vda", 0)
+    foreign.unlink()
+    machine.assert_converges()
+
+
+@pytest.fixture
+def cramped(hv: Hypervisor) -> Iterator[Machine]:
+    """A machine of a hypervisor that sees a small file system, ``images/small``, which is there before it."""
+    images = Path(tempfile.mkdtemp(prefix="kvmops-", dir="/tmp"))
+    images.chmod(0o711)
+    (images / "small").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m,mode=0711", "tmpfs", images / "small"], check=True)
+    try:
+        with Hypervisor(Path("/tmp"), f"cramped-{os.getpid()}") as hypervisor:
+            make_image(images / "vm.raw")
+            hypervisor.define(hypervisor.domain_xml("vm", [Disk(images / "vm.raw")], kernel=False))
+            hypervisor.start("vm")
+            yield Machine(hypervisor, images, "vm")
+    finally:
+        subprocess.run(["umount", images / "small"], check=True)
+        shutil.rmtree(images)
+
+
+def test_a_file_system_that_fills_up_in_the_middle_of_the_copy_ends_it(cramped: Machine) -> None:
+    small = cramped.images / "small"
+    with (
+        paused_at("virDomainBlockCopy 1", {**cramped.params, "dest_dir": str(small)}) as run,
+        contextlib.suppress(OSError),
+        open(small / "filler", "wb", buffering=0) as filler,
+    ):
+        while True:
+            filler.write(b"x" * 65536)
+    failed = run.result()
+    assert failed.get("failed"), failed
+    assert "its file system is full" in failed["msg"]
+    assert os.listdir(small) == ["filler"]
+    cramped.assert_as_before("small")
+
+
+def test_an_edit_of_the_definition_in_the_middle_of_the_copy_is_kept(machine: Machine) -> None:
+    with paused_at("virDomainBlockJobAbort 1", machine.params) as run:
+        changed = definition(machine.hv, machine.name).replace("placement='static'>1<", "placement='static'>2<")
+        machine.hv.define(changed)
+    assert run.result()["changed"]
+    assert ">2</vcpu>" in definition(machine.hv, machine.name)
+    machine.assert_converted()
+
+
+def test_another_disk_in_the_definition_in_the_middle_of_the_copy_ends_it(machine: Machine) -> None:
+    other = make_image(machine.images / "other.raw")
+    run = machine.begin_slowly()
+    machine.hv.define(definition(machine.hv, machine.name).replace(str(machine.source), str(other)))
+    with machine.domain() as domain:
+        domain.blockJobSetSpeed("vda", 0, 0)
+    failed = run.result()
+    assert "was changed in the definition meanwhile" in failed["msg"]
+    assert disk_of(machine.hv, machine.name) == (str(other), "raw")
+    assert not machine.is_copied()
+    assert not machine.dest.exists()
+
+
+def test_a_domain_that_is_undefined_in_the_middle_of_the_copy_keeps_its_old_disk(machine: Machine) -> None:
+    run = machine.begin_slowly()
+    with machine.domain() as domain:
+        domain.undefine()
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.blockJobSetSpeed("vda", 0, 0)
+        failed = run.result()
+        assert "was undefined meanwhile" in failed["msg"]
+        assert not machine.dest.exists()
+        assert not machine.is_copied()
+        assert str(machine.source) in machine.live()
+        machine.hv.define(machine.definition)
+    machine.assert_as_before()
+
+
+def test_a_copy_that_takes_too_long_is_ended_and_says_so(machine: Machine) -> None:
+    failed = run_module(MODULE, {**machine.params, "bandwidth": SLOW, "copy_timeout": 1})
+    assert "waited 1 s for the copy of vda to" in failed["msg"]
+    machine.assert_as_before()
+
+
+def test_a_guest_that_goes_on_with_its_new_disk_keeps_it_when_the_run_dies_before_the_source_goes(
+    machine: Machine,
+) -> None:
+    params = {**machine.params, "keep_source": False}
+    killed_at("virDomainBlockJobAbort 1", params)
+    with machine.domain() as domain:
+        domain.blockJobAbort("vda", libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+    done = run_module(MODULE, params)
+    assert not done.get("failed"), done
+    machine.assert_same_guest()
+    assert os.listdir(machine.images) == ["vm.qcow2"]
+    assert leftovers(machine.hv, machine.name, machine.images) == []
+    assert not run_module(MODULE, params)["changed"]

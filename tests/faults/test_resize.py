@@ -1,0 +1,272 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""vm_disk_resize killed, starved, run twice at once or crossed by others: nothing is lost, a rerun converges."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
+from lab import Disk, Hypervisor, run_module, start_module
+from lab.fixtures import MakeDomain
+from lab.module import RunningModule
+from scene import MIB, definition, is_running, leftovers, make_image, qemu_img
+
+MODULE = "vm_disk_resize"
+
+
+class Machine:
+    """A domain on one disk of 8 MiB, and what must hold of it."""
+
+    def __init__(self, hv: Hypervisor, path: Path, make_domain: MakeDomain, image_format: str = "qcow2") -> None:
+        self.hv, self.path, self.format = hv, path, image_format
+        make_image(path, image_format)
+        self.name = make_domain([Disk(path, image_format)], kernel=False).name
+        self.definition = definition(hv, self.name)
+        self.content = self.first_8_mib()
+
+    def params(self, size: str = "16M", **options: Any) -> dict[str, Any]:
+        return {"name": self.name, "disk": "vda", "size": size, "uri": self.hv.uri, **options}
+
+    def run(self, size: str = "16M", **options: Any) -> dict[str, Any]:
+        return run_module(MODULE, self.params(size, **options))
+
+    def size(self) -> int:
+        found = json.loads(qemu_img("info", "-U", "-f", self.format, "--output=json", self.path))
+        return int(found["virtual-size"])
+
+    def first_8_mib(self) -> bytes:
+        flat = self.path.with_name("flat")
+        qemu_img("dd", "-U", "-f", self.format, "-O", "raw", "bs=1M", "count=8", f"if={self.path}", f"of={flat}")
+        try:
+            return flat.read_bytes()
+        finally:
+            flat.unlink()
+
+    def assert_sound(self) -> None:
+        """Whatever happened, what the guest had is there, and the definition is as it was."""
+        assert self.first_8_mib() == self.content
+        assert definition(self.hv, self.name) == self.definition
+
+    def assert_settled(self, size_mib: int) -> None:
+        self.assert_sound()
+        assert self.size() == size_mib * MIB
+        if self.format == "qcow2" and not is_running(self.hv, self.name):
+            qemu_img("check", "-q", "-f", "qcow2", self.path)
+        assert leftovers(self.hv, self.name, self.path.parent) == []
+        assert os.listdir(self.path.parent) == [self.path.name]
+
+
+@pytest.fixture
+def machine(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Machine:
+    return Machine(hv, images / "vm.qcow2", make_domain)
+
+
+@contextlib.contextmanager
+def domain(hv: Hypervisor, name: str) -> Iterator[libvirt.virDomain]:
+    with contextlib.closing(hv.connect()) as connection:
+        yield connection.lookupByName(name)
+
+
+# Killed
+
+
+@pytest.mark.parametrize(("image_format", "options"), [("qcow2", {"preallocation": "falloc"}), ("raw", {})], ids=str)
+def test_killed_at_any_point_the_next_run_finishes_the_job(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, image_format: str, options: dict[str, str]
+) -> None:
+    machine = Machine(hv, images / "vm", make_domain, image_format)
+    params = machine.params("+8M", from_size="8M", **options)
+    log = images.parent / f"{machine.name}.points"
+    every_point = points(params, log, module=MODULE)
+    log.unlink()
+    machine.assert_settled(16)
+    assert {"record 1", "pwrite 1", "qemu-img-resize 1", "unlink 1"} <= {"record 1", *every_point}
+    for number, point in enumerate(["record 1", *every_point]):
+        machine.path.unlink()
+        make_image(machine.path, image_format)
+        killed_at(point, params, children=bool(number % 2), module=MODULE)
+        machine.assert_sound()
+        again = run_module(MODULE, params)
+        assert not again.get("failed"), (point, again)
+        machine.assert_settled(16)
+        assert not run_module(MODULE, params)["changed"]
+
+
+def growing(machine: Machine) -> RunningModule:
+    """A growth that takes a while, in the middle."""
+    run = start_module(MODULE, machine.params("512M", preallocation="full"))
+    wait_for(lambda: machine.path.stat().st_blocks * 512 > 48 * MIB, "the image grows")
+    return run
+
+
+def kill_with_qemu_img(run: RunningModule) -> None:
+    """As a power failure would: the module first, so that it cannot react, then what it started."""
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text(encoding="ascii").split()
+    os.kill(run.pid, 19)
+    for child in children:
+        os.kill(int(child), 9)
+    run.kill()
+
+
+def test_a_growth_that_was_killed_with_qemu_img_is_checked_and_finished(machine: Machine) -> None:
+    kill_with_qemu_img(growing(machine))
+    machine.assert_sound()
+    params = machine.params("512M")
+    predicted = run_module(MODULE, params, check=True)
+    assert predicted["actions"][0].startswith(f"check {machine.path}, on which a run was interrupted at ")
+    result = run_module(MODULE, params)
+    assert result["actions"] == predicted["actions"]
+    machine.assert_settled(512)
+    assert not run_module(MODULE, params)["changed"]
+
+
+def test_a_growth_goes_on_without_its_module_and_the_next_run_waits_for_it(machine: Machine) -> None:
+    growing(machine).kill(children=False)
+    result = machine.run("512M")
+    assert [action.split(",")[0] for action in result["actions"]] == [f"check {machine.path}"]
+    machine.assert_settled(512)
+
+
+def test_a_growth_that_is_told_to_end_is_undone(machine: Machine) -> None:
+    run = growing(machine)
+    os.killpg(run.pid, 15)
+    result = run.result()
+    assert "interrupted by SIGTERM" in result["msg"]
+    machine.assert_settled(8)
+    assert machine.run()["changed"]
+    machine.assert_settled(16)
+
+
+@pytest.mark.parametrize("point", ["pwrite 1", "qemu-img-resize 1"])
+def test_told_to_end_before_anything_began_everything_is_as_before(machine: Machine, point: str) -> None:
+    result = signalled_at(point, "SIGTERM", machine.params(), module=MODULE)
+    assert "interrupted by SIGTERM" in result["msg"]
+    machine.assert_settled(8)
+
+
+# What a dead run left
+
+
+def dead_record(path: Path, verb: str) -> Path:
+    record = path.with_name(f".{path.name}.kvmops")
+    record.write_text(json.dumps({"verb": verb, "started": "2024-01-01T00:00:00+00:00"}), encoding="utf-8")
+    return record
+
+
+def test_a_leak_under_a_running_guest_waits_until_the_domain_is_off(machine: Machine) -> None:
+    record = dead_record(machine.path, "resize")
+    machine.hv.start(machine.name)
+    assert machine.run()["changed"], "a leak does not get worse"
+    assert record.exists()
+    record.write_text(json.dumps({"verb": "unknown"}), encoding="utf-8")
+    assert not machine.run()["changed"]
+    refused = machine.run("24M")
+    assert "it cannot be checked while" in refused["msg"]
+    assert record.exists()
+    with domain(machine.hv, machine.name) as running:
+        running.destroy()
+    result = machine.run("24M")
+    assert [action.split()[0] for action in result["actions"]] == ["check", "grow"]
+    machine.assert_settled(24)
+
+
+def test_a_corrupt_image_stops_every_run_and_its_record_stays(machine: Machine) -> None:
+    with machine.path.open("r+b") as stream:
+        stream.seek(int.from_bytes(machine.path.read_bytes()[48:56], "big"))
+        stream.write(bytes(8))
+    record = dead_record(machine.path, "resize")
+    before = machine.path.read_bytes()
+    for _again in range(2):
+        assert "corruption(s) in the metadata" in machine.run()["msg"]
+        assert record.exists()
+        assert machine.path.read_bytes() == before
+
+
+# Starved
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_space_that_is_gone_at_the_last_moment_leaves_the_image_as_it_was(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, image_format: str
+) -> None:
+    small = images / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=0711", "tmpfs", small], check=True)
+    try:
+        machine = Machine(hv, small / "vm", make_domain, image_format)
+        with paused_at("qemu-img-resize 1", machine.params("24M", preallocation="full"), module=MODULE) as run:
+            subprocess.run(["fallocate", "-l", "32M", small / "filler"], check=True)
+        result = run.result()
+        assert result["failed"], result
+        assert "qemu-img resize" in result["msg"]
+        (small / "filler").unlink()
+        machine.assert_settled(8)
+        assert machine.run("24M", preallocation="full")["changed"]
+        machine.assert_settled(24)
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
+
+
+# At once, and with others
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_runs_at_once_grow_once_from_a_size_and_each_time_without(machine: Machine, running: bool) -> None:
+    if running:
+        machine.hv.start(machine.name)
+    runs = [start_module(MODULE, machine.params("+8M", from_size="8M")) for _run in range(4)]
+    results = [run.result() for run in runs]
+    assert [result for result in results if result.get("failed")] == []
+    assert sorted(result["changed"] for result in results) == [False, False, False, True]
+    machine.assert_settled(16)
+    runs = [start_module(MODULE, machine.params("+1M")) for _run in range(3)]
+    assert all(run.result().get("changed") for run in runs)
+    machine.assert_settled(19)
+
+
+@pytest.mark.parametrize(("point", "said"), [("pwrite 1", "was started"), ("qemu-img-resize 1", "lock")])
+def test_a_domain_that_is_started_meanwhile_keeps_its_disk(machine: Machine, point: str, said: str) -> None:
+    with paused_at(point, machine.params(), module=MODULE) as run:
+        machine.hv.start(machine.name)
+    result = run.result()
+    assert said in result["msg"]
+    assert "while that was being undone" not in result["msg"]
+    machine.assert_settled(8)
+    assert machine.run()["disks"][0]["mode"] == "live"
+    machine.assert_settled(16)
+
+
+def test_a_domain_that_goes_off_meanwhile_is_left_as_it_is(machine: Machine) -> None:
+    machine.hv.start(machine.name)
+    at = "virDomainBlockResize 1"
+    with paused_at(at, machine.params(), module=MODULE) as run, domain(machine.hv, machine.name) as running:
+        running.destroy()
+    result = run.result()
+    assert "the domain went off meanwhile: nothing was changed: run again" in result["msg"]
+    machine.assert_settled(8)
+    assert machine.run()["disks"][0]["mode"] == "offline"
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ("record 1", "cannot shrink from 32 MiB to 16 MiB while it is running"),
+        ("virDomainGetBlockInfo 2", "was resized to 32 MiB by somebody else meanwhile: nothing was changed"),
+    ],
+)
+def test_a_disk_that_somebody_grew_meanwhile_is_not_shrunk(machine: Machine, point: str, said: str) -> None:
+    machine.hv.start(machine.name)
+    with paused_at(point, machine.params(), module=MODULE) as run, domain(machine.hv, machine.name) as running:
+        running.blockResize("vda", 32 * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    assert said in run.result()["msg"]
+    machine.assert_settled(32)
