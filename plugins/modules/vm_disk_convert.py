@@ -97,7 +97,8 @@ options:
     description:
       - How much a live conversion copies in a second at most; a size such as V(50M). Left out, there is no limit.
       - It should be well above what the guest writes, or the copy never gets to the end.
-      - It does not matter off line, nor for a copy that goes on from an interrupted run.
+      - A copy of an interrupted run goes on with this limit, or with none, whatever it had.
+      - It does not matter off line.
     type: str
   copy_timeout:
     description:
