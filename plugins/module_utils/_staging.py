@@ -20,6 +20,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import stat
 import typing as t
 from contextlib import contextmanager, suppress
@@ -202,7 +203,11 @@ def syncing_steadily(path: str) -> t.Iterator[None]:
                 sync(path)
 
     writer = threading.Thread(target=write, daemon=True)
-    writer.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        writer.start()  # without signals: those are for the thread that can act on them
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield
     finally:
