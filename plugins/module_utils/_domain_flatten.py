@@ -27,6 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten_left import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten_survey import FlattenSurvey
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, carry_out, refresh_pools
@@ -221,7 +222,7 @@ class FlattenTask:
                     f"{self.state.name} is {self.state.state}: shut the domain down, then run again",
                     operation=note,
                 )
-            found += _recover.settle(item.path, item.image.format, note, self.qemu_img)
+            found += _recover.settle(look_for(item.path, item.image.format, note), self.qemu_img)
         return tuple(found)
 
     def _find_left(self, operation: Operation | None) -> Left:
