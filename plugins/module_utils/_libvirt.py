@@ -270,7 +270,9 @@ class Domain:
 
         *base* is the index (``vda[3]``) of the one that the image is to keep, None for none; *bandwidth* in bytes a
         second. In the end libvirt shortens the chain in the live XML, and in the definition where that names one.
+        flush() is needed then, so MissingLibrary is raised now where that could not be.
         """
+        _monitor()
         with _translated(f"{self.name}: cannot pull the backing files of {target} into its image"):
             if base is None:
                 flag = libvirt.VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES
@@ -285,12 +287,10 @@ class Domain:
         *index* is libvirt's number of the image. libvirt has no call for that, so QEMU's monitor is asked, of which the
         domain's log speaks (``custom-monitor``). Raises LibvirtFailed.
         """
-        import libvirt_qemu
-
         words = {"command-line": f"qemu-io libvirt-{index}-format flush"}
         command = json.dumps({"execute": "human-monitor-command", "arguments": words})
         with _translated(f"{self.name}: cannot have QEMU write the metadata of {target}"):
-            said = json.loads(libvirt_qemu.qemuMonitorCommand(self._domain, command, 0)).get("return", "")
+            said = json.loads(_monitor().qemuMonitorCommand(self._domain, command, 0)).get("return", "")
         if said.strip():
             raise LibvirtFailed(f"{self.name}: cannot have QEMU write the metadata of {target}: {said.strip()}")
 
@@ -385,6 +385,16 @@ def _load_binding() -> None:
     binding.registerErrorHandler(lambda _context, _error: None, None)  # errors arrive as exceptions, not on stderr too
     binding.virEventRegisterDefaultImpl()
     libvirt = binding
+
+
+def _monitor() -> t.Any:
+    """The part of libvirt-python that speaks with QEMU's monitor."""
+    try:
+        import libvirt_qemu
+    except ImportError as error:
+        reason = "to have QEMU write what it pulled (its module libvirt_qemu)"
+        raise MissingLibrary("libvirt-python", reason, traceback.format_exc()) from error
+    return libvirt_qemu
 
 
 @contextmanager
