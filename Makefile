@@ -16,6 +16,8 @@ SYSTEM_PACKAGES := \
 # Debian's own Python, because Debian's libvirt bindings are built for it.
 PYTHON := /usr/bin/python3
 PYTEST := .venv/bin/python -m pytest
+# Each process has a hypervisor of its own, and the tests of a file share what is dear.
+FILE_BY_FILE := --numprocesses auto --dist loadfile
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check
 
 # It writes a log into the home directory: not into the user's.
@@ -104,11 +106,11 @@ lab: venv ## the lab itself: the private hypervisor and its guest
 	$(AS_ROOT) $(PYTEST) tests/lab
 
 integration: venv ## modules against the real QEMU, libvirt and guests
-	$(AS_ROOT) $(PYTEST) tests/integration
+	$(AS_ROOT) $(PYTEST) tests/integration $(FILE_BY_FILE)
 	$(BESIDE_HYPERVISOR) python tests/tools/run_ansible_test.py integration
 
 faults: venv ## kills, full disks and concurrent runs at the worst moment
-	$(AS_ROOT) $(PYTEST) tests/faults
+	$(AS_ROOT) $(PYTEST) tests/faults $(FILE_BY_FILE)
 
 molecule: venv ## one scenario for each role
 	$(BESIDE_HYPERVISOR) python tests/tools/run_molecule.py

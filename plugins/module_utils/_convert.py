@@ -19,7 +19,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import (
     Record,
     RecordedDisk,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    InvalidRequest,
+    NotEnoughSpace,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import (
     OVERLAY_FORMATS,
@@ -51,6 +56,7 @@ class ConvertWish:
     compress: bool = False
     trusted: bool = False
     shallow: bool = False
+    block_device: bool = False
     bandwidth: int | None = None
     copy_timeout: int = 86400
 
@@ -62,6 +68,10 @@ class ConvertWish:
                 f"shallow: {self.layout.format} images have no backing file: use {' or '.join(OVERLAY_FORMATS)}, "
                 "or leave shallow out"
             )
+        if self.block_device and self.dest is None:
+            raise InvalidRequest("block_device: needs dest, the path of the device")
+        if self.block_device and self.layout.preallocation not in (None, "off"):
+            raise InvalidRequest("preallocation: all of a block device is there already: leave it out")
         if self.copy_timeout < 1:
             raise InvalidRequest(f"copy_timeout: {self.copy_timeout} s is no time to copy in: give 1 or more")
         if self.dest is not None and len(self.disks) != 1:
@@ -159,6 +169,12 @@ def require_convertible(state: DomainState, conversions: t.Sequence[Conversion],
 def way(state: DomainState, wish: ConvertWish) -> str:
     """How the disks are to be converted: live or offline. Raises DiskError where it cannot be as the task wants it."""
     if wish.mode == "offline" or (wish.mode == "auto" and not state.active):
+        if wish.block_device:
+            raise DiskError(
+                f"{state.name}: a disk is only copied to a block device while its guest runs: start the domain, "
+                "and set mode to live",
+                state=state.state,
+            )
         require_stoppable(state, wish)
         return "offline"
     if not state.active:
@@ -256,6 +272,27 @@ def kept_backing(state: DomainState, item: Conversion, image: Image, layout: Lay
     return ChainLink(image.backing_file, backing_format)
 
 
+def require_fitting_device(item: Conversion, wish: ConvertWish, needed: int, size: int, available: int) -> None:
+    """Raises NotEnoughSpace or DiskError where a device of *available* bytes cannot hold a disk of *size* bytes.
+
+    *needed* is what qcow2 would take now. A raw disk is as long as its device, and a copy to a longer one is none that
+    QEMU ends well (HAZARDS G6).
+    """
+    if wish.layout.format == "raw" and available != size:
+        raise DiskError(
+            f"{item.dest}: has {available} bytes, {item.target} has {size}: as raw both must be of one size: "
+            "resize one of them, or choose format=qcow2 for a larger device",
+            required_bytes=size,
+            available_bytes=available,
+        )
+    if needed > available:
+        raise NotEnoughSpace(
+            f"{item.dest}: has {available} bytes, and {item.target} needs {needed}: choose a larger device",
+            required_bytes=needed,
+            available_bytes=available,
+        )
+
+
 def require_free_destinations(conversions: t.Sequence[Conversion], exists: t.Callable[[str], bool]) -> None:
     """Raises InvalidRequest or DiskError where a destination is taken, or asked for twice."""
     seen: set[str] = set()
@@ -305,7 +342,9 @@ def recorded(item: Conversion, image_format: str) -> RecordedDisk:
 
 def change(item: Conversion, wish: ConvertWish) -> DiskChange:
     """What the definition is to say of a converted disk."""
-    return DiskChange(item.target, item.dest, wish.layout.format, keeps_chain=item.backing is not None)
+    return DiskChange(
+        item.target, item.dest, wish.layout.format, keeps_chain=item.backing is not None, block=wish.block_device
+    )
 
 
 def is_defined(state: DomainState, disk: RecordedDisk) -> bool:

@@ -120,6 +120,8 @@ def bytes_needed(layout: Layout, size: int, estimate: int) -> int:
     *estimate* is what qcow2 would need for its data and metadata; qemu-img measures a raw image at its full length,
     holes included (raw_measure in block/raw-format.c).
     """
+    if layout.is_fixed:
+        return size
     if layout.format == "raw":
         return size if layout.preallocation in ("falloc", "full") else min(size, estimate)
     return estimate

@@ -11,6 +11,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _block_device,
     _convert,
     _domain,
     _domain_xml,
@@ -24,6 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
@@ -57,7 +59,7 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
             name: params[name]
             for name in (
                 *("dest", "dest_dir", "mode", "shutdown", "shutdown_timeout", "restart", "verify", "keep_source"),
-                *("compress", "trusted", "shallow", "copy_timeout"),
+                *("compress", "trusted", "shallow", "block_device", "copy_timeout"),
             )
         },
     )
@@ -136,7 +138,7 @@ class ConvertTask:
             self.unfinished, {item.dest for item in conversions if item.target in adopted}
         )
         new = [item for item in conversions if item.target not in adopted]
-        _convert.require_free_destinations(new, lambda path: _unfinished.existing(path, self.unfinished))
+        _convert.require_free_destinations(new, self._is_taken)
         self.conversions = conversions
         self.conversions = [self.survey.examined(item) for item in conversions]
         self.survey.require_unused(self.conversions)
@@ -144,6 +146,13 @@ class ConvertTask:
             [item for item in self.conversions if item.target not in adopted], share=self.state.active
         )
         return self._conversion_plan(operation, adopted)
+
+    def _is_taken(self, path: str) -> bool:
+        """Whether something stands at a destination that is not to be overwritten."""
+        _block_device.require_meant(path, self.wish.block_device)
+        if self.wish.block_device and _block_device.is_block_device(path):
+            return False
+        return _unfinished.existing(path, self.unfinished)
 
     def _require_convertible(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises DiskError where the domain is in no state for it. A block job of a dead run of ours is no obstacle."""
@@ -211,7 +220,7 @@ class ConvertTask:
         for item in self.conversions:
             note = note_of(item.source)
             if note and note.get("verb") != "convert":
-                found += settle(item.source, item.source_format, note, self.qemu_img)
+                found += settle(look_for(item.source, item.source_format, note), self.qemu_img)
         return tuple(found)
 
     def _removals(self) -> tuple[Step, ...]:

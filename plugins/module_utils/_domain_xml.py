@@ -58,15 +58,16 @@ class DiskElement:
 
 @dataclass(frozen=True)
 class DiskChange:
-    """What a disk's definition is to become: the file at *path*, read as *format*.
+    """What a disk's definition is to become: the file, or the *block* device, at *path*, read as *format*.
 
-    *keeps_chain*: the file has the backing files of the one before it.
+    *keeps_chain*: the new one has the backing files of the one before it.
     """
 
     target: str
     path: str
     format: str
     keeps_chain: bool = False
+    block: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ def snapshot_disks(xml: str) -> tuple[DiskElement, ...]:
     return tuple(_disk(element) for element in _parse(xml).iterfind("./domain/devices/disk"))
 
 
+def internal_snapshot(xml: str) -> str | None:
+    """The name of a snapshot whose XML says that it is inside of an image; None for one that is not."""
+    root = _parse(xml)
+    inside = root.find("./disks/disk[@snapshot='internal']") is not None
+    return t.cast("str | None", root.findtext("./name")) if inside else None
+
+
 def pool_path(xml: str) -> str | None:
     """The directory of a storage pool; None for pools that have none."""
     return t.cast("str | None", _parse(xml).findtext("./target/path"))
@@ -124,7 +132,7 @@ def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
         source = element.find("source")
         if source is None:
             raise DiskError(f"{change.target}: the disk has no source in the domain's XML")
-        _point_to_file(element, source, change.path)
+        _point_to(element, source, change)
         for stale in element.findall("backingStore") if not change.keeps_chain else ():
             _remove(stale)
     return _text(domain)
@@ -309,15 +317,14 @@ def _find(domain: t.Any, target: str) -> t.Any:
     raise DiskError(f"{target}: the domain has no such disk")
 
 
-def _point_to_file(disk: t.Any, source: t.Any, path: str) -> None:
+def _point_to(disk: t.Any, source: t.Any, change: DiskChange) -> None:
     """Changes what names the source, in place, so that its children (seclabel, slices, ...) stay."""
-    if disk.get("type") == "file":
-        source.set("file", path)
-        return
-    disk.set("type", "file")
-    for name in ("dev", "pool", "volume", "mode", "index"):
-        source.attrib.pop(name, None)
-    source.set("file", path)
+    kind, attribute = ("block", "dev") if change.block else ("file", "file")
+    if disk.get("type") != kind:
+        disk.set("type", kind)
+        for name in ("file", "dev", "pool", "volume", "mode", "index"):
+            source.attrib.pop(name, None)
+    source.set(attribute, change.path)
 
 
 def _remove(element: t.Any) -> None:

@@ -37,9 +37,12 @@ _QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 _QED_BACKING = 1
 _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
 _VMDK_DESCRIPTOR_LIMIT = 1024 * 1024  # vmdk_read_desc in block/vmdk.c
-# Whatever QEMU's sscanf would take for an extent, and a little more.
-_VMDK_EXTENT = re.compile(r'^\s*\S+\s+[+-]?\d+\s+\S+\s+"([^"]*)"', re.MULTILINE)
-_VMDK_PARENT = re.compile(r'^\s*parentFileNameHint\s*=\s*"([^"]*)"', re.MULTILINE)
+_VMDK_PARENT_LIMIT = 20 * 512  # DESC_SIZE there
+_VMDK_LONGEST_BLANKS = 4096
+_VMDK_PARENT = "parentFileNameHint"
+# Whatever QEMU's sscanf would take for an extent, and a little more: space may be missing around the type. Each part
+# ends where the next begins, so that no text takes more than one pass.
+_VMDK_EXTENT = re.compile(r'(?<!\S)(?:RW|RDONLY|NOACCESS)\s+[+-]?\d+\s*[^\s"]{1,10}?\s*"([^"\r\n]*)')
 _PROTOCOL = re.compile(r"[^/]*:")
 
 
@@ -101,7 +104,7 @@ def references(stream: t.BinaryIO, image_format: str, path: str) -> References:
     if image_format == "qed":
         return References(*_qed_backing_file(stream, path))
     if image_format == "vmdk":
-        return _vmdk_references(stream)
+        return _vmdk_references(stream, path)
     return References()
 
 
@@ -137,21 +140,40 @@ def _qed_backing_file(stream: t.BinaryIO, path: str) -> tuple[str | None, str | 
     return _name_at(stream, offset, length), "raw" if features & 4 else None
 
 
-def _vmdk_references(stream: t.BinaryIO) -> References:
-    """The extents and the parent that a VMDK descriptor names; a sparse file with a capacity is its own extent."""
+def _vmdk_references(stream: t.BinaryIO, path: str) -> References:
+    """The extents and the parent that a VMDK descriptor names; a sparse file with a capacity is its own extent.
+
+    QEMU looks for the parent behind the header of a sparse file, wherever its descriptor is (vmdk_open and
+    vmdk_parent_open in block/vmdk.c).
+    """
     stream.seek(0)
     head = stream.read(_VMDK_HEADER.size)
-    own_extent = False
-    at = 0
+    if not head.startswith((b"KDMV", b"COWD")):
+        return References(*_vmdk_parent(stream, 0), _vmdk_extents(stream, 0, path))
+    extents: tuple[str, ...] = ()
     if head.startswith(b"KDMV") and len(head) == _VMDK_HEADER.size:
         _magic, _version, _flags, capacity, _grain, descriptor_sector, _length = _VMDK_HEADER.unpack(head)
-        own_extent, at = capacity != 0, descriptor_sector * 512
-    elif head.startswith(b"COWD"):
-        return References()
-    text = _qcow2.read_at(stream, at, _VMDK_DESCRIPTOR_LIMIT).split(b"\0")[0].decode(errors="surrogateescape")
-    parent = _VMDK_PARENT.search(text)
-    extents = () if own_extent else tuple(_VMDK_EXTENT.findall(text))
-    return References(parent.group(1) if parent else None, "vmdk" if parent else None, extents)
+        if capacity == 0 and descriptor_sector:
+            extents = _vmdk_extents(stream, descriptor_sector * 512 % (1 << 64), path)
+    return References(*_vmdk_parent(stream, 512), extents)
+
+
+def _vmdk_extents(stream: t.BinaryIO, at: int, path: str) -> tuple[str, ...]:
+    """Raises UnsafeImage for a text that QEMU reads for hours: at each line it skips all blanks to the next word."""
+    text = _text_at(stream, at, _VMDK_DESCRIPTOR_LIMIT)
+    if any(len(blanks[0]) > _VMDK_LONGEST_BLANKS for blanks in re.finditer(r"\s+", text)):
+        raise UnsafeImage(f"{path}: its descriptor holds more than {_VMDK_LONGEST_BLANKS} blanks in a row: not read")
+    return tuple(_VMDK_EXTENT.findall(text))
+
+
+def _vmdk_parent(stream: t.BinaryIO, at: int) -> tuple[str | None, str | None]:
+    """The parent and its format: what stands between quotation marks after the first mention of its key."""
+    _before, key, after = _text_at(stream, at, _VMDK_PARENT_LIMIT).partition(_VMDK_PARENT)
+    return (after[2:].partition('"')[0], "vmdk") if key else (None, None)
+
+
+def _text_at(stream: t.BinaryIO, at: int, most: int) -> str:
+    return _qcow2.read_at(stream, at, most).split(b"\0", 1)[0].decode(errors="surrogateescape")
 
 
 def _name_at(stream: t.BinaryIO, offset: int, length: int) -> str:

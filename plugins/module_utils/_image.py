@@ -90,27 +90,11 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, by
     than *image_format*, a damaged header, features that nobody knows, references that QEMU would follow at a mere
     look), or QemuImgFailed.
     """
-    with _formats.open_image(path) as stream:
-        claimed = _formats.recognise(stream) or "raw"
-        image_format = image_format or claimed
-        if image_format not in ("raw", claimed):
-            raise UnsafeImage(
-                f"{path}: found a {claimed} image, asked for {image_format}: name the right format, "
-                "or convert the image",
-                path=path,
-                format=claimed,
-            )
-        points_to = _formats.references(stream, image_format, path)
-        header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
-        snapshots = _qcow2.read_snapshots(stream, header, path) if header else ()
-    if image_format == "vmdk" and points_to.data_files:
-        _require_own_extents(points_to.data_files, path)
-    if header and header.unknown_incompatible:
-        raise UnsafeImage(
-            f"{path}: the image needs features that no known QEMU has "
-            f"(incompatible bits {header.unknown_incompatible:#x})",
-            path=path,
-        )
+    image_format, points_to, header = first_look(path, image_format)
+    snapshots: tuple[_qcow2.Snapshot, ...] = ()
+    if header and header.snapshot_count:
+        with _formats.open_image(path) as stream:
+            snapshots = _qcow2.read_snapshots(stream, header, path)
     told = (by_header and _told_by_header(path, image_format, header)) or qemu_img.info(path, image_format)
     data_file = points_to.data_files[0] if points_to.data_files else None
     return Image(
@@ -125,6 +109,34 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, by
         snapshots=snapshots,
         **_specifics(told, header),
     )
+
+
+def first_look(path: str, image_format: str | None = None) -> tuple[str, _formats.References, _qcow2.Header | None]:
+    """The format of the image at *path*, what it points to, and its header where it is qcow2, before qemu-img opens it.
+
+    Raises MissingImage, or UnsafeImage as inspect does.
+    """
+    with _formats.open_image(path) as stream:
+        claimed = _formats.recognise(stream) or "raw"
+        image_format = image_format or claimed
+        if image_format not in ("raw", claimed):
+            raise UnsafeImage(
+                f"{path}: found a {claimed} image, asked for {image_format}: name the right format, "
+                "or convert the image",
+                path=path,
+                format=claimed,
+            )
+        points_to = _formats.references(stream, image_format, path)
+        header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
+    if image_format == "vmdk" and points_to.data_files:
+        _require_own_extents(points_to.data_files, path)
+    if header and header.unknown_incompatible:
+        raise UnsafeImage(
+            f"{path}: the image needs features that no known QEMU has "
+            f"(incompatible bits {header.unknown_incompatible:#x})",
+            path=path,
+        )
+    return image_format, points_to, header
 
 
 def chain(qemu_img: QemuImg, top: Image) -> tuple[Image, ...]:

@@ -28,6 +28,18 @@ PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 #: VMware's words for the same choice.
 ALLOCATIONS = {"thin": "off", "lazy_zeroed_thick": "falloc", "eager_zeroed_thick": "full"}
 
+#: What there is of a format in one file, in QEMU's words; what it makes first. VMware's formats of several files are
+#: not among them: those cannot be put in their places in one step.
+SUBFORMATS = {
+    "vmdk": ("monolithicSparse", "streamOptimized"),
+    "vpc": ("dynamic", "fixed"),
+    "vhdx": ("dynamic", "fixed"),
+    "vdi": ("dynamic", "fixed"),
+}
+_SEVERAL_FILES = ("monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat")
+#: The largest disk that a format holds, where that is less than what a file holds (the drivers in block/).
+_LARGEST = {"vpc": 2040 * 1024**3, "vhdx": 64 * 1024**4, "qed": 64 * 1024**4, "vdi": 0x1FFFFF8000000}
+
 #: The suffix of a file in a format, where it is not the format's own name.
 _SUFFIXES = {"vpc": "vhd", "parallels": "hdd"}
 
@@ -51,12 +63,19 @@ class Layout:
     refcount_bits: int | None = None
     extended_l2: bool | None = None
     compression_type: str | None = None
+    subformat: str | None = None
 
     def require_valid(self, *, size: int | None = None, overlay: bool = False, compressed: bool = False) -> None:
         """Raises InvalidRequest, with the reason, where QEMU could not make such an image."""
+        self._require_known_subformat()
         if self.format == "qcow2":
             self._require_valid_qcow2(size, overlay, compressed)
             return
+        if size is not None and size > _LARGEST.get(self.format, size):
+            raise InvalidRequest(
+                f"size: {format_size(size)} is more than a {self.format} image can hold "
+                f"({format_size(_LARGEST[self.format])}): use qcow2 or raw"
+            )
         for name in self.choices():
             raise InvalidRequest(f"{name}: an option of qcow2 images, but the format is {self.format}: leave it out")
         if compressed and self.format != "vmdk":
@@ -72,6 +91,18 @@ class Layout:
             )
         if self.preallocation == "metadata":
             raise InvalidRequest("preallocation: raw images have no metadata to allocate: use off, falloc or full")
+
+    def _require_known_subformat(self) -> None:
+        known = SUBFORMATS.get(self.format, ())
+        if self.subformat is None or self.subformat in known:
+            return
+        if self.format == "vmdk" and self.subformat in _SEVERAL_FILES:
+            raise InvalidRequest(
+                f"subformat: {self.subformat} spreads a disk over several files, which cannot be put in their places "
+                f"in one step: use {' or '.join(known)}"
+            )
+        offered = f"use {' or '.join(known)}" if known else "leave it out"
+        raise InvalidRequest(f"subformat: {self.format} images know no {self.subformat}: {offered}")
 
     def _require_valid_qcow2(self, size: int | None, overlay: bool, compressed: bool) -> None:
         cluster = self.cluster_size or _DEFAULT_CLUSTER
@@ -118,6 +149,11 @@ class Layout:
                     f"{name}: {getattr(self, name)} needs compat 1.1, asked for compat 0.10: drop one of the two"
                 )
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether an image occupies the whole of its size from the beginning, by its format."""
+        return self.subformat == "fixed"
+
     def choices(self) -> dict[str, t.Any]:
         """What the task chose, under the names and with the values that an image's facts have.
 
@@ -129,6 +165,10 @@ class Layout:
     def options(self) -> dict[str, str]:
         """The layout as qemu-img's creation options."""
         policy = {"preallocation": self.preallocation} if self.preallocation is not None else {}
+        if self.subformat is not None:
+            policy.update(
+                {"static": option_text(self.is_fixed)} if self.format == "vdi" else {"subformat": self.subformat}
+            )
         return {name: option_text(value) for name, value in {**policy, **self.choices()}.items()}
 
     def amended(self, image: Image) -> Layout:

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import traceback
 import typing as t
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed, MissingLibrary
@@ -224,31 +225,30 @@ class Domain:
     def watched(self) -> t.Iterator[t.Callable[[float], None]]:
         """A function that waits until the life of the domain or a block job of it changes, for so many seconds at most.
 
-        The limit covers an event that came before anybody listened, and a libvirtd that has died.
+        The limit covers an event that came before anybody listened, one that cannot be listened for, and a libvirtd
+        that has died.
         """
         seen: list[bool] = []
         connection = self._domain.connect()
-        with _translated(f"{self.name}: cannot listen to the domain"):
-            callbacks = [
-                connection.domainEventRegisterAny(self._domain, event, lambda *_details: seen.append(True), None)
-                for event in (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2)
-            ]
 
         def wait(seconds: float) -> None:
-            tick = libvirt.virEventAddTimeout(max(1, round(seconds * 1000)), lambda *_details: seen.append(True), None)
-            try:
-                while not seen:
-                    libvirt.virEventRunDefaultImpl()
-            finally:
-                libvirt.virEventRemoveTimeout(tick)
-                seen.clear()
+            with _without_signals():
+                tick = libvirt.virEventAddTimeout(max(1, round(seconds * 1000)), lambda *_told: seen.append(True), None)
+                try:
+                    while not seen:
+                        libvirt.virEventRunDefaultImpl()
+                finally:
+                    libvirt.virEventRemoveTimeout(tick)
+                    seen.clear()
 
-        try:
+        with ExitStack() as listening:
+            for event in (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2):
+                with _without_signals(), suppress(libvirt.libvirtError):
+                    callback = connection.domainEventRegisterAny(
+                        self._domain, event, lambda *_told: seen.append(True), None
+                    )
+                    listening.callback(_deaf, connection, callback)
             yield wait
-        finally:
-            for callback in callbacks:
-                with suppress(libvirt.libvirtError):  # libvirtd has died
-                    connection.domainEventDeregisterAny(callback)
 
     def block_copy(self, target: str, destination: str, *, shallow: bool = False, bandwidth: int | None = None) -> None:
         """Begins to copy a disk of the running domain into an image that is there already (HAZARDS G4, G6).
@@ -312,6 +312,21 @@ class Domain:
         prefix = METADATA_PREFIX if element is not None else None
         with _translated(f"{self.name}: cannot write the domain's metadata"):
             self._domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, element, prefix, METADATA_URI, where)
+
+
+@contextmanager
+def _without_signals() -> t.Iterator[None]:
+    """Keeps signals until the block is over: an exception that a handler raises in a callback would be lost in C."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _deaf(connection: t.Any, callback: int) -> None:
+    with _without_signals(), suppress(libvirt.libvirtError):  # libvirtd may have died
+        connection.domainEventDeregisterAny(callback)
 
 
 def is_missing_domain(error: DiskError) -> bool:

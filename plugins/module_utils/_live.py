@@ -9,7 +9,13 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _block_job, _convert, _domain_xml, _staging
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _block_device,
+    _block_job,
+    _convert,
+    _domain_xml,
+    _staging,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
@@ -42,7 +48,11 @@ class LiveWork:
 
     def begin(self, record: _domain_xml.Record, conversions: t.Sequence[Conversion]) -> None:
         """Writes down what is in flight, and that the images which were made for it are ours."""
-        ours = {item.dest: _staging.file_identity(item.dest) for item in conversions if item.target in self.adopted}
+        ours = {
+            item.dest: _staging.file_identity(item.dest)
+            for item in conversions
+            if item.target in self.adopted and not self.wish.block_device
+        }
         self.records.write(record)
         for disk in record.disks:
             if disk.dest in ours:
@@ -55,20 +65,27 @@ class LiveWork:
 
         libvirt would make one that nobody else can read, and overwrite an empty file that stands there (HAZARDS G6).
         """
-        new_file = _staging.NewFile(item.dest)
         layout = self.wish.layout
-        backing = (item.backing.path, item.backing.format) if item.backing else None
+        if self.wish.block_device:
+            if layout.format != "raw":
+                self._create(item, item.dest)
+            return
+        new_file = _staging.NewFile(item.dest)
         new_file.begin()
-        self.qemu_img.create(
-            new_file.name,
-            layout.format,
-            self.images[item.target].virtual_size,
-            creation_options(layout),
-            t.cast("tuple[str, str] | None", backing),
-        )
+        self._create(item, new_file.name)
         _staging.resemble(new_file.name, item.source)
         self._ours(_convert.recorded(item, layout.format), new_file.identity())
         new_file.publish()
+
+    def _create(self, item: Conversion, path: str) -> None:
+        backing = (item.backing.path, item.backing.format) if item.backing else None
+        self.qemu_img.create(
+            path,
+            self.wish.layout.format,
+            self.images[item.target].virtual_size,
+            creation_options(self.wish.layout),
+            t.cast("tuple[str, str] | None", backing),
+        )
 
     def copy(self, item: Conversion) -> None:
         """Copies the disk, and keeps both images the same from then on. Raises DiskError where that fails."""
@@ -77,15 +94,22 @@ class LiveWork:
             if item.target in self.adopted:
                 self.domain.limit_block_job(item.target, self.wish.bandwidth)
             else:
-                destination = _domain_xml.copy_destination(item.dest, self.wish.layout.format)
-                self.domain.block_copy(
-                    item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth
-                )
+                self._begin_copy(item)
             with _staging.syncing_steadily(item.dest):  # or the pivot would wait for all of it, and the guest with it
                 _block_job.await_copy(self.domain, item.target, item.dest, self.wish.copy_timeout, phase.at)
             if self.wish.layout.format == "raw" and self.wish.layout.preallocation == "falloc":
                 _staging.reserve(item.dest)  # QEMU has punched holes where the source has zeros
             _staging.sync(item.dest)
+
+    def _begin_copy(self, item: Conversion) -> None:
+        destination = _domain_xml.copy_destination(item.dest, self.wish.layout.format, block=self.wish.block_device)
+        try:
+            self.domain.block_copy(item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth)
+        except LibvirtFailed as error:
+            raise LibvirtFailed(
+                f"{item.dest}: {error}: where permission was denied, let QEMU's user traverse every directory above it",
+                **error.facts,
+            ) from error
 
     def pivot(self, conversions: t.Sequence[Conversion]) -> None:
         """Lets the guest go on with the new images, one disk after the other, and has the definition say so."""
@@ -193,7 +217,10 @@ def end_copy(domain: Domain, disk: _domain_xml.RecordedDisk) -> None:
 
 def name_pivoted(hypervisor: Hypervisor, domain: Domain, disks: t.Iterable[_domain_xml.RecordedDisk]) -> None:
     """Has the definition name the images that the guest uses since a run pivoted to them and died."""
-    changes = [_domain_xml.DiskChange(disk.target, disk.dest, disk.format) for disk in disks]
+    changes = [
+        _domain_xml.DiskChange(disk.target, disk.dest, disk.format, block=_block_device.is_block_device(disk.dest))
+        for disk in disks
+    ]
     _name_in_definition(hypervisor, domain, changes)
 
 

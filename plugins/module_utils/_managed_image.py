@@ -19,37 +19,30 @@ from ansible_collections.kvmops.disk.plugins.module_utils._create import (
     require_usable_base,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._in_place import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
     carry_out,
-    hypervisor_if_any,
     layout_from,
     refresh_pools,
-    require_directories,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._reconcile import (
     growth_in_bytes,
     plan_reconcile,
     require_no_cut,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import interrupted, recorded
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._remove import plan_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
 
-class ImageTask:
+class ImageTask(InPlaceTask):
     """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
 
     def __init__(self, module: AnsibleModule) -> None:
-        self.module = module
-        self.path = absolute(module.params["path"], "path")
-        self.qemu_img = QemuImg.find()
-        self._hypervisor: t.Any = None
-        self._asked_libvirt = False
-        require_directories(module.params["search_paths"])
+        super().__init__(module)
         _capacity.require_ratio(module.params["max_overcommit"])
 
     def wish(self) -> ImageWish:
@@ -69,25 +62,25 @@ class ImageTask:
     def present(self, wish: ImageWish, operation: Operation | None) -> Plan:
         """The plan for an image that is to be there."""
         image = self._existing(wish.layout.format)
-        first = self._settling(image.format if image else None, operation)
+        first = self.settling(image.format if image else None, operation)
         plan = self._change(wish, image, operation) if image else self._creation(wish, operation)
         if image and (first or plan):
             require_no_cut(wish, image, _image.chain(self.qemu_img, image)[1:])
-        return self._after(first, plan, operation)
+        return recorded(first, plan, self.path, operation)
 
     def absent(self, operation: Operation | None) -> Plan:
         """The plan for an image that is not to be there."""
-        first = self._settling(None, operation)
+        first = self.settling(None, operation)
         plan = plan_remove(self.path)
         if plan:
             self._require_writable("remove it", running_only=self.module.params["force"])
-        return self._after(first, plan, operation)
+        return recorded(first, plan, self.path, operation, noted=False)
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns; the file's attributes are the file modules' business, done here at the end."""
         report = {**plan.report(), "diff": {"before": dict(plan.before), "after": dict(plan.after)}, "image": {}}
         if plan:
-            refresh_pools(self._libvirt(), {os.path.dirname(self.path), os.path.dirname(os.path.realpath(self.path))})
+            refresh_pools(self.hypervisor(), {os.path.dirname(self.path), os.path.dirname(os.path.realpath(self.path))})
         if self.module.params["state"] == "absent":
             return report
         if not os.path.exists(self.path):
@@ -130,10 +123,10 @@ class ImageTask:
                 )
         _capacity.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
         self._require_promise(new_size(wish, base))
-        return plan_create(wish, base, self._door(operation), _staging.NewFile(self.path), self.dress)
+        return plan_create(wish, base, self.door(operation), _staging.NewFile(self.path), self.dress)
 
     def _change(self, wish: ImageWish, image: _image.Image, operation: Operation | None) -> Plan:
-        plan = plan_reconcile(wish, image, self._door(operation))
+        plan = plan_reconcile(wish, image, self.door(operation))
         if plan:
             self._require_writable("change it", running_only=True)
             _capacity.require_space([(self.path, growth_in_bytes(wish, image))])
@@ -146,10 +139,9 @@ class ImageTask:
         ratio = self.module.params["max_overcommit"]
         if ratio is None:
             return
-        hypervisor = self._libvirt()
-        users = _usage.domain_users(hypervisor) if hypervisor else []
-        directories = _usage.directories_to_search([self.path], self.module.params["search_paths"], hypervisor)
-        system = _capacity.file_system(os.path.dirname(self.path), directories, users, self.qemu_img)
+        search_paths = self.module.params["search_paths"]
+        directories = _usage.directories_to_search([self.path], search_paths, self.hypervisor())
+        system = _capacity.file_system(os.path.dirname(self.path), directories, self.users(), self.qemu_img)
         system.require_room(self.path, size, ratio)
 
     def _bytes_needed(self, wish: ImageWish, size: int) -> int:
@@ -160,14 +152,9 @@ class ImageTask:
 
     def _require_writable(self, to_do: str, *, running_only: bool) -> None:
         """Raises where writing the image, or removing it, would hurt somebody."""
-        hypervisor = self._libvirt()
-        users = _usage.domain_users(hypervisor) if hypervisor else []
+        users = self.users()
         _usage.require_unused(self.path, [user for user in users if user.running or not running_only], to_do)
-        if not self.module.params["allow_dependents"]:
-            directories = _usage.directories_to_search([self.path], self.module.params["search_paths"], hypervisor)
-            found = _usage.dependents(self.path, directories, users)
-            otherwise = "set allow_dependents=true where they are to be given up"
-            _usage.require_no_dependents(self.path, found, to_do, otherwise)
+        self.require_no_dependents(to_do, users)
 
     def _set_attributes(self, report: dict[str, t.Any]) -> None:
         """As the file modules do, except on an image that a guest has open: that one libvirt owns for the time."""
@@ -177,21 +164,6 @@ class ImageTask:
         if self.module.set_fs_attributes_if_different(arguments, False, report["diff"]):
             report["changed"] = True
             report["actions"].append(f"set the owner, mode or attributes of {self.path}")
-
-    def _settling(self, image_format: str | None, operation: Operation | None) -> tuple[Step, ...]:
-        return interrupted(self.path, image_format, operation, self._door(operation))
-
-    def _after(self, first: tuple[Step, ...], plan: Plan, operation: Operation | None) -> Plan:
-        return recorded(first, plan, self.path, operation, noted=self.module.params["state"] == "present")
-
-    def _door(self, operation: Operation | None) -> QemuImg:
-        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
-
-    def _libvirt(self) -> t.Any:
-        if not self._asked_libvirt:
-            self._asked_libvirt = True
-            self._hypervisor = hypervisor_if_any(self.module.params["uri"])
-        return self._hypervisor
 
 
 def _umask() -> int:

@@ -53,6 +53,7 @@ def layout_from(params: dict[str, t.Any]) -> Layout:
         refcount_bits=params.get("refcount_bits"),
         extended_l2=params.get("extended_l2"),
         compression_type=params.get("compression_type"),
+        subformat=params.get("subformat"),
     )
 
 

@@ -9,6 +9,7 @@ Nothing that the header names is opened. The layout is QEMU's docs/interop/qcow2
 
 from __future__ import annotations
 
+import io
 import struct
 import typing as t
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from datetime import datetime, timezone
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 
 MAGIC = b"QFI\xfb"
+
+#: As many internal snapshots as an image can have (QCOW_MAX_SNAPSHOTS).
+MOST_SNAPSHOTS = 65536
 
 #: The values of the header's compression type, in QEMU's words.
 COMPRESSION_TYPES = {0: "zlib", 1: "zstd"}
@@ -30,8 +34,10 @@ _SNAPSHOT_EXTRA = struct.Struct(">QQ")
 _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _EXTENSION_DATA_FILE = 0x44415441
 _LONGEST_BACKING_NAME = 1023
-_MOST_SNAPSHOTS = 65536  # QCOW_MAX_SNAPSHOTS
-_LARGEST_SNAPSHOT_TABLE = 1024 * _MOST_SNAPSHOTS  # QCOW_MAX_SNAPSHOTS_SIZE
+_LARGEST_SNAPSHOT_TABLE = 1024 * MOST_SNAPSHOTS  # QCOW_MAX_SNAPSHOTS_SIZE
+_LARGEST_SNAPSHOT_EXTRA = 1024  # QCOW_MAX_SNAPSHOT_EXTRA_DATA
+_LARGEST_L1 = 32 << 20  # QCOW_MAX_L1_SIZE
+_READ_AHEAD = 64 << 10
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
 _KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_L2
@@ -68,17 +74,19 @@ class Header:
         """Whether QEMU would open this image, a file of *length* bytes, and have nothing to say beyond its header.
 
         It has not to be so for an image to be good: whoever asks goes to qemu-img otherwise. The bounds are those of
-        qcow2_do_open in block/qcow2.c.
+        qcow2_do_open in block/qcow2.c; of snapshots, read_snapshot_table looks at the rest.
         """
         entries = self.cluster_size // (16 if self.extended_l2 else 8)
         l1_needed = -(-self.virtual_size // (self.cluster_size * entries))
-        tables = (
+        tables: tuple[tuple[int, int], ...] = (
             (self.l1_offset, 8 * self.l1_entries),
             (self.refcount_offset, self.refcount_clusters * self.cluster_size),
         )
+        if self.snapshot_count:
+            tables += ((self.snapshots_offset, _SNAPSHOT.size * self.snapshot_count),)
         special = self.encrypted or self.external_data or self.dirty or self.corrupt or self.unknown_incompatible
         return (
-            not (special or self.autoclear or self.snapshot_count)
+            not (special or self.autoclear)
             and self.compression in COMPRESSION_TYPES
             and self.virtual_size > 0
             and self.virtual_size % 512 == 0
@@ -97,13 +105,27 @@ class Header:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An internal snapshot as the snapshot table has it; sizes in bytes, the date in UTC."""
+    """An internal snapshot as the snapshot table has it; sizes in bytes, the date in UTC (None: not taken yet)."""
 
     id: str
     name: str
-    date: str
+    date: str | None
     vm_state_size: int
     virtual_size: int
+
+
+@dataclass(frozen=True)
+class SnapshotEntry:
+    """A snapshot with what only its entry in the table says: its name byte for byte, where its L1 table is.
+
+    *end* is the offset in the file behind the entry itself.
+    """
+
+    snapshot: Snapshot
+    name: bytes
+    l1_offset: int
+    l1_entries: int
+    end: int
 
 
 def read_header(stream: t.BinaryIO, path: str) -> Header:
@@ -128,7 +150,7 @@ def read_header(stream: t.BinaryIO, path: str) -> Header:
         if len(head) < _FIXED.size + _VERSION_3.size:
             raise UnsafeImage(f"{path}: the qcow2 header is cut off after {len(head)} bytes")
         incompatible, compatible, autoclear, refcount_order, length = _VERSION_3.unpack(head[_FIXED.size :])
-    if refcount_order > 6 or length < _FIXED.size or snapshot_count > _MOST_SNAPSHOTS:
+    if refcount_order > 6 or length < _FIXED.size or snapshot_count > MOST_SNAPSHOTS:
         raise UnsafeImage(f"{path}: the qcow2 header is damaged: a field is out of its bounds")
     if backing_at > 1 << cluster_bits:
         raise UnsafeImage(f"{path}: the qcow2 header is damaged: its backing file name lies beyond the first cluster")
@@ -170,44 +192,90 @@ def _compression(stream: t.BinaryIO, incompatible: int, length: int) -> int:
 def read_snapshots(stream: t.BinaryIO, header: Header, path: str) -> tuple[Snapshot, ...]:
     """The internal snapshots of the image open as *stream*, in the order of its table.
 
-    Raises UnsafeImage where the table is cut off, or larger than QEMU takes.
+    Raises UnsafeImage where the table is cut off, or holds more than QEMU takes.
     """
+    return tuple(entry.snapshot for entry in read_snapshot_table(stream, header, path))
+
+
+def read_snapshot_table(stream: t.BinaryIO, header: Header, path: str) -> tuple[SnapshotEntry, ...]:
+    """As read_snapshots, with what the table says beside the facts."""
     found = []
-    offset = header.snapshots_offset
-    for _index in range(header.snapshot_count):
-        entry = read_at(stream, offset, _SNAPSHOT.size)
-        if len(entry) < _SNAPSHOT.size:
-            raise UnsafeImage(f"{path}: the snapshot table is cut off: check the image")
-        _l1, _l1_size, id_length, name_length, seconds, nanoseconds, _clock, state_size, extra_length = (
-            _SNAPSHOT.unpack(entry)
-        )
-        extra = stream.read(min(extra_length, 1024))
-        virtual_size = header.virtual_size
-        if len(extra) >= _SNAPSHOT_EXTRA.size:
-            state_size, virtual_size = _SNAPSHOT_EXTRA.unpack(extra[: _SNAPSHOT_EXTRA.size])
-        identity = read_at(stream, offset + _SNAPSHOT.size + extra_length, id_length + name_length)
-        taken = datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=min(nanoseconds // 1000, 999999))
-        found.append(
-            Snapshot(
-                id=identity[:id_length].decode(errors="replace"),
-                name=identity[id_length:].decode(errors="replace"),
-                date=taken.isoformat(),
-                vm_state_size=state_size,
-                virtual_size=virtual_size,
-            )
-        )
-        length = _SNAPSHOT.size + extra_length + id_length + name_length
-        offset += (length + 7) // 8 * 8
-        if offset - header.snapshots_offset > _LARGEST_SNAPSHOT_TABLE:
-            raise UnsafeImage(f"{path}: the snapshot table is larger than any that QEMU writes: check the image")
+    ahead = io.BufferedReader(t.cast(io.RawIOBase, stream), _READ_AHEAD)
+    try:
+        offset = header.snapshots_offset
+        for _index in range(header.snapshot_count):
+            found.append(_read_snapshot(ahead, offset, header, path))
+            offset = (found[-1].end + 7) // 8 * 8
+            if offset - header.snapshots_offset > _LARGEST_SNAPSHOT_TABLE:
+                raise UnsafeImage(f"{path}: the snapshot table is larger than any that QEMU writes: check the image")
+    finally:
+        ahead.detach()
     return tuple(found)
+
+
+def _read_snapshot(stream: t.BinaryIO, offset: int, header: Header, path: str) -> SnapshotEntry:
+    """The entry of the snapshot table at *offset*."""
+    fixed = read_at(stream, offset, _SNAPSHOT.size)
+    if len(fixed) < _SNAPSHOT.size:
+        raise UnsafeImage(f"{path}: the snapshot table is cut off: check the image")
+    l1_at, l1_entries, id_length, name_length, seconds, nanoseconds, _clock, state_size, extra_length = (
+        _SNAPSHOT.unpack(fixed)
+    )
+    if extra_length > _LARGEST_SNAPSHOT_EXTRA:
+        raise UnsafeImage(f"{path}: the snapshot table has an entry that QEMU does not take: check the image")
+    rest = stream.read(extra_length + id_length + name_length)
+    if len(rest) < extra_length + id_length + name_length:
+        raise UnsafeImage(f"{path}: the snapshot table is cut off: check the image")
+    virtual_size = header.virtual_size
+    if extra_length >= _SNAPSHOT_EXTRA.size:
+        state_size, virtual_size = _SNAPSHOT_EXTRA.unpack(rest[: _SNAPSHOT_EXTRA.size])
+    identity, name = rest[extra_length : extra_length + id_length], rest[extra_length + id_length :]
+    taken = datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=min(nanoseconds // 1000, 999999))
+    snapshot = Snapshot(
+        id=identity.decode(errors="replace"),
+        name=name.decode(errors="replace"),
+        date=taken.isoformat(),
+        vm_state_size=state_size,
+        virtual_size=virtual_size,
+    )
+    return SnapshotEntry(snapshot, name, l1_at, l1_entries, offset + _SNAPSHOT.size + len(rest))
+
+
+def read_l1(stream: t.BinaryIO, offset: int, entries: int, path: str) -> bytes:
+    """An L1 table as a guest's disk depends on it: without the flags of its entries, and without empty ones at the end.
+
+    Two layers of an image, the active one and a snapshot's, are the same disk if, and with QEMU as the only writer
+    only if, these are equal and so are their virtual sizes (HAZARDS E5): QEMU copies an L2 table that a snapshot
+    shares before it writes to it. Raises UnsafeImage where the table cannot be one, or is cut off.
+    """
+    length = 8 * entries
+    if length > _LARGEST_L1:
+        raise UnsafeImage(f"{path}: an L1 table has {entries} entries, more than QEMU takes: check the image")
+    table = read_at(stream, offset, length)
+    if len(table) < length:
+        raise UnsafeImage(f"{path}: an L1 table is cut off: check the image")
+    return without_flags(table).rstrip(b"\0")
+
+
+def is_at_snapshot(stream: t.BinaryIO, header: Header, entry: SnapshotEntry, path: str) -> bool:
+    """Whether the active layer of the image open as *stream* is what *entry* holds, by read_l1."""
+    return header.virtual_size == entry.snapshot.virtual_size and (
+        read_l1(stream, header.l1_offset, header.l1_entries, path)
+        == read_l1(stream, entry.l1_offset, entry.l1_entries, path)
+    )
+
+
+def without_flags(table: bytes) -> bytes:
+    """*table* with bit 63 of each of its 64-bit entries cleared: whether a cluster is shared changes no content."""
+    mask = int.from_bytes((b"\x7f" + b"\xff" * 7) * (len(table) // 8), "big")
+    return (int.from_bytes(table, "big") & mask).to_bytes(len(table), "big")
 
 
 def read_at(stream: t.BinaryIO, offset: int, length: int) -> bytes:
     """Up to *length* bytes at *offset*; nothing where it is one that no file can have, whatever a header claims."""
     try:
         stream.seek(offset)
-    except (OSError, OverflowError):
+    except (OSError, OverflowError, ValueError):
         return b""
     return stream.read(length)
 

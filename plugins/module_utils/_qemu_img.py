@@ -14,18 +14,20 @@ import json
 import os
 import re
 import signal
-import subprocess
 import typing as t
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ansible.module_utils.common.process import get_bin_path
+from ansible_collections.kvmops.disk.plugins.module_utils import _process, _qemu_nbd
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, QemuImgFailed
 
 #: Seconds that a look at an image may take; it reads a header, so a longer one means a dead file system.
 LOOK_SECONDS = 60
-#: Seconds between two reports of how far a verb is.
-REPORT_SECONDS = 0.5
+#: What a look at an image that a stranger wrote may cost: reading all tables of 64 TiB takes less.
+LOOK_LIMITS = _process.Limits(cpu_seconds=300, address_space=4 << 30)
+#: What work on such an image may: it takes as long as its data needs, which nobody knows beforehand.
+WORK_LIMITS = _process.Limits(address_space=4 << 30)
+NO_LIMITS = _process.Limits()
 #: Is told how far a verb is, in percent.
 Report = t.Callable[[float], None]
 #: Coroutines of a conversion: the most that qemu-img takes (MAX_COROUTINES in qemu-img.c).
@@ -33,8 +35,9 @@ COROUTINES = 16
 
 _LOCKED = re.compile(r'Failed to get (?:shared )?"[^"]*" lock')
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
+_WARNING = re.compile(r"^qemu-img: warning: .*\n?", re.MULTILINE)
+_FILE = re.compile(r"driver=[^,]*,file\.filename=((?:[^,]|,,)*)")
 _NO_SPACE = "No space left on device"
-_PR_SET_PDEATHSIG = 1
 _MOST_OUTPUT = 64 * 1024 * 1024
 
 
@@ -67,11 +70,12 @@ class QemuImg:
     """qemu-img as it is installed on this host.
 
     *hold* are file descriptors that its writing verbs keep open: the locks of the operation that they serve, so
-    that a lock outlives a killed module for as long as its qemu-img still writes.
+    that a lock outlives a killed module for as long as its qemu-img still writes. *limited*: it runs under limits.
     """
 
     executable: str
     hold: tuple[int, ...] = ()
+    limited: bool = False
 
     @classmethod
     def find(cls) -> QemuImg:
@@ -87,17 +91,37 @@ class QemuImg:
     def holding(self, *descriptors: int) -> QemuImg:
         return replace(self, hold=tuple(descriptors))
 
+    def limiting(self, limited: bool = True) -> QemuImg:
+        """The same under limits of CPU time and memory, for images that a stranger wrote (HAZARDS F)."""
+        return replace(self, limited=limited)
+
     def info(self, path: str, image_format: str) -> dict[str, t.Any]:
         """The top level of ``info --output=json``; safe beside a running guest (-U), opens no backing file."""
         answer = self._json("info", "-U", "--output=json", "-f", image_format, "--", path)
         return t.cast("dict[str, t.Any]", answer)
 
     def measure(
-        self, path: str, image_format: str, target_format: str, options: t.Mapping[str, str], *, share: bool = False
+        self,
+        path: str,
+        image_format: str,
+        target_format: str,
+        options: t.Mapping[str, str],
+        *,
+        share: bool = False,
+        snapshot: tuple[str, str] | None = None,
+        alone: bool = False,
     ) -> Measure:
-        """What the content of *path* would need as *target_format*. *share*: an estimate beside a running guest."""
-        argv = ["measure", "--output=json", *(["-U"] if share else []), "-f", image_format, "-O", target_format]
-        answer = self._json(*argv, *_options(options), "--", path, seconds=None)
+        """What the content of *path* would need as *target_format*. *share*: an estimate beside a running guest.
+
+        *snapshot* is the ID and the name of an internal snapshot to measure instead; *alone* leaves out what the
+        backing file holds.
+        """
+        argv = ["measure", "--output=json", *(["-U"] if share else []), *_snapshot(snapshot)]
+        source = ["-f", image_format, "--", path]
+        if alone:
+            file = {"driver": "file", "filename": path}
+            source = ["--", "json:" + json.dumps({"driver": image_format, "backing": None, "file": file})]
+        answer = self._json(*argv, "-O", target_format, *_options(options), *source, seconds=None)
         return Measure(answer["required"], answer["fully-allocated"])
 
     def measure_empty(self, size: int, target_format: str, options: t.Mapping[str, str]) -> Measure:
@@ -132,17 +156,34 @@ class QemuImg:
         *,
         compress: bool = False,
         out_of_order: bool = False,
+        snapshot: tuple[str, str] | None = None,
+        backing: tuple[str, str] | None = None,
+        bitmaps: bool = False,
+        rate: int | None = None,
         report: Report | None = None,
     ) -> None:
         """Copies what a guest sees in *source*, its chain included, to *target*, a name of ours. Not synced.
 
+        *snapshot*: what it saw at that one, by its ID and name. *backing*: a backing file and its format, for a target
+        that only gets what lies in *source* itself. *bitmaps*: its dirty bitmaps, too. *rate*: bytes in a second.
         *report* is told how much of the data has been copied.
         """
-        argv = ["convert", "-p" if report else "-q", "-m", str(COROUTINES)]
+        argv = ["convert", "-p" if report else "-q", "-m", str(COROUTINES), *_snapshot(snapshot)]
         argv += ["-f", source_format, "-O", target_format, *_options(options)]
         argv += ["-c"] if compress else []
         argv += ["-W"] if out_of_order else []
+        argv += ["--bitmaps"] if bitmaps else []
+        argv += ["-r", str(rate)] if rate else []
+        argv += ["-B", backing[0], "-F", backing[1]] if backing else []
         self._write(*argv, "--", source, target, report=report)
+
+    def rebase(self, path: str, image_format: str, backing: tuple[str, str], *, report: Report | None = None) -> None:
+        """Another backing file under *path*, with the same content: what differs is written into *path*.
+
+        That is for a new file: killed midway, it loses content silently (HAZARDS A1).
+        """
+        argv = ["rebase", "-p" if report else "-q", "-f", image_format, "-b", backing[0], "-F", backing[1]]
+        self._write(*argv, "--", path, report=report)
 
     def same_content(
         self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None
@@ -151,11 +192,33 @@ class QemuImg:
 
         *report* is told how much of the disk has been compared.
         """
-        argv = ["compare", "-p" if report else "-q", "-f", one_format, "-F", other_format, "--", one, other]
-        done = self._run(*argv, seconds=None, writes=True, report=report)
-        if done.returncode not in (0, 1):
-            raise self._failure(done)
-        return done.returncode == 0
+        return self._same("-f", one_format, "-F", other_format, "--", one, other, report=report)
+
+    def identical(
+        self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None
+    ) -> bool:
+        """The same, where a difference in size or allocation is one, too (``compare -s``)."""
+        return self._same("-s", "-f", one_format, "-F", other_format, "--", one, other, report=report)
+
+    def same_as_snapshot(
+        self,
+        path: str,
+        image_format: str,
+        snapshot: tuple[str, str],
+        other: str,
+        other_format: str,
+        *,
+        report: Report | None = None,
+    ) -> bool:
+        """Whether a guest would see the same in *other* as in *path* at *snapshot*, an ID and a name.
+
+        ``compare`` knows no snapshots, so that qemu-nbd, of the same package, serves it to ``compare``: to nobody
+        else, on a socket in a directory of ours.
+        """
+        with _qemu_nbd.serving(path, image_format, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
+            served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
+            file = {"driver": other_format, "file": {"driver": "file", "filename": other}}
+            return self._same("--", *(f"json:{json.dumps(node)}" for node in (served, file)), report=report)
 
     def resize(
         self, path: str, image_format: str, size: int, *, shrink: bool = False, preallocation: str | None = None
@@ -168,10 +231,16 @@ class QemuImg:
     def amend(self, path: str, image_format: str, options: t.Mapping[str, str]) -> None:
         self._write("amend", "-q", "-f", image_format, *_options(options), "--", path, in_place=True)
 
-    def check(self, path: str, image_format: str, repair: str | None = None) -> CheckResult:
-        """The consistency of the metadata; *repair* is leaks or all. Raises QemuImgFailed where it cannot be known."""
-        argv = ["check", "--output=json", *(["-r", repair] if repair else []), "-f", image_format, "--", path]
-        done = self._run(*argv, seconds=None, writes=bool(repair), in_place=True)
+    def check(
+        self, path: str, image_format: str, repair: str | None = None, *, external_data: bool = False
+    ) -> CheckResult:
+        """The consistency of the metadata; *repair* is leaks or all. Raises QemuImgFailed where it cannot be known.
+
+        Nothing but *path* is opened: no backing file, and, where the image has *external_data*, no data file.
+        """
+        argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
+        alone = image_by_itself(path, image_format, external_data=external_data)
+        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=True)
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
         found = _parsed(done.stdout) if done.returncode != 63 else {}
@@ -184,6 +253,23 @@ class QemuImg:
             found.get("check-errors", 0),
         )
 
+    def take_snapshot(self, path: str, name: bytes) -> None:
+        """An internal snapshot of the qcow2 image at *path*. QEMU takes any name, also one that is taken already."""
+        self._work_on_snapshot("-c", os.fsdecode(name), path)
+
+    def delete_snapshot(self, path: str, name: bytes) -> None:
+        """Deletes the first internal snapshot of that *name* (HAZARDS E1, E2)."""
+        self._work_on_snapshot("-d", os.fsdecode(name), path)
+
+    def revert_to_snapshot(self, path: str, identifier: str) -> None:
+        """Makes the active layer what the snapshot with that ID holds; QEMU looks for an ID first (HAZARDS E2)."""
+        self._work_on_snapshot("-a", identifier, path)
+
+    def _work_on_snapshot(self, option: str, which: str, path: str) -> None:
+        """The verb knows no format flag before QEMU 10.1 (HAZARDS E6)."""
+        alone = image_by_itself(path, "qcow2")
+        self._write("snapshot", "-q", option, which, "--image-opts", "--", alone, in_place=True)
+
     def _json(self, *arguments: str, seconds: int | None = LOOK_SECONDS) -> t.Any:
         done = self._run(*arguments, seconds=seconds)
         if done.returncode:
@@ -195,6 +281,12 @@ class QemuImg:
         if done.returncode:
             raise self._failure(done)
 
+    def _same(self, *arguments: str, report: Report | None) -> bool:
+        done = self._run("compare", "-p" if report else "-q", *arguments, seconds=None, writes=True, report=report)
+        if done.returncode not in (0, 1):
+            raise self._failure(done)
+        return done.returncode == 0
+
     def _run(
         self,
         *arguments: str,
@@ -202,51 +294,52 @@ class QemuImg:
         writes: bool = False,
         in_place: bool = False,
         report: Report | None = None,
-    ) -> subprocess.CompletedProcess[bytes]:
+    ) -> _process.Done:
         """Runs qemu-img to its end.
 
         A verb that fills a new file dies with us: what it writes is worthless then. One that changes an image *in
         place* is left to finish, whatever happens to us, and keeps the locks of the operation meanwhile.
         *report* is for a verb with ``-p``, that may take as long as it takes.
         """
-        argv = [self.executable, *arguments]
+        ways = self._ways(writes, in_place)
+        listen = _percents(report) if report else None
         try:
-            with (
-                subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn,ansible-bad-function
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C"},
-                    pass_fds=self.hold if writes else (),
-                    start_new_session=in_place,
-                    preexec_fn=_death_with_parent() if writes and not in_place else None,
-                ) as process,
-                ExitStack() as cut_short,
-            ):
-                cut_short.callback(process.communicate if in_place else process.kill)
-                said, complained = _answer(process, report) if report else process.communicate(timeout=seconds)
-                cut_short.pop_all()
-            return subprocess.CompletedProcess(argv, process.returncode, said, complained)
-        except subprocess.TimeoutExpired as error:
+            return _process.run([self.executable, *arguments], ways, seconds=seconds, most=_MOST_OUTPUT, listen=listen)
+        except _process.TooLong as error:
             raise QemuImgFailed(
                 f"qemu-img {arguments[0]} did not answer within {seconds} s for {_subject(arguments)}: "
                 "is its file system alive?"
             ) from error
+        except _process.TooMuch as error:
+            raise QemuImgFailed(
+                f"qemu-img {arguments[0]} printed more than {_MOST_OUTPUT} bytes for {_subject(arguments)}: "
+                "more than an answer may have"
+            ) from error
         except ValueError as error:  # an embedded NUL byte
             raise QemuImgFailed(f"qemu-img cannot be given {_subject(arguments)!r}: {error}") from error
 
-    def _failure(self, done: subprocess.CompletedProcess[bytes]) -> DiskError:
+    def _ways(self, writes: bool, in_place: bool = False) -> _process.Ways:
+        limits = (WORK_LIMITS if writes else LOOK_LIMITS) if self.limited else NO_LIMITS
+        return _process.Ways(self.hold if writes else (), in_place, writes and not in_place, limits)
+
+    def _failure(self, done: _process.Done) -> DiskError:
         """The typed error for a failed run; decided by the exit status, worded by the text (HAZARDS C12, I)."""
         verb, path = done.args[1], _subject(done.args)
         said = done.stderr.decode(errors="replace").strip()[-4000:]
-        said = re.sub(r"^qemu-img: ", "", said)
+        said = re.sub(r"^qemu-img: ", "", _WARNING.sub("", said))
+        said = said.replace(done.args[-1], path) if _FILE.match(done.args[-1]) else said
         facts = {"rc": done.returncode, "stderr": said, "command": done.args}
         if _LOCKED.search(said):
             return ImageInUse(f"qemu-img {verb}: an image is open in another process: {said}", in_use_by=[], **facts)
         if done.returncode < 0 or done.returncode >= 128:
             number = abs(done.returncode) & 127
             name = signal.Signals(number).name if number in set(signal.Signals) else str(done.returncode)
+            if self.limited and number in (signal.SIGXCPU, signal.SIGKILL, signal.SIGABRT):
+                return QemuImgFailed(
+                    f"qemu-img {verb} was ended by {name} on {path}, which is not trusted: it wanted more time or "
+                    f"memory than a sound image needs. {said}",
+                    **facts,
+                )
             return QemuImgFailed(
                 f"qemu-img {verb} was ended by {name} on {path}; the state of what it wrote is unknown. {said}", **facts
             )
@@ -255,15 +348,15 @@ class QemuImg:
         return QemuImgFailed(f"qemu-img {verb} failed ({done.returncode}): {said}", **facts)
 
 
-def _answer(process: subprocess.Popen[bytes], report: Report) -> tuple[bytes, bytes]:
-    """What *process* says until its end; what it has said of how far it is goes to *report* meanwhile."""
-    while True:
-        try:
-            return process.communicate(timeout=REPORT_SECONDS)
-        except subprocess.TimeoutExpired as so_far:
-            percents = _PERCENT.findall(so_far.output or b"")
-            if percents:
-                report(float(percents[-1]))
+def _percents(report: Report) -> t.Callable[[bytes], None]:
+    """Tells *report* the last percentage of what qemu-img has said."""
+
+    def listen(said: bytes) -> None:
+        percents = _PERCENT.findall(said)
+        if percents:
+            report(float(percents[-1]))
+
+    return listen
 
 
 def _options(options: t.Mapping[str, str]) -> list[str]:
@@ -273,23 +366,33 @@ def _options(options: t.Mapping[str, str]) -> list[str]:
     return ["-o", ",".join(f"{key}={value.replace(',', ',,')}" for key, value in options.items())]
 
 
+def _snapshot(snapshot: tuple[str, str] | None) -> list[str]:
+    """The option for an internal snapshot, by ID and name, so that neither is taken for the other (HAZARDS E2)."""
+    if snapshot is None:
+        return []
+    identity, name = (value.replace(",", ",,") for value in snapshot)
+    return ["-l", f"snapshot.id={identity},snapshot.name={name}"]
+
+
+def image_by_itself(path: str, image_format: str, *, external_data: bool = False) -> str:
+    """The ``--image-opts`` for the image at *path*, and for no file that it refers to; a comma in *path* is doubled.
+
+    An empty ``backing`` is QEMU's word for none. With *external_data* a device without content stands in for the data
+    file.
+    """
+    data = ",data-file.driver=null-co" if external_data else ""
+    return f"driver={image_format},file.filename={path.replace(',', ',,')},backing={data}"
+
+
 def _subject(argv: t.Sequence[str]) -> str:
-    """The image that a command line is about: what follows its ``--``."""
-    return argv[argv.index("--") + 1] if "--" in argv else argv[-1]
+    """The image that a command line is about: what follows its ``--``, or the file in such a set of options."""
+    found = argv[argv.index("--") + 1] if "--" in argv else argv[-1]
+    options = _FILE.match(found)
+    return options.group(1).replace(",,", ",") if options else found
 
 
 def _parsed(output: bytes) -> t.Any:
-    if len(output) > _MOST_OUTPUT:
-        raise QemuImgFailed(f"qemu-img printed {len(output)} bytes: more than an answer may have")
     try:
         return json.loads(output)
     except ValueError as error:
         raise QemuImgFailed(f"qemu-img printed no JSON: {output[:200]!r}") from error
-
-
-def _death_with_parent() -> t.Callable[[], object]:
-    """For the child: to be killed when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
-    import ctypes  # loaded where something is written, and before the fork
-
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -33,7 +33,7 @@ class Records:
         """Writes down what is in flight, durably. Raises OperationInFlight where another run was faster."""
         self._require_alone()
         for disk in record.disks:
-            for path in {disk.source, disk.dest}:
+            for path in sorted({disk.source, disk.dest}):
                 self.note(disk, path)
         self._require_alone()
         self._written = record

@@ -7,34 +7,43 @@
 from __future__ import annotations
 
 import typing as t
+from dataclasses import asdict
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation, look
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import CREATE, DELETE, REVERT, Leftovers, left_on
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import CheckResult, QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._repair import REPAIR, repair_counts
 
+#: The verbs that harm nothing but reference counts when they are cut short (HAZARDS D).
+_OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
 #: The verbs that change an image in place, and the one of a record that was cut off. The others make new files, of
 #: which only staging directories can be left.
-IN_PLACE = frozenset(["reconcile", "resize", "unknown"])
+IN_PLACE = frozenset(["reconcile", "resize", REPAIR, "unknown", *_OF_SNAPSHOTS])
 
 
 def interrupted(
-    path: str, image_format: str | None, operation: Operation | None, qemu_img: QemuImg
+    path: str, image_format: str | None, operation: Operation | None, qemu_img: QemuImg, *, reverting: bool = False
 ) -> tuple[Step, ...]:
     """What is to be done first where a run died on the image; what a living one has there is its own business."""
-    left = operation.left_behind(path) if operation else look(path)
-    if left and left.get("alive"):
-        return ()
-    return settle(path, image_format, left, qemu_img)
+    return settle(left_on(path, image_format, operation), qemu_img, reverting=reverting)
 
 
 def recorded(
-    first: tuple[Step, ...], plan: Plan, path: str, operation: Operation | None, *, noted: bool = True
+    first: tuple[Step, ...],
+    plan: Plan,
+    path: str,
+    operation: Operation | None,
+    *,
+    noted: bool = True,
+    facts: t.Callable[[], dict[str, t.Any]] = dict,
 ) -> Plan:
     """*plan* after the steps that settle what a dead run left, and with a note of what is in flight in between.
 
-    Without *noted* there is none: for what is done or not, and has to work where there is no room for a note.
+    Without *noted* there is none: for what is done or not, and has to work where there is no room for a note. *facts*
+    are further ones for the note.
     """
     if operation is None or not (first or plan):
         return Plan(plan.before, plan.after, (*first, *plan.steps))
@@ -42,46 +51,68 @@ def recorded(
     def note() -> None:
         operation.settled(path)
         if noted:
-            operation.note(path, before=plan.before, after=plan.after)
+            operation.note(path, before=plan.before, after=plan.after, **facts())
 
     return Plan(plan.before, plan.after, (*first, Step("", note), *plan.steps))
 
 
-def settle(path: str, image_format: str | None, left: dict[str, t.Any] | None, qemu_img: QemuImg) -> tuple[Step, ...]:
-    """The steps that bring order to what a dead run left of *path*: *left* is its record, None where there is none.
+def settle(left: Leftovers, qemu_img: QemuImg, *, reverting: bool = False) -> tuple[Step, ...]:
+    """The steps that bring order to what a dead run left of an image.
 
-    *image_format* is None where there is no image. A format without metadata has nothing to check. Metadata that only
-    leaks is repaired, since that touches reference counts alone; a corruption is an error, since its repair can lose
-    data.
+    A format without metadata has nothing to check. Metadata that only leaks is repaired, since that touches reference
+    counts alone. A corruption is repaired where the dead run worked on snapshots, which corrupts those counts and
+    nothing else, and where the tables prove it; otherwise it is an error, since a repair can lose data.
+    Raises UnsafeImage where the dead run was reverting the disk and stopped in between, unless we are *reverting* it.
     """
     steps = []
-    if _staging.left_over(path):
+    path = left.path
+    if left.unfinished_file:
         steps.append(
             Step(f"remove the unfinished file that an interrupted run left for {path}", lambda: _staging.discard(path))
         )
-    if left is None:
+    if left.record is None:
         return tuple(steps)
-    if image_format is not None and left.get("verb") in IN_PLACE:
-        steps.append(
-            Step(
-                f"check {path}, on which a run was interrupted at {left.get('started')}",
-                lambda: check(path, image_format, qemu_img),
-            )
+    if left.half_reverted is not None and not reverting:
+        raise UnsafeImage(
+            f"{path}: a revert to its snapshot {left.half_reverted!r} was interrupted at {left.started}, and the disk "
+            "is neither what it was before nor what the snapshot holds: revert it again (kvmops.disk.qcow2_snapshot "
+            "with state=reverted) to this snapshot or to another; if you know that its content is right, "
+            f"remove {left.record_path}",
+            path=path,
+            snapshot=left.half_reverted,
         )
+    if left.format is not None and left.verb in IN_PLACE:
+        steps.append(Step(f"check {path}, on which a run was interrupted at {left.started}", _checker(left, qemu_img)))
     else:
-        steps.append(Step(f"forget the run that was interrupted on {path} at {left.get('started')}", lambda: None))
+        steps.append(Step(f"forget the run that was interrupted on {path} at {left.started}", lambda: None))
     return tuple(steps)
 
 
 def check(path: str, image_format: str, qemu_img: QemuImg) -> None:
     """Makes sure that the metadata of an image is in order, leaks repaired. Raises UnsafeImage where it is corrupt."""
-    found = qemu_img.check(path, image_format)
-    if found.result == "leaks":
-        found = qemu_img.check(path, image_format, repair="leaks")
-    if found.result == "corrupt" or found.check_errors:
-        raise UnsafeImage(
-            f"{path}: an interrupted run left {found.corruptions} corruption(s) in the metadata: copy the image, "
-            "then repair it with qemu-img check -r all",
-            path=path,
-            check=dict(vars(found)),
-        )
+    _checker(Leftovers(path, image_format), qemu_img)()
+
+
+def _checker(left: Leftovers, qemu_img: QemuImg) -> t.Callable[[], None]:
+    def check_it() -> None:
+        found = _checked(left, qemu_img)
+        if found.result == "corrupt" or found.check_errors:
+            raise UnsafeImage(
+                f"{left.path}: an interrupted run left {found.corruptions} corruption(s) in the metadata: copy the "
+                "image, then repair it with kvmops.disk.qcow2_check (repair=all)",
+                path=left.path,
+                check=asdict(found),
+            )
+
+    return check_it
+
+
+def _checked(left: Leftovers, qemu_img: QemuImg) -> CheckResult:
+    """What a check finds, after the repair of what cannot cost any content."""
+    path, image_format, external = left.path, str(left.format), left.external_data
+    found = qemu_img.check(path, image_format, external_data=external)
+    if found.result == "leaks" or (found.result == "good" and left.dirty):
+        return qemu_img.check(path, image_format, repair="leaks", external_data=external)
+    if found.result == "corrupt" and left.verb in _OF_SNAPSHOTS:
+        return repair_counts(path, qemu_img)
+    return found

@@ -8,6 +8,10 @@ qemu-img overwrites what exists and deletes it when it fails (HAZARDS A2, A3), s
 else uses. Inside the directory the file has its final name already, since some formats (VMDK) write it into
 themselves. The directory belongs to the record of the operation (_lock): found without a live record, it was left
 by a run that died, and is removed.
+
+A file that is replaced stays in that directory, as a hard link, until the operation commits. So whatever the moment
+of a kill, one of two whole files stands in the place: the old one, or the new one that was verified before. Removing
+the directory is the right end for both; put_back() is for a run that knows, from the record, that it wants the old.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import stat
 import typing as t
 from contextlib import contextmanager, suppress
@@ -24,6 +29,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX, sibling_name
 
 _DIRECTORY_SUFFIX = f"{SUFFIX}.d"
+_KEPT_SUFFIX = ".old"
+#: What link(2) says where there are no hard links, or no more of them.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 #: libvirt's own bookkeeping of owners and labels (HAZARDS G16): true of the old file only.
 _NOT_OURS = ("trusted.libvirt.",)
 _OWNER = "trusted.libvirt.security.dac"
@@ -49,12 +57,14 @@ def require_directory(path: str, what: str) -> None:
 
 
 class NewFile:
-    """A file on its way to *path*: begun, filled by somebody at ``name``, published; or withdrawn at any moment."""
+    """A file on its way to *path*: begun, filled by somebody at ``name``, then published where nothing is, or put in
+    the place of another file; or withdrawn at any moment."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.name = os.path.join(staging_directory(path), os.path.basename(path))
-        self._published = False
+        self._own: list[int] | None = None
+        self._replaces = False
 
     def begin(self) -> None:
         """Makes the staging directory. Hold the record of the path: what a dead run left in it is removed."""
@@ -76,16 +86,47 @@ class NewFile:
         Raises DiskError where a file appeared there meanwhile.
         """
         sync(self.name)
+        self._own = self.identity()
         _move_where_nothing_is(self.name, self.path)
-        self._published = True
+        self.commit()
+
+    def replace(self, expected: t.Any) -> None:
+        """Puts the file in the place of the one whose identity is *expected*, in one step and durably.
+
+        The old one is kept until commit(), and withdraw() puts it back. A file system without hard links cannot keep
+        it: there, withdraw() leaves the new one. Make sure beforehand that nobody has the old one open (HAZARDS A8).
+        Raises DiskError where another file stands there now, or none: nothing is replaced then.
+        """
+        sync(self.name)
+        self._own, self._replaces = self.identity(), True
+        _keep(self.path)
+        if not is_file(self.path, expected):
+            raise DiskError(
+                f"{self.path}: is not the file any more that was looked at: what stands there now is left alone: "
+                "run again",
+                path=self.path,
+            )
+        try:
+            os.rename(self.name, self.path)
+        except OSError as error:
+            raise DiskError(
+                f"{self.path}: cannot put the new file in its place: {error.strerror}", path=self.path
+            ) from error
+        sync(os.path.dirname(self.path))
+
+    def commit(self) -> None:
+        """Lets go of a file that was replaced, and of the staging directory; after publish() that is done."""
         discard(self.path)
         sync(os.path.dirname(self.path))
 
     def withdraw(self) -> None:
-        """Removes all that there is of the file."""
+        """Removes all that there is of the file; one that it replaced is put back, unless that is committed."""
+        if self._own is not None and is_file(self.path, self._own):
+            if self._replaces:
+                put_back(self.path)
+            else:
+                remove(self.path)
         discard(self.path)
-        if self._published:
-            remove(self.path)
 
 
 def file_identity(path: str) -> list[int]:
@@ -112,6 +153,25 @@ def discard(path: str) -> None:
         shutil.rmtree(directory, ignore_errors=True)
     elif os.path.lexists(directory):
         remove(directory)  # whoever put something else there: the name is ours
+
+
+def kept(path: str) -> str:
+    """Where the file that a new one replaces at *path* is kept; the name is never that of the new one."""
+    return os.path.join(staging_directory(path), sibling_name(os.path.basename(path), _KEPT_SUFFIX))
+
+
+def put_back(path: str) -> bool:
+    """Puts the file that was replaced at *path* in its place again, durably; False where none was kept."""
+    try:
+        os.rename(kept(path), path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DiskError(
+            f"{path}: the old file cannot be put back from {kept(path)}: {error.strerror}", path=path
+        ) from error
+    sync(os.path.dirname(path))
+    return True
 
 
 def left_over(path: str) -> bool:
@@ -143,7 +203,11 @@ def syncing_steadily(path: str) -> t.Iterator[None]:
                 sync(path)
 
     writer = threading.Thread(target=write, daemon=True)
-    writer.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        writer.start()  # without signals: those are for the thread that can act on them
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield
     finally:
@@ -246,6 +310,17 @@ def remove(path: str) -> None:
     sync(os.path.dirname(path))
 
 
+def _keep(path: str) -> None:
+    """A second name for the file at *path*, where the file system has such; nothing where no file is."""
+    try:
+        os.link(path, kept(path), follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise DiskError(f"{path}: the old file cannot be kept: {error.strerror}", path=path) from error
+
+
 def _move_where_nothing_is(name: str, path: str) -> None:
     """link(2) fails where the new name exists, which rename(2) does not."""
     try:
@@ -254,7 +329,7 @@ def _move_where_nothing_is(name: str, path: str) -> None:
     except FileExistsError:
         raise _appeared(path) from None
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+        if error.errno not in _NO_LINKS:
             raise DiskError(f"{path}: cannot put the new file in place: {error.strerror}", path=path) from error
     if os.path.lexists(
         path

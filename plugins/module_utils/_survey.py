@@ -11,6 +11,7 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _block_device,
     _capacity,
     _convert,
     _domain_xml,
@@ -39,7 +40,8 @@ class Survey:
     def examined(self, item: Conversion) -> Conversion:
         """The conversion with what its image says of it. Raises DiskError where the image cannot be converted."""
         _domain_xml.require_expressible(item.dest, "dest")
-        _staging.require_directory(item.dest, "dest")
+        if not self.wish.block_device:
+            _staging.require_directory(item.dest, "dest")
         _image.require_regular_file(item.source)
         image = _image.inspect(self.qemu_img, item.source, item.source_format)
         _convert.require_known_references(self.state, item, [image], self.wish.trusted)
@@ -85,6 +87,11 @@ class Survey:
                 continue
             options = layout.options() if layout.format == "qcow2" else {}
             measured = self.qemu_img.measure(item.source, item.source_format, "qcow2", options, share=share)
+            if self.wish.block_device:
+                available = _block_device.free_bytes(item.dest)
+                needed = measured.required if layout.format == "qcow2" else image.virtual_size
+                _convert.require_fitting_device(item, self.wish, needed, image.virtual_size, available)
+                continue
             demands.append((item.dest, bytes_needed(layout, image.virtual_size, measured.required)))
         _capacity.require_space(demands)
 

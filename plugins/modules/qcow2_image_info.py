@@ -198,7 +198,7 @@ def find_readers(paths: list[str], params: dict[str, t.Any]) -> _usage.Readers:
 
 def gather(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    qemu_img = QemuImg.find()
+    qemu_img = QemuImg.find().limiting()
     files = find(module.params["paths"], module.params["recurse"])
 
     def attempt(path: str) -> dict[str, t.Any] | DiskError:

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from lab import Disk, Hypervisor, run_module
 
 from bench.pair import HEADER, Row, Way, compare
+from bench.pauses import pauses
 
 GIB, MIB = 1 << 30, 1 << 20
 IMAGES = 200
@@ -68,6 +70,73 @@ def conversion(hv: Hypervisor) -> Row:
     return row
 
 
+def compressible_disk(path: Path, size: int) -> None:
+    """A raw disk whose first half holds text of a sort, which compresses to about a third."""
+    source = random.Random(1)
+    words = [source.randbytes(source.randrange(2, 9)).hex().encode() for _word in range(4000)]
+    with path.open("wb") as disk:
+        while disk.tell() < size // 2:
+            disk.write(b" ".join(source.choices(words, k=100_000)))
+        disk.truncate(size)
+    os.sync()
+
+
+def compression(directory: Path) -> Row:
+    """A compressed conversion with zstd beside that which one types; neither is compared with its source."""
+    source, target, typed = (directory / name for name in ("bench.raw", "bench.qcow2", "typed.qcow2"))
+    compressible_disk(source, 1 * GIB)
+    wish = {"src": str(source), "src_format": "raw", "dest": str(target), "compress": True, "verify": False}
+
+    def ours() -> None:
+        if not run_module("qcow2_convert", {**wish, "compression_type": "zstd"}, timeout=600).get("changed"):
+            raise RuntimeError("nothing was converted")
+
+    def by_hand() -> None:
+        subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", source, typed], check=True)
+
+    def start_over() -> None:
+        for made in (target, typed):
+            made.unlink(missing_ok=True)
+
+    row = compare(
+        "qcow2_convert, zstd, 512 MiB of text, beside convert -c",
+        Way(ours, start_over),
+        Way(by_hand, start_over),
+        rounds=3,
+        goal=0.25,
+    )
+    start_over()
+    source.unlink()
+    return row
+
+
+def comparison(directory: Path) -> Row:
+    """An unchanged pair under update: changed, beside what any such module has to load and one comparison of it."""
+    source, target = directory / "bench.raw", directory / "bench.qcow2"
+    half_full_disk(source, 4 * GIB)
+    wish = {"src": str(source), "src_format": "raw", "dest": str(target), "update": "changed"}
+    run_module("qcow2_convert", wish, timeout=600)
+
+    least = (
+        "import subprocess, sys, ansible.module_utils.basic, lxml.etree, libvirt; subprocess.check_call(sys.argv[1:])"
+    )
+    argv = ["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", str(source), str(target)]
+
+    def by_hand() -> None:
+        subprocess.run([sys.executable, "-c", least, *argv], check=True)
+
+    row = compare(
+        "qcow2_convert, nothing changed, beside imports and compare",
+        Way(partial(_change_nothing, "qcow2_convert", wish)),
+        Way(by_hand),
+        rounds=5,
+        goal=1.25,
+    )
+    source.unlink()
+    target.unlink()
+    return row
+
+
 def information(directory: Path) -> Row:
     """One look at 200 images beside 200 times qemu-img info."""
     paths = [directory / f"{number}.qcow2" for number in range(IMAGES)]
@@ -110,6 +179,25 @@ def unchanged(hv: Hypervisor, directory: Path) -> Iterator[Row]:
         yield compare(what, ours, Way(floor), rounds=15, goal=1.25)
 
 
+def reverted(directory: Path) -> Row:
+    """An image of 1 TiB that is at its snapshot already, beside a run that ends before it looks at anything."""
+    image = directory / "reverted.qcow2"
+    options = "preallocation=metadata,cluster_size=64k"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, image, "1T"], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "before", image], check=True)
+    wish = {"path": str(image), "state": "reverted", "snapshot": "before"}
+
+    def floor() -> None:
+        if not run_module("qcow2_snapshot", {**wish, "snapshot": "1"}).get("failed"):
+            raise RuntimeError("a number was taken for a name")
+
+    ours = Way(partial(_change_nothing, "qcow2_snapshot", wish))
+    what = "qcow2_snapshot, 1 TiB at its snapshot, beside 50 ms and no look"
+    row = compare(what, ours, Way(floor), rounds=15, goal=1)
+    image.unlink()
+    return replace(row, goal=1 + 0.05 / row.typed)
+
+
 def _change_nothing(module: str, parameters: dict[str, str]) -> None:
     if run_module(module, parameters)["changed"]:
         raise RuntimeError(f"{module} changed something")
@@ -126,8 +214,13 @@ def main() -> None:
             print(HEADER, flush=True)
             for row in unchanged(hv, hv.images):
                 print(row, flush=True)
+            print(reverted(directory), flush=True)
             print(information(directory), flush=True)
+            print(comparison(directory), flush=True)
+            print(compression(directory), flush=True)
             print(conversion(hv), flush=True)
+            for line in pauses(hv):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

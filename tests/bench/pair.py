@@ -9,6 +9,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Measured(Protocol):
+    """Something that takes time, and can be measured again and again."""
+
+    def seconds(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Row:
 HEADER = f"{'median of whole processes, in seconds':<62} {'ours':>8} {'typed':>8} {'ratio':>7} {'goal':>6}"
 
 
-def compare(what: str, ours: Way, typed: Way, *, rounds: int, goal: float) -> Row:
+def compare(what: str, ours: Measured, typed: Measured, *, rounds: int, goal: float) -> Row:
     """Measures both ways ROUNDS times in turn, after one round that does not count."""
     pairs = [(ours.seconds(), typed.seconds()) for _round in range(rounds + 1)][1:]
     return Row(

@@ -68,6 +68,19 @@ def create(path: Path, image_format: str = "qcow2", size: int | str = 10 * MIB, 
     return path
 
 
+def create_encrypted(path: Path, image_format: str, prefix: str, secret: Path) -> None:
+    """An image of 1 MiB; PREFIX is that of the options for encryption, empty for plain LUKS.
+
+    QEMU times its key derivation first, and gives up where the machine's clock is too coarse: try again.
+    """
+    options = f"{prefix}key-secret=s,{prefix}iter-time=10" + (",encrypt.format=luks" if prefix else "")
+    argv = ["qemu-img", "create", "-q", "--object", f"secret,id=s,file={secret}", "-f", image_format, "-o", options]
+    for _again in range(50):
+        if subprocess.run([*argv, path, "1M"], capture_output=True, check=False).returncode == 0:
+            return
+    raise AssertionError("qemu-img makes no encrypted image")
+
+
 def overlay(path: Path, base: str, base_format: str = "qcow2") -> Path:
     qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", base_format, "--", path)
     return path

@@ -249,7 +249,8 @@ def test_a_paused_guest_stays_paused_and_has_its_new_disk(
     before = content(source, "raw")
     done = module(MODULE, {"name": guest.name, "disk": "vda"})
     assert done["disks"][0]["mode"] == "live"
-    assert subprocess.run([*virsh, "domstate", guest.name], capture_output=True, text=True).stdout.strip() == "paused"
+    domstate = subprocess.run([*virsh, "domstate", guest.name], check=True, capture_output=True, text=True)
+    assert domstate.stdout.strip() == "paused"
     assert content(images / "vm.qcow2", "qcow2") == before
     subprocess.run([*virsh, "resume", guest.name], check=True)
     stop_writing(guest)
@@ -330,4 +331,89 @@ def test_a_directory_that_qemu_may_not_traverse_is_refused_and_nothing_changed(
     assert failed.get("failed"), failed
     assert str(images / "private") in failed["msg"]
     assert "ermission denied" in failed["msg"]
+    assert leftovers(hv, name, images) == []
+
+
+# To a block device
+
+
+@pytest.fixture
+def device(images: Path) -> Iterator[Callable[[int], str]]:
+    """Makes loop devices of so many MiB."""
+    made: list[str] = []
+
+    def make(mib: int) -> str:
+        backing = images / f"device-{len(made)}"
+        with backing.open("wb") as file:
+            file.truncate(mib * MIB)
+        losetup = ["losetup", "--find", "--show", str(backing)]
+        made.append(subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip())
+        return made[-1]
+
+    yield make
+    for name in made:
+        subprocess.run(["losetup", "--detach", name], check=True)
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_a_running_disk_moves_to_a_block_device_only_where_that_is_meant(
+    hv: Hypervisor,
+    module: Module,
+    images: Path,
+    make_domain: MakeDomain,
+    device: Callable[[int], str],
+    image_format: str,
+) -> None:
+    source = make_image(images / "vm.qcow2", "qcow2")
+    dest = device(8 if image_format == "raw" else 12)
+    name = make_domain([Disk(source, "qcow2")], kernel=False).name
+    hv.start(name)
+    seen = content(source, "qcow2")
+    params = {"name": name, "disk": "vda", "dest": dest, "format": image_format}
+    before = definition(hv, name)
+    refused = module(MODULE, params)
+    assert "is a block device, whose content would be overwritten: set block_device=true" in refused["msg"]
+    assert definition(hv, name) == before
+    done = module(MODULE, {**params, "block_device": True})
+    assert done.get("changed"), done
+    assert f"<source dev='{dest}'/>" in definition(hv, name)
+    assert "<disk type='block' device='disk'>" in definition(hv, name)
+    assert (done["disks"][0]["path"], done["disks"][0]["format"]) == (dest, image_format)
+    assert not module(MODULE, {**params, "block_device": True})["changed"]
+    qemu_img("convert", "-U", "-f", image_format, "-O", "raw", dest, images / "seen")
+    assert file_sha256(images / "seen") == seen
+    assert Path(dest).is_block_device()
+    assert not Path("/dev", f".{Path(dest).name}.kvmops").exists()
+    assert leftovers(hv, name, images) == []
+    hv.remove(name)
+
+
+def test_a_block_device_that_does_not_fit_is_refused(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain, device: Callable[[int], str]
+) -> None:
+    source = make_image(images / "vm.raw", mib=6)
+    name = make_domain([Disk(source)], kernel=False).name
+    larger, smaller = device(9), device(2)
+    asked = {"name": name, "disk": "vda", "block_device": True}
+    off = module(MODULE, {**asked, "dest": larger})
+    assert "only copied to a block device while its guest runs" in off["msg"]
+    hv.start(name)
+    cases = {
+        "as raw both must be of one size": {"dest": larger, "format": "raw"},
+        "choose a larger device": {"dest": smaller},
+        "asked for a block device, but is none": {"dest": str(images / "new.qcow2")},
+        "needs dest": {},
+        "all of a block device is there already": {"dest": larger, "preallocation": "full"},
+    }
+    before = definition(hv, name)
+    for said, more in cases.items():
+        assert said in module(MODULE, {**asked, **more})["msg"]
+    subprocess.run(["mkfs.ext4", "-q", larger], check=True)
+    (images / "mounted").mkdir()
+    subprocess.run(["mount", larger, images / "mounted"], check=True)
+    try:
+        assert "is in use: mounted" in module(MODULE, {**asked, "dest": larger})["msg"]
+    finally:
+        subprocess.run(["umount", images / "mounted"], check=True)
+    assert definition(hv, name) == before
     assert leftovers(hv, name, images) == []

@@ -19,14 +19,21 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
     {"_errors", "_parallel", "_size"},
-    {"_domain_xml", "_formats", "_libvirt", "_progress", "_qcow2", "_qemu_img"},
-    {"_block_job", "_capacity", "_domain", "_image", "_layout", "_lock", "_staging", "_usage"},
+    {"_domain_xml", "_formats", "_libvirt", "_mapping", "_process", "_progress", "_qcow2", "_qemu_img", "_qemu_nbd"},
+    {
+        *("_block_device", "_block_job", "_capacity", "_domain", "_image", "_layout", "_leftovers", "_lock"),
+        *("_staging", "_usage"),
+    },
     {
         *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
-        *("_resize", "_survey", "_unfinished"),
+        *("_image_convert", "_repair", "_resize", "_snapshots", "_survey", "_transcode", "_trust", "_unfinished"),
     },
     {"_module"},
-    {"_domain_conversion", "_domain_resize", "_managed_image"},
+    {"_in_place"},
+    {
+        *("_checked_image", "_comparison", "_domain_conversion", "_domain_resize", "_image_conversion"),
+        *("_managed_image", "_managed_snapshots", "_surroundings"),
+    },
 )
 
 # Who may use whom on the same floor; everybody else looks only down.
@@ -34,24 +41,34 @@ NEIGHBOURS = {
     "_size": {"_errors"},
     "_capacity": {"_image", "_lock", "_usage"},
     "_formats": {"_qcow2"},
+    "_qemu_img": {"_process", "_qemu_nbd"},
+    "_qemu_nbd": {"_process"},
     "_block_job": {"_capacity"},
     "_domain": {"_usage"},
     "_layout": {"_image"},
+    "_leftovers": {"_lock", "_staging"},
+    "_mapping": {"_qcow2"},
     "_staging": {"_lock"},
     "_usage": {"_image"},
     "_convert": {"_plan"},
     "_create": {"_plan"},
+    "_image_convert": {"_create", "_transcode", "_trust"},
     "_live": {"_convert", "_create", "_plan", "_records"},
     "_offline": {"_convert", "_create", "_plan", "_records"},
     "_reconcile": {"_create", "_plan"},
-    "_recover": {"_plan"},
+    "_recover": {"_plan", "_repair"},
     "_remove": {"_plan"},
+    "_repair": {"_plan"},
     "_resize": {"_plan"},
+    "_transcode": {"_create"},
+    "_snapshots": {"_plan"},
     "_survey": {"_convert", "_create"},
     "_unfinished": {"_convert", "_plan", "_records"},
+    "_comparison": {"_surroundings"},
+    "_image_conversion": {"_surroundings"},
 }
 
-DOORS = {"libvirt": "_libvirt", "lxml": "_domain_xml", "subprocess": "_qemu_img"}
+DOORS = {"libvirt": "_libvirt", "lxml": "_domain_xml", "subprocess": "_process"}
 
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIBRARY_FILES = sorted((PLUGINS / "module_utils").rglob("*.py"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,8 @@ def test_a_qed_image_refers_to_its_backing_file() -> None:
         'RDONLY 20480 FLAT "/etc/shadow" 0',
         'RW 20480 VMFS "/etc/shadow"',
         'RW 20480 SPARSE "/etc/shadow"',
+        'RW 20480FLAT "/etc/shadow" 0',
+        'RW 20480 VMFSSPARSE"/etc/shadow"',
         "\v\f" + 'RW 20480 FLAT "/etc/shadow" 0',
     ],
     ids=repr,
@@ -128,6 +132,35 @@ def test_an_extent_behind_a_long_comment_is_seen() -> None:
 
 def test_what_stands_behind_a_zero_byte_is_no_extent() -> None:
     assert refer(DESCRIPTOR.encode() + b'\0RW 1 FLAT "/etc/shadow" 0\n', "vmdk").data_files == ()
+
+
+def test_a_parent_is_seen_wherever_qemu_looks_for_it() -> None:
+    """It takes the first mention of the key in the 10 KiB behind the header, whatever is around it."""
+    hidden = 'x = 1 parentFileNameHint="/etc/shadow"'
+    assert refer(f"{DESCRIPTOR}{hidden}\n".encode(), "vmdk").backing_file == "/etc/shadow"
+    assert refer(vmdk(20480, hidden), "vmdk").backing_file == "/etc/shadow"
+    elsewhere = bytearray(vmdk(20480, DESCRIPTOR, sector=30))
+    elsewhere[512 : 512 + len(hidden)] = hidden.encode()
+    assert refer(bytes(elsewhere), "vmdk").backing_file == "/etc/shadow"
+    assert refer(b"COWD" + bytes(508) + hidden.encode(), "vmdk").backing_file == "/etc/shadow"
+
+
+def test_a_descriptor_that_keeps_qemu_busy_is_refused() -> None:
+    assert refer((DESCRIPTOR + "\n" * 4000 + 'RW 1 FLAT "a" 0').encode(), "vmdk").data_files == ("a",)
+    with pytest.raises(UnsafeImage, match="blanks in a row"):
+        refer((DESCRIPTOR + " \n" * 3000).encode(), "vmdk")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 1_000_000, "RW " * 330_000, "RW " + "1" * 1_000_000, 'RW 1 FLAT "' * 90_000, "RW 1" + " " * 1_000_000],
+    ids=["lines", "words", "digits", "extents", "spaces"],
+)
+def test_no_descriptor_takes_long_to_read(text: str) -> None:
+    start = time.perf_counter()
+    with suppress(UnsafeImage):
+        refer((DESCRIPTOR + text).encode(), "vmdk")
+    assert time.perf_counter() - start < 2
 
 
 def test_a_sparse_vmdk_with_a_capacity_is_its_own_extent() -> None:

@@ -9,10 +9,17 @@ import contextlib
 import io
 import random
 import struct
+from pathlib import Path
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Header, Snapshot, read_header, read_snapshots
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import (
+    Header,
+    Snapshot,
+    read_header,
+    read_l1,
+    read_snapshots,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.qcow2_header import (
@@ -143,7 +150,7 @@ def test_extra_data_that_nobody_knows_is_skipped() -> None:
 
 def test_a_snapshot_with_impossible_nanoseconds_still_has_a_date() -> None:
     (found,) = snapshots(Made(snapshots=[snapshot(nanoseconds=2**32 - 1)]))
-    assert found.date.startswith("2023-11-14T22:13:20.999999")
+    assert str(found.date).startswith("2023-11-14T22:13:20.999999")
 
 
 def test_a_snapshot_name_that_is_no_utf8_is_shown_as_well_as_can_be() -> None:
@@ -156,21 +163,42 @@ def test_a_snapshot_table_that_is_cut_off_is_refused() -> None:
         snapshots(Made(snapshots=[snapshot()], snapshot_count=2))
 
 
-def test_a_snapshot_table_larger_than_qemu_writes_is_refused() -> None:
-    class Endless(io.BytesIO):
-        """Answers every look at the snapshot table with the same long entry."""
+def test_a_snapshot_table_larger_than_qemu_writes_is_refused(tmp_path: Path) -> None:
+    image = tmp_path / "endless"
+    image.write_bytes(bytes(Made(snapshot_count=600)))
+    entry = struct.pack(">QIHHIIQII", 0, 0, 65535, 65535, 0, 0, 0, 0, 0)
+    with image.open("r+b") as stream:
+        for number in range(600):
+            stream.seek(65536 + number * (len(entry) + 2 * 65535 + 2))
+            stream.write(entry)
+        stream.truncate(stream.tell() + 2 * 65535)
+    with image.open("rb", buffering=0) as raw:
+        found = read_header(raw, PATH)
+        with pytest.raises(UnsafeImage, match="larger than any that QEMU writes"):
+            read_snapshots(raw, found, PATH)
 
-        reads = 0
 
-        def read(self, size: int | None = -1, /) -> bytes:
-            self.reads += 1
-            assert self.reads < 100_000, "it does not end"
-            entry = struct.pack(">QIHHIIQII", 0, 0, 65535, 65535, 0, 0, 0, 0, 0)
-            return entry if size == 40 else bytes(max(size or 0, 0))
+@pytest.mark.parametrize("length", [1, 39, 62])
+def test_a_snapshot_whose_name_is_cut_off_is_refused(length: int) -> None:
+    content = bytes(Made(snapshots=[snapshot()]))[: 65536 + length]
+    stream = io.BytesIO(content)
+    with pytest.raises(UnsafeImage, match="snapshot table is cut off"):
+        read_snapshots(stream, read_header(stream, PATH), PATH)
 
-    found = header(Made(snapshot_count=65536))
-    with pytest.raises(UnsafeImage, match="larger than any that QEMU writes"):
-        read_snapshots(Endless(), found, PATH)
+
+def test_a_snapshot_with_more_extra_data_than_qemu_takes_is_refused() -> None:
+    with pytest.raises(UnsafeImage, match="an entry that QEMU does not take"):
+        snapshots(Made(snapshots=[snapshot(extra=bytes(1032))]))
+
+
+def test_an_l1_table_is_read_without_flags_and_without_its_empty_end() -> None:
+    table = struct.pack(">QQQQ", 1 << 63 | 0x50000, 0, 0x60000, 0)
+    stream = io.BytesIO(bytes(512) + table)
+    assert read_l1(stream, 512, 4, PATH) == struct.pack(">QQQ", 0x50000, 0, 0x60000).rstrip(b"\0")
+    assert read_l1(stream, 512, 0, PATH) == b""
+    for entries, reason in ((5, "cut off"), (1 << 23, "more than QEMU takes")):
+        with pytest.raises(UnsafeImage, match=reason):
+            read_l1(stream, 512, entries, PATH)
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import _options
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import _options, _subject, image_by_itself
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,3 +52,12 @@ def test_no_options_are_no_arguments() -> None:
 def test_a_value_cannot_bring_in_another_option(value: str) -> None:
     (_flag, text) = _options({"compression_type": value})
     assert [name for name, _value in parsed(text)] == ["compression_type"]
+
+
+@given(values | nasty, st.sampled_from(["qcow2", "vmdk"]), st.booleans())
+def test_an_image_by_itself_is_the_file_of_that_name_and_no_other(name: str, image_format: str, external: bool) -> None:
+    path = f"/images/{name}"
+    options = image_by_itself(path, image_format, external_data=external)
+    said = [("driver", image_format), ("file.filename", path), ("backing", "")]
+    assert parsed(options) == said + ([("data-file.driver", "null-co")] if external else [])
+    assert _subject(["qemu-img", "check", "--image-opts", "--", options]) == path

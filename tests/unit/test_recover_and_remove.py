@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import Leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
 from ansible_collections.kvmops.disk.plugins.module_utils._remove import plan_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._staging import NewFile
@@ -24,27 +25,39 @@ def path(tmp_path: Path) -> str:
 
 
 def test_nothing_is_settled_where_nobody_died(path: str) -> None:
-    assert settle(path, "qcow2", None, NO_QEMU_IMG) == ()
+    assert settle(Leftovers(path, "qcow2"), NO_QEMU_IMG) == ()
 
 
-@pytest.mark.parametrize("verb", ["reconcile", "unknown"])
+@pytest.mark.parametrize(
+    "verb", ["reconcile", "repair", "snapshot-create", "snapshot-delete", "snapshot-revert", "unknown"]
+)
 def test_an_image_on_which_a_run_died_in_place_is_checked(verb: str, path: str) -> None:
-    (step,) = settle(path, "qcow2", {**DEAD, "verb": verb}, NO_QEMU_IMG)
+    (step,) = settle(Leftovers(path, "qcow2", {**DEAD, "verb": verb}), NO_QEMU_IMG)
     assert step.summary == f"check {path}, on which a run was interrupted at {DEAD['started']}"
 
 
 @pytest.mark.parametrize(("image_format", "verb"), [(None, "reconcile"), ("qcow2", "remove"), ("qcow2", "convert")])
 def test_what_a_run_cannot_have_harmed_is_only_forgotten(image_format: str | None, verb: str, path: str) -> None:
-    (step,) = settle(path, image_format, {**DEAD, "verb": verb}, NO_QEMU_IMG)
+    (step,) = settle(Leftovers(path, image_format, {**DEAD, "verb": verb}), NO_QEMU_IMG)
     assert step.summary.startswith("forget the run")
     step.do()
+
+
+def test_a_half_reverted_disk_is_only_settled_by_reverting_it(path: str) -> None:
+    left = Leftovers(path, "qcow2", {**DEAD, "verb": "snapshot-revert"}, half_reverted="before")
+    with pytest.raises(
+        UnsafeImage, match=f"revert to its snapshot 'before' was interrupted .* remove {left.record_path}"
+    ):
+        settle(left, NO_QEMU_IMG)
+    (step,) = settle(left, NO_QEMU_IMG, reverting=True)
+    assert step.summary.startswith("check")
 
 
 def test_an_unfinished_file_is_removed_first(path: str, tmp_path: Path) -> None:
     new = NewFile(path)
     new.begin()
     Path(new.name).write_bytes(b"half")
-    first, second = settle(path, "qcow2", DEAD, NO_QEMU_IMG)
+    first, second = settle(Leftovers(path, "qcow2", DEAD, unfinished_file=True), NO_QEMU_IMG)
     assert first.summary == f"remove the unfinished file that an interrupted run left for {path}"
     assert second.summary.startswith("check")
     assert Path(new.name).exists(), "a decision touches nothing"

@@ -87,6 +87,110 @@ def test_withdrawing_leaves_nothing_whenever_it_happens(new: NewFile, tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.fixture
+def standing(new: NewFile) -> Path:
+    path = Path(new.path)
+    path.write_bytes(b"old")
+    return path
+
+
+def test_a_file_is_replaced_by_a_whole_one_and_kept_until_the_end(new: NewFile, standing: Path, tmp_path: Path) -> None:
+    expected = _staging.file_identity(new.path)
+    identity = filled(new, b"new").identity()
+    new.replace(expected)
+    assert standing.read_bytes() == b"new"
+    assert _staging.is_file(new.path, identity)
+    assert _staging.is_file(_staging.kept(new.path), expected)
+    new.commit()
+    assert os.listdir(tmp_path) == ["web.qcow2"]
+    new.withdraw()
+    assert standing.read_bytes() == b"new", "what is committed stays"
+
+
+def test_withdrawing_puts_the_replaced_file_back(new: NewFile, standing: Path, tmp_path: Path) -> None:
+    expected = _staging.file_identity(new.path)
+    filled(new).replace(expected)
+    new.withdraw()
+    assert _staging.is_file(new.path, expected)
+    assert standing.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["web.qcow2"]
+    assert standing.stat().st_nlink == 1
+
+
+def test_only_the_expected_file_is_replaced(new: NewFile, standing: Path, tmp_path: Path) -> None:
+    expected = _staging.file_identity(new.path)
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    other.rename(standing)
+    with pytest.raises(DiskError, match="is not the file any more that was looked at"):
+        filled(new).replace(expected)
+    new.withdraw()
+    assert standing.read_bytes() == b"precious"
+    standing.unlink()
+    with pytest.raises(DiskError, match="is not the file any more that was looked at"):
+        filled(new).replace(expected)
+    new.withdraw()
+    assert os.listdir(tmp_path) == []
+
+
+def test_withdrawing_leaves_what_took_the_place_of_the_new_file(new: NewFile, standing: Path, tmp_path: Path) -> None:
+    filled(new).replace(_staging.file_identity(new.path))
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    other.rename(standing)
+    new.withdraw()
+    assert standing.read_bytes() == b"precious"
+    assert os.listdir(tmp_path) == ["web.qcow2"]
+
+
+def test_without_hard_links_a_replaced_file_is_gone_and_the_new_one_stays(
+    new: NewFile, standing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    filled(new, b"new").replace(_staging.file_identity(new.path))
+    new.withdraw()
+    assert standing.read_bytes() == b"new"
+    assert not _staging.left_over(new.path)
+
+
+@pytest.mark.parametrize("moment", ["link", "rename", "fsync"])
+def test_a_run_that_dies_while_it_replaces_leaves_one_of_two_whole_files(
+    moment: str, new: NewFile, standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _staging.file_identity(new.path)
+    filled(new, b"new")
+    with monkeypatch.context() as dying:
+        dying.setattr(os, moment, Died.now)
+        with pytest.raises(Died):
+            new.replace(expected)
+    assert standing.read_bytes() == b"old"
+    _staging.discard(new.path)
+    assert os.listdir(tmp_path) == ["web.qcow2"]
+    assert standing.read_bytes() == b"old"
+
+
+def test_the_next_run_finishes_a_replacement_or_puts_the_old_file_back(new: NewFile, standing: Path) -> None:
+    for end, content in ((_staging.discard, b"new"), (_staging.put_back, b"old")):
+        standing.write_bytes(b"old")
+        filled(new, b"new").replace(_staging.file_identity(new.path))
+        assert _staging.left_over(new.path)
+        end(new.path)
+        assert standing.read_bytes() == content
+        _staging.discard(new.path)
+    assert not _staging.put_back(new.path)
+
+
+class Died(BaseException):
+    """The process is gone: nothing is undone."""
+
+    @classmethod
+    def now(cls, *_arguments: object, **_options: object) -> None:
+        raise cls
+
+
 def test_what_a_dead_run_left_is_cleared_before_a_new_one_begins(new: NewFile) -> None:
     filled(new)
     (Path(new.name).parent / "more").mkdir()

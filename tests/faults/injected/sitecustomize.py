@@ -22,6 +22,7 @@ WATCHED = {
     "link",
     "mkdir",
     "pwrite",
+    "rename",
     "unlink",
     "virDomainBlockCopy",
     "virDomainBlockJobAbort",

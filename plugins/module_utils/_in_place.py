@@ -1,0 +1,78 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A task on one image that may be written where it is: who else uses it, what a dead run left, the record meanwhile."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils import _usage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+    absolute,
+    hypervisor_if_any,
+    require_directories,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import interrupted
+
+
+class InPlaceTask:
+    """What the tasks of image modules share: the parameters path, uri and, where there are any, search_paths."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.path = absolute(module.params["path"], "path")
+        self.qemu_img = QemuImg.find()
+        self._hypervisor: t.Any = None
+        self._asked_libvirt = False
+        require_directories(module.params.get("search_paths", ()))
+
+    def settling(
+        self, image_format: str | None, operation: Operation | None, *, reverting: bool = False
+    ) -> tuple[Step, ...]:
+        """What is to be done first where a run died on the image."""
+        return interrupted(self.path, image_format, operation, self.door(operation), reverting=reverting)
+
+    def kept(self, operation: Operation | None, do: t.Callable[[], None]) -> t.Callable[[], None]:
+        """*do*, after whose failure the record stays, so that the next run verifies what qemu-img left of the image."""
+
+        def try_it() -> None:
+            try:
+                do()
+            except QemuImgFailed:
+                if operation is not None:
+                    operation.keep(self.path)
+                raise
+
+        return try_it
+
+    def require_no_dependents(self, to_do: str, users: t.Iterable[_usage.User]) -> None:
+        """Raises HasDependents where overlays read what is to be written, unless the task gives them up."""
+        if not self.module.params["allow_dependents"]:
+            search_paths = self.module.params["search_paths"]
+            directories = _usage.directories_to_search([self.path], search_paths, self.hypervisor())
+            found = _usage.dependents(self.path, directories, users)
+            otherwise = "set allow_dependents=true where they are to be given up"
+            _usage.require_no_dependents(self.path, found, to_do, otherwise)
+
+    def users(self) -> list[_usage.User]:
+        """The files that domains use, as far as libvirt can be asked."""
+        hypervisor = self.hypervisor()
+        return _usage.domain_users(hypervisor) if hypervisor else []
+
+    def hypervisor(self) -> t.Any:
+        """The hypervisor, asked for once; None where there is no libvirt."""
+        if not self._asked_libvirt:
+            self._asked_libvirt = True
+            self._hypervisor = hypervisor_if_any(self.module.params["uri"])
+        return self._hypervisor
+
+    def door(self, operation: Operation | None) -> QemuImg:
+        """The way to qemu-img, which keeps the locks of *operation* for as long as it writes."""
+        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img

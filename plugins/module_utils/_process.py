@@ -1,0 +1,173 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The only door to other programs: run to their end, under limits, and heard only so far."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+import typing as t
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+#: Seconds between two calls of a listener.
+LISTEN_SECONDS = 0.5
+_PR_SET_PDEATHSIG = 1
+_CHUNK = 1 << 16
+
+#: A program that has ended: args, returncode, stdout, stderr.
+Done = subprocess.CompletedProcess[bytes]
+
+
+class TooLong(Exception):
+    """The program did not end in time, and was killed."""
+
+
+class TooMuch(Exception):
+    """The program said more than anybody wants to hear, and was killed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use at most; None is no limit. Memory is counted as address space, in bytes."""
+
+    cpu_seconds: int | None = None
+    address_space: int | None = None
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a program runs.
+
+    *hold* are file descriptors that it keeps open. One that runs *to the end* does so whatever happens to us: it is
+    not killed with us, nor where we are told to end. One that *dies with us* is worthless without us.
+    """
+
+    hold: tuple[int, ...] = ()
+    to_the_end: bool = False
+    dies_with_us: bool = False
+    limits: Limits = Limits()
+
+
+def run(
+    argv: t.Sequence[str],
+    ways: Ways,
+    *,
+    seconds: float | None = None,
+    most: int = 1 << 26,
+    listen: t.Callable[[bytes], object] | None = None,
+) -> Done:
+    """Runs *argv* to its end: *seconds* at most, saying *most* bytes at most, on either of its outputs.
+
+    *listen* is told twice a second what it has said so far. Raises TooLong, TooMuch; ValueError for an argument that
+    no program can be given.
+    """
+    with _started(argv, ways) as process, ExitStack() as cut_short:
+        cut_short.callback(process.communicate if ways.to_the_end else process.kill)
+        said, complained = _hear_out(process, seconds, most, listen)
+        cut_short.pop_all()
+    return subprocess.CompletedProcess(argv, process.returncode, said, complained)
+
+
+@contextmanager
+def serving(argv: t.Sequence[str], ways: Ways, ready: t.Callable[[], bool], seconds: float) -> t.Iterator[None]:
+    """*argv* at work for the length of the block, which begins as soon as it is *ready*.
+
+    Raises TooLong where that takes more than *seconds*, and ChildProcessError, with what it said, where it ends.
+    """
+    deadline = time.monotonic() + seconds
+    with _started(argv, ways) as process, ExitStack() as at_the_end:
+        at_the_end.callback(process.kill)
+        while not ready():
+            if process.poll() is not None:
+                raise ChildProcessError(process.communicate()[1].decode(errors="replace").strip()[-4000:])
+            if time.monotonic() > deadline:
+                raise TooLong
+            time.sleep(0.005)
+        yield
+
+
+def _started(argv: t.Sequence[str], ways: Ways) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn,ansible-bad-function
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(ways.limits),
+        pass_fds=ways.hold,
+        start_new_session=ways.to_the_end,
+        preexec_fn=_preparation(ways),
+    )
+
+
+def _hear_out(
+    process: subprocess.Popen[bytes], seconds: float | None, most: int, listen: t.Callable[[bytes], object] | None
+) -> tuple[bytes, bytes]:
+    """What *process* says and complains until its end."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    heard = {process.stdout: bytearray(), process.stderr: bytearray()}
+    next_call = time.monotonic() + LISTEN_SECONDS
+    with selectors.DefaultSelector() as talking:
+        for stream in heard:
+            talking.register(t.cast("t.IO[bytes]", stream), selectors.EVENT_READ)
+        while talking.get_map():
+            for key, _events in talking.select(_patience(deadline, next_call if listen else None)):
+                chunk = os.read(key.fd, _CHUNK)
+                heard[t.cast("t.IO[bytes]", key.fileobj)] += chunk
+                if not chunk:
+                    talking.unregister(key.fileobj)
+            if max(map(len, heard.values())) > most:
+                raise TooMuch
+            now = time.monotonic()
+            if deadline is not None and now > deadline:
+                raise TooLong
+            if listen and now >= next_call:
+                listen(bytes(heard[process.stdout]))
+                next_call = now + LISTEN_SECONDS
+    try:
+        process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise TooLong from None
+    return bytes(heard[process.stdout]), bytes(heard[process.stderr])
+
+
+def _patience(*moments: float | None) -> float | None:
+    """The seconds until the first of *moments*; None where there is none."""
+    known = [moment for moment in moments if moment is not None]
+    return max(0.0, min(known) - time.monotonic()) if known else None
+
+
+def _environment(limits: Limits) -> dict[str, str]:
+    """Ours, in the C locale. glibc reserves address space for each thread's heap, which is not meant by a limit."""
+    own = {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}
+    return {**own, "MALLOC_ARENA_MAX": "2"} if limits.address_space is not None else own
+
+
+def _preparation(ways: Ways) -> t.Callable[[], object] | None:
+    """For the child, before it becomes the program. What it needs is loaded before the fork."""
+    tasks: list[t.Callable[[], object]] = []
+    if ways.dies_with_us:
+        import ctypes  # loaded where something is written
+
+        prctl = ctypes.CDLL(None).prctl
+        # killed when the thread that started it ends (prctl(2))
+        tasks.append(lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    for name, most in (("CPU", ways.limits.cpu_seconds), ("AS", ways.limits.address_space)):
+        if most is not None:
+            tasks.append(_limitation(name, most))
+    return (lambda: [task() for task in tasks]) if tasks else None
+
+
+def _limitation(name: str, most: int) -> t.Callable[[], object]:
+    """The setting of a limit: never above the one that we have ourselves."""
+    import resource  # loaded where somebody is not trusted
+
+    kind = getattr(resource, f"RLIMIT_{name}")
+    own = resource.getrlimit(kind)[1]
+    bound = most if own == resource.RLIM_INFINITY else min(most, own)
+    return lambda: resource.setrlimit(kind, (bound, bound))

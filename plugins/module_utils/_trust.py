@@ -1,0 +1,97 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What may be followed in an image that a guest or a stranger wrote: what the task names itself, and nothing else.
+
+A reference in an image is read by QEMU with the rights of whoever runs it, so a planted one copies a foreign file into
+the result (HAZARDS A7, F). It is looked for in the header, before qemu-img gets to see the image.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _image, _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size, format_size
+
+#: A disk larger than this is no sound one, unless the task says so: even an empty one keeps qemu-img busy for long.
+LARGEST = 64 * 1024**4
+#: Nor has a sound one more internal snapshots than these: qemu-img reads all of them each time (HAZARDS F6).
+MOST_SNAPSHOTS = 1024
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whether the task trusts the images, and the files that it *declared*, which they may refer to anyway."""
+
+    trusted: bool
+    declared: tuple[str, ...] = ()
+
+    def look(self, qemu_img: QemuImg, path: str, image_format: str) -> tuple[_image.Image, ...]:
+        """The image at *path*, and those below it; *qemu_img* gets to see only what may be followed.
+
+        What is below a declared backing file belongs to that and is followed. Raises UnsafeImage where something is
+        not to be followed, where the disk is larger than any sound one, where a raw image does not look like one, or
+        where it is no file; and what _image.inspect and _image.chain raise.
+        """
+        _image.require_regular_file(path)
+        _image.require_format(path, image_format)
+        self._require_harmless(path, image_format)
+        image = _image.inspect(qemu_img, path, image_format)
+        if image.virtual_size > LARGEST and not self.trusted:
+            raise UnsafeImage(
+                f"{path}: claims to be a disk of {exact_size(image.virtual_size)}, and up to "
+                f"{format_size(LARGEST)} are believed: set trusted=true if that is right",
+                path=path,
+                virtual_size=image.virtual_size,
+            )
+        return _image.chain(qemu_img, image) if image.backing_file is not None else (image,)
+
+    def _require_harmless(self, path: str, image_format: str) -> None:
+        """Raises UnsafeImage where the header refers to a file that the task does not name, or exaggerates."""
+        with _formats.open_image(path) as stream:
+            if self.trusted or (_formats.recognise(stream) or "raw") != image_format:
+                return
+            found = _formats.references(stream, image_format, path)
+            snapshots = _qcow2.read_header(stream, path).snapshot_count if image_format == "qcow2" else 0
+        if snapshots > MOST_SNAPSHOTS:
+            raise UnsafeImage(
+                f"{path}: claims to hold {snapshots} snapshots, and up to {MOST_SNAPSHOTS} are believed: "
+                "set trusted=true if that is right",
+                path=path,
+            )
+        for name in found.data_files:
+            raise _undeclared(path, f"keeps data in another file, {name!r}", name)
+        backing = found.backing_file
+        if backing is not None and not self._declares(_formats.resolve(backing, path)):
+            raise _undeclared(path, f"reads the backing file {backing!r}", backing)
+
+    def _declares(self, path: str | None) -> bool:
+        return path is not None and os.path.realpath(path) in {os.path.realpath(known) for known in self.declared}
+
+
+def require_readable(images: t.Iterable[_image.Image]) -> None:
+    """Raises UnsafeImage where one of *images* cannot be believed, or read, as it is."""
+    for image in images:
+        if image.corrupt:
+            raise UnsafeImage(f"{image.path}: is marked corrupt: check and repair it first", path=image.path)
+        if image.encrypted:
+            raise UnsafeImage(
+                f"{image.path}: is encrypted, and cannot be read without its secret: what is read of it would be "
+                "stored in the clear: not done",
+                path=image.path,
+            )
+
+
+def _undeclared(path: str, points: str, name: str) -> UnsafeImage:
+    return UnsafeImage(
+        f"{path}: {points}, which the task does not name: following it could copy a foreign file: "
+        "set trusted=true where you know that it belongs there",
+        path=path,
+        reference=name,
+    )

@@ -1,0 +1,170 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: qcow2_check
+short_description: Check and repair disk images
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Checks the metadata of a disk image, and repairs it where that is asked for.
+  - An image that is corrupt, and is not to be repaired, makes the task fail. The result of the check comes with the
+    failure.
+  - Leaked clusters are no failure. They cost space and no data.
+  - Nothing but the image itself is opened. What it refers to (a backing file, a data file) is neither needed nor read,
+    so an overlay is checked by itself, and a chain link by link.
+  - A check says nothing about content. It tells whether the tables that find the content fit together.
+  - An image that somebody writes is not checked, since what is read then contradicts itself. One that is in use in any
+    way is not repaired.
+  - Encrypted images are refused. C(qemu-img) needs the secret to check them.
+  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
+    uses an image.
+extends_documentation_fragment:
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.changing
+  - kvmops.disk.attributes.action_group
+options:
+  path:
+    description:
+      - The absolute path of the image.
+    type: path
+    required: true
+  format:
+    description:
+      - The format of the image. It is never guessed; an image that is found in another format is an error.
+      - C(qemu-img) checks V(qcow2), V(qed), V(vmdk), V(vdi), V(vhdx) and V(parallels). The others, V(raw) among them,
+        have no metadata that it could check. For those RV(check.result) is V(unsupported), and the task succeeds
+        without a change, whatever O(repair) says.
+    type: str
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    default: qcow2
+  repair:
+    description:
+      - V(none) only checks.
+      - V(leaks) gives clusters back that are counted and that nothing refers to. An image that is corrupt as well is
+        left alone, and is a failure. QEMU can do this for V(qcow2) and V(parallels); leaks of others stay.
+      - V(all) also repairs corruptions. Where those are more than wrong reference counts, a repair can lose data, so
+        copy the image first. QEMU can do this for V(qcow2), V(qed) and V(parallels).
+      - Where an image is marked as corrupt or as not closed properly, and nothing is wrong in it (any more), V(leaks)
+        and V(all) remove the mark.
+    type: str
+    choices: [none, leaks, all]
+    default: none
+  uri:
+    description:
+      - The libvirt connection that is asked who uses the image. Where nothing answers there, only QEMU's own locks are
+        consulted.
+    type: str
+    default: qemu:///system
+requirements:
+  - python >= 3.9
+  - qemu-img >= 6.2
+notes:
+  - While a repair is made, a hidden file C(.NAME.kvmops) stands beside the image. One that a killed run of any module
+    left is settled by a run with O(repair=leaks) or O(repair=all). With O(repair=none) nothing is written.
+seealso:
+  - module: kvmops.disk.qcow2_image_info
+  - module: kvmops.disk.qcow2_snapshot
+"""
+
+EXAMPLES = r"""
+- name: Check an image
+  kvmops.disk.qcow2_check:
+    path: /var/lib/libvirt/images/web.qcow2
+  register: checked
+
+- name: Say how much space leaked
+  ansible.builtin.debug:
+    msg: "{{ checked.check.leaks }} cluster(s) can be given back"
+
+- name: Give leaked clusters back
+  kvmops.disk.qcow2_check:
+    path: /var/lib/libvirt/images/web.qcow2
+    repair: leaks
+
+- name: Repair what can be repaired
+  kvmops.disk.qcow2_check:
+    path: /var/lib/libvirt/images/web.qcow2
+    repair: all
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode.
+  returned: always
+  type: list
+  elements: str
+  sample: ["repair /var/lib/libvirt/images/web.qcow2: 3 leaked cluster(s)"]
+diff:
+  description: The result and the numbers before and after.
+  returned: always
+  type: dict
+check:
+  description:
+    - The result of the check; after a repair, of the check that follows it. In check mode, what was found.
+    - Also returned by a task that fails because of it.
+  returned: always
+  type: dict
+  contains:
+    result:
+      description:
+        - V(good), V(leaks), V(corrupt), or V(unsupported) where the format cannot be checked.
+        - An image that is marked corrupt is V(corrupt), though nothing else be found.
+      type: str
+      sample: good
+    corruptions:
+      description: The number of corruptions.
+      type: int
+    leaks:
+      description: The number of leaked clusters.
+      type: int
+    corruptions_fixed:
+      description: The number of corruptions that were repaired.
+      type: int
+    leaks_fixed:
+      description: The number of leaked clusters that were given back.
+      type: int
+    check_errors:
+      description: The number of errors of the check itself.
+      type: int
+content_unchanged:
+  description:
+    - After the repair of a qcow2 image, whether its tables prove that everything that a guest can read, now or in a
+      snapshot, is what it was before. If not, there is a warning.
+    - V(null) where nothing was repaired, and for other formats.
+  returned: always
+  type: bool
+in_use_by:
+  description: The domains that use the image, where that made the task fail.
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._checked_image import check
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            "path": {"type": "path", "required": True},
+            "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
+            "repair": {"type": "str", "choices": ["none", "leaks", "all"], "default": "none"},
+        },
+        supports_check_mode=True,
+    )
+    run(module, check)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,378 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: qcow2_convert
+short_description: Convert disk images
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Makes sure that there is an image with the content of another one, in a format, with options of its own.
+  - The name speaks of qcow2, the most usual format; every pair of formats that C(qemu-img) reads and writes is
+    converted.
+  - The new image is made beside its place, compared with its source, and put in its place in one step. When anything
+    fails, is told to end, or is killed, what was there before is there still, and the source is as it was.
+  - A source with backing files becomes an image that is independent of them, unless O(backing_file) says otherwise.
+  - A source that a running guest writes to is refused, and so is a destination that somebody uses, or that other images
+    have as their backing file, where it would be replaced.
+  - To convert the disk of a virtual machine, and the machine with it, use M(kvmops.disk.vm_disk_convert).
+  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
+    uses an image.
+extends_documentation_fragment:
+  - ansible.builtin.files
+  - kvmops.disk.allocation
+  - kvmops.disk.progress
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.changing
+  - kvmops.disk.attributes.action_group
+attributes:
+  idempotent:
+    support: partial
+    details:
+      - With O(update=always) each run makes the image anew.
+options:
+  src:
+    description:
+      - The absolute path of the image to convert.
+    type: path
+    required: true
+  src_format:
+    description:
+      - The format of O(src). It is never guessed; an image that is found in another format is an error.
+    type: str
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    required: true
+  dest:
+    description:
+      - The absolute path of the new image.
+      - Where it is a symbolic link, its target is meant.
+    type: path
+    required: true
+  format:
+    description:
+      - The format of the new image. An image that is found at O(dest) in another format is an error, and is left alone.
+    type: str
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    default: qcow2
+  subformat:
+    description:
+      - The kind of image within O(format). For V(vmdk) V(monolithicSparse) or V(streamOptimized), for V(vpc), V(vhdx)
+        and V(vdi) V(dynamic) or V(fixed). The first is what is made if nothing is given.
+      - The kinds of V(vmdk) that consist of several files (V(monolithicFlat), V(twoGbMaxExtentSparse),
+        V(twoGbMaxExtentFlat)) are refused, since several files cannot be put in their places in one step. They can be
+        converted from.
+    type: str
+  update:
+    description:
+      - What happens to an image that is at O(dest) already.
+      - V(missing) leaves it alone, as long as it has the wanted format. O(src) may be gone then.
+      - V(changed) compares what a guest would see in both. An image with the same content, virtual size and backing
+        file is left alone, whatever its other options are; another one is replaced. That costs a comparison in each
+        run.
+      - V(always) replaces it in each run.
+      - An image that is replaced keeps its owner, group, mode and SELinux context, if the task does not say others. One
+        that holds internal snapshots, or is encrypted, is not replaced.
+    type: str
+    choices: [missing, changed, always]
+    default: missing
+  snapshot:
+    description:
+      - The name of an internal snapshot of O(src), a V(qcow2) image, to be converted in place of its present content.
+      - It is compared with the help of C(qemu-nbd), since C(qemu-img) cannot compare a snapshot.
+    type: str
+  backing_file:
+    description:
+      - The absolute path of an image that the new one, in format V(qcow2), is to be an overlay of, so that several
+        images share it.
+      - The new image shows the content of O(src) all the same. It holds what is in O(src) itself, where that is an
+        overlay of this very image, and otherwise all that differs from it. How much that is cannot be known beforehand.
+      - It must not be larger than O(src).
+    type: path
+  backing_format:
+    description:
+      - The format of O(backing_file). Required with it, and checked against the file.
+    type: str
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+  compress:
+    description:
+      - Whether the new image is compressed, which V(qcow2) images and V(vmdk) images of O(subformat=streamOptimized)
+        can be. What a guest writes later is not.
+    type: bool
+    default: false
+  compression_type:
+    description:
+      - How a V(qcow2) image is compressed.
+      - V(zstd) is several times faster than V(zlib), and reads faster. Such an image is read by QEMU from 5.1 on, where
+        it was built with zstd, and by what uses QEMU or its C(qemu-img); other programs that read qcow2 images, older
+        virtualization platforms and public clouds among them, often know V(zlib) only.
+      - If it is left out, QEMU chooses, which means V(zlib).
+    type: str
+    choices: [zlib, zstd]
+  compat:
+    description:
+      - The version of the qcow2 format, V(1.1) is qcow2 version 3, V(0.10) is version 2.
+    type: str
+    choices: ['0.10', '1.1']
+  lazy_refcounts:
+    description:
+      - Whether reference counts are updated lazily, which is faster on slow storage, and wants a repair after a crash.
+    type: bool
+  refcount_bits:
+    description:
+      - The width of a reference count in bits.
+    type: int
+    choices: [1, 2, 4, 8, 16, 32, 64]
+  extended_l2:
+    description:
+      - Whether clusters have subclusters. Needs a O(cluster_size) of at least V(16K); allows preallocation beside a
+        backing file.
+    type: bool
+  keep_bitmaps:
+    description:
+      - Whether the dirty bitmaps of O(src) are copied, from V(qcow2) to V(qcow2).
+    type: bool
+    default: false
+  rate_limit:
+    description:
+      - How many bytes are written in a second at most; a number with V(K), V(M) or V(G) (powers of 1024), such as
+        V(50M).
+      - Does not go with a O(backing_file) that O(src) does not read itself.
+    type: str
+  verify:
+    description:
+      - Whether the new image is compared with its source before it is put in its place.
+    type: bool
+    default: true
+  remove_src:
+    description:
+      - Whether O(src) is removed afterwards. It is kept where it is not known that its content is at O(dest), and the
+        task fails before it changes anything where other images or domains use it, or where it holds internal
+        snapshots.
+    type: bool
+    default: false
+  search_paths:
+    description:
+      - Directories in which images are looked for that have O(dest) or O(src) as their backing file, beside their own
+        directories and those of libvirt's storage pools. Matters where one of the two is replaced or removed.
+    type: list
+    elements: path
+    default: []
+  trusted:
+    description:
+      - Whether to follow references to backing files, data files and further extents that are in O(src), or in an image
+        at O(dest) that is compared, but not in the task.
+      - Such a reference can have been planted by a guest, or by whoever made the image, to copy a foreign file into the
+        new image. Without this it is an error; only O(backing_file) may be referred to. So is a disk of more than 64
+        TiB, and C(qemu-img) may use 4 GiB of memory, and five minutes of processor time for each look at an image.
+      - Set it for your own overlays. Circles of backing files, and chains of more than 64, are refused in any case.
+    type: bool
+    default: false
+  uri:
+    description:
+      - The libvirt connection that is asked who uses the images. Where nothing answers there, only QEMU's own locks are
+        consulted.
+    type: str
+    default: qemu:///system
+requirements:
+  - python >= 3.9
+  - qemu-img >= 6.2
+notes:
+  - While an image is made, a hidden file C(.NAME.kvmops) and a hidden directory C(.NAME.kvmops.d) stand beside it.
+    Those that a killed run left are removed by the next one.
+  - Encrypted images are not converted.
+seealso:
+  - module: kvmops.disk.qcow2_compare
+  - module: kvmops.disk.qcow2_image
+  - module: kvmops.disk.vm_disk_convert
+"""
+
+EXAMPLES = r"""
+- name: Turn a raw image into qcow2
+  kvmops.disk.qcow2_convert:
+    src: /srv/import/web.raw
+    src_format: raw
+    dest: /var/lib/libvirt/images/web.qcow2
+
+- name: Import a disk from VMware, and remove the original
+  kvmops.disk.qcow2_convert:
+    src: /srv/import/web.vmdk
+    src_format: vmdk
+    dest: /var/lib/libvirt/images/imported.qcow2
+    remove_src: true
+
+- name: Keep a compressed copy up to date
+  kvmops.disk.qcow2_convert:
+    src: /var/lib/libvirt/images/web.qcow2
+    src_format: qcow2
+    dest: /srv/backup/web.qcow2
+    update: changed
+    compress: true
+    compression_type: zstd
+
+- name: Take a snapshot out of an image, for another hypervisor
+  kvmops.disk.qcow2_convert:
+    src: /var/lib/libvirt/images/web.qcow2
+    src_format: qcow2
+    snapshot: before-upgrade
+    dest: /srv/export/web.vhdx
+    format: vhdx
+
+- name: Let a full clone share the golden image that it was made from
+  kvmops.disk.qcow2_convert:
+    src: /var/lib/libvirt/images/clone-full.qcow2
+    src_format: qcow2
+    dest: /var/lib/libvirt/images/clone.qcow2
+    backing_file: /var/lib/libvirt/images/golden.qcow2
+    backing_format: qcow2
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, in order.
+  returned: always
+  type: list
+  elements: str
+  sample: ["convert /srv/import/web.raw (raw) to /var/lib/libvirt/images/web.qcow2 (qcow2)"]
+diff:
+  description: The facts of the destination before and after.
+  returned: always
+  type: dict
+verified:
+  description: Whether this run compared the image at the destination with its source, and found them equal.
+  returned: always
+  type: bool
+image:
+  description:
+    - The image at the destination. In check mode, what it would be, as far as that is known; RV(image.actual_size) is
+      that of the source then.
+  returned: always
+  type: dict
+  contains:
+    path:
+      description: Its absolute path.
+      type: str
+    format:
+      description: Its format.
+      type: str
+    virtual_size:
+      description: The size that a guest sees, in bytes.
+      type: int
+    actual_size:
+      description: The bytes that it occupies.
+      type: int
+    cluster_size:
+      description: The size of a cluster in bytes.
+      type: int
+    compat:
+      description: The version of the qcow2 format.
+      type: str
+    lazy_refcounts:
+      description: Whether reference counts are updated lazily.
+      type: bool
+    refcount_bits:
+      description: The width of a reference count.
+      type: int
+    extended_l2:
+      description: Whether it has subclusters.
+      type: bool
+    compression_type:
+      description: How compressed clusters are compressed.
+      type: str
+    encrypted:
+      description: Whether it is encrypted.
+      type: bool
+    dirty:
+      description: Whether it was not closed properly.
+      type: bool
+    corrupt:
+      description: Whether it is marked corrupt.
+      type: bool
+    backing_file:
+      description: The path of its backing file.
+      type: str
+    backing_format:
+      description: The format of its backing file.
+      type: str
+    data_file:
+      description: The path of its external data file.
+      type: str
+    snapshots:
+      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
+      type: list
+      elements: dict
+in_use_by:
+  description: The domains that use an image, where that made the task fail.
+  returned: failure
+  type: list
+  elements: dict
+dependents:
+  description: The images that have one of the two as their backing file, where that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+required_bytes:
+  description: The space that the image needs, where there is less.
+  returned: failure
+  type: int
+available_bytes:
+  description: The space that there is.
+  returned: failure
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._image_conversion import convert
+from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import UPDATES
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+    ALLOCATION_EXCLUSIVE,
+    ALLOCATION_SPEC,
+    PROGRESS_SPEC,
+    URI_SPEC,
+    run,
+)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            **ALLOCATION_SPEC,
+            **PROGRESS_SPEC,
+            "src": {"type": "path", "required": True},
+            "src_format": {"type": "str", "choices": list(FORMATS), "required": True},
+            "dest": {"type": "path", "required": True},
+            "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
+            "subformat": {"type": "str"},
+            "update": {"type": "str", "choices": list(UPDATES), "default": "missing"},
+            "snapshot": {"type": "str"},
+            "backing_file": {"type": "path"},
+            "backing_format": {"type": "str", "choices": list(FORMATS)},
+            "compress": {"type": "bool", "default": False},
+            "compression_type": {"type": "str", "choices": ["zlib", "zstd"]},
+            "compat": {"type": "str", "choices": ["0.10", "1.1"]},
+            "lazy_refcounts": {"type": "bool"},
+            "refcount_bits": {"type": "int", "choices": [1, 2, 4, 8, 16, 32, 64]},
+            "extended_l2": {"type": "bool"},
+            "keep_bitmaps": {"type": "bool", "default": False},
+            "rate_limit": {"type": "str"},
+            "verify": {"type": "bool", "default": True},
+            "remove_src": {"type": "bool", "default": False},
+            "search_paths": {"type": "list", "elements": "path", "default": []},
+            "trusted": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=ALLOCATION_EXCLUSIVE,
+        add_file_common_args=True,
+        supports_check_mode=True,
+    )
+    run(module, convert)
+
+
+if __name__ == "__main__":
+    main()

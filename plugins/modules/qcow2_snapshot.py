@@ -1,0 +1,219 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: qcow2_snapshot
+short_description: Internal snapshots of qcow2 images
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Takes and deletes internal snapshots of a qcow2 image, goes back to them, and keeps a number of the newest.
+  - Only qcow2 images have internal snapshots; an image of another format is an error.
+  - An image that is in use is not touched. For snapshots of a running machine, use libvirt's.
+  - A name is resolved exactly, in the image's own table. C(qemu-img) takes a number for the ID of a snapshot as well
+    as for its name, takes a name twice, and cuts off long ones. Here such names are errors.
+  - Nothing but the image itself is opened. A backing file is neither needed nor read, so a snapshot holds the content
+    of this image only; what it does not hold is read from the backing file as that is at the time.
+  - Encrypted images, and images that keep their data in another file, are refused.
+  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
+    uses an image.
+extends_documentation_fragment:
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.changing
+  - kvmops.disk.attributes.action_group
+options:
+  path:
+    description:
+      - The absolute path of the image.
+    type: path
+    required: true
+  snapshot:
+    description:
+      - The name of the snapshot, from 1 to 255 bytes, without control characters, and not a mere number.
+      - Can be left out where O(keep) says what is to be done.
+    type: str
+  state:
+    description:
+      - V(present) makes sure that there is a snapshot of that name. One that exists stays as it is, whatever the image
+        holds by now; to take a new one, give another name.
+      - V(absent) makes sure that there is none.
+      - V(reverted) makes the image what it was when the snapshot was taken, its virtual size included. What was
+        written since is lost, unless another snapshot holds it. The memory of a machine, if a snapshot holds it, is not
+        restored.
+      - An image counts as reverted while nothing has been written to it since. That is read from its tables, in no
+        time, whatever its size. Writing the same content again counts as a change, and is reverted once more.
+    type: str
+    choices: [present, absent, reverted]
+    default: present
+  keep:
+    description:
+      - How many snapshots to keep of those whose names begin with O(prefix). The oldest beyond that number are deleted,
+        and returned in RV(removed).
+      - With O(state=present), the new snapshot counts, and the one that the task names is never deleted.
+    type: int
+  prefix:
+    description:
+      - Which snapshots O(keep) counts. An empty one means all.
+    type: str
+  allow_dependents:
+    description:
+      - Allows to revert an image that other images have as their backing file. Those are destroyed by it.
+      - Taking and deleting snapshots does not change what they read.
+    type: bool
+    default: false
+  search_paths:
+    description:
+      - Directories in which images are looked for that have this one as their backing file, beside
+        its own directory and those of libvirt's storage pools.
+    type: list
+    elements: path
+    default: []
+  uri:
+    description:
+      - The libvirt connection that is asked who uses the image. Where nothing answers there, only QEMU's own locks are
+        consulted.
+    type: str
+    default: qemu:///system
+requirements:
+  - python >= 3.9
+  - qemu-img >= 6.2
+notes:
+  - While a change is made, a hidden file C(.NAME.kvmops) stands beside the image. When a run is killed in the middle,
+    C(qemu-img check) may find corruptions, which are wrong reference counts. The next run of any module that writes
+    the image repairs these first, and proves by the image's tables that its content is what it was.
+  - A revert that was killed in the middle may leave a disk that is neither what it was nor what the snapshot holds.
+    Other tasks refuse the image then, and O(state=reverted) finishes it.
+seealso:
+  - module: kvmops.disk.qcow2_check
+  - module: kvmops.disk.qcow2_image_info
+"""
+
+EXAMPLES = r"""
+- name: Take a snapshot before the upgrade
+  kvmops.disk.qcow2_snapshot:
+    path: /var/lib/libvirt/images/web.qcow2
+    snapshot: before-upgrade
+
+- name: Go back to it
+  kvmops.disk.qcow2_snapshot:
+    path: /var/lib/libvirt/images/web.qcow2
+    snapshot: before-upgrade
+    state: reverted
+
+- name: Delete it
+  kvmops.disk.qcow2_snapshot:
+    path: /var/lib/libvirt/images/web.qcow2
+    snapshot: before-upgrade
+    state: absent
+
+- name: Take tonight's snapshot and keep those of a week
+  kvmops.disk.qcow2_snapshot:
+    path: /var/lib/libvirt/images/web.qcow2
+    snapshot: "nightly-{{ now(fmt='%Y-%m-%d') }}"
+    keep: 7
+    prefix: nightly-
+
+- name: Only delete what is too old
+  kvmops.disk.qcow2_snapshot:
+    path: /var/lib/libvirt/images/web.qcow2
+    keep: 3
+    prefix: nightly-
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, in order.
+  returned: always
+  type: list
+  elements: str
+  sample: ["take snapshot before-upgrade of /var/lib/libvirt/images/web.qcow2"]
+diff:
+  description:
+    - The names of the snapshots before and after; with O(state=reverted), the snapshot and the virtual size.
+  returned: always
+  type: dict
+snapshots:
+  description: The snapshots of the image as they are afterwards; in check mode, as they would be.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: The ID, by which QEMU counts snapshots.
+      type: str
+    name:
+      description: The name.
+      type: str
+    date:
+      description: When it was taken, in ISO 8601. V(null) for one that check mode only predicts.
+      type: str
+      sample: "2026-03-01T02:00:00.123456+00:00"
+    vm_state_size:
+      description: The size of the memory of a machine that it holds, in bytes.
+      type: int
+    virtual_size:
+      description: The size that the image had, in bytes.
+      type: int
+removed:
+  description: The names of the snapshots that were deleted, or would be in check mode.
+  returned: always
+  type: list
+  elements: str
+image:
+  description:
+    - The image as it is afterwards; in check mode, as it would be.
+    - See M(kvmops.disk.qcow2_image) for what is known of it.
+  returned: always
+  type: dict
+in_use_by:
+  description: The domains that use the image, where that made the task fail.
+  returned: failure
+  type: list
+  elements: dict
+dependents:
+  description: The images that have this one as their backing file, where that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+required_bytes:
+  description: The space that a snapshot needs, where there is less.
+  returned: failure
+  type: int
+available_bytes:
+  description: The space that there is.
+  returned: failure
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._managed_snapshots import manage
+from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            "path": {"type": "path", "required": True},
+            "snapshot": {"type": "str"},
+            "state": {"type": "str", "choices": ["present", "absent", "reverted"], "default": "present"},
+            "keep": {"type": "int"},
+            "prefix": {"type": "str"},
+            "allow_dependents": {"type": "bool", "default": False},
+            "search_paths": {"type": "list", "elements": "path", "default": []},
+        },
+        required_together=[("keep", "prefix")],
+        required_one_of=[("snapshot", "keep")],
+        supports_check_mode=True,
+    )
+    run(module, manage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether an image is made of another one, what of it, and why not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import (
+    ImageConvertWish,
+    Observed,
+    facts,
+    find_snapshot,
+    predicted,
+    recipe,
+    require_convertible,
+    require_replaceable,
+    summary,
+    visible_difference,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
+
+GIB = 1 << 30
+SOURCE = Image("/images/web.qcow2", "qcow2", 10 * GIB, GIB, compat="1.1")
+BASE = Image("/images/golden.qcow2", "qcow2", 8 * GIB, GIB, compat="1.1")
+NIGHTLY = Snapshot("3", "nightly", "2024-01-01T00:00:00+00:00", 0, 10 * GIB)
+
+
+def wish(image_format: str = "qcow2", **parts: Any) -> ImageConvertWish:
+    layout = parts.pop("layout", Layout(image_format))
+    return ImageConvertWish(
+        **{"src": SOURCE.path, "src_format": "qcow2", "dest": "/images/new", "layout": layout, **parts}
+    )
+
+
+OVER_BASE: dict[str, Any] = {"backing_file": BASE.path, "backing_format": "qcow2"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (wish("raw", compress=True), "raw images cannot be compressed"),
+        (wish("vmdk", compress=True), "only vmdk images of subformat streamOptimized"),
+        (wish(layout=Layout("vmdk", subformat="twoGbMaxExtentFlat")), "spreads a disk over several files"),
+        (wish(layout=Layout("vhdx", subformat="thick")), "vhdx images know no thick: use dynamic or fixed"),
+        (wish(dest=SOURCE.path), "dest: is the same file as src"),
+        (wish(dest="/images/../images/web.qcow2"), "dest: is the same file as src"),
+        (wish(src_format="raw", snapshot="x"), "raw images have no snapshots"),
+        (wish(backing_file="/x"), "needs backing_format"),
+        (wish(backing_format="raw"), "needs backing_format"),
+        (wish("qed", **OVER_BASE), "only offered for qcow2"),
+        (wish("vdi", **OVER_BASE), "vdi images have no backing file"),
+        (wish(backing_file=SOURCE.path, backing_format="qcow2"), "is the same file as src"),
+        (wish(backing_file="/images/new", backing_format="qcow2"), "is the same file as dest"),
+        (wish("raw", keep_bitmaps=True), "only qcow2 images of compat 1.1"),
+        (wish(layout=Layout("qcow2", compat="0.10"), keep_bitmaps=True), "only qcow2 images of compat 1.1"),
+        (wish(snapshot="x", keep_bitmaps=True), "say nothing of its snapshot"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wish_that_no_world_could_grant_is_refused(wanted: ImageConvertWish, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        wanted.require_valid()
+
+
+def test_wishes_that_go_together_are_valid() -> None:
+    for wanted in (
+        wish(),
+        wish(compress=True, layout=Layout("qcow2", compression_type="zstd"), **OVER_BASE),
+        wish(compress=True, layout=Layout("vmdk", subformat="streamOptimized")),
+        wish(snapshot="nightly", verify=False, update="always"),
+        wish(keep_bitmaps=True, rate=1 << 20, remove_src=True),
+    ):
+        wanted.require_valid()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "reason"),
+    [
+        (wish(), Observed((replace(SOURCE, encrypted=True),)), "is encrypted"),
+        (wish(), Observed((SOURCE, replace(BASE, corrupt=True))), "is marked corrupt"),
+        (
+            wish(remove_src=True),
+            Observed((replace(SOURCE, snapshots=(NIGHTLY,)),)),
+            "which the new image would not have",
+        ),
+        (wish(keep_bitmaps=True), Observed((replace(SOURCE, compat="0.10"),)), "has no bitmaps"),
+        (wish("vpc"), Observed((replace(SOURCE, virtual_size=3 << 40),)), "more than a vpc image can hold"),
+        (wish(**OVER_BASE), Observed((SOURCE,), (replace(BASE, encrypted=True),)), "is encrypted"),
+        (wish(**OVER_BASE), Observed((SOURCE,), (replace(BASE, virtual_size=20 * GIB),)), "cuts off the end"),
+        (
+            wish(**OVER_BASE),
+            Observed((replace(SOURCE, backing_file=BASE.path, backing_format="raw"),), (BASE,)),
+            "records format raw",
+        ),
+        (wish(dest="/b", **OVER_BASE), Observed((SOURCE,), (BASE, replace(BASE, path="/b"))), "below the backing file"),
+        (
+            wish(remove_src=True, **OVER_BASE),
+            Observed((SOURCE,), (BASE, SOURCE)),
+            "is below the backing file",
+        ),
+        (wish(rate=1, **OVER_BASE), Observed((SOURCE,), (BASE,)), "rate_limit: only goes with"),
+        (wish(keep_bitmaps=True, **OVER_BASE), Observed((SOURCE,), (BASE,)), "keep_bitmaps: only goes with"),
+        (wish(), Observed((SOURCE,), (), replace(NIGHTLY, virtual_size=11 * GIB)), "its end would be lost"),
+        (wish("vmdk"), Observed((SOURCE,), (), replace(NIGHTLY, virtual_size=GIB)), "cannot be shrunk"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_conversion_that_would_lose_or_mix_something_is_refused(
+    wanted: ImageConvertWish, found: Observed, reason: str
+) -> None:
+    with pytest.raises(DiskError, match=reason):
+        require_convertible(wanted, found)
+
+
+def test_a_snapshot_is_found_by_its_whole_name_and_never_by_its_id() -> None:
+    image = replace(SOURCE, snapshots=(NIGHTLY, replace(NIGHTLY, id="4", name="3")))
+    assert find_snapshot(image, "3").id == "4"
+    assert find_snapshot(image, "nightly") is NIGHTLY
+    with pytest.raises(DiskError, match="has no snapshot '4': it has nightly, 3"):
+        find_snapshot(image, "4")
+    with pytest.raises(DiskError, match="has 2 snapshots named 'nightly'"):
+        find_snapshot(replace(SOURCE, snapshots=(NIGHTLY, NIGHTLY)), "nightly")
+
+
+@pytest.mark.parametrize(
+    ("dest", "reason"),
+    [
+        (SOURCE, None),
+        (replace(SOURCE, cluster_size=512, compression_type="zstd", actual_size=5), None),
+        (replace(SOURCE, virtual_size=GIB), "has 1 GiB, its source 10 GiB"),
+        (replace(SOURCE, virtual_size=11 * GIB), "has 11 GiB, its source 10 GiB"),
+        (replace(SOURCE, backing_file="/b"), "has the backing file /b, asked for none"),
+        (replace(SOURCE, corrupt=True), "is marked corrupt"),
+    ],
+)
+def test_a_destination_is_told_apart_before_it_is_read_where_that_can_be(dest: Image, reason: str | None) -> None:
+    assert visible_difference(wish(), Observed((SOURCE,)), dest) == reason
+
+
+def test_a_wanted_backing_file_is_looked_for_by_its_place() -> None:
+    found = Observed((SOURCE,), (BASE,))
+    assert (
+        visible_difference(wish(**OVER_BASE), found, replace(SOURCE, backing_file="/images/x/../golden.qcow2")) is None
+    )
+    assert visible_difference(wish(**OVER_BASE), found, SOURCE) == f"has the backing file none, asked for {BASE.path}"
+
+
+@pytest.mark.parametrize(
+    "change", [{"snapshots": (NIGHTLY,)}, {"encrypted": True}, {"data_file": "/images/data"}], ids=str
+)
+def test_what_a_new_image_would_not_have_is_not_replaced(change: dict[str, Any]) -> None:
+    require_replaceable(SOURCE)
+    with pytest.raises(DiskError, match=re.escape(SOURCE.path)):
+        require_replaceable(replace(SOURCE, **change))
+
+
+def test_a_source_that_reads_the_backing_file_itself_is_known() -> None:
+    direct = replace(SOURCE, backing_file="/images/./golden.qcow2", backing_format="qcow2")
+    assert recipe(wish(**OVER_BASE), Observed((direct, BASE), (BASE,))).reads_base
+    through = replace(SOURCE, backing_file="/images/middle", backing_format="qcow2")
+    assert not recipe(wish(**OVER_BASE), Observed((through, BASE), (BASE,))).reads_base
+    assert not recipe(wish(), Observed((direct, BASE))).reads_base
+
+
+def test_only_what_has_a_place_anyway_or_is_compressed_is_written_out_of_order() -> None:
+    found = Observed((SOURCE,))
+    assert recipe(wish("raw"), found).out_of_order
+    assert recipe(wish(compress=True), found).out_of_order
+    assert not recipe(wish(), found).out_of_order
+    stream = Layout("vmdk", subformat="streamOptimized")
+    assert not recipe(wish(layout=stream, compress=True), found).out_of_order
+
+
+def test_a_prediction_says_what_the_image_will_be() -> None:
+    found = Observed((SOURCE,), (BASE,), replace(NIGHTLY, virtual_size=9 * GIB))
+    wanted = wish(snapshot="nightly", layout=Layout("qcow2", cluster_size=4096), **OVER_BASE)
+    image = predicted(wanted, found)
+    assert (image.path, image.virtual_size, image.cluster_size) == ("/images/new", 9 * GIB, 4096)
+    assert facts(image) == {
+        "path": "/images/new",
+        "state": "present",
+        "format": "qcow2",
+        "virtual_size": 9 * GIB,
+        "backing_file": BASE.path,
+        "backing_format": "qcow2",
+    }
+    assert summary(wanted, found, None) == (
+        "convert /images/web.qcow2 (qcow2) at its snapshot nightly to /images/new (qcow2) over /images/golden.qcow2"
+    )
+    assert summary(wish(compress=True), Observed((SOURCE,)), "has other content").endswith(
+        "to /images/new (compressed qcow2), in the place of the one that has other content"
+    )
