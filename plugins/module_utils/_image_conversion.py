@@ -29,6 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import ImageConvertWish, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -277,7 +278,7 @@ class ConversionTask:
         left = self._note_of(self.wish.dest, operation)
         if left and left.get("alive"):
             return ()
-        return settle(self.wish.dest, dest.format if dest else None, left, self._door(operation))
+        return settle(look_for(self.wish.dest, dest.format if dest else None, left), self._door(operation))
 
     def _note_of(self, path: str, operation: Operation | None) -> dict[str, t.Any] | None:
         """What a record beside *path* says: of those that we hold, what was in them before."""
