@@ -15,7 +15,8 @@ options:
   progress:
     description:
       - Whether to print how far the task is, every few seconds, with the host, the rate and the time that is left, and
-        when each part of it begins and ends. The bytes are those that hold data, as far as the file system tells.
+        when each part of it begins and ends. Off line the bytes are those that hold data, as far as the file system
+        tells; below a running guest they are those of QEMU's block job, and grow as the guest writes.
       - With C(async) or C(no_log) on the task, and in check mode, nothing is printed.
       - The lines go to the standard output. Set this to V(false) where a program reads that.
     type: bool

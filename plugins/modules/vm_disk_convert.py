@@ -13,14 +13,25 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Makes sure that disks of a libvirt domain are in a format, and at a place. Where they are not, the domain is shut
-    down, the images are converted and compared with their sources, the domain is redefined with the new ones and
-    started again.
-  - In the definition, the driver type and the source of the disks change and nothing else does.
-  - A disk with backing files becomes independent of them.
-  - When anything fails, or the task is told to end, everything is as before and a domain that ran runs again. When
-    the module is killed, the next run finishes or reverts what was in flight and starts a domain that was left off.
+  - Makes sure that disks of a libvirt domain are in a format, and at a place.
+  - Below a guest that runs or is paused this is done live. QEMU copies the disk into a new image and keeps both the
+    same until the guest goes on with the new one. The guest never stops.
+  - Off line, a domain that runs is shut down, the images are converted and compared with their sources, the domain is
+    redefined with the new ones and started again.
+  - In the definition, the driver type and the source of the disks change and nothing else does, but for the
+    C(backingStore) of a disk that had backing files. With O(shallow=false) a converted disk is independent of them.
+  - When anything fails, or the task is told to end, everything is as before and a domain that ran runs. A failure after
+    the guest has gone on with the new images leaves it there; the next run finishes the rest.
+  - When the module is killed in a live conversion, the copy goes on below the guest, which runs on its old disk. The
+    next run with the same wish goes on with that copy, one with another wish ends it and removes its image.
+    When it is killed off line, the next run finishes or reverts what was in flight, and starts a domain that was left
+    off.
   - The sources are kept unless O(keep_source=false).
+  - It is refused, before anything changes, for a transient domain, one that has a managed-save image, snapshots or
+    checkpoints, or is being migrated, saved, dumped or backed up; where a block job of somebody else runs, which is
+    never touched; for a cdrom, a floppy, a read-only, shareable or transient disk, one whose source is no image file,
+    or is in use by another domain; for an encrypted or corrupt image; for a guest that runs on another image than the
+    definition names; where the destination exists, its directory does not, or there is not enough space.
 extends_documentation_fragment:
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
@@ -43,12 +54,15 @@ options:
     type: str
   disks:
     description:
-      - Several disks, each as O(disk). They are converted in one go, with one redefinition.
+      - Several disks, each as O(disk). They are converted in one go. Off line the domain is redefined once, with all of
+        them. Live, they are copied one after the other, and the guest goes on with the new ones when all of them are
+        copied.
     type: list
     elements: str
   format:
     description:
       - The format that the disks are to have.
+      - Live, only V(raw), V(qcow2) and V(qed) are made, and for V(raw) not O(preallocation=full).
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vpc]
     default: qcow2
@@ -64,30 +78,60 @@ options:
     type: path
   mode:
     description:
-      - V(offline) converts while the domain is off. V(auto) chooses the way; at present it is always V(offline).
+      - V(auto) converts live below a guest that runs or is paused, and off line when the domain is off.
+      - V(offline) shuts a domain that runs down for the time of the conversion.
+      - V(live) never does that, and fails if the domain is off.
+      - What cannot be done live is refused with V(auto), too. A domain is shut down only with V(offline).
     type: str
-    choices: [auto, offline]
+    choices: [auto, offline, live]
     default: auto
+  shallow:
+    description:
+      - Whether the new image has the backing file that the old one has, and only what the old one holds itself is
+        copied. Otherwise all of the disk is.
+      - Needs a O(format) whose images can have backing files, such as V(qcow2).
+      - Matters only for a disk that is converted. One that has the format, and the place, is left as it is.
+    type: bool
+    default: false
+  bandwidth:
+    description:
+      - How much a live conversion copies in a second at most; a size such as V(50M). Left out, there is no limit.
+      - It should be well above what the guest writes, or the copy never gets to the end.
+      - A copy of an interrupted run goes on with this limit, or with none, whatever it had.
+      - It does not matter off line.
+    type: str
+  copy_timeout:
+    description:
+      - How many seconds a live conversion may take, for each disk, until the new image is the same as the old one.
+        After that the copy is ended and the task fails; the guest runs on its old disk.
+      - The same happens when nothing moves for 300 seconds.
+      - It does not matter off line.
+    type: int
+    default: 86400
   shutdown:
     description:
-      - What may be done to a running domain. V(graceful) asks the guest to shut down and waits for it.
+      - What may be done to a running domain off line. V(graceful) asks the guest to shut down and waits for it.
         V(force) pulls the plug. V(never) makes the task fail.
+      - It does not matter live, where the domain is not shut down.
     type: str
     choices: [graceful, force, never]
     default: graceful
   shutdown_timeout:
     description:
       - How many seconds the guest has to shut down. If it does not, the task fails and the domain runs on.
+      - It does not matter live.
     type: int
     default: 120
   restart:
     description:
-      - Whether a domain that ran is started again. A domain that was off stays off.
+      - Whether a domain that was shut down for the conversion is started again. A domain that was off stays off.
     type: bool
     default: true
   verify:
     description:
       - Whether the new images are compared with their sources before they are used.
+      - Off line only. A live copy cannot be compared with a disk that changes meanwhile. QEMU keeps both the same until
+        the guest goes on with the new one, and after that libvirt's live and inactive definition are checked.
     type: bool
     default: true
   keep_source:
@@ -101,6 +145,7 @@ options:
   compress:
     description:
       - Whether the new images are compressed. What the guest writes later is not.
+      - Off line only. With a live conversion it is refused.
     type: bool
     default: false
   compression_type:
@@ -126,26 +171,48 @@ options:
 seealso:
   - module: kvmops.disk.vm_disk_info
   - module: kvmops.disk.qcow2_image
+  - ref: ansible_collections.kvmops.disk.docsite.guide_convert
+    description: Converting the disks of machines, step by step.
+  - ref: ansible_collections.kvmops.disk.docsite.guide_running_machines
+    description: What is done to disks while their guests run.
 """
 
 EXAMPLES = r"""
-- name: Turn the raw disk of a machine into qcow2
+- name: Turn the raw disk of a machine into qcow2, without stopping it if it runs
   kvmops.disk.vm_disk_convert:
     name: web
     disk: vda
 
-- name: Turn two disks into qcow2 on another file system, and remove the old ones
+- name: Move the disk of a running machine to another file system, not at full speed
+  kvmops.disk.vm_disk_convert:
+    name: db
+    disk: vdb
+    dest: /srv/fast/db-data.qcow2
+    mode: live
+    bandwidth: 80M
+    keep_source: false
+
+- name: Move the disk of a linked clone, which keeps its backing file
+  kvmops.disk.vm_disk_convert:
+    name: clone7
+    disk: vda
+    dest_dir: /srv/fast
+    shallow: true
+
+- name: Turn two disks into qcow2 while the machine is off, compare them, and remove the old ones
   kvmops.disk.vm_disk_convert:
     name: db
     disks: [vda, vdb]
     dest_dir: /srv/fast
+    mode: offline
     keep_source: false
 
-- name: Reserve the space of the new image, and give the guest ten minutes to shut down
+- name: Compress a disk, and give the guest ten minutes to shut down
   kvmops.disk.vm_disk_convert:
-    name: mail
+    name: archive
     disk: vda
-    allocation: lazy_zeroed_thick
+    mode: offline
+    compress: true
     shutdown_timeout: 600
 
 - name: Turn a VMware disk into raw, without ever touching a running machine
@@ -153,6 +220,7 @@ EXAMPLES = r"""
     name: imported
     disk: /srv/import/disk.vmdk
     format: raw
+    mode: offline
     shutdown: never
 """
 
@@ -206,14 +274,16 @@ disks:
       description: The bytes that the old image occupied; null if nothing changed.
       type: int
     mode:
-      description: How it was converted; null if nothing changed.
+      description: How it was converted, V(live) or V(offline); null if nothing changed.
       type: str
     verified:
-      description: Whether the new image was compared with its source.
+      description:
+        - Whether the new image was compared with its source.
+        - Always false for a live conversion, see O(verify).
       type: bool
     downtime_seconds:
       description: How long the domain was off, from the request to shut down to its start; null if it did not go off
-        and on.
+        and on, as in a live conversion.
       type: float
 in_use_by:
   description: The domains that use an image, where that made the task fail.
@@ -230,9 +300,27 @@ required_bytes:
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description: The space that there is, where there is not enough, or a copy failed midway.
   returned: failure
   type: int
+block_jobs:
+  description: The disks on which a block job of somebody else runs, where that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+snapshots:
+  description: The snapshots that the domain, or the image, has, where they made the task fail.
+  returned: failure
+  type: list
+  elements: str
+operation:
+  description: The other run that is at work on the disk, where that made the task fail, with its process.
+  returned: failure
+  type: dict
+state:
+  description: The state of the domain, where it made the task fail.
+  returned: failure
+  type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
