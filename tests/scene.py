@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -133,3 +134,18 @@ def with_backing(xml: str, *links: tuple[Path | str, str]) -> str:
             f"<backingStore type='file'><format type='{image_format}'/><source file='{path}'/>{chain}</backingStore>"
         )
     return xml.replace("<target dev=", f"{chain}<target dev=", 1)
+
+
+def chain_of(hv: Hypervisor, name: str, target: str = "vda", *, live: bool = False) -> list[str]:
+    """The backing files that the definition names, or, LIVE, what the running domain has."""
+    found = []
+    for disk in ElementTree.fromstring(definition(hv, name, 0 if live else DEFINITION)).iterfind("devices/disk"):
+        if disk.find(f"target[@dev='{target}']") is not None:
+            found = [str(source.get("file")) for source in disk.iterfind(".//backingStore/source")]
+    return found
+
+
+def image_chain(path: Path | str, image_format: str) -> list[str]:
+    """The backing files that the images themselves name."""
+    told = json.loads(qemu_img("info", "-U", "--backing-chain", "--output=json", "-f", image_format, path))
+    return [str(image["filename"]) for image in told[1:]]

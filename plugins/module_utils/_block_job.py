@@ -10,6 +10,7 @@ events come or do not (HAZARDS G4, G7).
 
 from __future__ import annotations
 
+import os
 import time
 import typing as t
 
@@ -71,6 +72,34 @@ def pivot(domain: Domain, target: str, dest: str) -> None:
         return disk.source == dest and disk.mirror is None
 
     _await(domain, target, is_there, PROMPT, _nobody, f"for {target} to be on {dest} after the pivot")
+
+
+def await_pull(domain: Domain, target: str, base: str | None, seconds: float, report: Report) -> None:
+    """Waits until the chain of a disk begins with *base* below its own image, or ends there, and no job is left.
+
+    Raises DiskError where the pull fails, the domain goes off, nothing moves, or *seconds* are over. The pull then goes
+    on where it can: to be ended by whoever began it.
+    """
+    what = f"for the backing files of {target} to be in its image"
+
+    def is_done(disk: DiskElement, wait: Wait) -> bool:
+        try:
+            works = bool(domain.block_job(target))
+        except LibvirtFailed:  # its QEMU is going away
+            works = True
+        if works:
+            return False
+        again = live_disk(domain, target)  # the job may have ended after the first look
+        if again is not None and is_shortened(again, base):
+            return True
+        raise _gone(domain, target, what) if _goes_off(domain, wait) else _pull_failed(domain, target, disk.source)
+
+    _await(domain, target, is_done, seconds, report, what)
+
+
+def is_shortened(disk: DiskElement, base: str | None) -> bool:
+    """Whether the image of a disk has *base* as its backing file, or none where that is None."""
+    return (disk.chain[0].path if disk.chain else None) == base
 
 
 def end(domain: Domain, target: str) -> None:
@@ -154,19 +183,35 @@ def _too_late(domain: Domain, seconds: float, what: str) -> DiskError:
 
 def _failed(domain: Domain, target: str, dest: str) -> DiskError:
     """A copy that is not there any more: QEMU gave up, and does not say why."""
-    try:
-        left = _capacity.available_bytes(dest.rpartition("/")[0] or "/")
-    except OSError:
-        left = None
-    why = (
-        "its file system is full: free some space, or choose another place"
-        if left is not None and left < _FULL
-        else "see QEMU's log of the domain for the reason"
-    )
+    left = _left_for(dest)
     return DiskError(
-        f"{domain.name}: the copy of {target} to {dest} failed: {why}: the guest runs on its old image",
+        f"{domain.name}: the copy of {target} to {dest} failed: {_likely_reason(left)}: "
+        "the guest runs on its old image",
         available_bytes=left,
     )
+
+
+def _pull_failed(domain: Domain, target: str, path: str | None) -> DiskError:
+    """A pull that is gone, and has left the chain as it was: QEMU does not say why."""
+    left = _left_for(path) if path else None
+    return DiskError(
+        f"{domain.name}: the pull of the backing files of {target} into {path} failed, or was ended by somebody else: "
+        f"{_likely_reason(left)}: the guest runs on, and its image still has its backing files",
+        available_bytes=left,
+    )
+
+
+def _left_for(path: str) -> int | None:
+    try:
+        return _capacity.available_bytes(os.path.dirname(os.path.realpath(path)))
+    except OSError:
+        return None
+
+
+def _likely_reason(left: int | None) -> str:
+    if left is not None and left < _FULL:
+        return "its file system is full: free some space, or choose another place"
+    return "see QEMU's log of the domain for the reason"
 
 
 def _nobody(_done: int, _total: int) -> None:

@@ -135,24 +135,33 @@ def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], lis
 
 def require_convertible(state: DomainState, conversions: t.Sequence[Conversion], jobs: t.Sequence[str]) -> None:
     """Raises DiskError where the domain, or a disk of it, is in no state to be converted; *jobs* are its block jobs."""
+    require_ready(state, jobs, "a conversion", "which would resume on the old disk")
+    for conversion in conversions:
+        require_plain_disk(state.name, conversion.disk, "convert")
+
+
+def require_ready(state: DomainState, jobs: t.Sequence[str], change: str, why_not_saved: str) -> None:
+    """Raises DiskError where the domain is in no state for *change*, such as a conversion; *jobs* are its block jobs.
+
+    *why_not_saved*: what is wrong with a managed-save image.
+    """
     name = state.name
     if not state.persistent:
         raise DiskError(f"{name}: is transient: it has no definition that could name the new disk: define it first")
     if state.managed_save:
         raise DiskError(
-            f"{name}: has a managed-save image, which would resume on the old disk: start the domain, "
+            f"{name}: has a managed-save image, {why_not_saved}: start the domain, "
             "or drop it with virsh managedsave-remove"
         )
     if state.snapshots:
         raise DiskError(
             f"{name}: has {len(state.snapshots)} snapshot(s) ({', '.join(state.snapshots)}), "
-            "which a conversion would break: delete them first",
+            f"which {change} would break: delete them first",
             snapshots=list(state.snapshots),
         )
     if state.checkpoints:
         raise DiskError(
-            f"{name}: has checkpoints ({', '.join(state.checkpoints)}), which a conversion would break: "
-            "delete them first"
+            f"{name}: has checkpoints ({', '.join(state.checkpoints)}), which {change} would break: delete them first"
         )
     if state.busy:
         raise DiskError(f"{name}: is being migrated, saved, dumped or backed up: wait until that is over")
@@ -162,8 +171,6 @@ def require_convertible(state: DomainState, conversions: t.Sequence[Conversion],
             "or end it with virsh blockjob --abort",
             block_jobs=list(jobs),
         )
-    for conversion in conversions:
-        _require_plain_disk(name, conversion.disk)
 
 
 def way(state: DomainState, wish: ConvertWish) -> str:
@@ -389,16 +396,16 @@ def _conversion(disk: DomainDisk, wish: ConvertWish) -> Conversion:
     return Conversion(disk, disk.path or "", wish.destination(disk.path) if disk.path else "")
 
 
-def _require_plain_disk(name: str, disk: DomainDisk) -> None:
-    """Raises DiskError where the disk is none of those whose image a conversion may exchange."""
+def require_plain_disk(name: str, disk: DomainDisk, verb: str) -> None:
+    """Raises DiskError where the disk is none of those whose image may be exchanged; *verb*: convert, flatten."""
     element, target = disk.element, f"{name}: {disk.target}"
     if element.device != "disk":
-        raise DiskError(f"{target}: is a {element.device}, asked to convert a disk: name another")
+        raise DiskError(f"{target}: is a {element.device}, asked to {verb} a disk: name another")
     if disk.path is None or element.type not in ("file", "volume"):
-        raise DiskError(f"{target}: its source is of type {element.type}, and only image files are converted")
+        raise DiskError(f"{target}: its source is of type {element.type}, and only image files are {verb}ed")
     if element.readonly or element.shareable or element.transient:
         kind = "read-only" if element.readonly else "shareable" if element.shareable else "transient"
-        raise DiskError(f"{target}: is {kind}, so that it may have other users or must not be changed: not converted")
+        raise DiskError(f"{target}: is {kind}, so that it may have other users or must not be changed: not {verb}ed")
     if disk.defined is None or (
         disk.live is not None and (disk.live.source, disk.live.format) != (disk.defined.source, disk.defined.format)
     ):

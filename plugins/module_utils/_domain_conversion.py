@@ -34,7 +34,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     layout_from,
     refresh_pools,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step, refusal
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
@@ -92,16 +92,16 @@ class ConvertTask:
         self.work = None
         self.state = _domain.observe(self.hypervisor, self.domain)
         self.survey = Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
-        self.unfinished = _unfinished.find(self.state, [], self._note_of(operation))
+        self.unfinished = _unfinished.find(self.state, [], _lock.notes(operation))
         try:
             return self._plan(operation)
         except OperationInFlight:
             raise
-        except DiskError as refusal:
+        except DiskError as error:
             if self.check_mode or not self.unfinished:
                 raise
             self.conversions = []
-            return Plan({}, {}, (*self._settlement(operation, restart=True), Step("", _raiser(refusal))))
+            return Plan({}, {}, (*self._settlement(operation, restart=True), refusal(error)))
 
     def paths(self) -> set[str]:
         """The images whose records are to be held."""
@@ -122,7 +122,7 @@ class ConvertTask:
         }
 
     def _plan(self, operation: Operation | None) -> Plan:
-        note_of = self._note_of(operation)
+        note_of = _lock.notes(operation)
         meant, conversions = _convert.select(self.state, self.wish)
         self.targets = [disk.target for disk in meant]
         there = {disk.target for disk in self.unfinished.pivoted if self.wish.is_granted(disk.dest, disk.format)}
@@ -215,7 +215,7 @@ class ConvertTask:
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
         """Where another verb died on a source, that source is checked first."""
-        note_of = self._note_of(operation)
+        note_of = _lock.notes(operation)
         found: list[Step] = []
         for item in self.conversions:
             note = note_of(item.source)
@@ -251,11 +251,6 @@ class ConvertTask:
         """qemu-img, which keeps the locks of the operation for as long as it works."""
         return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
 
-    def _note_of(self, operation: Operation | None) -> t.Callable[[str], dict[str, t.Any] | None]:
-        """What a record beside a path says: of those that we hold, what was in them before."""
-        held = operation.paths if operation else ()
-        return lambda path: operation.left_behind(path) if operation and path in held else _lock.look(path)
-
     def _facts(self, disk: DomainDisk, item: Conversion | None) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""
         source = self.survey.images[item.target] if item else None
@@ -287,13 +282,6 @@ class ConvertTask:
             return ()
         image = _image.inspect(self.qemu_img, disk.path, disk.format)
         return _image.chain(self.qemu_img, image) if image.backing_file else (image,)
-
-
-def _raiser(error: DiskError) -> t.Callable[[], None]:
-    def refuse() -> None:
-        raise error
-
-    return refuse
 
 
 def _remover(path: str) -> t.Callable[[], None]:

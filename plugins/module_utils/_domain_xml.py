@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import traceback
 import typing as t
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, MissingLibrary
 
@@ -22,10 +22,12 @@ _SECRET = re.compile(r"""(\spasswd=)(?:'[^']*'|"[^"]*")""")
 
 @dataclass(frozen=True)
 class ChainLink:
-    """One ``<backingStore>``: the source of a backing file and its format."""
+    """One ``<backingStore>``: the source of a backing file and its format; *index* is libvirt's name for it in the XML
+    of a running domain, the 3 of ``vda[3]``."""
 
     path: str | None
     format: str | None
+    index: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class DiskElement:
     the driver type; libvirt takes raw where the XML says nothing. *chain* is what the XML says of the backing files:
     None where it says nothing, an empty tuple where it says that there is none. *mirror* is the destination of a block
     job, and *mirror_ready* is ``yes`` once it holds the same as the disk. *sliced*: the disk is a part of its source.
+    *index* is libvirt's number of the image in a running domain.
     """
 
     target: str
@@ -54,6 +57,7 @@ class DiskElement:
     mirror: str | None
     mirror_ready: str | None = None
     sliced: bool = False
+    index: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,18 +76,28 @@ class DiskChange:
 
 @dataclass(frozen=True)
 class RecordedDisk:
-    """One disk in the record of a conversion; all paths absolute."""
+    """One disk in the record of an operation; all paths absolute.
+
+    An image that is flattened stays where it is, so *source* and *dest* are the same; *below* is its backing file, and
+    *base* the one of those further down that it is to have, if any.
+    """
 
     target: str
     source: str
     source_format: str
     dest: str
     format: str
+    base: str | None = None
+    below: str | None = None
+    below_format: str | None = None
 
 
 @dataclass(frozen=True)
 class Record:
-    """An operation in flight, as it stands in the domain's metadata. *mode*: offline or live."""
+    """An operation in flight, as it stands in the domain's metadata. *mode*: offline or live.
+
+    *run* is libvirt's number of the domain's run, where the operation is bound to it: another run is another guest.
+    """
 
     verb: str
     mode: str
@@ -91,6 +105,7 @@ class Record:
     was_running: bool
     remove_source: bool
     disks: tuple[RecordedDisk, ...]
+    run: str | None = None
 
 
 def disks(xml: str) -> tuple[DiskElement, ...]:
@@ -135,6 +150,30 @@ def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
         _point_to(element, source, change)
         for stale in element.findall("backingStore") if not change.keeps_chain else ():
             _remove(stale)
+    return _text(domain)
+
+
+def with_shorter_chain(xml: str, target: str, base: str | None) -> str:
+    """The domain's XML whose disk *target* names *base*, and what is below it, as the backing files of its image; none
+    where *base* is None.
+
+    The same text where it says nothing of backing files, which libvirt then reads in the image. Raises DiskError where
+    the disk, or *base*, is not in the XML.
+    """
+    domain = _parse(xml)
+    top = _find(domain, target).find("backingStore")
+    if top is None or (base is None and not top.get("type")):
+        return xml
+    kept = top
+    while base is not None and _path(kept.find("source")) != base:
+        kept = kept.find("backingStore")
+        if kept is None:
+            raise DiskError(f"{target}: the domain's XML does not name the backing file {base}")
+    if kept is top and base is not None:
+        return xml
+    kept = kept if base is not None else etree.Element("backingStore")
+    kept.tail = top.tail
+    top.getparent().replace(top, kept)
     return _text(domain)
 
 
@@ -198,9 +237,10 @@ def record_to_xml(record: Record) -> str:
         started=record.started,
         was_running="yes" if record.was_running else "no",
         remove_source="yes" if record.remove_source else "no",
+        **({"run": record.run} if record.run is not None else {}),
     )
     for disk in record.disks:
-        etree.SubElement(root, "disk", **asdict(disk))
+        etree.SubElement(root, "disk", **{name: value for name, value in asdict(disk).items() if value is not None})
     return t.cast(str, etree.tostring(root, encoding="unicode"))
 
 
@@ -219,6 +259,7 @@ def record_from_xml(xml: str) -> Record:
                 for disk in root
                 if _local(disk.tag) == "disk"
             ),
+            run=root.get("run"),
         )
     except (KeyError, TypeError) as error:
         raise DiskError(
@@ -287,6 +328,7 @@ def _disk(element: t.Any) -> DiskElement:
         mirror=_path(mirror.find("source")) or mirror.get("file", "") if mirror is not None else None,
         mirror_ready=mirror.get("ready") if mirror is not None else None,
         sliced=element.find("source/slices") is not None,
+        index=source.get("index") if source is not None else None,
     )
 
 
@@ -304,7 +346,8 @@ def _chain(element: t.Any) -> tuple[ChainLink, ...] | None:
         return None
     while store is not None and store.get("type"):
         form = store.find("format")
-        links.append(ChainLink(_path(store.find("source")), form.get("type") if form is not None else None))
+        image_format = form.get("type") if form is not None else None
+        links.append(ChainLink(_path(store.find("source")), image_format, store.get("index")))
         store = store.find("backingStore")
     return tuple(links)
 

@@ -29,7 +29,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import ImageConvertWish, Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -39,7 +38,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import interrupted
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._trust import Trust
@@ -274,11 +273,8 @@ class ConversionTask:
         _capacity.require_space([(wish.dest, bytes_needed(wish.layout, found.size, measured.required))])
 
     def _settling(self, dest: _image.Image | None, operation: Operation | None) -> tuple[Step, ...]:
-        """What is to be done first where a run died on the destination; a living one's is its own business."""
-        left = self._note_of(self.wish.dest, operation)
-        if left and left.get("alive"):
-            return ()
-        return settle(look_for(self.wish.dest, dest.format if dest else None, left), self._door(operation))
+        """What is to be done first where a run died on the destination."""
+        return interrupted(self.wish.dest, dest.format if dest else None, operation, self._door(operation))
 
     def _note_of(self, path: str, operation: Operation | None) -> dict[str, t.Any] | None:
         """What a record beside *path* says: of those that we hold, what was in them before."""

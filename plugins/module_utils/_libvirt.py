@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 import traceback
@@ -264,11 +265,49 @@ class Domain:
         with _translated(f"{self.name}: cannot copy {target} while the domain runs"):
             self._domain.blockCopy(target, destination, parameters, flags)
 
+    def pull(self, target: str, base: str | None = None, *, bandwidth: int | None = None) -> None:
+        """Begins to fill the image of a disk with what it reads from its backing files; nobody waits for it.
+
+        *base* is the index (``vda[3]``) of the one that the image is to keep, None for none; *bandwidth* in bytes a
+        second. In the end libvirt shortens the chain in the live XML, and in the definition where that names one.
+        """
+        with _translated(f"{self.name}: cannot pull the backing files of {target} into its image"):
+            if base is None:
+                flag = libvirt.VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES
+                self._domain.blockPull(target, bandwidth or 0, flag)
+            else:
+                flag = libvirt.VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES
+                self._domain.blockRebase(target, base, bandwidth or 0, flag)
+
+    def flush(self, target: str, index: str) -> None:
+        """Has QEMU write what it keeps of the image of a running domain's disk in its memory, metadata above all.
+
+        *index* is libvirt's number of the image. libvirt has no call for that, so QEMU's monitor is asked, of which the
+        domain's log speaks (``custom-monitor``). Raises LibvirtFailed.
+        """
+        import libvirt_qemu
+
+        words = {"command-line": f"qemu-io libvirt-{index}-format flush"}
+        command = json.dumps({"execute": "human-monitor-command", "arguments": words})
+        with _translated(f"{self.name}: cannot have QEMU write the metadata of {target}"):
+            said = json.loads(libvirt_qemu.qemuMonitorCommand(self._domain, command, 0)).get("return", "")
+        if said.strip():
+            raise LibvirtFailed(f"{self.name}: cannot have QEMU write the metadata of {target}: {said.strip()}")
+
+    def is_pulled(self, target: str) -> bool:
+        """Whether a pull goes on below a disk of the running domain."""
+        return bool(self.block_job(target).get("type") == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL)
+
     def limit_block_job(self, target: str, bandwidth: int | None) -> None:
         """Lets the block job on a disk go on with *bandwidth* bytes a second; None: as fast as it can."""
         with _translated(f"{self.name}: cannot set the bandwidth of the block job on {target}"):
             flags = libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
             self._domain.blockJobSetSpeed(target, bandwidth or 0, flags)
+
+    def run_number(self) -> str | None:
+        """libvirt's number of this run of the domain, which no other run has; None where it is off."""
+        number = self._domain.ID()
+        return str(number) if number >= 0 else None
 
     def pivot(self, target: str) -> None:
         """Lets the guest go on with the destination of the block copy."""

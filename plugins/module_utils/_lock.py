@@ -120,6 +120,12 @@ def look(path: str) -> dict[str, t.Any] | None:
         os.close(descriptor)
 
 
+def notes(running: Operation | None) -> t.Callable[[str], dict[str, t.Any] | None]:
+    """What the record beside a path says: of those that *running* holds, what was in them before."""
+    held = running.paths if running else ()
+    return lambda path: running.left_behind(path) if running and path in held else look(path)
+
+
 def record_path(path: str) -> str:
     """The record's place: beside the file that *path* means, hidden, whatever links lead to it."""
     directory, name = os.path.split(os.path.realpath(path))

@@ -25,6 +25,16 @@ class Step:
     commits: bool = False
 
 
+def refusal(error: Exception) -> Step:
+    """The last step of a plan that only settles what a dead run left: raises *error*, the reason why nothing more is
+    done."""
+
+    def refuse() -> None:
+        raise error
+
+    return Step("", refuse)
+
+
 @dataclass(frozen=True)
 class Plan:
     """Ordered steps from *before* to *after*. Falsy when the world is as wanted.

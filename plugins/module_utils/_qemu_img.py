@@ -177,13 +177,30 @@ class QemuImg:
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
         self._write(*argv, "--", source, target, report=report)
 
-    def rebase(self, path: str, image_format: str, backing: tuple[str, str], *, report: Report | None = None) -> None:
-        """Another backing file under *path*, with the same content: what differs is written into *path*.
+    def allocated(self, path: str, image_format: str, images: int) -> list[tuple[int, int]]:
+        """The ranges of the disk, as (start, end), that the first *images* images of the chain at *path* hold on stable
+        storage; a running guest's QEMU may have more in its memory."""
+        rows = self._json("map", "-U", "--output=json", "-f", image_format, "--", path, seconds=None)
+        return [
+            (row["start"], row["start"] + row["length"]) for row in rows if row["present"] and row["depth"] < images
+        ]
 
-        That is for a new file: killed midway, it loses content silently (HAZARDS A1).
+    def rebase(
+        self, path: str, image_format: str, backing: tuple[str, str] | None, *, report: Report | None = None
+    ) -> None:
+        """Gives *path*, a new file of ours, another backing file (and its format) or none, and the same content.
+
+        What it read from the old one and would not from the new one is copied. A run that is killed leaves a worthless
+        file (HAZARDS A1). *report* is told how much of the disk has been looked at.
         """
-        argv = ["rebase", "-p" if report else "-q", "-f", image_format, "-b", backing[0], "-F", backing[1]]
+        argv = ["rebase", *(["-p"] if report else ["-q"]), "-f", image_format]
+        argv += ["-b", backing[0], "-F", backing[1]] if backing else ["-b", ""]
         self._write(*argv, "--", path, report=report)
+
+    def refer(self, path: str, image_format: str, backing: tuple[str, str]) -> None:
+        """Writes another backing file, and its format, into the header of *path*, and copies nothing."""
+        argv = ["rebase", "-q", "-u", "-f", image_format, "-b", backing[0], "-F", backing[1]]
+        self._write(*argv, "--", path, in_place=True)
 
     def same_content(
         self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None

@@ -11,12 +11,43 @@ from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Record, RecordedDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 
 #: The key of a record under which the identity of a new image stands.
 NEW_FILE = "new_file"
+
+
+#: What stands beside a path, with ``alive`` telling whether its run lives; None where nothing does.
+NoteOf = t.Callable[[str], t.Optional[dict[str, t.Any]]]
+
+#: What a run with that verb does to a disk, and the module that finishes it.
+_DOING = {"convert": ("converts", "vm_disk_convert"), "flatten": ("flattens", "vm_disk_flatten")}
+
+
+def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) -> None:
+    """Raises OperationInFlight where the run that wrote *record* into the metadata of domain *name* lives, DiskError
+    where it is dead and its *verb* is another: what it left is then for the module that knows what to look for."""
+    if record is None:
+        return
+    doing, module = _DOING.get(record.verb, (record.verb, None))
+    for disk in record.disks:
+        note = note_of(disk.dest)
+        what = f"{doing} {disk.target}" + (f" to {disk.dest}" if disk.dest != disk.source else f" ({disk.dest})")
+        if note is not None and note.get("alive"):
+            raise OperationInFlight(
+                f"{name}: another run {what} since {note.get('started')} (process {note.get('pid')}): "
+                "wait for it, or end it, then run again",
+                operation=note,
+            )
+    if record.verb != verb:
+        targets = ", ".join(disk.target for disk in record.disks)
+        raise DiskError(
+            f"{name}: a run ({record.verb} {targets}) was interrupted on it at {record.started}: nothing was changed: "
+            + (f"run {module} on {targets} again, which finishes or reverts that" if module else "finish that first"),
+            interrupted={"verb": record.verb, "started": record.started, "disks": targets.split(", ")},
+        )
 
 
 @dataclass
@@ -33,7 +64,7 @@ class Records:
         """Writes down what is in flight, durably. Raises OperationInFlight where another run was faster."""
         self._require_alone()
         for disk in record.disks:
-            for path in {disk.source, disk.dest}:
+            for path in sorted({disk.source, disk.dest}):
                 self.note(disk, path)
         self._require_alone()
         self._written = record

@@ -20,9 +20,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._convert import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Record, RecordedDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, require_own
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,11 @@ def find(
 ) -> Unfinished:
     """What stands unfinished of the domain's record, and beside *images*. *note_of* gives the record beside a path.
 
-    Raises OperationInFlight where the run that wrote the record still lives.
+    Raises OperationInFlight where the run that wrote the record still lives, DiskError where it was no conversion.
     """
     record = state.record
+    require_own(state.name, record, "convert", note_of)
     disks = record.disks if record else ()
-    for disk in disks:
-        _require_dead(state, disk, note_of)
     paths = {*images, *(disk.dest for disk in disks)}
     notes = {path: note for path in paths if (note := note_of(path)) is not None}
     dead = sorted(path for path in paths if not notes.get(path, {}).get("alive"))
@@ -118,17 +116,6 @@ def clean_up(unfinished: Unfinished, end_copy: t.Callable[[RecordedDisk], None])
 def existing(path: str, unfinished: Unfinished) -> bool:
     """Whether something stands at *path* that is not about to be removed."""
     return os.path.lexists(path) and path not in unfinished.stale
-
-
-def _require_dead(state: DomainState, disk: RecordedDisk, note_of: t.Callable[[str], dict[str, t.Any] | None]) -> None:
-    note = note_of(disk.dest)
-    if note is not None and note.get("alive"):
-        raise OperationInFlight(
-            f"{state.name}: another run converts {disk.target} to {disk.dest} since {note.get('started')} (process "
-            f"{note.get('pid')}): "
-            "wait for it, or end it, then run again",
-            operation=note,
-        )
 
 
 def _is_ours(path: str, note_of: t.Callable[[str], dict[str, t.Any] | None]) -> bool:

@@ -85,6 +85,13 @@ options:
     type: str
     choices: [auto, offline, live]
     default: auto
+  block_device:
+    description:
+      - Whether O(dest) is a block device, such as a logical volume. All that is on it is lost.
+      - Only while the domain runs. A raw disk must be as long as its device; a qcow2 image must find room on it.
+      - The device must not be mounted or part of another one. It is never removed.
+    type: bool
+    default: false
   shallow:
     description:
       - Whether the new image has the backing file that the old one has, and only what the old one holds itself is

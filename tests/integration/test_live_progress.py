@@ -180,7 +180,7 @@ def make_web(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> MakeWeb:
 def conversion(name: str, **more: Any) -> dict[str, Any]:
     """A task; keywords of the task are those in capitals."""
     keywords = {key.lower(): more.pop(key) for key in list(more) if key.isupper()}
-    return {MODULE: {"name": name, "disk": "vda", **more}, **keywords}
+    return {MODULE: {"name": name, "disk": "vda", "mode": "offline", **more}, **keywords}
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:

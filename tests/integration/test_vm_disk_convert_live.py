@@ -249,7 +249,8 @@ def test_a_paused_guest_stays_paused_and_has_its_new_disk(
     before = content(source, "raw")
     done = module(MODULE, {"name": guest.name, "disk": "vda"})
     assert done["disks"][0]["mode"] == "live"
-    assert subprocess.run([*virsh, "domstate", guest.name], capture_output=True, text=True).stdout.strip() == "paused"
+    domstate = subprocess.run([*virsh, "domstate", guest.name], check=True, capture_output=True, text=True)
+    assert domstate.stdout.strip() == "paused"
     assert content(images / "vm.qcow2", "qcow2") == before
     subprocess.run([*virsh, "resume", guest.name], check=True)
     stop_writing(guest)

@@ -26,12 +26,14 @@ FLOORS = (
     },
     {
         *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
+        *("_flatten", "_flatten_left", "_flatten_live", "_flatten_offline", "_flatten_survey"),
         *("_image_convert", "_repair", "_resize", "_snapshots", "_survey", "_transcode", "_trust", "_unfinished"),
     },
     {"_module"},
     {"_in_place"},
     {
-        *("_checked_image", "_comparison", "_domain_conversion", "_domain_resize", "_image_conversion"),
+        *("_checked_image", "_comparison", "_domain_conversion", "_domain_flatten", "_domain_resize"),
+        "_image_conversion",
         *("_managed_image", "_managed_snapshots", "_surroundings"),
     },
 )
@@ -52,6 +54,11 @@ NEIGHBOURS = {
     "_usage": {"_image"},
     "_convert": {"_plan"},
     "_create": {"_plan"},
+    "_flatten": {"_convert"},
+    "_flatten_left": {"_flatten", "_plan", "_records"},
+    "_flatten_live": {"_flatten", "_flatten_left", "_plan", "_records"},
+    "_flatten_offline": {"_create", "_flatten", "_flatten_live", "_plan", "_records"},
+    "_flatten_survey": {"_convert", "_flatten"},
     "_image_convert": {"_create", "_transcode", "_trust"},
     "_live": {"_convert", "_create", "_plan", "_records"},
     "_offline": {"_convert", "_create", "_plan", "_records"},

@@ -1,0 +1,273 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The disks of a domain independent of their backing files: the walk of vm_disk_flatten from its parameters to its
+result."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _domain,
+    _domain_xml,
+    _flatten,
+    _flatten_left,
+    _flatten_live,
+    _flatten_offline,
+    _image,
+    _lock,
+    _recover,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._flatten_left import Left
+from ansible_collections.kvmops.disk.plugins.module_utils._flatten_survey import FlattenSurvey
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, carry_out, refresh_pools
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step, refusal
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
+from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+
+
+def wish_from(params: dict[str, t.Any]) -> FlattenWish:
+    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
+    base, bandwidth = params["base"], params["bandwidth"]
+    wish = FlattenWish(
+        disks=tuple(params["disks"] or [params["disk"]]),
+        base=absolute(base, "base") if base is not None else None,
+        bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
+        **{name: params[name] for name in ("mode", "copy_timeout", "verify", "trusted")},
+    )
+    wish.require_valid()
+    return wish
+
+
+class FlattenTask:
+    """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
+
+    def __init__(self, module: AnsibleModule, wish: FlattenWish) -> None:
+        self.progress = Progress.wanted()
+        self.check_mode = module.check_mode
+        self.wish = wish
+        self.qemu_img = QemuImg.find()
+        self.hypervisor = Hypervisor.connect(module.params["uri"])
+        self.domain = self.hypervisor.domain(module.params["name"])
+        self.state: DomainState
+        self.survey: FlattenSurvey
+        self.mode: str | None = None
+        self.meant: list[Flattening] = []
+        self.items: list[Flattening] = []
+        self.left = Left()
+        self.lost: tuple[_domain_xml.RecordedDisk, ...] = ()
+
+    def decide(self, operation: Operation | None) -> Plan:
+        """The plan. Where the wish is refused, but a dead run left something, it settles that and then refuses."""
+        self.meant, self.items = [], []
+        self.state = _domain.observe(self.hypervisor, self.domain)
+        self.survey = FlattenSurvey(self.hypervisor, self.qemu_img, self.state, self.wish)
+        self.left = self._find_left(operation)
+        self.lost = _flatten_left.lost(self.left, self.qemu_img)
+        if self.lost:
+            return self._repair(operation)
+        try:
+            return self._plan(operation)
+        except OperationInFlight:
+            raise
+        except DiskError as error:
+            if self.check_mode or not self.left:
+                raise
+            self.items = []
+            return Plan({}, {}, (*self._settlement(operation), refusal(error)))
+
+    def paths(self) -> set[str]:
+        """The images whose records are to be held."""
+        return self.left.paths | {item.path for item in self.items}
+
+    def result(self, plan: Plan) -> dict[str, t.Any]:
+        """What the module returns, read from the world again after a change."""
+        changed = bool(plan) and not self.check_mode
+        state = _domain.observe(self.hypervisor, self.domain) if changed else self.state
+        if changed:
+            directories = {os.path.dirname(path) for path in self.left.paths}
+            refresh_pools(self.hypervisor, self.survey.directories(self.items) | directories)
+        now = {disk.target: disk for disk in state.disks}
+        return {
+            **plan.report(),
+            "diff": [{"before": plan.before, "after": plan.after}, *plan.diff],
+            "disks": [self._facts(item, now.get(item.target, item.disk), changed) for item in self.meant],
+        }
+
+    def _plan(self, operation: Operation | None) -> Plan:
+        self.meant = [self.survey.observed(disk) for disk in _flatten.select(self.state, self.wish)]
+        items = [item for item in self.meant if not _flatten.is_granted(item)]
+        self.left = self._find_left(operation)
+        stale = [item for item in self.meant if item not in items and self._is_misnamed(item)]
+        if not items:
+            return self._settling_plan(operation, stale)
+        self.mode = _flatten.way(self.state, self.wish)
+        adopted = _flatten_left.adoptable(self.left, items) if self.mode == "live" else frozenset()
+        jobs = _domain.block_jobs(self.domain, self.state) if self.state.active else []
+        ours = {disk.target for disk in self.left.pulled}
+        _flatten.require_flattenable(self.state, items, [target for target in jobs if target not in ours])
+        self.items = items
+        self.survey.require_unused(items)
+        if self.mode == "offline":
+            self.survey.require_no_bitmaps(items)
+        self.survey.require_space([item for item in items if item.target not in adopted])
+        self.left = _flatten_left.without(self.left, adopted)
+        return Plan(
+            before={item.target: {"backing_chain": _paths(item.images)} for item in items},
+            after={item.target: {"backing_chain": _paths(_flatten.predicted(item))} for item in items},
+            steps=(
+                *self._settled_images(operation),
+                *self._clean_up(),
+                *self._naming(stale),
+                *self._steps(operation, adopted),
+            ),
+            diff=self._definition_diff([*stale, *items]),
+        )
+
+    def _settling_plan(self, operation: Operation | None, stale: list[Flattening]) -> Plan:
+        """The plan where every image is as wanted: the definition may not be, and a dead run may have left things."""
+        settlement = self._settlement(operation) if self.left else ()
+        return Plan({}, {}, (*self._naming(stale), *settlement), self._definition_diff(stale) if stale else ())
+
+    def _steps(self, operation: Operation | None, adopted: t.Collection[str]) -> tuple[Step, ...]:
+        records, qemu_img = self._records(operation), self._holding(operation)
+        if self.mode == "live":
+            live = _flatten_live.LiveWork(
+                *(self.hypervisor, self.domain, qemu_img, records, self.wish, self.progress, self.left.owners, adopted)
+            )
+            return _flatten_live.steps(self.state, self.items, live)
+        work = _flatten_offline.OfflineWork(self.hypervisor, self.domain, qemu_img, records, self.wish, self.progress)
+        return _flatten_offline.steps(self.state, self.items, work)
+
+    def _is_misnamed(self, item: Flattening) -> bool:
+        """Whether the definition names backing files that the image has no more, since a run died that flattened it.
+
+        Raises UnsafeImage where it is not known whose doing that is: the guest sees what the definition says.
+        """
+        defined = item.disk.defined
+        found = _flatten_live.shortened(self.state.definition, [item]) if defined and defined.chain else None
+        if found is None or found == self.state.definition:
+            return False
+        if item.target not in self.left.targets:
+            _flatten.require_same_chain(self.state, item)
+        return True
+
+    def _naming(self, stale: t.Sequence[Flattening]) -> tuple[Step, ...]:
+        if not stale:
+            return ()
+        targets = ", ".join(item.target for item in stale)
+        return (
+            Step(
+                f"define {self.state.name} with the backing files that {targets} has now",
+                lambda: _flatten_live.name_chain(self.hypervisor, self.domain, stale),
+            ),
+        )
+
+    def _definition_diff(self, items: t.Sequence[Flattening]) -> tuple[dict[str, t.Any], ...]:
+        before = self.state.definition
+        return ({"prepared": _domain_xml.definition_diff(before, _flatten_live.shortened(before, items))},)
+
+    def _repair(self, operation: Operation | None) -> Plan:
+        """The plan that gives images back what their QEMU took along when it was killed; then all begins anew."""
+        if self.state.active:
+            images = ", ".join(disk.source for disk in self.lost)
+            raise DiskError(
+                f"{self.state.name}: {images} lost a part of what was pulled into it, as its QEMU was killed then; "
+                "a guest runs on it again, and reads zeros there: destroy the domain and run again, which brings back "
+                "what was below",
+                state=self.state.state,
+            )
+        again = _flatten_left.give_reference_back(self.lost, self._holding(operation))
+        return Plan({}, {}, (*again, *self._settlement(operation)))
+
+    def _settlement(self, operation: Operation | None) -> tuple[Step, ...]:
+        """The steps that end what a dead run left, where there is nothing else to do."""
+        records = self._records(operation)
+        images = {disk.path for disk in self.state.disks if disk.path}
+        return (
+            *self._clean_up(),
+            Step(f"forget the interrupted flattening of {self.state.name}", lambda: records.forget(images)),
+        )
+
+    def _clean_up(self) -> tuple[Step, ...]:
+        return _flatten_left.settle(
+            self.left,
+            lambda target: _flatten_live.end_pull(self.domain, target),
+            lambda target: _flatten_live.write_out(self.domain, target),
+        )
+
+    def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
+        """Where another verb died on an image, that image is checked first, which a running guest does not allow."""
+        note_of = _lock.notes(operation)
+        found: list[Step] = []
+        for item in self.items:
+            note = note_of(item.path)
+            if not note or note.get("alive") or note.get("verb") == "flatten":
+                continue
+            if self.mode == "live" and note.get("verb") in _recover.IN_PLACE:
+                raise DiskError(
+                    f"{item.path}: a run ({note.get('verb')}) was interrupted on it, and it cannot be checked while "
+                    f"{self.state.name} is {self.state.state}: shut the domain down, then run again",
+                    operation=note,
+                )
+            found += _recover.settle(look_for(item.path, item.image.format, note), self.qemu_img)
+        return tuple(found)
+
+    def _find_left(self, operation: Operation | None) -> Left:
+        run, images = self.domain.run_number(), [item.path for item in self.meant]
+        return _flatten_left.find(self.state, run, images, _lock.notes(operation), self.domain.is_pulled)
+
+    def _records(self, operation: Operation | None) -> Records:
+        return Records(self.hypervisor, self.domain, operation or Operation("flatten"), self.state.record)
+
+    def _holding(self, operation: Operation | None) -> QemuImg:
+        """qemu-img, which keeps the locks of the operation for as long as it works."""
+        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
+
+    def _facts(self, item: Flattening, disk: DomainDisk, changed: bool) -> dict[str, t.Any]:
+        """One disk as the module returns it; in check mode as it would be."""
+        mine = item in self.items
+        images = self._images_of(disk) if changed else _flatten.predicted(item) if mine else item.images
+        return {
+            "domain": self.state.name,
+            "target": item.target,
+            "path": images[0].path,
+            "format": images[0].format,
+            "virtual_size": images[0].virtual_size,
+            "actual_size": images[0].actual_size,
+            "backing_chain": [image.facts() for image in images],
+            "previous_backing_chain": [image.facts() for image in item.images] if mine else None,
+            "previous_actual_size": item.image.actual_size if mine else None,
+            "mode": self.mode if mine else None,
+            "verified": mine and self.mode == "offline" and self.wish.verify and not self.check_mode,
+        }
+
+    def _images_of(self, disk: DomainDisk) -> tuple[_image.Image, ...]:
+        image = _image.inspect(self.qemu_img, t.cast(str, disk.path), disk.format)
+        return _image.chain(self.qemu_img, image) if image.backing_file else (image,)
+
+
+def _paths(images: t.Iterable[_image.Image]) -> list[str]:
+    return [image.path for image in images]
+
+
+def flatten(module: AnsibleModule) -> dict[str, t.Any]:
+    """One run of the module."""
+    task = FlattenTask(module, wish_from(module.params))
+    plan = carry_out(task.decide, "flatten", task.paths, module.check_mode)
+    if task.lost and not module.check_mode:
+        after = carry_out(task.decide, "flatten", task.paths, module.check_mode)
+        plan = Plan(after.before, after.after, (*plan.steps, *after.steps), after.diff)
+    return task.result(plan)

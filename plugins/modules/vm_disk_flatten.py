@@ -1,0 +1,241 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: vm_disk_flatten
+short_description: Make the disks of a virtual machine independent of their backing files
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Makes sure that the image of a disk holds all that the guest sees on it, and needs no backing files any more, or
+    none above O(base). A linked clone becomes a machine of its own; a long chain becomes a short one.
+  - While the domain runs, or is paused, libvirt pulls the content of the backing files into the image (block pull), and
+    the guest never stops. While it is off, a new image is made beside the old one, compared with it, and put in its
+    place in one step.
+  - The image keeps its path, its format, its layout (cluster size, compat and so on), its owner, mode and labels. Where
+    the definition of the domain names backing files, it names those that are left; nothing else changes in it.
+  - The backing files are only read.
+  - A running domain is never shut down. To flatten its disks off line, shut it down first.
+  - When anything fails, or the task is told to end, the image has its backing files as before; what was pulled into it
+    stays there, which a guest cannot see. When the module is killed, a block pull goes on without it. The next run
+    waits for that one if it does what the task wants, or ends it, and removes what else was left.
+  - Off line, overlays that other domains have over the image stay valid, as its content is the same. The task is
+    refused while one of these domains runs.
+extends_documentation_fragment:
+  - kvmops.disk.libvirt
+  - kvmops.disk.libvirt.requirements
+  - kvmops.disk.progress
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.changing
+  - kvmops.disk.attributes.action_group
+options:
+  name:
+    description:
+      - The name or the UUID of the domain.
+    type: str
+    required: true
+    aliases: [domain]
+  disk:
+    description:
+      - The disk, by its target (such as V(vda)) or by the path of its image, which is the top of its backing chain.
+    type: str
+  disks:
+    description:
+      - Several disks, each as O(disk), flattened one after the other. If one fails live, those before it stay
+        flattened; off line, all new images are put in place at the end, or none.
+    type: list
+    elements: str
+  base:
+    description:
+      - The absolute path of the backing file that is kept, with all that is below it. What is between it and the image
+        is merged into the image. With several disks, it has to be in the chain of each.
+      - If this is not given, the image has no backing file afterwards.
+      - A disk without any backing file is left alone, whatever is named here.
+    type: path
+  mode:
+    description:
+      - V(live) pulls while the domain runs or is paused, V(offline) makes a new image while it is off. V(auto) does
+        what fits the state of the domain; the other two make the task fail where they do not.
+    type: str
+    choices: [auto, offline, live]
+    default: auto
+  bandwidth:
+    description:
+      - How many bytes a second a block pull may read, such as V(50M). The default is no limit.
+    type: str
+  copy_timeout:
+    description:
+      - How many seconds a block pull may take. Then it is ended and the task fails; the image keeps its backing files.
+    type: int
+    default: 86400
+  verify:
+    description:
+      - Whether a new image is compared with the old one before it takes its place. For O(mode=offline).
+    type: bool
+    default: true
+  trusted:
+    description:
+      - Whether to follow references to backing and data files that are in the images but not in the domain's
+        definition.
+      - Such a reference can have been planted to copy a foreign file into the disk. The definition names a backing file
+        by C(backingStore); that of a running domain always does.
+    type: bool
+    default: false
+notes:
+  - "Which module to use: C(vm_disk_flatten) keeps the image where it is and only takes away what is below it, which is
+    the least work. M(kvmops.disk.vm_disk_convert) makes a new image, in another format or at another place, which is
+    independent, too; with O(kvmops.disk.vm_disk_convert#module:shallow) it keeps the backing chain."
+  - A backing file is not removed. Others may use it; M(kvmops.disk.qcow2_image) with C(state=absent) refuses then.
+  - Images of the formats qcow2 and qed are flattened, and only image files. Disks are refused that are read-only,
+    shareable, transient or encrypted, or hold internal snapshots; and domains with snapshots, checkpoints, a
+    managed-save image or a block job of somebody else. Off line an image with dirty bitmaps is refused, too.
+  - An image that was preallocated is not preallocated anew off line.
+  - QEMU changes the reference to the backing file before it has written all metadata of what it pulled, and libvirt has
+    no call for that. So the module has QEMU write it at once, through its monitor; the log of the domain says
+    C(custom-monitor) then. A host that fails, or a QEMU that is killed, just before this moment (or later, where the
+    module was killed) leaves an image that lacks content. The record in the domain's metadata stays then. Run the task
+    again before the domain is started, and the image gets its backing files back and is flattened anew.
+seealso:
+  - module: kvmops.disk.vm_disk_convert
+  - module: kvmops.disk.vm_disk_info
+  - module: kvmops.disk.qcow2_image
+"""
+
+EXAMPLES = r"""
+- name: Make a linked clone independent of its template, while it runs
+  kvmops.disk.vm_disk_flatten:
+    name: web
+    disk: vda
+
+- name: Merge what stands between two disks and the golden image, with 100 MiB a second at most
+  kvmops.disk.vm_disk_flatten:
+    name: db
+    disks: [vda, vdb]
+    base: /srv/golden/debian12.qcow2
+    bandwidth: 100M
+
+- name: Flatten the disk of a machine that is off, whose definition does not name the backing files
+  kvmops.disk.vm_disk_flatten:
+    name: mail
+    disk: /srv/mail/system.qcow2
+    mode: offline
+    trusted: true
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, in order.
+  returned: always
+  type: list
+  elements: str
+diff:
+  description: The backing chains before and after, and the change of the domain's definition as a unified diff, empty
+    where that names no backing files. Passwords are hidden.
+  returned: always
+  type: list
+  elements: dict
+disks:
+  description: The disks that the task means, in its order.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    domain:
+      description: The name of the domain.
+      type: str
+    target:
+      description: The name of the disk inside the domain's definition.
+      type: str
+    path:
+      description: Its image.
+      type: str
+    format:
+      description: The format of the image.
+      type: str
+    virtual_size:
+      description: The size that the guest sees, in bytes.
+      type: int
+    actual_size:
+      description: The bytes that the image occupies, afterwards. In check mode those before.
+      type: int
+    backing_chain:
+      description: The image and those below it, top first, afterwards.
+      type: list
+      elements: dict
+    previous_backing_chain:
+      description: The same before; null if nothing changed.
+      type: list
+      elements: dict
+    previous_actual_size:
+      description: The bytes that the image occupied before; null if nothing changed.
+      type: int
+    mode:
+      description: How it was flattened, live or offline; null if nothing changed.
+      type: str
+    verified:
+      description: Whether the new image was compared with the old one. A block pull is not.
+      type: bool
+backing_chain:
+  description: The chain of the disk, where O(base) is not in it.
+  returned: failure
+  type: list
+  elements: str
+block_jobs:
+  description: The disks on which somebody else's block job runs, where that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+in_use_by:
+  description: The domains that use an image, where that made the task fail.
+  returned: failure
+  type: list
+  elements: dict
+interrupted:
+  description: What another module left unfinished on the domain, where that made the task fail.
+  returned: failure
+  type: dict
+required_bytes:
+  description: The space that the images need, where there is less.
+  returned: failure
+  type: int
+available_bytes:
+  description: The space that there is.
+  returned: failure
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_flatten import flatten
+from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, URI_SPEC, run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            **PROGRESS_SPEC,
+            "name": {"type": "str", "required": True, "aliases": ["domain"]},
+            "disk": {"type": "str"},
+            "disks": {"type": "list", "elements": "str"},
+            "base": {"type": "path"},
+            "mode": {"type": "str", "choices": ["auto", "offline", "live"], "default": "auto"},
+            "bandwidth": {"type": "str"},
+            "copy_timeout": {"type": "int", "default": 86400},
+            "verify": {"type": "bool", "default": True},
+            "trusted": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=[("disk", "disks")],
+        required_one_of=[("disk", "disks")],
+        supports_check_mode=True,
+    )
+    run(module, flatten)
+
+
+if __name__ == "__main__":
+    main()
