@@ -190,7 +190,13 @@ class FlattenTask:
                 state=self.state.state,
             )
         again = _flatten_left.give_reference_back(self.lost, self._holding(operation))
-        return Plan({}, {}, (*again, *self._settlement(operation)))
+        named = _flatten_left.with_old_chains(self.state.definition, self.lost, self.qemu_img)
+        define = Step("", lambda: self._define(named))
+        return Plan({}, {}, (*again, define, *self._settlement(operation)))
+
+    def _define(self, wanted: str) -> None:
+        if wanted != self.state.definition:
+            self.hypervisor.define(wanted)
 
     def _settlement(self, operation: Operation | None) -> tuple[Step, ...]:
         """The steps that end what a dead run left, where there is nothing else to do."""
@@ -214,7 +220,8 @@ class FlattenTask:
         found: list[Step] = []
         for item in self.items:
             note = note_of(item.path)
-            if not note or note.get("alive") or note.get("verb") == "flatten":
+            empty = operation is None and note and note.get("verb") == "unknown"  # or cut off: seen once it is held
+            if not note or empty or note.get("alive") or note.get("verb") == "flatten":
                 continue
             if self.mode == "live" and note.get("verb") in _recover.IN_PLACE:
                 raise DiskError(

@@ -177,6 +177,26 @@ def with_shorter_chain(xml: str, target: str, base: str | None) -> str:
     return _text(domain)
 
 
+def with_chain(xml: str, target: str, links: t.Sequence[ChainLink]) -> str:
+    """The domain's XML whose disk *target* names *links* as the backing files of its image, the upper ones first.
+
+    The same text where it says nothing of backing files. Raises DiskError where the disk is not in the XML.
+    """
+    domain = _parse(xml)
+    old = _find(domain, target).find("backingStore")
+    if old is None:
+        return xml
+    chain = etree.Element("backingStore")
+    for link in reversed(links):
+        below, chain = chain, etree.Element("backingStore", type="file")
+        etree.SubElement(chain, "format", type=link.format or "raw")
+        etree.SubElement(chain, "source", file=link.path or "")
+        chain.append(below)
+    chain.tail = old.tail
+    old.getparent().replace(old, chain)
+    return _text(domain)
+
+
 def copy_destination(path: str, image_format: str, *, block: bool = False) -> str:
     """The ``<disk>`` that a block copy is given: the file, or the block device, at *path*."""
     require_lxml()

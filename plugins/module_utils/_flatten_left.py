@@ -14,7 +14,7 @@ import os
 import typing as t
 from dataclasses import dataclass, field, replace
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _image, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _image, _staging, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, covers, recorded
@@ -112,6 +112,15 @@ def lost(left: Left, qemu_img: QemuImg) -> tuple[RecordedDisk, ...]:
     return tuple(disk for disk in left.doubtful if _is_lost(disk, qemu_img))
 
 
+def with_old_chains(definition: str, disks: t.Iterable[RecordedDisk], qemu_img: QemuImg) -> str:
+    """The definition with all the backing files that the images of *disks* had, where it names any."""
+    for disk in disks:
+        chain = _chain_below(disk, qemu_img)
+        links = [_domain_xml.ChainLink(image.path, image.format) for image in chain]
+        definition = _domain_xml.with_chain(definition, disk.target, links)
+    return definition
+
+
 def give_reference_back(disks: t.Iterable[RecordedDisk], qemu_img: QemuImg) -> tuple[Step, ...]:
     """The steps that let each of the images, which nobody has open, read its old backing file again."""
     return tuple(
@@ -155,12 +164,17 @@ def _is_lost(disk: RecordedDisk, qemu_img: QemuImg) -> bool:
     image = _image.inspect(qemu_img, disk.source, disk.format)
     if image.backing_file is not None and os.path.realpath(image.backing_file) == os.path.realpath(disk.below):
         return False
-    chain = _image.chain(qemu_img, _image.inspect(qemu_img, disk.below, disk.below_format))
+    chain = _chain_below(disk, qemu_img)
     paths = [os.path.realpath(each.path) for each in chain]
     base = os.path.realpath(disk.base) if disk.base else None
     merged = paths.index(base) if base in paths else len(paths)
     wanted = qemu_img.allocated(disk.below, chain[0].format, merged)
     return not covers(qemu_img.allocated(disk.source, disk.format, 1), wanted, image.virtual_size)
+
+
+def _chain_below(disk: RecordedDisk, qemu_img: QemuImg) -> tuple[_image.Image, ...]:
+    """The backing files that the image had."""
+    return _image.chain(qemu_img, _image.inspect(qemu_img, disk.below or "", disk.below_format))
 
 
 def _referring(disk: RecordedDisk, qemu_img: QemuImg) -> t.Callable[[], None]:

@@ -10,7 +10,7 @@ import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _convert, _flatten, _image, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _flatten, _image, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
@@ -34,7 +34,6 @@ class FlattenSurvey:
         image = _image.inspect(self.qemu_img, path, disk.format)
         images: tuple[_image.Image, ...] = (image,)
         if image.backing_file is not None:
-            _convert.require_plain_disk(self.state.name, disk, "flatten")
             _flatten.require_known_references(self.state, disk, images, self.wish.trusted)
             images = _image.chain(self.qemu_img, image)
             _flatten.require_known_references(self.state, disk, images, self.wish.trusted)

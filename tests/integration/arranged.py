@@ -117,7 +117,7 @@ def assert_refused(module: str, scene: Scene, asked: Asked, said: list[str]) -> 
         checked = run_module(module, asked, check=True, **options)
     assert refused.get("failed"), refused
     for words in said:
-        assert words in refused["msg"]
+        assert words in refused["msg"], refused["msg"]
     assert "Traceback" not in refused["msg"]
     assert checked["msg"] == refused["msg"], "check mode says the same"
     for domain in domains:

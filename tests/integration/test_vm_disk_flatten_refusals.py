@@ -34,13 +34,16 @@ def test_is_refused_and_nothing_changed(hv: Hypervisor, images: Path, make_domai
 
 
 def _figures(refused: dict[str, Any]) -> None:
-    assert refused["required_bytes"] > refused["available_bytes"] >= 0
+    assert refused["required_bytes"] > refused["available_bytes"] > 0
+
+
+def _the_chain(refused: dict[str, Any]) -> None:
+    assert [Path(path).name for path in refused["backing_chain"]] == ["vm.qcow2", "base.raw"]
 
 
 FACTS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "a_running_disk_has_no_room": _figures,
     "a_new_image_has_no_room": _figures,
-    "a_base_that_is_not_in_the_chain": lambda refused: len(refused["backing_chain"]) == 2 or pytest.fail(str(refused)),
+    "a_base_that_is_not_in_the_chain": _the_chain,
 }
 
 
@@ -146,11 +149,6 @@ def a_read_only_disk(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(overlaid(scene).path, "qcow2", readonly=True))}
 
 
-@case("vda: is shareable", "not flattened")
-def a_shareable_disk(scene: Scene) -> Asked:
-    return {"name": scene.domain(Disk(overlaid(scene).path, "qcow2", shareable=True))}
-
-
 @case("the guest runs on", "but the definition names")
 def another_disk_in_the_definition(scene: Scene) -> Asked:
     name = scene.domain(overlaid(scene), start=True)
@@ -231,7 +229,7 @@ def a_backing_file_that_somebody_writes(scene: Scene) -> Asked:
     return {"name": scene.domain(disk)}
 
 
-@case("no image")
+@case("base.raw: no such image")
 def a_backing_file_that_is_gone(scene: Scene) -> Asked:
     disk = overlaid(scene)
     (scene.images / "base.raw").unlink()
@@ -241,11 +239,6 @@ def a_backing_file_that_is_gone(scene: Scene) -> Asked:
 @case("not enough space in", "needed ")
 def a_new_image_has_no_room(scene: Scene) -> Asked:
     return {"name": scene.domain(cramped(scene))}
-
-
-@case("not enough space in", "needed ")
-def a_running_disk_has_no_room(scene: Scene) -> Asked:
-    return {"name": scene.domain(cramped(scene), start=True)}
 
 
 def cramped(scene: Scene) -> Disk:

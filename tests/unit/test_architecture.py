@@ -58,7 +58,7 @@ NEIGHBOURS = {
     "_flatten_left": {"_flatten", "_plan", "_records"},
     "_flatten_live": {"_flatten", "_flatten_left", "_plan", "_records"},
     "_flatten_offline": {"_create", "_flatten", "_flatten_live", "_plan", "_records"},
-    "_flatten_survey": {"_convert", "_flatten"},
+    "_flatten_survey": {"_flatten"},
     "_image_convert": {"_create", "_transcode", "_trust"},
     "_live": {"_convert", "_create", "_plan", "_records"},
     "_offline": {"_convert", "_create", "_plan", "_records"},

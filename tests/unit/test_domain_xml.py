@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -279,3 +280,54 @@ def test_entities_that_explode_are_refused() -> None:
     bomb = f"<!DOCTYPE domain [<!ENTITY a0 'x'>{levels}]>" + domain(rest="<serial a='&a9;'/>")
     with pytest.raises(Exception, match=r"(?i)entit|amplification"):
         _domain_xml.disks(bomb)
+
+
+@pytest.mark.parametrize(
+    ("base", "left"),
+    [
+        ("/images/middle.qcow2", [("/images/middle.qcow2", "qcow2"), ("/images/base.raw", "raw")]),
+        ("/images/base.raw", [("/images/base.raw", "raw")]),
+        (None, []),
+    ],
+)
+def test_a_chain_is_shortened_and_nothing_else_changes(base: str | None, left: list[tuple[str, str]]) -> None:
+    before = domain(FILE, CHAIN)
+    after = _domain_xml.with_shorter_chain(before, "vdb", base)
+    assert _domain_xml.disks(after)[1].chain == tuple(ChainLink(*link) for link in left)
+    assert _domain_xml.with_shorter_chain(after, "vdb", base) == after
+    old = (ChainLink("/images/middle.qcow2", "qcow2"), ChainLink("/images/base.raw", "raw"))
+    assert _domain_xml.unexpected_difference(before, _domain_xml.with_chain(after, "vdb", old)) is None
+
+
+def test_where_no_chain_is_said_none_is_written() -> None:
+    xml = domain(FILE)
+    assert _domain_xml.with_shorter_chain(xml, "vda", None) == xml
+    assert _domain_xml.with_shorter_chain(xml, "vda", "/images/base.raw") == xml
+    assert _domain_xml.with_chain(xml, "vda", [ChainLink("/images/base.raw", "raw")]) == xml
+    none = domain(CHAIN.replace(CHAIN[CHAIN.index("<backingStore") : CHAIN.rindex("<target")], "<backingStore/>"))
+    assert _domain_xml.with_shorter_chain(none, "vdb", None) == none
+
+
+def test_a_base_that_the_xml_does_not_name_is_an_error() -> None:
+    with pytest.raises(DiskError, match="does not name the backing file /images/other"):
+        _domain_xml.with_shorter_chain(domain(CHAIN), "vdb", "/images/other")
+
+
+def test_the_indexes_of_a_running_domain_are_read() -> None:
+    live = CHAIN.replace("<backingStore type='file'>", "<backingStore type='file' index='3'>", 1)
+    disk = only(live.replace("<source file='/images/top.qcow2'/>", "<source file='/images/top.qcow2' index='1'/>"))
+    assert disk.index == "1"
+    assert disk.chain is not None
+    assert [link.index for link in disk.chain] == ["3", None]
+
+
+def test_a_record_of_a_flattening_is_read_as_it_was_written() -> None:
+    disks = (
+        RecordedDisk(
+            "vda", "/a.qcow2", "qcow2", "/a.qcow2", "qcow2", base="/c.raw", below="/b.qcow2", below_format="qcow2"
+        ),
+        RecordedDisk("vdb", "/d.qcow2", "qcow2", "/d.qcow2", "qcow2"),
+    )
+    record = Record("flatten", "live", "now", True, False, disks, run="7")
+    assert _domain_xml.record_from_xml(_domain_xml.record_to_xml(record)) == record
+    assert "None" not in _domain_xml.record_to_xml(replace(record, run=None))
