@@ -124,7 +124,7 @@ test-matrix: venv ## every supported ansible-core that this machine has a Python
 bench: venv ## measures the modules beside the commands that they replace
 	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m bench
 
-demo: venv ## shows the collection at work: a machine on a raw disk becomes one on a qcow2 disk
+demo: venv ## shows the collection at work: the disk of a machine is converted, off line and while it runs
 	$(AS_ROOT) python tests/tools/demo.py
 
 clean: ## removes what the other targets made in this checkout

@@ -207,7 +207,7 @@ class ConversionTask:
         if expected is None:
             new_file.publish()
         else:
-            self._require_unlocked(operation)
+            self._require_unlocked()
             new_file.replace(expected)
             new_file.commit()
         self.verified = self.wish.verify
@@ -245,15 +245,15 @@ class ConversionTask:
         self.surroundings.require_not_running(self.wish.src, "convert it", but="backing file")
         self.surroundings.require_not_running(self.wish.dest, "put a new image there")
         if dest is not None:
-            self._require_unlocked(operation)
+            self._require_unlocked()
             self.surroundings.require_not_suspended_on(self.wish.dest, "replace it")
             self.surroundings.require_no_dependents(self.wish.dest, "replace it", "choose another dest")
         if self.wish.remove_src:
             self._require_source_removable()
 
-    def _require_unlocked(self, operation: Operation | None) -> None:
+    def _require_unlocked(self) -> None:
         """Raises ImageInUse where somebody has the destination open. Other runs that compare it are waited for."""
-        _surroundings.require_unlocked(self.wish.dest, "replace it", _lock.PATIENCE if operation else 0)
+        _surroundings.require_unlocked(self.wish.dest, "replace it", _lock.PATIENCE)
 
     def _require_source_removable(self) -> None:
         to_do = "remove it after its conversion (remove_src)"

@@ -72,20 +72,26 @@ def settle(left: Leftovers, qemu_img: QemuImg, *, reverting: bool = False) -> tu
         )
     if left.record is None:
         return tuple(steps)
-    if left.half_reverted is not None and not reverting:
-        raise UnsafeImage(
-            f"{path}: a revert to its snapshot {left.half_reverted!r} was interrupted at {left.started}, and the disk "
-            "is neither what it was before nor what the snapshot holds: revert it again (kvmops.disk.qcow2_snapshot "
-            "with state=reverted) to this snapshot or to another; if you know that its content is right, "
-            f"remove {left.record_path}",
-            path=path,
-            snapshot=left.half_reverted,
-        )
+    if not reverting:
+        require_whole(left)
     if left.format is not None and left.verb in IN_PLACE:
         steps.append(Step(f"check {path}, on which a run was interrupted at {left.started}", _checker(left, qemu_img)))
     else:
         steps.append(Step(f"forget the run that was interrupted on {path} at {left.started}", lambda: None))
     return tuple(steps)
+
+
+def require_whole(left: Leftovers) -> None:
+    """Raises UnsafeImage where a dead run was reverting the disk, and stopped in between."""
+    if left.half_reverted is not None:
+        raise UnsafeImage(
+            f"{left.path}: a revert to its snapshot {left.half_reverted!r} was interrupted at {left.started}, and the "
+            "disk is neither what it was before nor what the snapshot holds: revert it again "
+            "(kvmops.disk.qcow2_snapshot with state=reverted) to this snapshot or to another; if you know that its "
+            f"content is right, remove {left.record_path}",
+            path=left.path,
+            snapshot=left.half_reverted,
+        )
 
 
 def check(path: str, image_format: str, qemu_img: QemuImg) -> None:

@@ -18,10 +18,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     OperationInFlight,
     UnsafeImage,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, hypervisor_if_any, refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import IN_PLACE
+from ansible_collections.kvmops.disk.plugins.module_utils._recover import IN_PLACE, require_whole
 
 _POLL = 0.05
 
@@ -125,10 +126,13 @@ def require_settled(qemu_img: QemuImg, path: str, image_format: str, left: dict[
             path=path,
             operation=left,
         )
-    check = qemu_img.check(path, image_format)
+    found = look_for(path, image_format, left)
+    require_whole(found)
+    check = qemu_img.check(path, image_format, external_data=found.external_data)
     if check.result == "corrupt" or check.check_errors:
         raise UnsafeImage(
-            f"{path}: an interrupted run left {check.corruptions} corruption(s) in the metadata: repair it first",
+            f"{path}: an interrupted run left {check.corruptions} corruption(s) in the metadata: repair it first "
+            "(kvmops.disk.qcow2_check with repair=all)",
             path=path,
             check=dict(vars(check)),
         )

@@ -197,13 +197,14 @@ def test_a_half_reverted_disk_is_refused_until_it_is_reverted(tmp_path: Path) ->
     path = half_reverted(scene)
     before = tree_state(tmp_path)
     attempts: list[tuple[str, Mapping[str, Any]]] = [
-        ("qcow2_image", {"size": "2M"}),
-        ("qcow2_snapshot", {"snapshot": "other"}),
-        ("qcow2_snapshot", {"snapshot": "old", "state": "absent"}),
+        ("qcow2_image", image_params(path, {"size": "2M"})),
+        ("qcow2_snapshot", image_params(path, {"snapshot": "other"})),
+        ("qcow2_snapshot", image_params(path, {"snapshot": "old", "state": "absent"})),
+        ("qcow2_convert", {"src": str(path), "src_format": "qcow2", "dest": f"{path}.raw", "format": "raw"}),
     ]
     for module, params in attempts:
         for predicted in (True, False):
-            result = run_module(module, image_params(path, params), check=predicted)
+            result = run_module(module, params, check=predicted)
             assert result.get("failed"), result
             assert "a revert to its snapshot 'old' was interrupted" in result["msg"]
             assert str(tmp_path / ".disk.kvmops") in result["msg"]

@@ -111,6 +111,30 @@ def test_without_names_every_disk_that_its_guest_alone_may_write_to_is_converted
         assert disk_of(hv, name, target) == (str(path), "raw")
 
 
+def test_a_machine_that_runs_is_only_shut_down_where_that_is_asked_for(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, play: Play
+) -> None:
+    name = make_domain([Disk(make_image(images / "vm.raw"))], kernel=False).name
+    hv.start(name)
+    process = hv.qemu_pid(name)
+    back = {"disk_convert_from": "qcow2", "disk_convert_format": "raw", "disk_convert_dest_dir": images / "back"}
+    (images / "back").mkdir()
+
+    predicted = play("--check", disk_convert_mode="live")
+    there = play(disk_convert_mode="live", disk_convert_bandwidth="100M", disk_convert_copy_timeout=60)
+
+    assert "its machine runs on" in predicted.output
+    assert "its machine ran on" in there.output, there.output
+    assert (hv.qemu_pid(name), disk_of(hv, name)[1]) == (process, "qcow2")
+
+    again = play(disk_convert_mode="offline", disk_convert_shutdown="force", **back)
+
+    assert re.search(r"its machine was off for \d+\.\d seconds", again.output), again.output
+    assert is_running(hv, name)
+    assert hv.qemu_pid(name) != process
+    assert disk_of(hv, name) == (str(images / "back/vm.raw"), "raw")
+
+
 def test_a_domain_that_cannot_be_converted_does_not_hold_up_the_others(
     hv: Hypervisor, images: Path, make_domain: MakeDomain, play: Play
 ) -> None:

@@ -9,189 +9,17 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
+from integration.playground import SLOW_MIB, MakeWeb, Playground, conversion, percents, wait_for
 from integration.ssh_server import SshServer
 from integration.throttled import slowed
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from scene import content, disk_of, is_running, leftovers, make_image
-
-ROOT = Path(__file__).resolve().parents[2]
-MODULE = "kvmops.disk.vm_disk_convert"
-LINE = re.compile(
-    r"^\[(?P<host>[\w.]+)\] (?P<subject>\S+ \w+): (?P<verb>convert|compare) (?P<percent>\d+) % of (?P<rest>.*)$"
-)
-#: Mebibytes of data: for some eight seconds, where the conversion is slowed.
-SLOW_MIB = 100
-
-
-class Run:
-    """A running ansible-playbook."""
-
-    def __init__(self, process: subprocess.Popen[str], output: Path, registered: Path) -> None:
-        self.process = process
-        self._output = output
-        self._registered = registered
-
-    @property
-    def output(self) -> str:
-        return self._output.read_text(encoding="utf-8")
-
-    def wait(self, timeout: float = 120) -> Run:
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise AssertionError(f"not done after {timeout:g} s: {self.output}") from None
-        return self
-
-    def wait_for(self, text: str, timeout: float = 60) -> None:
-        deadline = time.monotonic() + timeout
-        while text not in self.output:
-            assert self.process.poll() is None, f"it ended before it said {text!r}: {self.output}"
-            assert time.monotonic() < deadline, f"it never said {text!r}: {self.output}"
-            time.sleep(0.05)
-
-    def lines(self) -> list[re.Match[str]]:
-        """What it printed of how far it is."""
-        return [found for line in self.output.splitlines() if (found := LINE.match(line))]
-
-    def result(self, name: str) -> dict[str, Any]:
-        found = json.loads((self._registered / f"{name}.json").read_text(encoding="utf-8"))
-        assert isinstance(found, dict)
-        return found
-
-
-class Playground:
-    """Plays on this machine, or on HOSTS; what Ansible leaves on a target is in directories of the test's own."""
-
-    def __init__(self, hv: Hypervisor, directory: Path, prefix: Sequence[str] = ()) -> None:
-        self.hv = hv
-        self.directory = directory
-        self.prefix = prefix
-        self.async_dir = directory / "async"
-        self.remote_tmp = directory / "remote"
-        for path in (self.async_dir, self.remote_tmp):
-            path.mkdir(exist_ok=True)
-            path.chmod(0o1777)
-        self.hosts = f"here ansible_connection=local ansible_python_interpreter={sys.executable}\n"
-
-    def start(self, *tasks: dict[str, Any], options: Sequence[str] = (), **play: Any) -> Run:
-        """Plays TASKS; what they register is kept for Run.result()."""
-        registered = self.directory / "registered"
-        registered.mkdir(exist_ok=True)
-        keep = [
-            {
-                "ansible.builtin.copy": {"content": f"{{{{ {name} | to_json }}}}", "dest": f"{registered}/{name}.json"},
-                "delegate_to": "here",
-                "become": False,
-                "check_mode": False,
-                "diff": False,
-            }
-            for task in tasks
-            if (name := task.get("register"))
-        ]
-        defaults = {"group/kvmops.disk.all": {"uri": self.hv.uri}}
-        whole = {"hosts": "all", "gather_facts": False, "module_defaults": defaults, "tasks": [*tasks, *keep], **play}
-        (self.directory / "play.yml").write_text(json.dumps([whole]), encoding="utf-8")
-        (self.directory / "hosts").write_text(self.hosts, encoding="utf-8")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-        environment |= {
-            "ANSIBLE_HOME": str(self.directory / "ansible"),
-            "ANSIBLE_ASYNC_DIR": str(self.async_dir),
-            "ANSIBLE_REMOTE_TMP": str(self.remote_tmp),
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.directory / "cp"),
-        }
-        playbook = [str(Path(sys.executable).with_name("ansible-playbook")), str(self.directory / "play.yml")]
-        output = self.directory / "output"
-        with open(output, "w", encoding="utf-8") as stream:
-            process = subprocess.Popen(
-                [*self.prefix, *playbook, "--inventory", str(self.directory / "hosts"), *options],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        return Run(process, output, registered)
-
-    def play(self, *tasks: dict[str, Any], **options: Any) -> Run:
-        run = self.start(*tasks, **options).wait()
-        assert run.process.returncode == 0, run.output
-        return run
-
-    def left(self) -> list[str]:
-        """The files of Ansible on the target that are still there."""
-        found = []
-        for directory in (self.async_dir, self.remote_tmp):
-            found += [str(path) for path in directory.rglob("*")]
-        return found
-
-
-class MakeWeb(Protocol):
-    """Defines a domain on a raw disk; with RUNNING it is started, with LARGE its conversion can be slowed."""
-
-    def __call__(self, *, large: bool = False, running: bool = False) -> str: ...
-
-
-@pytest.fixture
-def base(hv: Hypervisor, request: pytest.FixtureRequest) -> Path:
-    """A directory with a path short enough for the sockets of ssh, which every user may traverse."""
-    directory = hv.directory / f"p{abs(hash(request.node.name)) % 100000}"
-    directory.mkdir()
-    directory.chmod(0o711)
-    return directory
-
-
-@pytest.fixture
-def ground(hv: Hypervisor, base: Path) -> Playground:
-    return Playground(hv, base)
-
-
-@pytest.fixture
-def slow_ground(hv: Hypervisor, base: Path) -> Playground:
-    """Where conversions are slow."""
-    return Playground(hv, base, ["unshare", "--mount", "sh", "-c", f'{slowed(base)} && exec "$@"', "sh"])
-
-
-@pytest.fixture
-def make_web(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> MakeWeb:
-    def make(*, large: bool = False, running: bool = False) -> str:
-        number = len(list(images.iterdir()))
-        mib = SLOW_MIB if large else 2
-        image = make_image(images / f"{number}.raw", mib=mib, size_mib=mib + 8, seed=str(number))
-        name = make_domain([Disk(image)], name="web", kernel=False).name
-        if running:
-            hv.start(name)
-        return name
-
-    return make
-
-
-def conversion(name: str, **more: Any) -> dict[str, Any]:
-    """A task; keywords of the task are those in capitals."""
-    keywords = {key.lower(): more.pop(key) for key in list(more) if key.isupper()}
-    return {MODULE: {"name": name, "disk": "vda", "mode": "offline", **more}, **keywords}
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
-
-
-def percents(run: Run, host: str, verb: str) -> list[int]:
-    return [int(line["percent"]) for line in run.lines() if line["host"] == host and line["verb"] == verb]
+from lab import Hypervisor
+from scene import content, disk_of, is_running, leftovers
 
 
 def test_it_says_how_far_it_is_when_it_begins_meanwhile_and_when_it_has_ended(
@@ -268,7 +96,7 @@ def test_ctrl_c_has_the_module_undo_what_it_began(
     hv: Hypervisor, images: Path, make_web: MakeWeb, slow_ground: Playground, whom: str
 ) -> None:
     name = make_web(large=True, running=True)
-    run = slow_ground.start(conversion(name, shutdown="force"))
+    run = slow_ground.start(conversion(name, mode="offline", shutdown="force"))
     run.wait_for("vda: convert")
 
     if whom == "the terminal's processes":
@@ -283,7 +111,7 @@ def test_ctrl_c_has_the_module_undo_what_it_began(
     assert not list(images.glob("*.qcow2"))
     wait_for(lambda: not slow_ground.left(), "an empty async directory")
     slow_ground.prefix = ()
-    assert "changed=1" in slow_ground.play(conversion(name, shutdown="force")).output
+    assert "changed=1" in slow_ground.play(conversion(name, mode="offline", shutdown="force")).output
     assert disk_of(hv, name)[1] == "qcow2"
 
 
@@ -291,7 +119,7 @@ def test_the_timeout_of_the_task_has_the_module_undo_what_it_began(
     hv: Hypervisor, images: Path, make_web: MakeWeb, slow_ground: Playground
 ) -> None:
     name = make_web(large=True, running=True)
-    run = slow_ground.start(conversion(name, shutdown="force", TIMEOUT=6)).wait()
+    run = slow_ground.start(conversion(name, mode="offline", shutdown="force", TIMEOUT=6)).wait()
     assert run.process.returncode == 2, run.output
     assert is_running(hv, name)
     assert disk_of(hv, name)[1] == "raw"

@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Shows the collection at work: a machine on a raw disk, converted by playbooks/convert_disks.yml, on its qcow2 disk.
+"""Shows the collection at work: the disk of a machine, converted by playbooks/convert_disks.yml off line and then live.
 
     python tests/tools/demo.py
 
@@ -12,34 +12,40 @@ ends the demonstration with an error.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
-TESTS = Path(__file__).resolve().parents[1]
-ROOT = TESTS.parent
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import Disk, Guest, Hypervisor, build_boot_disk  # noqa: E402 - found by the line above
+from demo_stage import (
+    BOLD,
+    PLAIN,
+    PLAYBOOK,
+    NotAsClaimed,
+    Played,
+    claim,
+    definition,
+    difference,
+    disk_of,
+    mib,
+    occupied,
+    play,
+    row,
+    timed,
+    title,
+)
+from lab import Disk, Guest, Hypervisor, build_boot_disk
 
 DISK_MIB = 256
 DATA_MIB = 100
-PLAYBOOK = "playbooks/convert_disks.yml"
-COUNTED = ("ok", "changed", "unreachable", "failed")
-BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
-
-
-class NotAsClaimed(Exception):
-    """The world is not as the demonstration says."""
+#: What a live copy may take of the disk's speed: enough to be done soon, and little enough to be watched.
+BANDWIDTH = "40M"
 
 
 def main() -> None:
@@ -58,41 +64,17 @@ class Demonstration:
 
     def __init__(self, hypervisor: Hypervisor) -> None:
         self.hypervisor = hypervisor
+        self.uri = hypervisor.uri
         self.raw = hypervisor.images / "web.raw"
         self.qcow2 = hypervisor.images / "web.qcow2"
+        self.fast = hypervisor.images / "fast"
         self.guest = Guest(hypervisor, "web")
 
     def run(self) -> None:
         self.boot_from_raw()
-        written = self.write_in_guest()
-        before = self.definition()
-        size_before = occupied(self.raw)
-
-        title(f"{PLAYBOOK} converts its disk")
-        started = time.monotonic()
-        counts, output = self.play()
-        took = time.monotonic() - started
-        claim(counts["changed"] == 1, f"the first run changed {counts['changed']} things, not 1")
-
-        self.check_boots_from_qcow2(written)
-
-        title("The same playbook again has nothing to do")
-        counts, _output = self.play()
-        claim(counts["changed"] == 0, f"the second run changed {counts['changed']} things")
-
-        after = self.definition()
-        self.require_nothing_else_changed(before, after)
-        claim(self.raw.exists(), f"{self.raw}: is gone, though it was to be kept")
-        title("What happened")
-        row("disk, as the guest sees it", f"{DISK_MIB} MiB")
-        row("space it takes", f"{mib(size_before)} as raw, {mib(occupied(self.qcow2))} as qcow2")
-        row("the playbook", f"{took:.1f} s")
-        row("the machine was off", f"{downtime_in(output):.1f} s")
-        row("the second run", "changed=0")
-        row("the old disk", "kept")
-        print("\nThe machine's definition, before and after:\n")
-        for line in difference(before, after):
-            print(f"    {line}")
+        self.written = self.write_in_guest()
+        self.convert_off_line()
+        self.convert_live()
 
     def boot_from_raw(self) -> None:
         title("A machine boots from a raw disk")
@@ -109,121 +91,116 @@ class Demonstration:
             self.guest.must("pattern /data/written-by-guest 8 guest && sync", timeout=60)
         return self.guest.must("sha256sum /data/written-by-guest").split()[0]
 
-    def play(self) -> tuple[dict[str, int], str]:
-        """Runs the playbook in the open; returns the counts of its recap, and its output."""
-        variables = {
-            "disk_convert_hosts": "localhost",
-            "disk_convert_uri": self.hypervisor.uri,
-            "disk_convert_domains": "web",
-        }
-        options = [f"--extra-vars={name}={value}" for name, value in variables.items()]
-        print(" \\\n      ".join([f"  $ ansible-playbook {PLAYBOOK}", *map(shlex.quote, options)]), flush=True)
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_INVENTORY": "/dev/null",
-            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
-            "ANSIBLE_NOCOLOR": "1",
-        }
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), PLAYBOOK, *options]
-        lines = []
-        with subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            for line in process.stdout or ():
-                print(f"  {line}", end="", flush=True)
-                lines.append(line)
-        output = "".join(lines)
-        claim(process.returncode == 0, f"ansible-playbook ended with {process.returncode}")
-        recap = re.search(r"^localhost +: (.+)$", output, re.MULTILINE)
-        found = dict(re.findall(r"(\w+)=(\d+)", recap[1])) if recap else {}
-        claim(all(name in found for name in COUNTED), "the playbook acted on no host")
-        return {name: int(found[name]) for name in COUNTED}, output
+    def convert_off_line(self) -> None:
+        before, size_before = definition(self.uri), occupied(self.raw)
+        title(f"Off line: {PLAYBOOK} shuts it down, and converts its disk to qcow2")
+        done = play(self.uri, mode="offline")
+        claim(done.changed == 1, f"the first run changed {done.changed} things, not 1")
 
-    def check_boots_from_qcow2(self, written: str) -> None:
         title("The machine runs from its qcow2 disk")
         with timed("it boots from it"):
             self.guest.wait_ready()
-        self.require_live_disk()
+        self.require_disk("qcow2", self.qcow2)
+        self.check_data()
+        again = self.play_again(mode="offline")
+        after = definition(self.uri)
+        expected = before.replace("type='raw'", "type='qcow2'").replace(str(self.raw), str(self.qcow2))
+        claim(after == expected, "\n".join(difference(expected, after)))
+        claim(self.raw.exists(), f"{self.raw}: is gone, though it was to be kept")
+
+        title("What happened off line")
+        row("disk, as the guest sees it", f"{DISK_MIB} MiB")
+        row("space it takes", f"{mib(size_before)} as raw, {mib(occupied(self.qcow2))} as qcow2")
+        row("the playbook", f"{done.seconds:.1f} s")
+        row("the machine was off", f"{float(done.said(r'was off for ([0-9.]+) seconds')):.1f} s")
+        row("the second run", f"changed={again.changed}")
+        row("the old disk", "kept")
+        print("\nThe machine's definition, before and after:\n")
+        for line in difference(before, after):
+            print(f"    {line}")
+
+    def convert_live(self) -> None:
+        title("The guest writes records of 4 KiB, one after the other, and syncs each of them")
+        process = self.hypervisor.qemu_pid("web")
+        self.guest.must("(writer /data/records >/tmp/writer 2>&1 &); while [ ! -e /tmp/acked ]; do usleep 10000; done")
+        time.sleep(2)
+        first, at_rest = self.records()
+        row("so far", f"{first} records, the longest pause between two of them {at_rest:.2f} s")
+
+        title(f"Live: {PLAYBOOK} converts its disk back to raw, at another place, meanwhile")
+        self.fast.mkdir(mode=0o711)
+        wish = {"from": "qcow2", "format": "raw", "dest_dir": str(self.fast), "bandwidth": BANDWIDTH}
+        begun = self.acknowledged()
+        done = play(self.uri, **wish)
+        ended = self.acknowledged()
+        claim(done.changed == 1, f"the run changed {done.changed} things, not 1")
+        claim("its machine ran on" in done.output, "the machine did not run on")
+        lines = len(re.findall(r"^\[localhost\] web vda: copy ", done.output, re.MULTILINE))
+        claim(lines >= 3, f"{lines} lines said how far it was")
+
+        title("The machine runs from its new disk, and never stopped")
+        moved = self.fast / "web.raw"
+        self.require_disk("raw", moved)
+        now = self.hypervisor.qemu_pid("web")
+        claim(now == process, f"its QEMU is process {now}, was {process}")
+        time.sleep(1)
+        claim(self.acknowledged() > ended, "the guest writes no more")
+        with timed("its guest ends its writing, and reads all from the disk again"):
+            self.guest.must("touch /tmp/stop; while pidof dd; do usleep 10000; done; sync")
+            self.guest.must("echo 3 >/proc/sys/vm/drop_caches")
+        acknowledged, (found, longest) = self.acknowledged(), self.records()
+        claim(found >= acknowledged, f"{found} records are there, {acknowledged} had been acknowledged")
+        said = self.guest.must("cat /tmp/writer").strip()
+        claim(not said, f"the guest had errors: {said}")
+        self.check_data()
+        again = self.play_again(**wish)
+
+        title("What happened live")
+        row("the playbook", f"{done.seconds:.1f} s, the copy at most {BANDWIDTH} in a second")
+        row("records written meanwhile", str(ended - begun))
+        row("records lost", f"none of {found}")
+        row("the longest pause of the guest", f"{longest:.2f} s ({at_rest:.2f} s at rest)")
+        row("its QEMU", f"process {process}, before and after")
+        row("the second run", f"changed={again.changed}")
+
+    def play_again(self, **wish: str) -> Played:
+        title("The same playbook again has nothing to do")
+        again = play(self.uri, **wish)
+        claim(again.changed == 0, f"the second run changed {again.changed} things")
+        return again
+
+    def check_data(self) -> None:
         with timed("its guest checks its own data"):
             said = self.guest.must("cd /data && sha256sum -c SHA256SUMS", timeout=120)
         for line in said.splitlines():
             print(f"      {line}")
         found = self.guest.must("sha256sum /data/written-by-guest", timeout=60).split()[0]
-        claim(found == written, f"written-by-guest has the checksum {found}, had {written}")
-        print("      written-by-guest: as it was written before the conversion")
+        claim(found == self.written, f"written-by-guest has the checksum {found}, had {self.written}")
+        print("      written-by-guest: as it was written before any conversion")
 
-    def require_live_disk(self) -> None:
+    def acknowledged(self) -> int:
+        """The number of the last record of which the guest knows that it is on its disk."""
+        return int(self.guest.must("cat /tmp/acked"))
+
+    def records(self) -> tuple[int, float]:
+        """How many records there are, without a gap, and the longest time in seconds from one to the next."""
+        said = self.guest.must("check /data/records", timeout=60)
+        found = re.fullmatch(r"records: (\d+) longest: ([\d.]+)", said.strip())
+        claim(found is not None, said)
+        assert found
+        return int(found[1]), float(found[2])
+
+    def require_disk(self, image_format: str, path: Path) -> None:
+        """Both the running machine and its definition have this disk, and it is what they say."""
         with contextlib.closing(self.hypervisor.connect()) as connection:
             live = disk_of(connection.lookupByName("web").XMLDesc())
-        claim(live == ("qcow2", str(self.qcow2)), f"the machine runs from {live}")
-        info = ["qemu-img", "info", "--force-share", "--output=json", str(self.qcow2)]
+        claim(live == (image_format, str(path)), f"the machine runs from {live}")
+        defined = disk_of(definition(self.uri))
+        claim(defined == live, f"the machine is defined with {defined}")
+        info = ["qemu-img", "info", "--force-share", "--output=json", str(path)]
         image = json.loads(subprocess.run(info, check=True, stdout=subprocess.PIPE).stdout)
-        claim(image["format"] == "qcow2", f"{self.qcow2}: is {image['format']}")
-        claim(image["virtual-size"] == DISK_MIB << 20, f"{self.qcow2}: has {image['virtual-size']} bytes for the guest")
-
-    def require_nothing_else_changed(self, before: str, after: str) -> None:
-        expected = before.replace("type='raw'", "type='qcow2'").replace(str(self.raw), str(self.qcow2))
-        claim(after == expected, "\n".join(difference(expected, after)))
-
-    def definition(self) -> str:
-        """The XML with which the machine is started next."""
-        virsh = ["virsh", "--connect", self.hypervisor.uri, "dumpxml", "--inactive", "web"]
-        return subprocess.run(virsh, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-def claim(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise NotAsClaimed(otherwise)
-
-
-def title(text: str) -> None:
-    print(f"\n{BOLD}{text}{PLAIN}\n", flush=True)
-
-
-def row(name: str, value: str) -> None:
-    print(f"    {name + ':':30}{value}")
-
-
-@contextlib.contextmanager
-def timed(text: str) -> Iterator[None]:
-    """Says TEXT, and how long it took."""
-    began = time.monotonic()
-    yield
-    print(f"    {text} {DIM}({time.monotonic() - began:.1f} s){PLAIN}", flush=True)
-
-
-def occupied(path: Path) -> int:
-    """The bytes that the file takes on its file system."""
-    return path.stat().st_blocks * 512
-
-
-def mib(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB"
-
-
-def downtime_in(output: str) -> float:
-    """How long the machine was off, as the playbook tells it."""
-    found = re.search(r"was off for ([0-9.]+) seconds", output)
-    claim(found is not None, "the playbook does not say how long the machine was off")
-    assert found
-    return float(found[1])
-
-
-def disk_of(xml: str) -> tuple[str, str]:
-    """The format and the path of the machine's only disk."""
-    disk = ElementTree.fromstring(xml).find("devices/disk")
-    driver, source = (disk.find(name) if disk is not None else None for name in ("driver", "source"))
-    return (
-        "" if driver is None else driver.get("type", ""),
-        "" if source is None else source.get("file", ""),
-    )
-
-
-def difference(before: str, after: str) -> list[str]:
-    """The changed lines of two XML texts, each with those around it."""
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm="")
-    return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+        claim(image["format"] == image_format, f"{path}: is {image['format']}")
+        claim(image["virtual-size"] == DISK_MIB << 20, f"{path}: has {image['virtual-size']} bytes for the guest")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the tests of live progress play."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from integration.playground import SLOW_MIB, MakeWeb, Playground
+from integration.throttled import slowed
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from scene import make_image
+
+
+@pytest.fixture
+def base(hv: Hypervisor, request: pytest.FixtureRequest) -> Path:
+    """A directory with a path short enough for the sockets of ssh, which every user may traverse."""
+    directory = hv.directory / f"p{abs(hash(request.node.name)) % 100000}"
+    directory.mkdir()
+    directory.chmod(0o711)
+    return directory
+
+
+@pytest.fixture
+def ground(hv: Hypervisor, base: Path) -> Playground:
+    return Playground(hv, base)
+
+
+@pytest.fixture
+def slow_ground(hv: Hypervisor, base: Path) -> Playground:
+    """Where conversions are slow."""
+    return Playground(hv, base, ["unshare", "--mount", "sh", "-c", f'{slowed(base)} && exec "$@"', "sh"])
+
+
+@pytest.fixture
+def make_web(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> MakeWeb:
+    def make(*, large: bool = False, running: bool = False) -> str:
+        number = len(list(images.iterdir()))
+        mib = SLOW_MIB if large else 2
+        image = make_image(images / f"{number}.raw", mib=mib, size_mib=mib + 8, seed=str(number))
+        name = make_domain([Disk(image)], name="web", kernel=False).name
+        if running:
+            hv.start(name)
+        return name
+
+    return make

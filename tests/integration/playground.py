@@ -1,0 +1,154 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Playbooks that run beside a test, with what Ansible leaves on a target in directories of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from lab import Hypervisor
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = "kvmops.disk.vm_disk_convert"
+LINE = re.compile(
+    r"^\[(?P<host>[\w.]+)\] (?P<subject>\S+ \w+): (?P<verb>convert|compare|copy) (?P<percent>\d+) % of (?P<rest>.*)$"
+)
+#: Mebibytes of data: for some eight seconds, where the conversion is slowed.
+SLOW_MIB = 100
+
+
+class Run:
+    """A running ansible-playbook."""
+
+    def __init__(self, process: subprocess.Popen[str], output: Path, registered: Path) -> None:
+        self.process = process
+        self._output = output
+        self._registered = registered
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(encoding="utf-8")
+
+    def wait(self, timeout: float = 120) -> Run:
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"not done after {timeout:g} s: {self.output}") from None
+        return self
+
+    def wait_for(self, text: str, timeout: float = 60) -> None:
+        deadline = time.monotonic() + timeout
+        while text not in self.output:
+            assert self.process.poll() is None, f"it ended before it said {text!r}: {self.output}"
+            assert time.monotonic() < deadline, f"it never said {text!r}: {self.output}"
+            time.sleep(0.05)
+
+    def lines(self) -> list[re.Match[str]]:
+        """What it printed of how far it is."""
+        return [found for line in self.output.splitlines() if (found := LINE.match(line))]
+
+    def result(self, name: str) -> dict[str, Any]:
+        found = json.loads((self._registered / f"{name}.json").read_text(encoding="utf-8"))
+        assert isinstance(found, dict)
+        return found
+
+
+class Playground:
+    """Plays on this machine, or on HOSTS; what Ansible leaves on a target is in directories of the test's own."""
+
+    def __init__(self, hv: Hypervisor, directory: Path, prefix: Sequence[str] = ()) -> None:
+        self.hv = hv
+        self.directory = directory
+        self.prefix = prefix
+        self.async_dir = directory / "async"
+        self.remote_tmp = directory / "remote"
+        for path in (self.async_dir, self.remote_tmp):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o1777)
+        self.hosts = f"here ansible_connection=local ansible_python_interpreter={sys.executable}\n"
+
+    def start(self, *tasks: dict[str, Any], options: Sequence[str] = (), **play: Any) -> Run:
+        """Plays TASKS; what they register is kept for Run.result()."""
+        registered = self.directory / "registered"
+        registered.mkdir(exist_ok=True)
+        keep = [
+            {
+                "ansible.builtin.copy": {"content": f"{{{{ {name} | to_json }}}}", "dest": f"{registered}/{name}.json"},
+                "delegate_to": "here",
+                "become": False,
+                "check_mode": False,
+                "diff": False,
+            }
+            for task in tasks
+            if (name := task.get("register"))
+        ]
+        defaults = {"group/kvmops.disk.all": {"uri": self.hv.uri}}
+        whole = {"hosts": "all", "gather_facts": False, "module_defaults": defaults, "tasks": [*tasks, *keep], **play}
+        (self.directory / "play.yml").write_text(json.dumps([whole]), encoding="utf-8")
+        (self.directory / "hosts").write_text(self.hosts, encoding="utf-8")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        environment |= {
+            "ANSIBLE_HOME": str(self.directory / "ansible"),
+            "ANSIBLE_ASYNC_DIR": str(self.async_dir),
+            "ANSIBLE_REMOTE_TMP": str(self.remote_tmp),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.directory / "cp"),
+        }
+        playbook = [str(Path(sys.executable).with_name("ansible-playbook")), str(self.directory / "play.yml")]
+        output = self.directory / "output"
+        with open(output, "w", encoding="utf-8") as stream:
+            process = subprocess.Popen(
+                [*self.prefix, *playbook, "--inventory", str(self.directory / "hosts"), *options],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        return Run(process, output, registered)
+
+    def play(self, *tasks: dict[str, Any], **options: Any) -> Run:
+        run = self.start(*tasks, **options).wait()
+        assert run.process.returncode == 0, run.output
+        return run
+
+    def left(self) -> list[str]:
+        """The files of Ansible on the target that are still there."""
+        found = []
+        for directory in (self.async_dir, self.remote_tmp):
+            found += [str(path) for path in directory.rglob("*")]
+        return found
+
+
+class MakeWeb(Protocol):
+    """Defines a domain on a raw disk; with RUNNING it is started, with LARGE its conversion can be slowed."""
+
+    def __call__(self, *, large: bool = False, running: bool = False) -> str: ...
+
+
+def conversion(name: str, **more: Any) -> dict[str, Any]:
+    """A task; keywords of the task are those in capitals."""
+    keywords = {key.lower(): more.pop(key) for key in list(more) if key.isupper()}
+    return {MODULE: {"name": name, "disk": "vda", **more}, **keywords}
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.05)
+
+
+def percents(run: Run, host: str, verb: str) -> list[int]:
+    return [int(line["percent"]) for line in run.lines() if line["host"] == host and line["verb"] == verb]
