@@ -11,12 +11,12 @@ from pathlib import Path
 from ansible_collections.kvmops.disk.plugins.module_utils import _staging
 
 
-def test_a_new_file_gets_the_owner_of_its_model_without_libvirts_bookkeeping(tmp_path: Path) -> None:
+def test_a_new_file_gets_the_owner_that_its_model_has_at_rest_without_libvirts_bookkeeping(tmp_path: Path) -> None:
     model, copy = tmp_path / "model", tmp_path / "copy"
     for path in (model, copy):
         path.write_bytes(b"")
-    os.chown(model, 1234, 4321)
-    os.setxattr(model, "trusted.libvirt.security.dac", b"+0:+0")
+    os.chown(model, 55, 55)  # QEMU's, to which libvirt has lent it
+    os.setxattr(model, "trusted.libvirt.security.dac", b"+1234:+4321")
     os.setxattr(model, "trusted.other", b"kept")
     _staging.resemble(str(copy), str(model))
     assert (copy.stat().st_uid, copy.stat().st_gid) == (1234, 4321)
