@@ -137,7 +137,7 @@ def write_out(domain: Domain, target: str) -> None:
     """Brings what was pulled into the image of a running guest to stable storage. Raises LibvirtFailed.
 
     QEMU changes the reference to the backing file before it writes the metadata of what it has pulled, and that only
-    when the guest flushes its disk, which may never be. Until then nothing may happen to it (HAZARDS A1).
+    when the guest flushes its disk, which may never be. Until then nothing may happen to it (HAZARDS G14).
     """
     disk = _block_job.live_disk(domain, target)
     if disk is not None and disk.index is not None:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.playground import Playground, percents, wait_for
 from integration.test_vm_disk_convert_live import start_writing, stop_writing
 from lab import Disk, Guest, Hypervisor, pattern_sha256, run_module, tree_state, write_pattern
 from lab.fixtures import MakeDomain
@@ -363,3 +366,32 @@ def test_a_disk_without_backing_files_is_left_alone_whatever_the_base(
     assert not done["changed"], done
     assert done["disks"][0]["backing_chain"][0]["format"] == "raw"
     assert tree_state(images) == before
+
+
+# In a playbook
+
+
+def test_ctrl_c_ends_a_pull_that_says_how_far_it_is(off: Machine, ground: Playground) -> None:
+    off.hv.start(off.name)
+    task = {f"kvmops.disk.{MODULE}": {"name": off.name, "disk": "vda", "bandwidth": "512K"}}
+    run = ground.start(task)
+    run.wait_for("vda: pull")
+    wait_for(lambda: pulls(off), "the pull")
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait(60)
+    assert run.process.returncode != 0
+    wait_for(lambda: not pulls(off) and not leftovers(off.hv, off.name, off.top.parent), "the end of the pull")
+    assert image_chain(off.top, "qcow2") == [str(off.middle), str(off.base)]
+
+    task[f"kvmops.disk.{MODULE}"]["bandwidth"] = "500M"
+    again = ground.play({**task, "register": "again"})
+    assert {(line["subject"], line["verb"]) for line in again.lines()} == {(f"{off.name} vda", "pull")}
+    found = percents(again, "here", "pull")
+    assert (found[0], found[-1]) == (0, 100)
+    assert again.result("again")["disks"][0]["mode"] == "live"
+    assert content(off.top, "qcow2") == off.content
+
+
+def pulls(machine: Machine) -> bool:
+    with contextlib.closing(machine.hv.connect()) as connection:
+        return bool(connection.lookupByName(machine.name).blockJobInfo("vda", 0))

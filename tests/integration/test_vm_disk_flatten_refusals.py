@@ -161,7 +161,7 @@ def another_disk_in_the_definition(scene: Scene) -> Asked:
 @case("libvirt's XML names the backing files none, the images", "bring the two together first")
 def a_definition_that_says_that_there_is_none(scene: Scene) -> Asked:
     disk = overlaid(scene)
-    return {"name": scene.defined(lambda xml: with_backing(xml), disk)}
+    return {"name": scene.defined(with_backing, disk)}
 
 
 @case("libvirt's XML names the backing files", "other.raw (raw), the images", "base.raw (raw)")
