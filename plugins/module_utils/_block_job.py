@@ -17,7 +17,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _domain_xml
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 
 #: Told how far a job is: bytes done, bytes in all. Both can grow.
 Report = t.Callable[[int, int], None]

@@ -12,13 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import (
-    ChainLink,
-    DiskChange,
-    DiskElement,
-    Record,
-    RecordedDisk,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskChange, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     InvalidRequest,
@@ -32,6 +26,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._layout import (
     known_suffixes,
     suffix,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 
 #: The formats that libvirt can give to a guest as a writable disk.
 DISK_FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc")

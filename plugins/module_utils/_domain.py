@@ -9,9 +9,10 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _record_xml
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import source_path
 
 
@@ -58,7 +59,7 @@ class DomainState:
     busy: bool
     definition: str
     disks: tuple[DomainDisk, ...]
-    record: _domain_xml.Record | None
+    record: _record_xml.Record | None
 
     def disk(self, wanted: str) -> DomainDisk | None:
         """The disk with that target or source path; None where the domain has none."""
@@ -89,7 +90,7 @@ def observe(hypervisor: Hypervisor, domain: Domain) -> DomainState:
         busy=active and domain.has_domain_job(),
         definition=definition,
         disks=disks(hypervisor, definition if persistent else None, domain.xml(inactive=False) if active else None),
-        record=_domain_xml.record_from_xml(record) if record else None,
+        record=_record_xml.record_from_xml(record) if record else None,
     )
 
 

@@ -21,6 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _offline,
     _staging,
     _unfinished,
+    _xml,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
@@ -49,7 +50,7 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
     for name in ("dest", "dest_dir"):
         if params[name] is not None:
             absolute(params[name].rstrip("/") or "/" if name == "dest_dir" else params[name], name)
-            _domain_xml.require_expressible(params[name], name)
+            _xml.require_expressible(params[name], name)
     bandwidth = params["bandwidth"]
     wish = ConvertWish(
         disks=tuple(params["disks"] or [params["disk"]]),

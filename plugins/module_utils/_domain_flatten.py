@@ -20,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _flatten_offline,
     _image,
     _lock,
+    _record_xml,
     _recover,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
@@ -67,7 +68,7 @@ class FlattenTask:
         self.meant: list[Flattening] = []
         self.items: list[Flattening] = []
         self.left = Left()
-        self.lost: tuple[_domain_xml.RecordedDisk, ...] = ()
+        self.lost: tuple[_record_xml.RecordedDisk, ...] = ()
 
     def decide(self, operation: Operation | None) -> Plan:
         """The plan. Where the wish is refused, but a dead run left something, it settles that and then refuses."""

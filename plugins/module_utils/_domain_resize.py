@@ -24,7 +24,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import carry_out, refresh_pools, require_directories
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan

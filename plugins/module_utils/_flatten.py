@@ -14,10 +14,11 @@ from datetime import datetime, timezone
 from ansible_collections.kvmops.disk.plugins.module_utils import _convert
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 
 #: The formats whose backing file QEMU can change (bdrv_change_backing_file in its block drivers).
 FLATTENABLE_FORMATS = ("qcow2", "qed")

@@ -15,13 +15,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _domain_xml,
     _flatten,
     _image,
+    _record_xml,
     _staging,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten_left import OWNERS
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
@@ -46,7 +48,7 @@ class LiveWork:
     _begun: dict[str, Flattening] = field(default_factory=dict, init=False)
     _owners: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
-    def begin(self, record: _domain_xml.Record, items: t.Sequence[Flattening]) -> None:
+    def begin(self, record: _record_xml.Record, items: t.Sequence[Flattening]) -> None:
         """Writes down what is in flight, and whose the backing files are: libvirt gives them to others (G16)."""
         found = _staging.owners(image.path for item in items for image in item.images[1:])
         self._owners = {**found, **self.owners}

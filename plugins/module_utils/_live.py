@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _block_job,
     _convert,
     _domain_xml,
+    _record_xml,
     _staging,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
@@ -21,7 +22,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._create import creatio
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
@@ -46,7 +48,7 @@ class LiveWork:
     _made: dict[str, list[int]] = field(default_factory=dict, init=False)
     _owners: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
-    def begin(self, record: _domain_xml.Record, conversions: t.Sequence[Conversion]) -> None:
+    def begin(self, record: _record_xml.Record, conversions: t.Sequence[Conversion]) -> None:
         """Writes down what is in flight, and that the images which were made for it are ours."""
         ours = {
             item.dest: _staging.file_identity(item.dest)
@@ -145,7 +147,7 @@ class LiveWork:
                 return
         self.records.remove()
 
-    def _ours(self, disk: _domain_xml.RecordedDisk, identity: list[int]) -> None:
+    def _ours(self, disk: _record_xml.RecordedDisk, identity: list[int]) -> None:
         self.records.note(disk, disk.dest, **{NEW_FILE: identity})
         self._made[disk.dest] = identity
 
@@ -208,14 +210,14 @@ def steps(
     return tuple(found)
 
 
-def end_copy(domain: Domain, disk: _domain_xml.RecordedDisk) -> None:
+def end_copy(domain: Domain, disk: _record_xml.RecordedDisk) -> None:
     """Ends the copy that a dead run began."""
     found = _block_job.live_disk(domain, disk.target)
     if found is not None and found.mirror == disk.dest:
         _block_job.end(domain, disk.target)
 
 
-def name_pivoted(hypervisor: Hypervisor, domain: Domain, disks: t.Iterable[_domain_xml.RecordedDisk]) -> None:
+def name_pivoted(hypervisor: Hypervisor, domain: Domain, disks: t.Iterable[_record_xml.RecordedDisk]) -> None:
     """Has the definition name the images that the guest uses since a run pivoted to them and died."""
     changes = [
         _domain_xml.DiskChange(disk.target, disk.dest, disk.format, block=_block_device.is_block_device(disk.dest))

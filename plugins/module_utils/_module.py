@@ -11,7 +11,7 @@ import signal
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _libvirt, _lock
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _libvirt, _lock, _xml
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
@@ -127,7 +127,7 @@ def hypervisor_if_any(uri: str) -> _libvirt.Hypervisor | None:
     Such a module works on hosts without libvirt; QEMU's own locks protect a running guest's image there.
     """
     try:
-        _domain_xml.require_lxml()
+        _xml.require_lxml()
         return _libvirt.Hypervisor.connect(uri)
     except DiskError:
         return None

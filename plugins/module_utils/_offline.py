@@ -17,7 +17,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._create import creatio
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg

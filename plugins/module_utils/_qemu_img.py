@@ -12,33 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ansible.module_utils.common.process import get_bin_path
-from ansible_collections.kvmops.disk.plugins.module_utils import _process, _qemu_nbd
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils import _qemu_nbd
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import Report, Runner, parsed
 
-#: Seconds that a look at an image may take; it reads a header, so a longer one means a dead file system.
-LOOK_SECONDS = 60
-#: What a look at an image that a stranger wrote may cost: reading all tables of 64 TiB takes less.
-LOOK_LIMITS = _process.Limits(cpu_seconds=300, address_space=4 << 30)
-#: What work on such an image may: it takes as long as its data needs, which nobody knows beforehand.
-WORK_LIMITS = _process.Limits(address_space=4 << 30)
-NO_LIMITS = _process.Limits()
-#: Is told how far a verb is, in percent.
-Report = t.Callable[[float], None]
 #: Coroutines of a conversion: the most that qemu-img takes (MAX_COROUTINES in qemu-img.c).
 COROUTINES = 16
-
-_LOCKED = re.compile(r'Failed to get (?:shared )?"[^"]*" lock')
-_PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
-_WARNING = re.compile(r"^qemu-img: warning: .*\n?", re.MULTILINE)
-_FILE = re.compile(r"driver=[^,]*,file\.filename=((?:[^,]|,,)*)")
-_NO_SPACE = "No space left on device"
-_MOST_OUTPUT = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -66,34 +47,8 @@ _CHECK_RESULTS = {0: "good", 2: "corrupt", 3: "leaks", 63: "unsupported"}
 
 
 @dataclass(frozen=True)
-class QemuImg:
-    """qemu-img as it is installed on this host.
-
-    *hold* are file descriptors that its writing verbs keep open: the locks of the operation that they serve, so
-    that a lock outlives a killed module for as long as its qemu-img still writes. *limited*: it runs under limits.
-    """
-
-    executable: str
-    hold: tuple[int, ...] = ()
-    limited: bool = False
-
-    @classmethod
-    def find(cls) -> QemuImg:
-        """The qemu-img on the search path. Raises DiskError where none is installed."""
-        try:
-            return cls(get_bin_path("qemu-img", opt_dirs=["/usr/bin", "/usr/local/bin"]))
-        except ValueError as error:
-            raise DiskError(
-                "qemu-img was not found on this host: install the package qemu-utils (Debian, Ubuntu) or qemu-img "
-                "(openEuler, Red Hat family), or apply the role kvmops.disk.hypervisor"
-            ) from error
-
-    def holding(self, *descriptors: int) -> QemuImg:
-        return replace(self, hold=tuple(descriptors))
-
-    def limiting(self, limited: bool = True) -> QemuImg:
-        """The same under limits of CPU time and memory, for images that a stranger wrote (HAZARDS F)."""
-        return replace(self, limited=limited)
+class QemuImg(Runner):
+    """The verbs of qemu-img as it is installed on this host."""
 
     def info(self, path: str, image_format: str) -> dict[str, t.Any]:
         """The top level of ``info --output=json``; safe beside a running guest (-U), opens no backing file."""
@@ -260,7 +215,7 @@ class QemuImg:
         done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=True)
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
-        found = _parsed(done.stdout) if done.returncode != 63 else {}
+        found = parsed(done.stdout) if done.returncode != 63 else {}
         return CheckResult(
             _CHECK_RESULTS[done.returncode],
             found.get("corruptions", 0),
@@ -287,93 +242,11 @@ class QemuImg:
         alone = image_by_itself(path, "qcow2")
         self._write("snapshot", "-q", option, which, "--image-opts", "--", alone, in_place=True)
 
-    def _json(self, *arguments: str, seconds: int | None = LOOK_SECONDS) -> t.Any:
-        done = self._run(*arguments, seconds=seconds)
-        if done.returncode:
-            raise self._failure(done)
-        return _parsed(done.stdout)
-
-    def _write(self, *arguments: str, in_place: bool = False, report: Report | None = None) -> None:
-        done = self._run(*arguments, seconds=None, writes=True, in_place=in_place, report=report)
-        if done.returncode:
-            raise self._failure(done)
-
     def _same(self, *arguments: str, report: Report | None) -> bool:
         done = self._run("compare", "-p" if report else "-q", *arguments, seconds=None, writes=True, report=report)
         if done.returncode not in (0, 1):
             raise self._failure(done)
         return done.returncode == 0
-
-    def _run(
-        self,
-        *arguments: str,
-        seconds: int | None,
-        writes: bool = False,
-        in_place: bool = False,
-        report: Report | None = None,
-    ) -> _process.Done:
-        """Runs qemu-img to its end.
-
-        A verb that fills a new file dies with us: what it writes is worthless then. One that changes an image *in
-        place* is left to finish, whatever happens to us, and keeps the locks of the operation meanwhile.
-        *report* is for a verb with ``-p``, that may take as long as it takes.
-        """
-        ways = self._ways(writes, in_place)
-        listen = _percents(report) if report else None
-        try:
-            return _process.run([self.executable, *arguments], ways, seconds=seconds, most=_MOST_OUTPUT, listen=listen)
-        except _process.TooLong as error:
-            raise QemuImgFailed(
-                f"qemu-img {arguments[0]} did not answer within {seconds} s for {_subject(arguments)}: "
-                "is its file system alive?"
-            ) from error
-        except _process.TooMuch as error:
-            raise QemuImgFailed(
-                f"qemu-img {arguments[0]} printed more than {_MOST_OUTPUT} bytes for {_subject(arguments)}: "
-                "more than an answer may have"
-            ) from error
-        except ValueError as error:  # an embedded NUL byte
-            raise QemuImgFailed(f"qemu-img cannot be given {_subject(arguments)!r}: {error}") from error
-
-    def _ways(self, writes: bool, in_place: bool = False) -> _process.Ways:
-        limits = (WORK_LIMITS if writes else LOOK_LIMITS) if self.limited else NO_LIMITS
-        return _process.Ways(self.hold if writes else (), in_place, writes and not in_place, limits)
-
-    def _failure(self, done: _process.Done) -> DiskError:
-        """The typed error for a failed run; decided by the exit status, worded by the text (HAZARDS C12, I)."""
-        verb, path = done.args[1], _subject(done.args)
-        said = done.stderr.decode(errors="replace").strip()[-4000:]
-        said = re.sub(r"^qemu-img: ", "", _WARNING.sub("", said))
-        said = said.replace(done.args[-1], path) if _FILE.match(done.args[-1]) else said
-        facts = {"rc": done.returncode, "stderr": said, "command": done.args}
-        if _LOCKED.search(said):
-            return ImageInUse(f"qemu-img {verb}: an image is open in another process: {said}", in_use_by=[], **facts)
-        if done.returncode < 0 or done.returncode >= 128:
-            number = abs(done.returncode) & 127
-            name = signal.Signals(number).name if number in set(signal.Signals) else str(done.returncode)
-            if self.limited and number in (signal.SIGXCPU, signal.SIGKILL, signal.SIGABRT):
-                return QemuImgFailed(
-                    f"qemu-img {verb} was ended by {name} on {path}, which is not trusted: it wanted more time or "
-                    f"memory than a sound image needs. {said}",
-                    **facts,
-                )
-            return QemuImgFailed(
-                f"qemu-img {verb} was ended by {name} on {path}; the state of what it wrote is unknown. {said}", **facts
-            )
-        if _NO_SPACE in said:
-            return QemuImgFailed(f"qemu-img {verb}: the file system is full: {said}", **facts)
-        return QemuImgFailed(f"qemu-img {verb} failed ({done.returncode}): {said}", **facts)
-
-
-def _percents(report: Report) -> t.Callable[[bytes], None]:
-    """Tells *report* the last percentage of what qemu-img has said."""
-
-    def listen(said: bytes) -> None:
-        percents = _PERCENT.findall(said)
-        if percents:
-            report(float(percents[-1]))
-
-    return listen
 
 
 def _options(options: t.Mapping[str, str]) -> list[str]:
@@ -399,17 +272,3 @@ def image_by_itself(path: str, image_format: str, *, external_data: bool = False
     """
     data = ",data-file.driver=null-co" if external_data else ""
     return f"driver={image_format},file.filename={path.replace(',', ',,')},backing={data}"
-
-
-def _subject(argv: t.Sequence[str]) -> str:
-    """The image that a command line is about: what follows its ``--``, or the file in such a set of options."""
-    found = argv[argv.index("--") + 1] if "--" in argv else argv[-1]
-    options = _FILE.match(found)
-    return options.group(1).replace(",,", ",") if options else found
-
-
-def _parsed(output: bytes) -> t.Any:
-    try:
-        return json.loads(output)
-    except ValueError as error:
-        raise QemuImgFailed(f"qemu-img printed no JSON: {output[:200]!r}") from error

@@ -9,11 +9,12 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _record_xml
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 
 #: The key of a record under which the identity of a new image stands.
 NEW_FILE = "new_file"
@@ -68,7 +69,7 @@ class Records:
                 self.note(disk, path)
         self._require_alone()
         self._written = record
-        self.domain.set_record(_domain_xml.record_to_xml(record))
+        self.domain.set_record(_record_xml.record_to_xml(record))
 
     def note(self, disk: RecordedDisk, path: str, **facts: t.Any) -> None:
         """Writes beside *path* what becomes of *disk*, with further *facts*."""
@@ -114,7 +115,7 @@ class Records:
 
     def _now(self) -> Record | None:
         record = self.domain.record()
-        return _domain_xml.record_from_xml(record) if record else None
+        return _record_xml.record_from_xml(record) if record else None
 
     def _require_alone(self) -> None:
         if self._now() != self.found:

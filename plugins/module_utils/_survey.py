@@ -14,10 +14,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _block_device,
     _capacity,
     _convert,
-    _domain_xml,
     _image,
     _staging,
     _usage,
+    _xml,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed
@@ -39,7 +39,7 @@ class Survey:
 
     def examined(self, item: Conversion) -> Conversion:
         """The conversion with what its image says of it. Raises DiskError where the image cannot be converted."""
-        _domain_xml.require_expressible(item.dest, "dest")
+        _xml.require_expressible(item.dest, "dest")
         if not self.wish.block_device:
             _staging.require_directory(item.dest, "dest")
         _image.require_regular_file(item.source)

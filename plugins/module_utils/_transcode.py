@@ -17,7 +17,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import sibling_name
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg, Report
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import Report
 from ansible_collections.kvmops.disk.plugins.module_utils._staging import NewFile
 
 #: Begins a phase of the progress: a verb, and the bytes that it is about.

@@ -19,8 +19,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._convert import (
     is_live,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, require_own
 
 

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _formats, _image
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents, ImageInUse
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor, is_missing_domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import is_missing_domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 
 # QEMU's locks on an image are OFD locks on single bytes: 100+i for a permission that somebody has, 200+i for one that
 # somebody does not let others have (block/file-posix.c).

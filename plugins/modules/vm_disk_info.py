@@ -117,7 +117,9 @@ from dataclasses import asdict
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain, _image, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Domain, Hypervisor, is_missing_domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import is_missing_domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg

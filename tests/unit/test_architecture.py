@@ -19,7 +19,11 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
     {"_errors", "_parallel", "_size"},
-    {"_domain_xml", "_formats", "_libvirt", "_mapping", "_process", "_progress", "_qcow2", "_qemu_img", "_qemu_nbd"},
+    {
+        *("_domain_xml", "_record_xml", "_xml"),
+        *("_libvirt", "_libvirt_binding", "_libvirt_domain"),
+        *("_formats", "_mapping", "_process", "_progress", "_qcow2", "_qemu_img", "_qemu_img_run", "_qemu_nbd"),
+    },
     {
         *("_block_device", "_block_job", "_capacity", "_domain", "_image", "_layout", "_leftovers", "_lock"),
         *("_staging", "_usage"),
@@ -42,8 +46,13 @@ FLOORS = (
 NEIGHBOURS = {
     "_size": {"_errors"},
     "_capacity": {"_image", "_lock", "_usage"},
+    "_domain_xml": {"_xml"},
+    "_libvirt": {"_libvirt_binding", "_libvirt_domain"},
+    "_libvirt_domain": {"_libvirt_binding"},
+    "_record_xml": {"_xml"},
     "_formats": {"_qcow2"},
-    "_qemu_img": {"_process", "_qemu_nbd"},
+    "_qemu_img": {"_qemu_img_run", "_qemu_nbd"},
+    "_qemu_img_run": {"_process"},
     "_qemu_nbd": {"_process"},
     "_block_job": {"_capacity"},
     "_domain": {"_usage"},
@@ -75,7 +84,7 @@ NEIGHBOURS = {
     "_image_conversion": {"_surroundings"},
 }
 
-DOORS = {"libvirt": "_libvirt", "lxml": "_domain_xml", "subprocess": "_process"}
+DOORS = {"libvirt": "_libvirt_binding", "lxml": "_xml", "subprocess": "_process"}
 
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 LIBRARY_FILES = sorted((PLUGINS / "module_utils").rglob("*.py"))

@@ -12,11 +12,12 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import _convert
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskElement, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import RecordedDisk
 
 ELEMENT = DiskElement(
     target="vda",

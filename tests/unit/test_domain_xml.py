@@ -9,14 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import (
-    ChainLink,
-    DiskChange,
-    Record,
-    RecordedDisk,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _record_xml, _xml
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskChange
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 
 FILE = """<disk type='file' device='disk'>
       <driver name='qemu' type='raw' cache='none'/>
@@ -216,14 +212,14 @@ RECORD = Record(
 
 
 def test_a_record_comes_back_as_it_was_written() -> None:
-    assert _domain_xml.record_from_xml(_domain_xml.record_to_xml(RECORD)) == RECORD
+    assert _record_xml.record_from_xml(_record_xml.record_to_xml(RECORD)) == RECORD
 
 
 def test_a_record_comes_back_from_under_libvirts_namespace() -> None:
-    text = _domain_xml.record_to_xml(RECORD)
+    text = _record_xml.record_to_xml(RECORD)
     moved = text.replace("<operation", "<kvmops:operation xmlns:kvmops='urn:kvmops:disk:1'")
     moved = moved.replace("</operation", "</kvmops:operation").replace("<disk", "<kvmops:disk")
-    assert _domain_xml.record_from_xml(moved) == RECORD
+    assert _record_xml.record_from_xml(moved) == RECORD
 
 
 @pytest.mark.parametrize(
@@ -232,7 +228,7 @@ def test_a_record_comes_back_from_under_libvirts_namespace() -> None:
 )
 def test_a_record_that_nobody_can_read_is_an_error_that_says_what_to_do(text: str) -> None:
     with pytest.raises(DiskError, match="virsh metadata --remove"):
-        _domain_xml.record_from_xml(text)
+        _record_xml.record_from_xml(text)
 
 
 @pytest.mark.parametrize(
@@ -256,12 +252,12 @@ def test_nothing_is_rewritten_where_there_is_no_empty_metadata() -> None:
 @pytest.mark.parametrize("path", ["/a\nb", "/a\tb", "/a\rb", "/a\x00b", "/a\x01b", "/a\x1bb", "/a\udcffb", "/a\ufffeb"])
 def test_a_path_that_xml_cannot_say_is_refused(path: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^dest: "):
-        _domain_xml.require_expressible(path, "dest")
+        _xml.require_expressible(path, "dest")
 
 
 @pytest.mark.parametrize("path", ["/a b", "/a,b", "/a:b", "/a'b\"c", "/-a", "/ünïcode-ディスク", "/&<>"])
 def test_a_path_that_xml_can_say_is_taken(path: str) -> None:
-    _domain_xml.require_expressible(path, "dest")
+    _xml.require_expressible(path, "dest")
 
 
 def test_entities_are_not_resolved(tmp_path: Path) -> None:
@@ -329,5 +325,5 @@ def test_a_record_of_a_flattening_is_read_as_it_was_written() -> None:
         RecordedDisk("vdb", "/d.qcow2", "qcow2", "/d.qcow2", "qcow2"),
     )
     record = Record("flatten", "live", "now", True, False, disks, run="7")
-    assert _domain_xml.record_from_xml(_domain_xml.record_to_xml(record)) == record
-    assert "None" not in _domain_xml.record_to_xml(replace(record, run=None))
+    assert _record_xml.record_from_xml(_record_xml.record_to_xml(record)) == record
+    assert "None" not in _record_xml.record_to_xml(replace(record, run=None))

@@ -19,7 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _unfinished,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskElement, Record
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     InvalidRequest,
@@ -28,6 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record
 
 MIB = 1 << 20
 TOP, MIDDLE, BASE = "/images/vm.qcow2", "/images/middle.qcow2", "/images/base.raw"

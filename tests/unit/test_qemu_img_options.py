@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import _options, _subject, image_by_itself
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import _options, image_by_itself
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import subject
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,4 +61,4 @@ def test_an_image_by_itself_is_the_file_of_that_name_and_no_other(name: str, ima
     options = image_by_itself(path, image_format, external_data=external)
     said = [("driver", image_format), ("file.filename", path), ("backing", "")]
     assert parsed(options) == said + ([("data-file.driver", "null-co")] if external else [])
-    assert _subject(["qemu-img", "check", "--image-opts", "--", options]) == path
+    assert subject(["qemu-img", "check", "--image-opts", "--", options]) == path

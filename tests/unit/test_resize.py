@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import _resize
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement, Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._resize import ResizeWish, Resizing
 
 GIB = 1 << 30

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import _staging, _unfinished
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement, Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 
 Note = dict[str, Any]

@@ -1,0 +1,290 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A domain of libvirt: its state, its definition, its life and the block jobs on its disks. XML passes as text."""
+
+from __future__ import annotations
+
+import json
+import time
+import typing as t
+from contextlib import ExitStack, contextmanager, suppress
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _libvirt_binding as binding
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import failure, translated, without_signals
+
+#: The namespace and the prefix of what this collection writes into a domain's metadata.
+METADATA_URI = "urn:kvmops:disk:1"
+METADATA_PREFIX = "kvmops"
+
+_TICK_SECONDS = 0.5
+#: Bytes that a block copy has under way at once. QEMU's 16 MiB make the guest's own writes wait longer (tests/bench).
+_COPY_BUFFER = 1 << 20
+
+
+class Domain:
+    """A domain of libvirt."""
+
+    def __init__(self, domain: t.Any) -> None:
+        self._domain = domain
+        self.name: str = domain.name()
+        self.uuid: str = domain.UUIDString()
+
+    def xml(self, *, inactive: bool, secrets: bool = True) -> str:
+        """The definition (*inactive*) or what is now; with *secrets*, so that a redefine loses none (HAZARDS G1)."""
+        flags = binding.libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
+        flags |= binding.libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0
+        with translated(f"{self.name}: cannot read the domain"):
+            return t.cast(str, self._domain.XMLDesc(flags))
+
+    def state(self) -> str:
+        """In the words of ``virsh domstate``: running, paused, shut off, crashed, ..."""
+        with translated(f"{self.name}: cannot read the domain's state"):
+            number = self._domain.state()[0]
+        return {
+            binding.libvirt.VIR_DOMAIN_RUNNING: "running",
+            binding.libvirt.VIR_DOMAIN_BLOCKED: "running",
+            binding.libvirt.VIR_DOMAIN_PAUSED: "paused",
+            binding.libvirt.VIR_DOMAIN_SHUTDOWN: "in shutdown",
+            binding.libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+            binding.libvirt.VIR_DOMAIN_CRASHED: "crashed",
+            binding.libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
+        }.get(number, "no state")
+
+    def is_active(self) -> bool:
+        with translated(f"{self.name}: cannot read the domain's state"):
+            return bool(self._domain.isActive())
+
+    def is_persistent(self) -> bool:
+        with translated(f"{self.name}: cannot read the domain's state"):
+            return bool(self._domain.isPersistent())
+
+    def has_managed_save(self) -> bool:
+        with translated(f"{self.name}: cannot look for a managed-save image"):
+            return bool(self._domain.hasManagedSaveImage(0))
+
+    def snapshots(self) -> list[str]:
+        """The names of the snapshots that libvirt knows."""
+        with translated(f"{self.name}: cannot list the snapshots"):
+            return list(self._domain.snapshotListNames(0))
+
+    def snapshot_definitions(self) -> list[str]:
+        """The XML of the snapshots: each holds the domain as it was."""
+        with translated(f"{self.name}: cannot read the snapshots"):
+            return [snapshot.getXMLDesc(0) for snapshot in self._domain.listAllSnapshots(0)]
+
+    def checkpoints(self) -> list[str]:
+        """The names of the checkpoints; none where the driver has no checkpoints."""
+        try:
+            return [found.getName() for found in self._domain.listAllCheckpoints(0)]
+        except binding.libvirt.libvirtError as error:
+            if error.get_error_code() == binding.libvirt.VIR_ERR_NO_SUPPORT:
+                return []
+            raise failure(f"{self.name}: cannot list the checkpoints", error) from error
+
+    def block_job(self, target: str) -> dict[str, int]:
+        """The block job on a disk of the running domain: type, bandwidth, cur, end; empty where there is none."""
+        with translated(f"{self.name}: cannot look for a block job on {target}"):
+            return dict(self._domain.blockJobInfo(target, 0) or {})
+
+    def capacity(self, target: str) -> int:
+        """The bytes that the guest sees of a disk of the running domain, as its QEMU has them."""
+        with translated(f"{self.name}: cannot read the size of {target}"):
+            return int(self._domain.blockInfo(target)[0])
+
+    def resize_disk(self, target: str, size: int) -> None:
+        """Gives a disk of the running domain *size* bytes, which its guest sees at once (HAZARDS G12).
+
+        libvirt makes it smaller as readily as larger, even empty (HAZARDS A5). Raises LibvirtFailed.
+        """
+        try:
+            self._domain.blockResize(target, size, binding.libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        except binding.libvirt.libvirtError as error:
+            went_off = (
+                error.get_error_code() == binding.libvirt.VIR_ERR_OPERATION_INVALID and not self._domain.isActive()
+            )
+            reason = "the domain went off meanwhile: nothing was changed: run again" if went_off else ""
+            what = f"{self.name}: cannot resize {target}" + (f": {reason}" if reason else "")
+            raise failure(what, error) from error
+
+    def has_domain_job(self) -> bool:
+        """Whether the running domain is being migrated, saved, dumped or backed up."""
+        try:
+            return bool(self._domain.jobInfo()[0] != binding.libvirt.VIR_DOMAIN_JOB_NONE)
+        except binding.libvirt.libvirtError as error:
+            if error.get_error_code() == binding.libvirt.VIR_ERR_OPERATION_INVALID:  # it went off meanwhile
+                return False
+            raise failure(f"{self.name}: cannot look for a job of the domain", error) from error
+
+    def start(self) -> None:
+        with translated(f"{self.name}: cannot start the domain"):
+            self._domain.create()
+
+    def destroy(self) -> None:
+        """Pulls the plug; nothing to do where the domain went off meanwhile."""
+        try:
+            self._domain.destroy()
+        except binding.libvirt.libvirtError as error:
+            if error.get_error_code() != binding.libvirt.VIR_ERR_OPERATION_INVALID:
+                raise failure(f"{self.name}: cannot destroy the domain", error) from error
+
+    def shut_down(self, seconds: float) -> bool:
+        """Asks the guest to power off and waits for it. False: it was still on after *seconds*.
+
+        shutdown() returns at once and a guest without ACPI never goes off (HAZARDS G15).
+        """
+        deadline = time.monotonic() + seconds
+        with self.watched() as wait, translated(f"{self.name}: cannot ask the guest to shut down"):
+            try:
+                self._domain.shutdown()
+            except binding.libvirt.libvirtError as error:
+                if error.get_error_code() != binding.libvirt.VIR_ERR_OPERATION_INVALID or self._domain.isActive():
+                    raise
+            while self._domain.isActive():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                wait(min(left, _TICK_SECONDS))
+        return True
+
+    @contextmanager
+    def watched(self) -> t.Iterator[t.Callable[[float], None]]:
+        """A function that waits until the life of the domain or a block job of it changes, for so many seconds at most.
+
+        The limit covers an event that came before anybody listened, one that cannot be listened for, and a libvirtd
+        that has died.
+        """
+        seen: list[bool] = []
+        connection = self._domain.connect()
+
+        def wait(seconds: float) -> None:
+            with without_signals():
+                tick = binding.libvirt.virEventAddTimeout(
+                    max(1, round(seconds * 1000)), lambda *_told: seen.append(True), None
+                )
+                try:
+                    while not seen:
+                        binding.libvirt.virEventRunDefaultImpl()
+                finally:
+                    binding.libvirt.virEventRemoveTimeout(tick)
+                    seen.clear()
+
+        with ExitStack() as listening:
+            for event in (
+                binding.libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+                binding.libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
+            ):
+                with without_signals(), suppress(binding.libvirt.libvirtError):
+                    callback = connection.domainEventRegisterAny(
+                        self._domain, event, lambda *_told: seen.append(True), None
+                    )
+                    listening.callback(_deaf, connection, callback)
+            yield wait
+
+    def block_copy(self, target: str, destination: str, *, shallow: bool = False, bandwidth: int | None = None) -> None:
+        """Begins to copy a disk of the running domain into an image that is there already (HAZARDS G4, G6).
+
+        *destination* is its ``<disk>``, *bandwidth* in bytes a second. Not for ever: a persistent domain only takes a
+        transient job.
+        """
+        flags = binding.libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB | binding.libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
+        flags |= binding.libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW if shallow else 0
+        parameters = {binding.libvirt.VIR_DOMAIN_BLOCK_COPY_BUF_SIZE: _COPY_BUFFER}
+        if bandwidth:
+            parameters[binding.libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH] = bandwidth
+        with translated(f"{self.name}: cannot copy {target} while the domain runs"):
+            self._domain.blockCopy(target, destination, parameters, flags)
+
+    def pull(self, target: str, base: str | None = None, *, bandwidth: int | None = None) -> None:
+        """Begins to fill the image of a disk with what it reads from its backing files; nobody waits for it.
+
+        *base* is the index (``vda[3]``) of the one that the image is to keep, None for none; *bandwidth* in bytes a
+        second. In the end libvirt shortens the chain in the live XML, and in the definition where that names one.
+        flush() is needed then, so MissingLibrary is raised now where that could not be.
+        """
+        binding.monitor()
+        with translated(f"{self.name}: cannot pull the backing files of {target} into its image"):
+            if base is None:
+                flag = binding.libvirt.VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES
+                self._domain.blockPull(target, bandwidth or 0, flag)
+            else:
+                flag = binding.libvirt.VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES
+                self._domain.blockRebase(target, base, bandwidth or 0, flag)
+
+    def flush(self, target: str, index: str) -> None:
+        """Has QEMU write what it keeps of the image of a running domain's disk in its memory, metadata above all.
+
+        *index* is libvirt's number of the image. libvirt has no call for that, so QEMU's monitor is asked, of which the
+        domain's log speaks (``custom-monitor``). Raises LibvirtFailed.
+        """
+        words = {"command-line": f"qemu-io libvirt-{index}-format flush"}
+        command = json.dumps({"execute": "human-monitor-command", "arguments": words})
+        with translated(f"{self.name}: cannot have QEMU write the metadata of {target}"):
+            said = json.loads(binding.monitor().qemuMonitorCommand(self._domain, command, 0)).get("return", "")
+        if said.strip():
+            raise LibvirtFailed(f"{self.name}: cannot have QEMU write the metadata of {target}: {said.strip()}")
+
+    def is_pulled(self, target: str) -> bool:
+        """Whether a pull goes on below a disk of the running domain."""
+        return bool(self.block_job(target).get("type") == binding.libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL)
+
+    def limit_block_job(self, target: str, bandwidth: int | None) -> None:
+        """Lets the block job on a disk go on with *bandwidth* bytes a second; None: as fast as it can."""
+        with translated(f"{self.name}: cannot set the bandwidth of the block job on {target}"):
+            flags = binding.libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
+            self._domain.blockJobSetSpeed(target, bandwidth or 0, flags)
+
+    def run_number(self) -> str | None:
+        """libvirt's number of this run of the domain, which no other run has; None where it is off."""
+        number = self._domain.ID()
+        return str(number) if number >= 0 else None
+
+    def pivot(self, target: str) -> None:
+        """Lets the guest go on with the destination of the block copy."""
+        with translated(f"{self.name}: cannot pivot {target} to its new image"):
+            self._domain.blockJobAbort(target, binding.libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+
+    def end_block_job(self, target: str) -> None:
+        """Ends the block job on a disk; the guest stays on the image that it has."""
+        with translated(f"{self.name}: cannot end the block job on {target}"):
+            self._domain.blockJobAbort(target, 0)
+
+    def record(self) -> str | None:
+        """The element of ours in the metadata of the definition, as XML; None where there is none."""
+        try:
+            return t.cast(
+                str,
+                self._domain.metadata(
+                    binding.libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_URI, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG
+                ),
+            )
+        except binding.libvirt.libvirtError as error:
+            if error.get_error_code() == binding.libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+                return None
+            raise failure(f"{self.name}: cannot read the domain's metadata", error) from error
+
+    def set_record(self, element: str) -> None:
+        """Writes the element of ours into the metadata of the definition."""
+        self._set_metadata(element, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def remove_record(self) -> None:
+        """Removes the element of ours, from the running domain too: that was started with it."""
+        try:
+            if self.is_active():
+                self._set_metadata(None, binding.libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except LibvirtFailed as error:
+            if error.facts["libvirt_code"] != binding.libvirt.VIR_ERR_OPERATION_INVALID:  # it went off meanwhile
+                raise
+        self._set_metadata(None, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def _set_metadata(self, element: str | None, where: int) -> None:
+        prefix = METADATA_PREFIX if element is not None else None
+        with translated(f"{self.name}: cannot write the domain's metadata"):
+            self._domain.setMetadata(binding.libvirt.VIR_DOMAIN_METADATA_ELEMENT, element, prefix, METADATA_URI, where)
+
+
+def _deaf(connection: t.Any, callback: int) -> None:
+    with without_signals(), suppress(binding.libvirt.libvirtError):  # libvirtd may have died
+        connection.domainEventDeregisterAny(callback)

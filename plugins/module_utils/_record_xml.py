@@ -1,0 +1,91 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The record of an operation on a domain's disks, as the element of ours in the domain's metadata."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _xml
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+
+RECORD_URI = "urn:kvmops:disk:1"
+
+
+@dataclass(frozen=True)
+class RecordedDisk:
+    """One disk in the record of an operation; all paths absolute.
+
+    An image that is flattened stays where it is, so *source* and *dest* are the same; *below* is its backing file, and
+    *base* the one of those further down that it is to have, if any.
+    """
+
+    target: str
+    source: str
+    source_format: str
+    dest: str
+    format: str
+    base: str | None = None
+    below: str | None = None
+    below_format: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """An operation in flight, as it stands in the domain's metadata. *mode*: offline or live.
+
+    *run* is libvirt's number of the domain's run, where the operation is bound to it: another run is another guest.
+    """
+
+    verb: str
+    mode: str
+    started: str
+    was_running: bool
+    remove_source: bool
+    disks: tuple[RecordedDisk, ...]
+    run: str | None = None
+
+
+def record_to_xml(record: Record) -> str:
+    """The record as the element that goes into the domain's metadata."""
+    root = _xml.element(
+        "operation",
+        {
+            "verb": record.verb,
+            "mode": record.mode,
+            "started": record.started,
+            "was_running": "yes" if record.was_running else "no",
+            "remove_source": "yes" if record.remove_source else "no",
+            **({"run": record.run} if record.run is not None else {}),
+        },
+    )
+    for disk in record.disks:
+        _xml.child(root, "disk", {name: value for name, value in asdict(disk).items() if value is not None})
+    return _xml.text(root)
+
+
+def record_from_xml(xml: str) -> Record:
+    """The record that the element in a domain's metadata holds. Raises DiskError where it is none of ours."""
+    root = _xml.parse(xml)
+    try:
+        return Record(
+            verb=root.attrib["verb"],
+            mode=root.attrib["mode"],
+            started=root.attrib["started"],
+            was_running=root.attrib["was_running"] == "yes",
+            remove_source=root.attrib["remove_source"] == "yes",
+            disks=tuple(
+                RecordedDisk(**{_xml.local_name(key): value for key, value in disk.attrib.items()})
+                for disk in root
+                if _xml.local_name(disk.tag) == "disk"
+            ),
+            run=root.get("run"),
+        )
+    except (KeyError, TypeError) as error:
+        raise DiskError(
+            f"the domain's metadata holds a record of an operation in {RECORD_URI} that this version cannot read: "
+            f"{xml}: "
+            "finish what it describes by hand, then remove it with virsh metadata --remove"
+        ) from error
