@@ -16,8 +16,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _extents, _prom
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, MissingImage, NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX
 from ansible_collections.kvmops.disk.plugins.module_utils._mounts import Mount, Mounts
-from ansible_collections.kvmops.disk.plugins.module_utils._promises import Identity, Promise, identify
+from ansible_collections.kvmops.disk.plugins.module_utils._promises import Promise
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
 
@@ -83,7 +84,7 @@ class FileSystem:
         All promises together may be *ratio* times what the file system has. What stands at a place of one of *new* is
         replaced by it, or grows into it; *gone* are the files that go when it is there.
         """
-        replaced = set(map(identify, (*(one.path for one in new), *gone)))
+        replaced = set(map(identity, (*(one.path for one in new), *gone)))
         others = [one for one in self.promises if one.identity not in replaced]
         asked = sum(one.size for one in new)
         taken = sum(one.promised for one in others)
@@ -133,7 +134,7 @@ def require_ratio_for(
     if ratio is None or not new:
         return
     places = {one.path: os.path.dirname(os.path.realpath(one.path)) for one in new}
-    bases = {identity for one in new if one.backing_file and (identity := identify(one.backing_file))}
+    bases = {identity(one.backing_file) for one in new if one.backing_file}
     gone = tuple(gone)
     for system in file_systems(places.values(), directories, users, qemu_img, bases=bases):
         system.require_room([one for one in new if places[one.path] in system.directories], ratio, gone)

@@ -10,7 +10,7 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _image, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _dependents, _image, _staging, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._create import (
     ImageWish,
     bytes_needed,
@@ -140,7 +140,9 @@ class ImageTask(InPlaceTask):
         if ratio is None:
             return
         new = _capacity.NewImage(self.path, size, backing_file)
-        directories = _usage.directories_to_search([self.path], self.module.params["search_paths"], self.hypervisor())
+        directories = _dependents.directories_to_search(
+            [self.path], self.module.params["search_paths"], self.hypervisor()
+        )
         _capacity.require_ratio_for([new], ratio, directories, self.users(), self.qemu_img)
 
     def _bytes_needed(self, wish: ImageWish, size: int) -> int:

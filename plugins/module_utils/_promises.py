@@ -21,13 +21,12 @@ import typing as t
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _extents, _formats, _image
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _extents, _formats, _image
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
-
-Identity = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,12 @@ class SeenFile:
     """A file as it is found; sizes in bytes.
 
     *occupied* are its blocks. *format*, *virtual_size* and the files that it points to are None where it was not
-    opened, or is no image that can be read: *problem* says why then.
+    opened, or is no image that can be read: *problem* says why then. *noted* are overlays of which a note beside it
+    tells (_base).
     """
 
     path: str
-    identity: Identity
+    identity: tuple[int, int]
     length: int
     occupied: int
     format: str | None = None
@@ -47,6 +47,7 @@ class SeenFile:
     backing_file: str | None = None
     backing_format: str | None = None
     data_files: tuple[str, ...] = ()
+    noted: tuple[str, ...] = ()
     problem: str | None = None
 
 
@@ -60,7 +61,7 @@ class Promise:
     """
 
     path: str
-    identity: Identity
+    identity: tuple[int, int]
     virtual_size: int | None
     actual_size: int
     format: str | None = None
@@ -94,11 +95,11 @@ def look(
     size matters; of the other files no more is read than what they point to.
     """
 
-    def one_look(item: tuple[Identity, tuple[str, os.stat_result]]) -> SeenFile:
-        identity, (path, status) = item
-        return _seen(path, status, said.get(identity), qemu_img if is_meant(path, status.st_dev) else None)
+    def one_look(item: tuple[tuple[int, int], tuple[str, os.stat_result]]) -> SeenFile:
+        known, (path, status) = item
+        return _seen(path, status, said.get(known), qemu_img if is_meant(path, status.st_dev) else None)
 
-    found: dict[Identity, tuple[str, os.stat_result]] = {}
+    found: dict[tuple[int, int], tuple[str, os.stat_result]] = {}
     for path in paths:
         status = _status(path)
         if status:
@@ -131,14 +132,15 @@ def count(
     overlays: dict[Identity, list[str]] = defaultdict(list)
     carriers: set[Identity] = set()
     for one in files:
-        if one.backing_file and (identity := identify(one.backing_file)):
-            overlays[identity].append(one.path)
-        carriers.update(filter(None, map(identify, one.data_files)))
+        if one.backing_file:
+            overlays[identity(one.backing_file)].append(one.path)
+        carriers.update(map(identity, one.data_files))
     domains, based, writing = _by_domains(users)
     places = _extents.Places()
     promises = []
     for one in files:
-        is_base = one.identity in overlays or one.identity in based or one.identity in bases
+        readers = {*overlays.get(one.identity, ()), *one.noted}
+        is_base = bool(readers) or one.identity in based or one.identity in bases
         known = extents(one)
         grows = (not is_base and not one.data_files) or one.identity in writing
         promise = Promise(
@@ -151,7 +153,7 @@ def count(
             held=one.occupied,
             shared_size=None if known is None else _extents.shared_bytes(known),
             backing_file=one.backing_file,
-            dependents=tuple(sorted(overlays.get(one.identity, ()))),
+            dependents=tuple(sorted(readers)),
             domains=tuple(sorted(domains.get(one.identity, ()))),
             problem=one.problem or _missing(one),
         )
@@ -159,15 +161,6 @@ def count(
             promise = replace(promise, held=max(0, one.occupied - places.add(known)))
         promises.append(promise)
     return promises
-
-
-def identify(path: str) -> Identity | None:
-    """Device and inode of the file at *path*; None where there is none."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _status(path: str) -> os.stat_result | None:
@@ -198,6 +191,7 @@ def _seen(path: str, status: os.stat_result, image_format: str | None, qemu_img:
     except OSError as error:
         return replace(plain, problem=f"{path}: cannot be read: {error.strerror}")
     backing_file = points_to.backing_file
+    noted, problem = _noted(path)
     return replace(
         plain,
         format=found_format,
@@ -205,7 +199,17 @@ def _seen(path: str, status: os.stat_result, image_format: str | None, qemu_img:
         backing_file=_formats.resolve(backing_file, path) if backing_file else None,
         backing_format=points_to.backing_format,
         data_files=tuple(filter(None, (_formats.resolve(name, path) for name in points_to.data_files))),
+        noted=noted,
+        problem=problem,
     )
+
+
+def _noted(path: str) -> tuple[tuple[str, ...], str | None]:
+    """The overlays that are noted beside a base, and why that cannot be read."""
+    try:
+        return tuple(_base.noted_dependents(path)), None
+    except DiskError as error:
+        return (), str(error)
 
 
 def _missing(one: SeenFile) -> str | None:
@@ -221,12 +225,10 @@ def _by_domains(users: t.Iterable[User]) -> tuple[dict[Identity, set[str]], set[
     based: set[Identity] = set()
     writing: set[Identity] = set()
     for user in users:
-        identity = identify(user.path)
-        if identity is None:
-            continue
-        domains[identity].add(user.domain)
+        named = identity(user.path)
+        domains[named].add(user.domain)
         if user.role == "backing file of":
-            based.add(identity)
+            based.add(named)
         if user.running and user.role == "disk":
-            writing.add(identity)
+            writing.add(named)
     return domains, based, writing

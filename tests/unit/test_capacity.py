@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _promises
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _capacity, _promises
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import FileSystem, NewImage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, MissingImage, NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._extents import Extent
@@ -125,6 +125,19 @@ def test_a_base_holds_what_it_occupies_and_each_overlay_promises_its_disk(tmp_pa
 def test_a_base_whose_overlays_only_a_domain_knows_holds_what_it_occupies(tmp_path: Path) -> None:
     base = qcow2(tmp_path / "base", 10 * MIB)
     assert promised(tmp_path, user(base, "qcow2", "backing file of")) == {"base": WHOLE}
+
+
+def test_a_base_whose_overlays_are_noted_beside_it_holds_what_it_occupies(tmp_path: Path) -> None:
+    base = qcow2(tmp_path / "base", 10 * MIB)
+    (tmp_path / "far").mkdir()
+    overlay = qcow2(tmp_path / "far" / "one", 10 * MIB, "../base")
+    _base.protect(str(base), [str(overlay)])
+    (found,) = system(tmp_path).promises
+    assert (found.promised, found.dependents, found.problem) == (WHOLE, (str(overlay),), None)
+    (tmp_path / ".base.kvmops-base").write_text("{}")
+    (found,) = system(tmp_path).promises
+    assert found.promised == 10 * MIB
+    assert "cannot be read (it is damaged)" in str(found.problem)
 
 
 def test_a_base_that_nobody_named_is_counted_and_not_opened(tmp_path: Path) -> None:
