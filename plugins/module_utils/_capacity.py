@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _image
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, NotEnoughSpace
@@ -38,16 +38,19 @@ def require_space(demands: t.Iterable[tuple[str, int]]) -> None:
         needed[device] = needed.get(device, 0) + required
         files.setdefault(device, []).append(path)
     for device, required in needed.items():
-        directory = os.path.dirname(files[device][0])
-        available = available_bytes(directory)
-        if required > available:
-            raise NotEnoughSpace(
-                f"{', '.join(files[device])}: not enough space in {directory}: "
-                f"needed {format_size(required)} ({required} bytes), "
-                f"available {format_size(available)} ({available} bytes): free some, or choose another place",
-                required_bytes=required,
-                available_bytes=available,
-            )
+        require_bytes(files[device], required, available_bytes(os.path.dirname(files[device][0])))
+
+
+def require_bytes(paths: t.Sequence[str], required: int, available: int) -> None:
+    """Raises NotEnoughSpace where new files at *paths*, of one directory, need more bytes than are *available*."""
+    if required > available:
+        raise NotEnoughSpace(
+            f"{', '.join(paths)}: not enough space in {os.path.dirname(paths[0])}: "
+            f"needed {format_size(required)} ({required} bytes), "
+            f"available {format_size(available)} ({available} bytes): free some, or choose another place",
+            required_bytes=required,
+            available_bytes=available,
+        )
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class FileSystem:
     @property
     def promised(self) -> int:
         return sum(promise.promised for promise in self.promises)
+
+    def with_promise(self, path: str, virtual_size: int) -> FileSystem:
+        """The same with a new image at *path*, which is not there yet."""
+        promise = Promise(path, (0, len(self.promises)), virtual_size, 0)
+        return replace(self, promises=(*self.promises, promise))
 
     def require_room(self, path: str, virtual_size: int, ratio: float) -> None:
         """Raises NotEnoughSpace where a disk of *virtual_size* at *path*, new or grown, promises too much.
