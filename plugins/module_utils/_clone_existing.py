@@ -73,12 +73,7 @@ def look_at(hypervisor: Hypervisor, domain: Domain) -> Neighbour:
 
 def require_right(spec: CloneSpec, wish: CloneWish, source: Source, found: Neighbour, qemu_img: QemuImg) -> None:
     """Raises DiskError where the domain with the name of the clone is not the clone that is asked for."""
-    said = [
-        *_other_origin(wish, source, found),
-        *_other_numbers(spec, found),
-        *_other_sizes(spec, found, qemu_img),
-        *_other_metadata(spec, found),
-    ]
+    said = differences(spec, wish, source, found, qemu_img)
     if said:
         raise DiskError(
             f"{spec.name}: a domain of this name is there, and it is not the clone that is asked for: "
@@ -86,6 +81,16 @@ def require_right(spec: CloneSpec, wish: CloneWish, source: Source, found: Neigh
             "this module made)",
             differences=said,
         )
+
+
+def differences(spec: CloneSpec, wish: CloneWish, source: Source, found: Neighbour, qemu_img: QemuImg) -> list[str]:
+    """What a domain has otherwise than the clone that is asked for."""
+    return [
+        *_other_origin(wish, source, found),
+        *_other_numbers(spec, found),
+        *_other_sizes(spec, found, qemu_img),
+        *_other_metadata(spec, found),
+    ]
 
 
 def require_free(
@@ -121,6 +126,19 @@ def require_no_files(name: str, paths: t.Iterable[str], ours: t.Container[str]) 
             )
 
 
+def overlay_over(found: Neighbour, base: SourceDisk) -> str | None:
+    """The image of the clone that reads *base* itself; None where none does."""
+    disk = found.disk(base.target)
+    if disk is None:
+        return None
+    above = disk.path
+    for path, _format in _image.links(disk.path, disk.format):
+        if is_same_file(path, base.path):
+            return above
+        above = path
+    return None
+
+
 def first_backing(disk: NeighbourDisk) -> str | None:
     """The backing file of a disk's image, as its header has it."""
     return next((path for path, _format in _image.links(disk.path, disk.format)), None)
@@ -149,9 +167,9 @@ def _other_base(disk: SourceDisk, found: Neighbour) -> list[str]:
         return [f"it has no disk {disk.target}"]
     if not os.path.exists(has.path):
         return [f"{disk.target}: its image {has.path} is missing"]
-    chain = [path for path, _format in _image.links(has.path, has.format)]
-    if any(is_same_file(path, disk.path) for path in chain):
+    if overlay_over(found, disk) is not None:
         return []
+    chain = [path for path, _format in _image.links(has.path, has.format)]
     return [f"{disk.target} ({has.path}) reads {' -> '.join(chain) or 'no backing file'}, asked for {disk.path}"]
 
 

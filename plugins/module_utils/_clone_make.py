@@ -299,7 +299,7 @@ def _dress(name: str, disk: SourceDisk) -> None:
         os.chmod(name, 0o600)
         return
     _staging.resemble(name, disk.path)
-    os.chmod(name, stat.S_IMODE(os.stat(name).st_mode) | stat.S_IWUSR)
+    os.chmod(name, disk.mode | stat.S_IWUSR)
 
 
 def _each(method: t.Callable[[t.Any], None], item: t.Any) -> t.Callable[[], None]:

@@ -27,12 +27,14 @@ _LOCAL = ("file", "block", "volume")
 class SourceDisk:
     """A disk of the source that a clone has its own image of; *images* are its chain, top first.
 
-    *block*: which of them are block devices. *wwn*: the disk has a world wide name.
+    *block*: which of them are block devices. *mode* are the permissions of the top one, those before it was protected.
+    *wwn*: the disk has a world wide name.
     """
 
     target: str
     images: tuple[Image, ...]
     block: tuple[bool, ...]
+    mode: int = 0o600
     wwn: bool = False
 
     @property

@@ -14,6 +14,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _capacity,
     _clone_source,
     _convert,
@@ -61,7 +62,9 @@ def _disk(state: DomainState, disk: DomainDisk, qemu_img: QemuImg, trusted: bool
     _convert.require_known_references(state, item, images, trusted)
     block = tuple(stat.S_ISBLK(os.stat(one.path).st_mode) for one in images)
     element = _domain_xml.find_disk(_xml.parse(state.definition), disk.target)
-    return SourceDisk(disk.target, images, block, wwn=element.find("wwn") is not None)
+    note = None if block[0] else _base.look(path)
+    mode = stat.S_IMODE(os.stat(path).st_mode) if note is None or note.mode is None else note.mode
+    return SourceDisk(disk.target, images, block, mode, element.find("wwn") is not None)
 
 
 def place(source: Source, wish: CloneWish) -> str:
@@ -128,6 +131,7 @@ class Room:
     promises: t.Callable[[], _capacity.FileSystem]
     _available: int | None = None
     _system: _capacity.FileSystem | None = None
+    _taken: list[_capacity.NewImage] = field(default_factory=list)
     _measured: dict[str, int] = field(default_factory=dict)
 
     def take(self, images: t.Sequence[tuple[SourceDisk, str, int]]) -> None:
@@ -137,11 +141,10 @@ class Room:
         needed = sum(self._needed(disk, size) for disk, _path, size in images)
         _capacity.require_bytes([path for _disk_of, path, _size in images], needed, self._available)
         if self.ratio is not None:
-            system = self._system or self.promises()
-            for _disk_of, path, size in images:
-                system.require_room(path, size, self.ratio)
-                system = system.with_promise(path, size)
-            self._system = system
+            self._system = self._system or self.promises()
+            new = [_capacity.NewImage(path, size) for _disk_of, path, size in images]
+            self._system.require_room([*self._taken, *new], self.ratio)
+            self._taken += new
         self._available -= needed
 
     def _needed(self, disk: SourceDisk, size: int) -> int:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _capacity,
     _clone,
     _clone_existing,
@@ -23,6 +24,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _clone_source,
     _clone_survey,
     _clone_xml,
+    _dependents,
     _domain_xml,
     _lock,
     _records,
@@ -33,6 +35,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import LINKED, CloneSpec, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_existing import Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_make import Blueprint, NewImage
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_source import SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_survey import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_identity import Mark, MarkedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
@@ -43,6 +46,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, refresh_pools, require_directories
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._references import identity
 from ansible_collections.kvmops.disk.plugins.module_utils._several import Item, Several, report
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
@@ -77,7 +81,14 @@ class CloneItem(Item):
 
     spec: CloneSpec | None = None
     plan: Blueprint | None = None
+    found: Neighbour | None = None
     start: bool = False
+
+    def overlay(self, disk: SourceDisk) -> str | None:
+        """The image of the clone that reads, or is to read, that of the source's *disk*."""
+        if self.found is not None:
+            return _clone_existing.overlay_over(self.found, disk)
+        return next((image.path for image in self.plan.images if image.disk is disk), None) if self.plan else None
 
 
 class CloneTask:
@@ -113,12 +124,52 @@ class CloneTask:
         known = {neighbour.looks.name: neighbour for neighbour in self.neighbours}
         items = [self._item(spec, known.get(spec.name), left.get(spec.name, [])) for spec in self.wish.clones]
         self._validate_first(items)
-        if not self.module.check_mode and any(item.open for item in items):
-            owners = _staging.owners(image.path for disk in self.source.disks for image in disk.images)
-            self.several.carry_out(items, self._decided)
-            _staging.give_back(owners)
+        unprotected = self._unprotected(items)
+        if not self.module.check_mode and (unprotected or any(item.open for item in items)):
+            self._carry_out(items)
             refresh_pools(self.hypervisor, places)
-        return report(items, "clones", {"diff": self._diff(items)})
+        return report(items, "clones", {"diff": self._diff(items)}, first=[f"protect {path}" for path in unprotected])
+
+    def _carry_out(self, items: t.Sequence[CloneItem]) -> None:
+        owners = _staging.owners(image.path for disk in self.source.disks for image in disk.images)
+        self._protect([item for item in items if item.found])
+        try:
+            self.several.carry_out(items, self._decided, self._protect)
+        finally:
+            self._release(items)
+            _staging.give_back(owners)
+
+    def _unprotected(self, items: t.Sequence[CloneItem]) -> list[str]:
+        """The images of the source that clones read, or are to read, and that are not protected yet."""
+        read = {path: overlays for path, overlays in self._overlays(items).items() if overlays}
+        return [path for path, overlays in read.items() if not _base.is_protected(path, overlays)]
+
+    def _protect(self, items: t.Sequence[CloneItem]) -> None:
+        """Notes what reads, or is to read, the images of the source, and keeps everybody from writing these."""
+        for path, overlays in self._overlays(items).items():
+            if overlays and not _base.is_protected(path, overlays):
+                _base.protect(path, overlays)
+
+    def _release(self, items: t.Sequence[CloneItem]) -> None:
+        """Forgets the clones that could not be made; without any, the images of the source are as they were."""
+        failed = [item for item in items if item.error is not None]
+        for path, overlays in self._overlays(failed).items():
+            gone = [overlay for overlay in overlays if not os.path.lexists(overlay)]
+            if gone:
+                _base.release(path, gone)
+
+    def _overlays(self, items: t.Sequence[CloneItem]) -> dict[str, list[str]]:
+        """The overlays of *items* by the images of the source; none where those are not to be protected.
+
+        A block device has no mode that would keep anybody off, and there is no place beside it for a note.
+        """
+        if self.mode != LINKED or not self.wish.protect_base:
+            return {}
+        return {
+            disk.path: [path for item in items if (path := item.overlay(disk)) is not None]
+            for disk in self.source.disks
+            if not disk.block[0]
+        }
 
     def _item(self, spec: CloneSpec, found: Neighbour | None, left: t.Sequence[Left]) -> CloneItem:
         """What is to be done for one clone; why it cannot be is noted in it."""
@@ -136,6 +187,7 @@ class CloneTask:
         """A clone that is there is left alone, but for what a dead run owes it."""
         spec = t.cast(CloneSpec, item.spec)
         _clone_existing.require_right(spec, self.wish, self.source, found, self.qemu_img)
+        item.found = found
         item.facts = self._facts_of(found)
         item.paths = tuple(one.path for one in left)
         item.start = any(one.start for one in left) and self.wish.start and not found.active
@@ -254,11 +306,11 @@ class CloneTask:
             _surroundings.require_settled(self.qemu_img, image.path, image.format, _lock.look(image.path))
 
     def _promises(self) -> _capacity.FileSystem:
-        directories = _usage.directories_to_search(
-            [self.directory + "/."], self.params["search_paths"], self.hypervisor
-        )
+        """What the images on the file system of the new ones may come to need: the base, from now on, nothing more."""
+        directories = _dependents.directories_to_search([], self.params["search_paths"], self.hypervisor)
         users = _usage.domain_users(self.hypervisor)
-        return _capacity.file_system(self.directory, directories, users, self.qemu_img)
+        bases = {identity(disk.path) for disk in self.source.disks} if self.mode == LINKED else set()
+        return _capacity.file_systems([self.directory], directories, users, self.qemu_img, bases=bases)[0]
 
     def _format(self, source_format: str) -> str:
         return "qcow2" if self.mode == LINKED else source_format

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _clone,
     _clone_existing,
     _clone_make,
     _clone_remove,
     _clone_survey,
+    _dependents,
     _usage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_existing import Neighbour
@@ -50,25 +52,28 @@ class RemovalTask:
         self.neighbours = _clone_existing.look_around(self.hypervisor)
         self.known = {neighbour.looks.name: neighbour for neighbour in self.neighbours}
         marked = [disk.path for one in self._found() if one.looks.mark for disk in one.looks.mark.disks]
-        self.directories = _usage.directories_to_search(
+        self.directories = _dependents.directories_to_search(
             [*marked, *self._places()], self.params["search_paths"], self.hypervisor
         )
         self.users = _usage.domain_users(self.hypervisor) if marked else []
-        self.readers = _usage.Readers(self.directories if marked else (), self.users)
+        self.readers = _dependents.Dependents(self.directories if marked else (), self.users)
 
     def absent(self) -> dict[str, t.Any]:
         """Removes the clones that are there; in check mode says so."""
         left = _clone_survey.left_behind(self.directories, set(self.names))
         items = [self._item(name, left.get(name, [])) for name in self.names]
         paths = [path for item in items for path in item.paths]
+        released = self._unused(items)
         if not self.module.check_mode and any(item.open for item in items):
             Several(_clone_make.REMOVE).carry_out(items, self._decided)
+            for base in {base for item in items if item.plan for base in item.plan.bases}:
+                self._release(base, paths)
             refresh_pools(self.hypervisor, {os.path.dirname(path) for path in paths})
         for item in items:
             if item.plan and item.plan.kept and item.error is None:
                 self.module.warn(f"{item.name}: was not made with {', '.join(item.plan.kept)}: left where it is")
         told = {"before": {"clones": [item.name for item in items if item.plan]}, "after": {"clones": []}}
-        return report(items, "clones", {"diff": [told]})
+        return report(items, "clones", {"diff": [told]}, last=[f"release {base}" for base in released])
 
     def _item(self, name: str, left: t.Sequence[Left]) -> RemovalItem:
         item = RemovalItem(name, {"name": name, "uuid": None, "macs": [], "disks": [], "kept": []})
@@ -91,7 +96,7 @@ class RemovalTask:
         for path in plan.files:
             others = [user for user in self.users if user.uuid != found.looks.uuid]
             _usage.require_unused(path, others, "remove it with its clone", locks=not found.active)
-            _usage.require_no_dependents(
+            _dependents.require_none(
                 path, self.readers.of(path), "remove it with its clone", "remove them (snapshots, say) first"
             )
         item.plan = plan
@@ -117,6 +122,23 @@ class RemovalTask:
         self._plan(item, found)
         removing = _clone_remove.Removing(self.hypervisor, domain, operation, t.cast(Removal, item.plan))
         return Plan({}, {}, _clone_remove.steps(removing, stop=found.active))
+
+    def _unused(self, items: t.Sequence[RemovalItem]) -> list[str]:
+        """The protected bases that nothing reads when the clones have gone."""
+        going = {path for item in items if item.plan and item.error is None for path in item.plan.files}
+        bases = {base for item in items if item.plan and item.error is None for base in item.plan.bases}
+        return [base for base in sorted(bases) if self._is_noted(base) and not {*self.readers.of(base)} - going]
+
+    def _release(self, base: str, paths: t.Sequence[str]) -> None:
+        """Forgets the clones that have gone; a base that nothing reads any more gets its mode back."""
+        if self._is_noted(base):
+            gone = [path for path in paths if not os.path.lexists(path)]
+            others = [path for path in self.readers.of(base) if os.path.lexists(path)]
+            _base.release(base, gone, others)
+
+    def _is_noted(self, base: str) -> bool:
+        note = _base.look(base) if os.path.isfile(base) else None
+        return note is not None and note.unused_since is None
 
     def _found(self) -> list[Neighbour]:
         return [self.known[name] for name in self.names if name in self.known]

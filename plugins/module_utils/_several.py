@@ -104,20 +104,27 @@ class Several:
             item.error = _told(item, error)
 
 
-def report(items: t.Sequence[Item], what: str, result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """What the module returns of *items*, under the name *what*, beside *result*.
+def report(
+    items: t.Sequence[Item],
+    what: str,
+    result: t.Mapping[str, t.Any],
+    first: t.Sequence[str] = (),
+    last: t.Sequence[str] = (),
+) -> dict[str, t.Any]:
+    """What the module returns of *items*, under the name *what*, beside *result*; *first* and *last* are what was done
+    for all of them.
 
     Raises DiskError with all of that where one of them failed: with its own message where it is the only one.
     """
     failed = [item for item in items if item.error is not None]
     done = [item for item in items if item.error is None]
+    actions = [*first, *(action for item in done for action in item.actions), *last]
     told = {
-        "changed": any(item.actions for item in done),
-        "actions": [action for item in done for action in item.actions],
+        "changed": bool(actions),
+        "actions": actions,
         **result,
         what: [{**item.facts, "changed": bool(item.actions)} for item in done],
     }
-    told["changed"] = told["changed"] or bool(told["actions"])
     if not failed:
         return told
     stories = [whole_story(t.cast(DiskError, item.error)) for item in failed]
