@@ -29,6 +29,7 @@ description:
 extends_documentation_fragment:
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
+  - kvmops.disk.allocation
   - kvmops.disk.overcommit
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
@@ -101,7 +102,8 @@ options:
   mode:
     description:
       - V(linked) makes overlays. They depend on the images of the source, which nobody may write to from then on.
-      - V(full) makes copies, in the format of the source, with its backing files merged into them.
+      - V(full) makes copies, in the format of the source, with its backing files merged into them. Only these can be
+        preallocated.
       - V(reflink) has the file system make copies that share their blocks. See O(fallback).
     type: str
     choices: [linked, full, reflink]
@@ -168,23 +170,6 @@ options:
         clones that this module makes do.
     type: bool
     default: false
-  preallocation:
-    description:
-      - How much of a copy (O(mode=full)) is allocated when it is made. V(off) allocates what holds data, V(metadata)
-        also prepares the tables of a qcow2 image, V(falloc) reserves all blocks, V(full) writes all of them.
-    type: str
-    choices: ['off', metadata, falloc, full]
-  allocation:
-    description:
-      - The same choice as O(preallocation) in VMware's words.
-      - V(thin) is O(preallocation=off), V(lazy_zeroed_thick) is O(preallocation=falloc),
-        V(eager_zeroed_thick) is O(preallocation=full).
-    type: str
-    choices: [thin, lazy_zeroed_thick, eager_zeroed_thick]
-  cluster_size:
-    description:
-      - The cluster size of new qcow2 images; a power of two from V(512) to V(2M).
-    type: str
   search_paths:
     description:
       - Directories in which images are looked for. With O(state=absent), such as have an image of a clone as their
