@@ -21,6 +21,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
 
 Identity = tuple[int, int]
 
+#: With less than this left on a file system, what failed there has most likely filled it.
+FULL = 1 << 20
+
 
 def available_bytes(directory: str) -> int:
     """Bytes that this user may still write in *directory*: root has the reserve, others have not."""
