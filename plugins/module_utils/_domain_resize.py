@@ -255,9 +255,8 @@ class ResizeTask:
             ) from error
         ratio = self.params["max_overcommit"]
         if ratio is not None and item.growth > 0:
-            place = os.path.dirname(os.path.realpath(item.path))
-            system = _capacity.file_system(place, self._directories(item), users, self.qemu_img)
-            system.require_room(item.path, max(item.after, item.image.actual_size), ratio)
+            grown = _capacity.NewImage(item.path, max(item.after, item.image.actual_size))
+            _capacity.require_ratio_for([grown], ratio, self._directories(item), users, self.qemu_img)
 
     def _directories(self, item: Resizing) -> list[str]:
         return _dependents.directories_to_search([item.path], self.params["search_paths"], self.hypervisor)

@@ -22,12 +22,22 @@ FLOORS = (
     {
         *("_domain_xml", "_record_xml", "_xml"),
         *("_libvirt", "_libvirt_binding", "_libvirt_domain"),
-        *("_formats", "_mapping", "_process", "_progress", "_qcow2", "_qemu_img", "_qemu_img_run", "_qemu_nbd"),
-        "_references",
+        *(
+            "_formats",
+            "_mapping",
+            "_mounts",
+            "_process",
+            "_progress",
+            "_qcow2",
+            "_qemu_img",
+            "_qemu_img_run",
+            "_qemu_nbd",
+        ),
+        *("_extents", "_references"),
     },
     {
         *("_base", "_block_device", "_block_job", "_capacity", "_dependents", "_domain", "_image", "_layout"),
-        *("_leftovers", "_lock", "_staging", "_usage"),
+        *("_leftovers", "_lock", "_promises", "_staging", "_usage"),
     },
     {
         *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
@@ -46,7 +56,7 @@ FLOORS = (
 # Who may use whom on the same floor; everybody else looks only down.
 NEIGHBOURS = {
     "_size": {"_errors"},
-    "_capacity": {"_image", "_lock", "_usage"},
+    "_capacity": {"_lock", "_promises", "_usage"},
     "_domain_xml": {"_xml"},
     "_libvirt": {"_libvirt_binding", "_libvirt_domain"},
     "_libvirt_domain": {"_libvirt_binding"},
@@ -63,6 +73,7 @@ NEIGHBOURS = {
     "_layout": {"_image"},
     "_leftovers": {"_lock", "_staging"},
     "_mapping": {"_qcow2"},
+    "_promises": {"_base", "_image", "_usage"},
     "_staging": {"_lock"},
     "_usage": {"_image"},
     "_convert": {"_plan"},
