@@ -22,6 +22,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._references import Ide
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
 
+#: With less than this left on a file system, what failed there has most likely filled it.
+FULL = 1 << 20
+
 
 def available_bytes(directory: str) -> int:
     """Bytes that this user may still write in *directory*: root has the reserve, others have not."""

@@ -72,6 +72,27 @@ class Hypervisor:
         with translated(f"{self.uri}: cannot list the domains"):
             return [Domain(found) for found in self._connection.listAllDomains()]
 
+    def listing(self) -> list[Listed]:
+        """All domains with what the lists themselves say of them: in a few calls, however many domains there are."""
+        with translated(f"{self.uri}: cannot list the domains"):
+            active, transient, with_snapshots = (
+                {found.UUID() for found in self._connection.listAllDomains(flag)}
+                for flag in (
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE,
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT,
+                )
+            )
+            return [
+                Listed(
+                    Domain(found),
+                    active=found.UUID() in active,
+                    persistent=found.UUID() not in transient,
+                    has_snapshots=found.UUID() in with_snapshots,
+                )
+                for found in self._connection.listAllDomains()
+            ]
+
     def define(self, xml: str, *, validate: bool = True) -> Domain:
         """Defines the domain; *validate* has libvirt compare its XML with the schema, which it reads anew each time."""
         flags = binding.libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
@@ -91,6 +112,16 @@ class Hypervisor:
     def volume_path(self, pool: str, volume: str) -> str:
         with translated(f"{pool}/{volume}: cannot find the storage volume"):
             return t.cast(str, self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A domain, and how it was when it was listed."""
+
+    domain: Domain
+    active: bool
+    persistent: bool
+    has_snapshots: bool
 
 
 @dataclass(frozen=True)
