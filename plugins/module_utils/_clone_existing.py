@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import typing as t
 from dataclasses import dataclass
+from functools import cached_property
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_identity, _domain_xml, _image, _xml
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import FULL, LINKED, REFLINK, CloneSpec, CloneWish
@@ -29,6 +30,11 @@ class NeighbourDisk:
     target: str
     path: str
     format: str
+
+    @cached_property
+    def chain(self) -> tuple[str, ...]:
+        """The backing files of its image, as the headers have them; looked at once."""
+        return tuple(path for path, _format in _image.Links().of(self.path, self.format))
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ def overlay_over(found: Neighbour, base: SourceDisk) -> str | None:
     if disk is None:
         return None
     above = disk.path
-    for path, _format in _image.links(disk.path, disk.format):
+    for path in disk.chain:
         if is_same_file(path, base.path):
             return above
         above = path
@@ -141,7 +147,7 @@ def overlay_over(found: Neighbour, base: SourceDisk) -> str | None:
 
 def first_backing(disk: NeighbourDisk) -> str | None:
     """The backing file of a disk's image, as its header has it."""
-    return next((path for path, _format in _image.links(disk.path, disk.format)), None)
+    return disk.chain[0] if disk.chain else None
 
 
 def _other_origin(wish: CloneWish, source: Source, found: Neighbour) -> list[str]:
@@ -169,8 +175,7 @@ def _other_base(disk: SourceDisk, found: Neighbour) -> list[str]:
         return [f"{disk.target}: its image {has.path} is missing"]
     if overlay_over(found, disk) is not None:
         return []
-    chain = [path for path, _format in _image.links(has.path, has.format)]
-    return [f"{disk.target} ({has.path}) reads {' -> '.join(chain) or 'no backing file'}, asked for {disk.path}"]
+    return [f"{disk.target} ({has.path}) reads {' -> '.join(has.chain) or 'no backing file'}, asked for {disk.path}"]
 
 
 def _other_numbers(spec: CloneSpec, found: Neighbour) -> list[str]:
