@@ -22,6 +22,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._references import Ide
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
 
+#: With less than this left on a file system, what failed there has most likely filled it.
+FULL = 1 << 20
+
 
 def available_bytes(directory: str) -> int:
     """Bytes that this user may still write in *directory*: root has the reserve, others have not."""
@@ -39,16 +42,19 @@ def require_space(demands: t.Iterable[tuple[str, int]]) -> None:
         needed[device] = needed.get(device, 0) + required
         files.setdefault(device, []).append(path)
     for device, required in needed.items():
-        directory = os.path.dirname(files[device][0])
-        available = available_bytes(directory)
-        if required > available:
-            raise NotEnoughSpace(
-                f"{', '.join(files[device])}: not enough space in {directory}: "
-                f"needed {format_size(required)} ({required} bytes), "
-                f"available {format_size(available)} ({available} bytes): free some, or choose another place",
-                required_bytes=required,
-                available_bytes=available,
-            )
+        require_bytes(files[device], required, available_bytes(os.path.dirname(files[device][0])))
+
+
+def require_bytes(paths: t.Sequence[str], required: int, available: int) -> None:
+    """Raises NotEnoughSpace where new files at *paths*, of one directory, need more bytes than are *available*."""
+    if required > available:
+        raise NotEnoughSpace(
+            f"{', '.join(paths)}: not enough space in {os.path.dirname(paths[0])}: "
+            f"needed {format_size(required)} ({required} bytes), "
+            f"available {format_size(available)} ({available} bytes): free some, or choose another place",
+            required_bytes=required,
+            available_bytes=available,
+        )
 
 
 @dataclass(frozen=True)
