@@ -36,7 +36,14 @@ FLOORS = (
     {"_module"},
     {"_in_place"},
     {
-        *("_checked_image", "_comparison", "_domain_conversion", "_domain_flatten", "_domain_resize"),
+        *(
+            "_checked_image",
+            "_comparison",
+            "_described_images",
+            "_domain_conversion",
+            "_domain_flatten",
+            "_domain_resize",
+        ),
         "_image_conversion",
         *("_managed_image", "_managed_snapshots", "_surroundings"),
     },
@@ -81,6 +88,7 @@ NEIGHBOURS = {
     "_survey": {"_convert", "_create"},
     "_unfinished": {"_convert", "_plan", "_records"},
     "_comparison": {"_surroundings"},
+    "_described_images": {"_surroundings"},
     "_image_conversion": {"_surroundings"},
 }
 
