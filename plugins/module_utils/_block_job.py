@@ -144,7 +144,8 @@ def _await(
             now = time.monotonic()
             if figures is not None and figures != so_far:
                 so_far, moved = figures, now
-                report(*figures)
+                if figures[1] > 0:  # a job that is over before it was looked at has none
+                    report(*figures)
             if now - began > seconds:
                 raise _too_late(domain, seconds, what)
             if now - moved > STALLED:

@@ -11,7 +11,7 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _image, _surroundings, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _image, _surroundings, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -39,7 +39,7 @@ def describe(module: AnsibleModule) -> Facts:
     params = module.params
     require_directories(params["search_paths"])
     files = find(params["paths"], params["recurse"])
-    look = Look(params, files)
+    look = Look(params, files, _dependents_of(list(files), params) if params["dependents"] else None)
 
     def attempt(path: str) -> Facts | DiskError:
         try:
@@ -53,9 +53,6 @@ def describe(module: AnsibleModule) -> Facts:
     for path, error in failures.items():
         if files[path]:
             raise DiskError(str(error), **{**error.facts, "images": images})
-    if params["dependents"]:
-        readers = _readers([image["path"] for image in images], params)
-        images = [{**image, "dependents": readers.of(image["path"])} for image in images]
     return {
         "changed": False,
         "images": images,
@@ -64,10 +61,14 @@ def describe(module: AnsibleModule) -> Facts:
 
 
 class Look:
-    """What the task wants to know of each image, and what may be opened for that: the *files* that it means."""
+    """What the task wants to know of each image, and what may be opened for that: the *files* that it means.
 
-    def __init__(self, params: Facts, files: t.Iterable[str]) -> None:
+    *dependents* are asked about each image, where they were looked for.
+    """
+
+    def __init__(self, params: Facts, files: t.Iterable[str], dependents: _dependents.Dependents | None) -> None:
         self.params = params
+        self.dependents = dependents
         self.trust = Trust(params["trusted"], tuple(files))
         self.qemu_img = QemuImg.find().limiting(not self.trust.trusted)
         self._inspected = once(self._inspect)
@@ -88,6 +89,8 @@ class Look:
             chain = self._chain(image)
         if params["backing_chain"]:
             facts["backing_chain"] = [self._facts(link) for link in chain]
+        if self.dependents is not None:
+            facts["dependents"] = self.dependents.of(path)
         return {**facts, **self._by_content(by_content, chain)} if by_content else facts
 
     def _inspect(self, named: tuple[str, str]) -> _image.Image:
@@ -180,11 +183,11 @@ def _files(directory: str, recurse: bool) -> t.Iterator[str]:
                 yield path
 
 
-def _readers(paths: list[str], params: Facts) -> _usage.Readers:
-    """Who reads the images at *paths*, asked once for all of them."""
+def _dependents_of(paths: list[str], params: Facts) -> _dependents.Dependents:
+    """What depends on the images at *paths*, looked for once for all of them."""
     hypervisor = hypervisor_if_any(params["uri"])
     users = _usage.domain_users(hypervisor) if hypervisor else []
-    return _usage.Readers(_usage.directories_to_search(paths, params["search_paths"], hypervisor), users)
+    return _dependents.Dependents(_dependents.directories_to_search(paths, params["search_paths"], hypervisor), users)
 
 
 def _require_no_secret(chain: Chain) -> None:

@@ -14,6 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _convert,
+    _dependents,
     _domain,
     _image,
     _lock,
@@ -230,9 +231,9 @@ class ResizeTask:
         others = [user for user in users if (user.uuid, user.target) != (self.state.uuid, item.target)]
         _usage.require_unused(item.path, others, "resize it", locks=not item.live)
         if not self.params["allow_dependents"]:
-            found = _usage.dependents(item.path, self._directories(item), users)
+            found = _dependents.of(item.path, self._directories(item), users)
             otherwise = "set allow_dependents=true where they are to be given up"
-            _usage.require_no_dependents(item.path, found, "resize it", otherwise)
+            _dependents.require_none(item.path, found, "resize it", otherwise)
         return users
 
     def _require_room(self, item: Resizing, policy: str | None, users: t.Sequence[_usage.User]) -> None:
@@ -259,7 +260,7 @@ class ResizeTask:
             system.require_room(item.path, max(item.after, item.image.actual_size), ratio)
 
     def _directories(self, item: Resizing) -> list[str]:
-        return _usage.directories_to_search([item.path], self.params["search_paths"], self.hypervisor)
+        return _dependents.directories_to_search([item.path], self.params["search_paths"], self.hypervisor)
 
     def _image(self, disk: DomainDisk) -> _image.Image:
         """The facts of a disk's image. An encrypted raw disk is shorter than its file, by the header with its keys."""

@@ -53,13 +53,11 @@ class Hypervisor:
         with translated("cannot define the domain"):
             return Domain(self._connection.defineXMLFlags(xml, binding.libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
 
-    def pools(self) -> list[Pool]:
-        """The active storage pools; none where the driver has no storage."""
+    def pools(self, *, active_only: bool = True) -> list[Pool]:
+        """The storage pools; none where the driver has no storage."""
+        flags = binding.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE if active_only else 0
         try:
-            return [
-                Pool(found)
-                for found in self._connection.listAllStoragePools(binding.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-            ]
+            return [Pool(found) for found in self._connection.listAllStoragePools(flags)]
         except binding.libvirt.libvirtError as error:
             if error.get_error_code() == binding.libvirt.VIR_ERR_NO_SUPPORT:
                 return []

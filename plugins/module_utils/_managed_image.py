@@ -10,7 +10,7 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _image, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _dependents, _image, _staging, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._create import (
     ImageWish,
     bytes_needed,
@@ -140,7 +140,7 @@ class ImageTask(InPlaceTask):
         if ratio is None:
             return
         search_paths = self.module.params["search_paths"]
-        directories = _usage.directories_to_search([self.path], search_paths, self.hypervisor())
+        directories = _dependents.directories_to_search([self.path], search_paths, self.hypervisor())
         system = _capacity.file_system(os.path.dirname(self.path), directories, self.users(), self.qemu_img)
         system.require_room(self.path, size, ratio)
 

@@ -108,12 +108,15 @@ class QemuImg(Runner):
         size: int | None,
         options: t.Mapping[str, str],
         backing: tuple[str, str] | None = None,
+        *,
+        unopened: bool = False,
     ) -> None:
         """A new image at *path*, which must be a name of ours: qemu-img overwrites, and deletes when it fails.
 
-        *backing* is the backing file and its format; *size* may then be None for the same size.
+        *backing* is the backing file and its format; *size* may then be None for the same size. *unopened*: nothing
+        looks at the backing file, nor at what that refers to; *size* is needed then.
         """
-        argv = ["create", "-q", "-f", image_format, *_options(options)]
+        argv = ["create", "-q", *(["-u"] if unopened else []), "-f", image_format, *_options(options)]
         if backing:
             argv += ["-b", backing[0], "-F", backing[1]]
         self._write(*argv, "--", path, *([str(size)] if size is not None else []))
@@ -182,6 +185,16 @@ class QemuImg(Runner):
         argv = ["rebase", *(["-p"] if report else ["-q"]), "-f", image_format]
         argv += ["-b", backing[0], "-F", backing[1]] if backing else ["-b", ""]
         self._write(*argv, "--", path, report=report)
+
+    def commit(self, path: str, image_format: str, base: str | None = None, *, report: Report | None = None) -> None:
+        """Writes what *path* holds, and what is between it and *base*, into that one: its backing file, or one further
+        down as the chain calls it. *path* is left as it is, and reads the same at any moment.
+
+        A run that is killed has changed the base already; another one finishes it. Both stay locked meanwhile.
+        *report* is told how much has been written.
+        """
+        argv = ["commit", *(["-p"] if report else ["-q"]), "-d", "-f", image_format, *(["-b", base] if base else [])]
+        self._write(*argv, "--", path, in_place=True, report=report)
 
     def refer(self, path: str, image_format: str, backing: tuple[str, str]) -> None:
         """Writes another backing file, and its format, into the header of *path*, and copies nothing."""

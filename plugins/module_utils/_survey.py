@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _block_device,
     _capacity,
     _convert,
+    _dependents,
     _image,
     _staging,
     _usage,
@@ -67,7 +68,7 @@ class Survey:
                     locks=not self.state.active,
                 )
             if not self.wish.keep_source:
-                _usage.require_no_dependents(
+                _dependents.require_none(
                     item.source,
                     self._dependents(item.source, users),
                     "remove it after its conversion (keep_source=false)",
@@ -105,5 +106,5 @@ class Survey:
         ]
 
     def _dependents(self, source: str, users: t.Sequence[_usage.User]) -> list[str]:
-        directories = _usage.directories_to_search([source], self.search_paths, self.hypervisor)
-        return _usage.dependents(source, directories, users)
+        directories = _dependents.directories_to_search([source], self.search_paths, self.hypervisor)
+        return _dependents.of(source, directories, users)
