@@ -221,13 +221,12 @@ def _require_own_extents(extents: tuple[str, ...], path: str, knows: Knows | Non
     for extent in extents:
         file = _formats.resolve(extent, path)
         if file is None or not (knows(file) if knows else _formats.is_own_extent(extent, path)):
-            lacking = (
-                "which the task does not name: not followed: name it as well, or set trusted=true where you know that "
-                "it belongs there"
-                if knows
-                else "which is not a plain file beside it that bears its name: not followed"
+            unlike = "" if knows else "is not a plain file beside it that bears its name, and which "
+            raise UnsafeImage(
+                f"{path}: its descriptor keeps its data in {extent!r}, which {unlike}the task does not name: not followed"
+                + (": name it as well, or set trusted=true where you know that it belongs there" if knows else ""),
+                path=path,
             )
-            raise UnsafeImage(f"{path}: its descriptor points to the extent {extent!r}, {lacking}", path=path)
         with _formats.open_image(file) as stream:
             if _formats.recognise(stream) == "vmdk" and _formats.references(stream, "vmdk", file).data_files:
                 raise UnsafeImage(f"{path}: its extent {extent!r} points to further files: not followed", path=path)
