@@ -14,10 +14,9 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _base, _domain_xml
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _domain_xml, _references
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._references import Identity, identity, pointed_to
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
 
 _SHOWN = 5
@@ -40,28 +39,33 @@ class Dependents:
     """Which images read which, found by headers alone: one look at each file, for any number of questions."""
 
     def __init__(self, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> None:
-        candidates = {path for directory in directories for path in _files(directory)}
-        candidates.update(user.path for user in users)
-        self._readers: dict[Identity, list[str]] = {}
-        identities: dict[str, Identity] = {}
-        for candidate in candidates:
-            for name in _pointed_to(candidate):
-                found = identities.get(name)
+        places = {path: directory for directory in directories for path in _files(directory)}
+        places.update((user.path, os.path.dirname(user.path)) for user in users)
+        self._readers: dict[_references.Identity, dict[_references.Identity, str]] = {}
+        meant: dict[tuple[str, str], set[_references.Identity]] = {}  # a thousand clones refer to one base
+        for path, directory in places.items():
+            try:
+                own, written = _references.written(path)
+            except (DiskError, OSError):  # no image, or none that we may read
+                continue
+            for reference in written:
+                found = meant.get((reference, directory))
                 if found is None:
-                    found = identities[name] = identity(name)
-                self._readers.setdefault(found, []).append(candidate)
+                    found = {_references.identity(name) for name in _references.meant(reference, directory)}
+                    meant[reference, directory] = found
+                for identity in found:
+                    names = self._readers.setdefault(identity, {})
+                    names[own] = min(path, names.get(own, path))
 
     def of(self, path: str) -> list[str]:
-        """The images that have the file at *path*, by whatever name, as backing or data file, by their names.
+        """The images that have the file at *path*, by whatever name, as backing or data file, sorted by their names.
 
         Each once, whatever names lead to it. Raises UnsafeImage where it is noted what depends on it, but the note
         cannot be read.
         """
-        found = self._readers.get(identity(path), [])
-        names: dict[Identity, str] = {}
-        for name in sorted({*found, *_base.noted_dependents(path, found)}):
-            names.setdefault(identity(name), name)
-        return list(names.values())
+        names = self._readers.get(_references.identity(path), {})
+        noted = {_references.identity(name): name for name in _base.noted_dependents(path, {*names.values()})}
+        return sorted({**noted, **names}.values())
 
 
 def of(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> list[str]:
@@ -89,11 +93,3 @@ def _files(directory: str) -> t.Iterator[str]:
             yield from [entry.path for entry in entries if entry.is_file()]
     except OSError:
         return
-
-
-def _pointed_to(path: str) -> t.Sequence[str]:
-    """The files that the image at *path* points to; none where it is no image or cannot be read."""
-    try:
-        return pointed_to(path)
-    except (DiskError, OSError):
-        return ()

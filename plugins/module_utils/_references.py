@@ -24,13 +24,14 @@ Identity = t.Union[tuple[int, int], str]
 
 #: The whole header of nearly every qcow2 image: QEMU writes the name of the backing file right behind it.
 _HEAD = 4096
-_QCOW2 = struct.Struct(">4sIQI")
-_INCOMPATIBLE = struct.Struct(">Q")
-_INCOMPATIBLE_AT = 72
+#: Magic, version, offset and length of the backing file's name; the incompatible features of version 3.
+_QCOW2 = struct.Struct(">4sIQI52xQ")
 _EXTERNAL_DATA = 1 << 2
 _LONGEST_NAME = 1023
 #: How images of the other formats with references begin. A qcow image begins as a qcow2 one.
 _OTHERS = (b"QED\0", b"KDMV", b"COWD", b"# Disk DescriptorFile")
+_DISKS = (stat.S_IFREG, stat.S_IFBLK)
+_TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def identity(path: str) -> Identity:
@@ -45,61 +46,62 @@ def identity(path: str) -> Identity:
 def pointed_to(path: str) -> list[str]:
     """The files of this host that the image at *path* points to, as absolute names: backing, data and extent files.
 
-    None where it is no image. Raises OSError where it cannot be read, UnsafeImage where its header is damaged or it is
-    neither a regular file nor a block device: QEMU does not read such a one either.
+    None where it is no image. Raises as written() does.
     """
-    return [name for written in _written(path) for name in _meant(written, path)]
+    return [name for reference in written(path)[1] for name in meant(reference, os.path.dirname(path))]
 
 
-def _written(path: str) -> t.Sequence[str]:
-    """The references of the image at *path* as they are written in it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+def written(path: str) -> tuple[tuple[int, int], t.Sequence[str]]:
+    """Device and inode of the image at *path*, and its references as they are written in it.
+
+    Raises OSError where it cannot be read, UnsafeImage where its header is damaged or it is neither a regular file nor
+    a block device: QEMU does not read such a one either.
+    """
+    descriptor = os.open(path, _TO_READ)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        status = os.fstat(descriptor)
+        if stat.S_IFMT(status.st_mode) not in _DISKS:
             raise UnsafeImage(f"{path}: neither a regular file nor a block device, so it cannot hold a disk", path=path)
         head = os.read(descriptor, _HEAD)
     finally:
         os.close(descriptor)
+    own = status.st_dev, status.st_ino
     if head.startswith(_qcow2.MAGIC):
         backing = _backing_file(head)
-        if backing is not None:
-            return (backing,) if backing else ()
-    elif not head.startswith(_OTHERS):
-        return ()
-    return _all_references(path)
+        if backing is None:
+            return own, _all_references(path)
+        return own, (backing,) if backing else ()
+    return own, _all_references(path) if head.startswith(_OTHERS) else ()
+
+
+def meant(reference: str, directory: str) -> list[str]:
+    """The files that *reference* means inside an image in *directory*; none where it leaves this host.
+
+    QEMU also takes options in JSON for a name; whatever they call a file name is taken for one.
+    """
+    if reference.startswith("json:"):
+        try:
+            return [os.path.join(directory, name) for name in _file_names(json.loads(reference[5:]))]
+        except ValueError:
+            return []
+    if reference.startswith("file:"):
+        reference = reference[5:]
+    resolved = _formats.resolve(reference, os.path.join(directory, "image"))
+    return [resolved] if resolved else []
 
 
 def _backing_file(head: bytes) -> str | None:
     """The name of the backing file in a qcow2 header, empty for none; None where *head* alone does not say it all."""
-    if len(head) < _INCOMPATIBLE_AT + _INCOMPATIBLE.size:
+    if len(head) < _QCOW2.size:
         return None
-    _magic, version, offset, length = _QCOW2.unpack_from(head)
-    if version not in (2, 3):
-        return None
-    if version == 3 and _INCOMPATIBLE.unpack_from(head, _INCOMPATIBLE_AT)[0] & _EXTERNAL_DATA:
+    _magic, version, offset, length, incompatible = _QCOW2.unpack_from(head)
+    if version not in (2, 3) or (version == 3 and incompatible & _EXTERNAL_DATA):
         return None
     if not offset:
         return ""
     if not 0 < length <= _LONGEST_NAME or offset + length > len(head):
         return None
     return head[offset : offset + length].decode(errors="surrogateescape")
-
-
-def _meant(written: str, image: str) -> list[str]:
-    """The files that a reference inside *image* means; none where it leaves this host.
-
-    QEMU also takes options in JSON for a name; whatever they call a file name is taken for one.
-    """
-    if written.startswith("json:"):
-        try:
-            return [os.path.join(os.path.dirname(image), name) for name in _file_names(json.loads(written[5:]))]
-        except ValueError:
-            return []
-    if written.startswith("file:"):
-        written = written[5:]
-    resolved = _formats.resolve(written, image)
-    return [resolved] if resolved else []
 
 
 def _file_names(options: t.Any) -> t.Iterator[str]:

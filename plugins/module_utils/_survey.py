@@ -45,9 +45,12 @@ class Survey:
             _staging.require_directory(item.dest, "dest")
         _image.require_regular_file(item.source)
         image = _image.inspect(self.qemu_img, item.source, item.source_format)
-        _convert.require_known_references(self.state, item, [image], self.wish.trusted)
+        images: tuple[_image.Image, ...] = (image,)
+        _convert.require_known_references(self.state, item, images, self.wish.trusted)
         if image.backing_file is not None:
-            _convert.require_known_references(self.state, item, _image.chain(self.qemu_img, image), self.wish.trusted)
+            images = _image.chain(self.qemu_img, image)
+            _convert.require_known_references(self.state, item, images, self.wish.trusted)
+        _convert.require_same_chain(self.state, item.disk, images)
         _convert.require_convertible_image(item, image, self.wish.keep_source)
         self.images[item.target] = image
         if not (self.wish.shallow and image.backing_file):

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _image
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor, Listed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import is_missing_domain
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._references import identity
 
 # QEMU's locks on an image are OFD locks on single bytes: 100+i for a permission that somebody has, 200+i for one that
@@ -69,11 +68,12 @@ def domain_users(hypervisor: Hypervisor, *, skip: str | None = None) -> list[Use
     *skip* is the UUID of a domain to leave out.
     """
     found: list[User] = []
-    for domain in hypervisor.domains():
-        if domain.uuid == skip:
+    below = _image.Links()
+    for listed in hypervisor.listing():
+        if listed.domain.uuid == skip:
             continue
         try:
-            found.extend(_users_by(domain, hypervisor))
+            found.extend(_users_by(listed, hypervisor, below))
         except DiskError as error:
             if not is_missing_domain(error):
                 raise
@@ -84,6 +84,11 @@ def users_of(path: str, users: t.Iterable[User]) -> list[User]:
     """Those of *users* whose file is the one at *path*, by whatever name."""
     wanted = identity(path)
     return [user for user in users if identity(user.path) == wanted]
+
+
+def is_same_file(one: str, other: str) -> bool:
+    """Whether two paths mean one file, by whatever names."""
+    return identity(one) == identity(other)
 
 
 def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: bool = True) -> None:
@@ -102,31 +107,34 @@ def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: boo
         )
 
 
-def _users_by(domain: Domain, hypervisor: Hypervisor) -> t.Iterator[User]:
-    running = domain.is_active()
-    definitions = (
-        [(_domain_xml.disks(domain.xml(inactive=True, secrets=False)), "disk")] if domain.is_persistent() else []
-    )
-    if running:
+def _users_by(listed: Listed, hypervisor: Hypervisor, below: _image.Links) -> t.Iterator[User]:
+    domain = listed.domain
+    definitions = []
+    if listed.persistent:
+        definitions.append((_domain_xml.disks(domain.xml(inactive=True, secrets=False)), "disk"))
+    if listed.active:
         definitions.append((_domain_xml.disks(domain.xml(inactive=False, secrets=False)), "disk"))
-    definitions += [(_domain_xml.snapshot_disks(xml), "disk in a snapshot") for xml in domain.snapshot_definitions()]
+    snapshots = domain.snapshot_definitions() if listed.has_snapshots else ()
+    definitions += [(_domain_xml.snapshot_disks(xml), "disk in a snapshot") for xml in snapshots]
     seen = set()
     for disks, role in definitions:
         for disk in disks:
-            for path, part, image_format in _files_of(disk, hypervisor):
-                user = User(domain.name, domain.uuid, running, disk.target, part or role, path, image_format)
+            for path, part, image_format in _files_of(disk, hypervisor, below):
+                user = User(domain.name, domain.uuid, listed.active, disk.target, part or role, path, image_format)
                 if user not in seen:
                     seen.add(user)
                     yield user
 
 
-def _files_of(disk: _domain_xml.DiskElement, hypervisor: Hypervisor) -> t.Iterator[tuple[str, str | None, str | None]]:
+def _files_of(
+    disk: _domain_xml.DiskElement, hypervisor: Hypervisor, below: _image.Links
+) -> t.Iterator[tuple[str, str | None, str | None]]:
     """The files that a disk means, each with its part in it (None: it is the disk) and its format."""
     source = source_path(disk, hypervisor)
     if source:
         yield source, None, disk.format
         if disk.device == "disk":
-            for path, image_format in _image.links(source, disk.format):
+            for path, image_format in below.of(source, disk.format):
                 yield path, "backing file of", image_format
     for link in disk.chain or ():
         if link.path:
