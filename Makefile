@@ -9,9 +9,9 @@
 TESTS := lint unit sanity docs build lab integration faults molecule
 
 SYSTEM_PACKAGES := \
-    acl attr debootstrap dpkg-dev e2fsprogs git iproute2 mount \
+    acl attr btrfs-progs chromium chromium-driver debootstrap dpkg-dev e2fsprogs git iproute2 mount \
     libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system openssh-client ovmf qemu-system-x86 qemu-utils \
-    python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo
+    python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo xfsprogs
 
 # Debian's own Python, because Debian's libvirt bindings are built for it.
 PYTHON := /usr/bin/python3

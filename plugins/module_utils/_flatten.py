@@ -155,7 +155,7 @@ def require_flattenable(state: DomainState, items: t.Sequence[Flattening], jobs:
     _convert.require_ready(state, jobs, "a flattening", "which knows the old backing files")
     for item in items:
         _convert.require_plain_disk(state.name, item.disk, "flatten")
-        require_same_chain(state, item)
+        _convert.require_same_chain(state, item.disk, item.images)
         if item.disk.element.sliced:
             raise DiskError(f"{state.name}: {item.target}: is a slice of {item.path}: not flattened", path=item.path)
         _require_flattenable_image(item)
@@ -249,25 +249,6 @@ def covers(held: t.Sequence[tuple[int, int]], wanted: t.Iterable[tuple[int, int]
         if at == len(joined) or joined[at][0] > start or joined[at][1] < end:
             return False
     return True
-
-
-def require_same_chain(state: DomainState, item: Flattening) -> None:
-    """Raises UnsafeImage where libvirt's XML and the images disagree: the guest sees what the XML says."""
-    named = item.disk.chain
-    if named is None:
-        return
-    found = [(os.path.realpath(image.path), image.format) for image in item.images[1:]]
-    same = [
-        (os.path.realpath(link.path or ""), link.format or found[i][1]) for i, link in enumerate(named[: len(found)])
-    ]
-    if same != found or len(named) != len(found):
-        in_xml = " -> ".join(f"{link.path} ({link.format})" for link in named) or "none"
-        in_images = " -> ".join(f"{image.path} ({image.format})" for image in item.images[1:]) or "none"
-        raise UnsafeImage(
-            f"{state.name}: {item.target}: libvirt's XML names the backing files {in_xml}, the images {in_images}: "
-            "bring the two together first: the guest sees what the XML says",
-            path=item.path,
-        )
 
 
 def _require_flattenable_image(item: Flattening) -> None:

@@ -112,8 +112,9 @@ def resolve(reference: str, image: str) -> str | None:
     """The absolute path that *reference* means inside *image*; None where it is a protocol and not a file.
 
     A relative name counts from the directory of the name that the image was opened by; QEMU does not resolve
-    symbolic links in it first (path_combine in block.c).
+    symbolic links in it first (path_combine in block.c). To QEMU a name ends before its first NUL.
     """
+    reference = reference.partition("\0")[0]
     if reference.startswith("file:") and not reference.startswith("file://"):
         reference = reference[len("file:") :]
     elif _PROTOCOL.match(reference):

@@ -170,25 +170,38 @@ def chain(qemu_img: QemuImg, top: Image) -> tuple[Image, ...]:
     return tuple(found)
 
 
-def links(top: str, image_format: str) -> t.Iterator[tuple[str, str | None]]:
-    """The references below *top* by headers alone, as (path, format), until one does not resolve or repeats."""
-    seen: set[tuple[int, int]] = set()
-    path: str | None = top
-    fmt: str | None = image_format
-    while path is not None and fmt is not None and len(seen) < DEEPEST_CHAIN:
-        try:
-            identity = _identity(path)
-            if identity in seen:
+class Links:
+    """References by headers alone, of any number of chains; what several of them have in common is looked at once."""
+
+    def __init__(self) -> None:
+        self._below: dict[tuple[str, str], tuple[str, str | None] | None] = {}
+
+    def of(self, top: str, image_format: str) -> t.Iterator[tuple[str, str | None]]:
+        """The references below *top* as (path, format), until one does not resolve or repeats."""
+        seen: set[tuple[str, str]] = set()
+        path, fmt = top, image_format
+        while (path, fmt) not in seen and len(seen) < DEEPEST_CHAIN:
+            seen.add((path, fmt))
+            if (path, fmt) not in self._below:
+                self._below[path, fmt] = _link(path, fmt)
+            below = self._below[path, fmt]
+            if below is None:
                 return
-            seen.add(identity)
-            with _formats.open_image(path) as stream:
-                below = _formats.references(stream, fmt, path)
-        except (DiskError, OSError):
-            return
-        path = _formats.resolve(below.backing_file, path) if below.backing_file else None
-        fmt = below.backing_format
-        if path is not None:
-            yield path, fmt
+            yield below
+            if below[1] is None:
+                return
+            path, fmt = below[0], below[1]
+
+
+def _link(path: str, image_format: str) -> tuple[str, str | None] | None:
+    """The backing file of the image at *path* and its format; None where there is none, or it cannot be read."""
+    try:
+        with _formats.open_image(path) as stream:
+            found = _formats.references(stream, image_format, path)
+    except (DiskError, OSError):
+        return None
+    below = _formats.resolve(found.backing_file, path) if found.backing_file else None
+    return (below, found.backing_format) if below is not None else None
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -49,17 +49,36 @@ class Hypervisor:
         with translated(f"{self.uri}: cannot list the domains"):
             return [Domain(found) for found in self._connection.listAllDomains()]
 
+    def listing(self) -> list[Listed]:
+        """All domains with what the lists themselves say of them: in a few calls, however many domains there are."""
+        with translated(f"{self.uri}: cannot list the domains"):
+            active, transient, with_snapshots = (
+                {found.UUID() for found in self._connection.listAllDomains(flag)}
+                for flag in (
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE,
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT,
+                )
+            )
+            return [
+                Listed(
+                    Domain(found),
+                    active=found.UUID() in active,
+                    persistent=found.UUID() not in transient,
+                    has_snapshots=found.UUID() in with_snapshots,
+                )
+                for found in self._connection.listAllDomains()
+            ]
+
     def define(self, xml: str) -> Domain:
         with translated("cannot define the domain"):
             return Domain(self._connection.defineXMLFlags(xml, binding.libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
 
-    def pools(self) -> list[Pool]:
-        """The active storage pools; none where the driver has no storage."""
+    def pools(self, *, active_only: bool = True) -> list[Pool]:
+        """The storage pools; none where the driver has no storage."""
+        flags = binding.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE if active_only else 0
         try:
-            return [
-                Pool(found)
-                for found in self._connection.listAllStoragePools(binding.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-            ]
+            return [Pool(found) for found in self._connection.listAllStoragePools(flags)]
         except binding.libvirt.libvirtError as error:
             if error.get_error_code() == binding.libvirt.VIR_ERR_NO_SUPPORT:
                 return []
@@ -68,6 +87,16 @@ class Hypervisor:
     def volume_path(self, pool: str, volume: str) -> str:
         with translated(f"{pool}/{volume}: cannot find the storage volume"):
             return t.cast(str, self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A domain, and how it was when it was listed."""
+
+    domain: Domain
+    active: bool
+    persistent: bool
+    has_snapshots: bool
 
 
 @dataclass(frozen=True)

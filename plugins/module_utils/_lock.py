@@ -143,24 +143,35 @@ def sibling_name(name: str, suffix: str) -> str:
     return f".{digest}{suffix}"
 
 
-def _locked(record: str, path: str, deadline: float) -> int:
-    """The record open and locked, and still the file that stands at its name."""
+def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
+    """The file at *name*, made where there is none, open and locked for us alone, and still what stands at its name.
+
+    Raises BlockingIOError where somebody else holds it until *deadline* (by time.monotonic), OSError where it cannot be
+    opened.
+    """
     while True:
-        try:
-            descriptor = os.open(record, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             if not _try_lock(descriptor, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
-                    raise _in_flight(path, _read(os.pread(descriptor, 1 << 20, 0)))
+                    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), name)
                 time.sleep(_POLL)
-            elif _same_file(descriptor, record):
+            elif _same_file(descriptor, name):
                 kept, descriptor = descriptor, -1
                 return kept
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _locked(record: str, path: str, deadline: float) -> int:
+    """The record of *path*, held."""
+    try:
+        return hold(record, deadline)
+    except BlockingIOError:
+        raise _in_flight(path, look(path) or {}) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
+    _dependents,
     _domain_xml,
     _image,
     _rebase,
@@ -122,7 +123,7 @@ class ImageTask(InPlaceTask):
         below = self._below(wish, "make an overlay of it")
         base = below[0] if below else None
         _capacity.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
-        self._require_promise(new_size(wish, base))
+        self._require_promise(new_size(wish, base), wish.backing_file)
         return plan_create(wish, base, self.door(operation), _staging.NewFile(self.path), self.dress)
 
     def _change(self, wish: ImageWish, image: _image.Image, operation: Operation | None) -> Plan:
@@ -217,15 +218,16 @@ class ImageTask(InPlaceTask):
                     in_use_by=[dict(vars(user))],
                 )
 
-    def _require_promise(self, size: int) -> None:
+    def _require_promise(self, size: int, backing_file: str | None = None) -> None:
         """Raises NotEnoughSpace where *size* bytes for the image are more than its file system may promise."""
         ratio = self.module.params["max_overcommit"]
         if ratio is None:
             return
-        search_paths = self.module.params["search_paths"]
-        directories = _usage.directories_to_search([self.path], search_paths, self.hypervisor())
-        system = _capacity.file_system(os.path.dirname(self.path), directories, self.users(), self.qemu_img)
-        system.require_room(self.path, size, ratio)
+        new = _capacity.NewImage(self.path, size, backing_file)
+        directories = _dependents.directories_to_search(
+            [self.path], self.module.params["search_paths"], self.hypervisor()
+        )
+        _capacity.require_ratio_for([new], ratio, directories, self.users(), self.qemu_img)
 
     def _bytes_needed(self, wish: ImageWish, size: int) -> int:
         measured = 0

@@ -145,7 +145,7 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _image, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _image, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, absolute, hypervisor_if_any, run
@@ -189,11 +189,11 @@ def look(qemu_img: QemuImg, path: str, image_format: str | None, with_chain: boo
     return {**image.facts(), "backing_chain": [link.facts() for link in _image.chain(qemu_img, image)]}
 
 
-def find_readers(paths: list[str], params: dict[str, t.Any]) -> _usage.Readers:
+def find_readers(paths: list[str], params: dict[str, t.Any]) -> _dependents.Dependents:
     """Who reads the images at *paths*, asked once for all of them."""
     hypervisor = hypervisor_if_any(params["uri"])
     users = _usage.domain_users(hypervisor) if hypervisor else []
-    return _usage.Readers(_usage.directories_to_search(paths, params["search_paths"], hypervisor), users)
+    return _dependents.Dependents(_dependents.directories_to_search(paths, params["search_paths"], hypervisor), users)
 
 
 def gather(module: AnsibleModule) -> dict[str, t.Any]:

@@ -23,7 +23,8 @@ description:
   - When anything fails, or the task is told to end, everything is as before and a domain that ran runs. A failure after
     the guest has gone on with the new images leaves it there; the next run finishes the rest.
   - When the module is killed in a live conversion, the copy goes on below the guest, which runs on its old disk. The
-    next run with the same wish goes on with that copy, one with another wish ends it and removes its image.
+    next run with the same wish goes on with that copy. One that wants another place, format, layout or backing file
+    ends it and removes its image.
     When it is killed off line, the next run finishes or reverts what was in flight, and starts a domain that was left
     off.
   - The sources are kept unless O(keep_source=false).
@@ -126,6 +127,8 @@ options:
   shutdown_timeout:
     description:
       - How many seconds the guest has to shut down. If it does not, the task fails and the domain runs on.
+      - It has been asked to, all the same, and may still go off. So the record of the task stays, and the next run
+        starts the domain again, as this one would have.
       - It does not matter live.
     type: int
     default: 120
@@ -147,6 +150,7 @@ options:
         if it is off, after its new definition has been verified.
       - An old image that other images have as their backing file is not removed; the task fails before it changes
         anything.
+      - Where the source is a symbolic link, what it links to is removed, and then the link.
     type: bool
     default: true
   compress:
@@ -173,6 +177,8 @@ options:
         definition.
       - Such a reference can have been planted to copy a foreign file into the disk. The definition names a backing file
         by C(backingStore); that of a running domain always does.
+      - Where the definition names other backing files than the images do, or says that there are none, the task fails
+        even so, since the guest sees what the definition says.
     type: bool
     default: false
 seealso:
