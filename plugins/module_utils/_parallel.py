@@ -13,11 +13,22 @@ _Item = t.TypeVar("_Item")
 _Answer = t.TypeVar("_Answer")
 
 
-def in_parallel(look: t.Callable[[_Item], _Answer], items: t.Sequence[_Item]) -> list[_Answer]:
-    """What *look* answers for each of *items*, in their order. A look waits for another program most of its time."""
+def in_parallel(
+    look: t.Callable[[_Item], _Answer], items: t.Sequence[_Item], cut_short: t.Callable[[], object] | None = None
+) -> list[_Answer]:
+    """What *look* answers for each of *items*, in their order. A look waits for another program most of its time.
+
+    Where one fails, or we are told to end, no further one is begun, and those that are under way are waited for;
+    *cut_short* is called before that.
+    """
     if len(items) < 2:
         return [look(item) for item in items]
     from concurrent.futures import ThreadPoolExecutor  # loaded where there is something to gain by it
 
     with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
-        return list(threads.map(look, items))
+        try:
+            return list(threads.map(look, items))
+        except BaseException:
+            if cut_short:
+                cut_short()
+            raise
