@@ -172,7 +172,8 @@ def chain(qemu_img: QemuImg, top: Image, look: t.Callable[[str, str], Image] | N
         if above.backing_format is None:
             raise UnsafeImage(
                 f"{above.path}: it does not say the format of its backing file {below}: QEMU would guess it from "
-                "content that a guest may have written; record it with qemu-img rebase -u -F FORMAT",
+                "content that a guest may have written; record it with kvmops.disk.qcow2_image (backing_file and "
+                "backing_format)",
                 path=above.path,
             )
         image = look(below, above.backing_format)
