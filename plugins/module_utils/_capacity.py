@@ -42,16 +42,19 @@ def require_space(demands: t.Iterable[tuple[str, int]]) -> None:
         needed[device] = needed.get(device, 0) + required
         files.setdefault(device, []).append(path)
     for device, required in needed.items():
-        directory = os.path.dirname(files[device][0])
-        available = available_bytes(directory)
-        if required > available:
-            raise NotEnoughSpace(
-                f"{', '.join(files[device])}: not enough space in {directory}: "
-                f"needed {format_size(required)} ({required} bytes), "
-                f"available {format_size(available)} ({available} bytes): free some, or choose another place",
-                required_bytes=required,
-                available_bytes=available,
-            )
+        require_bytes(files[device], required, available_bytes(os.path.dirname(files[device][0])))
+
+
+def require_bytes(paths: t.Sequence[str], required: int, available: int) -> None:
+    """Raises NotEnoughSpace where new files at *paths*, of one directory, need more bytes than are *available*."""
+    if required > available:
+        raise NotEnoughSpace(
+            f"{', '.join(paths)}: not enough space in {os.path.dirname(paths[0])}: "
+            f"needed {format_size(required)} ({required} bytes), "
+            f"available {format_size(available)} ({available} bytes): free some, or choose another place",
+            required_bytes=required,
+            available_bytes=available,
+        )
 
 
 @dataclass(frozen=True)

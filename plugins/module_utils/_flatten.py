@@ -17,11 +17,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainD
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import REBASEABLE_FORMATS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
-
-#: The formats whose backing file QEMU can change (bdrv_change_backing_file in its block drivers).
-FLATTENABLE_FORMATS = ("qcow2", "qed")
 
 
 @dataclass(frozen=True)
@@ -256,10 +253,10 @@ def covers(held: t.Sequence[tuple[int, int]], wanted: t.Iterable[tuple[int, int]
 
 def _require_flattenable_image(item: Flattening) -> None:
     image = item.image
-    if image.format not in FLATTENABLE_FORMATS:
+    if image.format not in REBASEABLE_FORMATS:
         raise DiskError(
             f"{image.path}: the backing file of a {image.format} image cannot be changed, only that of "
-            f"{' and '.join(FLATTENABLE_FORMATS)} images: convert it with vm_disk_convert, which makes a new image",
+            f"{' and '.join(REBASEABLE_FORMATS)} images: convert it with vm_disk_convert, which makes a new image",
             path=image.path,
         )
     if image.encrypted or item.disk.element.encrypted:

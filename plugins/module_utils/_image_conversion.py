@@ -201,7 +201,7 @@ class ConversionTask:
         self, found: Observed, new_file: _staging.NewFile, expected: list[int] | None, operation: Operation | None
     ) -> None:
         recipe = _image_convert.recipe(self.wish, found)
-        _transcode.make(self._door(operation), recipe, found.size, new_file, self._phase)
+        _transcode.make(self._door(operation), recipe, found.source, found.size, new_file, self._phase)
         _staging.resemble(new_file.name, self.wish.dest if expected else self.wish.src)
         arguments = self.module.load_file_common_arguments(self.module.params, path=new_file.name)
         self.module.set_fs_attributes_if_different(arguments, False)

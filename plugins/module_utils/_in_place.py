@@ -10,7 +10,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _usage
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -60,6 +60,17 @@ class InPlaceTask:
             found = _dependents.of(self.path, directories, users)
             otherwise = "set allow_dependents=true where they are to be given up"
             _dependents.require_none(self.path, found, to_do, otherwise)
+
+    def require_no_saved_state(self, path: str, users: t.Iterable[_usage.User]) -> None:
+        """A saved domain resumes in the midst of work on the disk as it was when it was saved (HAZARDS A9)."""
+        for user in _usage.users_of(path, users):
+            if self.hypervisor().domain(user.uuid).has_managed_save():
+                raise ImageInUse(
+                    f"{path}: domain {user.domain} has a saved state (managed save), and would resume on another "
+                    "disk than it was saved with: start it and shut it down, or remove the saved state, first",
+                    path=path,
+                    in_use_by=[dict(vars(user))],
+                )
 
     def users(self) -> list[_usage.User]:
         """The files that domains use, as far as libvirt can be asked."""

@@ -86,6 +86,11 @@ def users_of(path: str, users: t.Iterable[User]) -> list[User]:
     return [user for user in users if identity(user.path) == wanted]
 
 
+def is_same_file(one: str, other: str) -> bool:
+    """Whether two paths mean one file, by whatever names."""
+    return identity(one) == identity(other)
+
+
 def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: bool = True) -> None:
     """Raises ImageInUse where one of *users* names the image at *path*, or, with *locks*, somebody has it open."""
     found = users_of(path, users)

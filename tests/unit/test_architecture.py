@@ -18,9 +18,9 @@ PLUGINS = ROOT / "plugins"
 LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
-    {"_errors", "_parallel", "_size"},
+    {"_errors", "_file_copy", "_parallel", "_size"},
     {
-        *("_domain_xml", "_record_xml", "_xml"),
+        *("_clone_xml", "_domain_identity", "_domain_xml", "_record_xml", "_xml"),
         *("_libvirt", "_libvirt_binding", "_libvirt_domain"),
         *(
             "_formats",
@@ -40,14 +40,17 @@ FLOORS = (
         *("_leftovers", "_lock", "_promises", "_staging", "_usage"),
     },
     {
+        *("_clone", "_clone_existing", "_clone_make", "_clone_remove", "_clone_source", "_clone_survey"),
         *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
+        *("_exchange", "_rebase", "_rebasing"),
         *("_flatten", "_flatten_left", "_flatten_live", "_flatten_offline", "_flatten_survey"),
         *("_image_convert", "_repair", "_resize", "_snapshots", "_survey", "_transcode", "_trust", "_unfinished"),
     },
     {"_module"},
-    {"_in_place"},
+    {"_in_place", "_several"},
     {
-        *("_checked_image", "_comparison", "_domain_conversion", "_domain_flatten", "_domain_resize"),
+        *("_checked_image", "_comparison", "_domain_clone", "_domain_conversion", "_domain_flatten", "_domain_resize"),
+        *("_described_images", "_domain_unclone"),
         "_image_conversion",
         *("_managed_image", "_managed_snapshots", "_surroundings"),
     },
@@ -55,8 +58,11 @@ FLOORS = (
 
 # Who may use whom on the same floor; everybody else looks only down.
 NEIGHBOURS = {
+    "_file_copy": {"_errors"},
     "_size": {"_errors"},
     "_capacity": {"_lock", "_promises", "_usage"},
+    "_clone_xml": {"_domain_identity", "_domain_xml", "_xml"},
+    "_domain_identity": {"_xml"},
     "_domain_xml": {"_xml"},
     "_libvirt": {"_libvirt_binding", "_libvirt_domain"},
     "_libvirt_domain": {"_libvirt_binding"},
@@ -76,16 +82,23 @@ NEIGHBOURS = {
     "_promises": {"_base", "_image", "_usage"},
     "_staging": {"_lock"},
     "_usage": {"_image"},
+    "_clone_existing": {"_clone", "_clone_source"},
+    "_clone_make": {"_clone", "_clone_source", "_create", "_plan", "_records", "_transcode"},
+    "_clone_remove": {"_clone_existing", "_plan"},
+    "_clone_source": {"_clone", "_create"},
+    "_clone_survey": {"_clone", "_clone_make", "_clone_source", "_convert", "_create"},
     "_convert": {"_plan"},
     "_create": {"_plan"},
     "_flatten": {"_convert"},
     "_flatten_left": {"_flatten", "_plan", "_records"},
     "_flatten_live": {"_flatten", "_flatten_left", "_plan", "_records"},
-    "_flatten_offline": {"_create", "_flatten", "_flatten_live", "_plan", "_records"},
+    "_flatten_offline": {"_create", "_exchange", "_flatten", "_flatten_live", "_plan", "_records"},
     "_flatten_survey": {"_flatten"},
     "_image_convert": {"_create", "_transcode", "_trust"},
     "_live": {"_convert", "_create", "_plan", "_records"},
     "_offline": {"_convert", "_create", "_plan", "_records"},
+    "_rebase": {"_create"},
+    "_rebasing": {"_exchange", "_plan", "_rebase"},
     "_reconcile": {"_create", "_plan"},
     "_recover": {"_plan", "_repair"},
     "_remove": {"_plan"},
@@ -96,6 +109,8 @@ NEIGHBOURS = {
     "_survey": {"_convert", "_create"},
     "_unfinished": {"_convert", "_plan", "_records"},
     "_comparison": {"_surroundings"},
+    "_described_images": {"_surroundings"},
+    "_domain_clone": {"_surroundings"},
     "_image_conversion": {"_surroundings"},
 }
 
