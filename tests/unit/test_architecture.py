@@ -52,7 +52,7 @@ FLOORS = (
         *("_checked_image", "_comparison", "_domain_clone", "_domain_conversion", "_domain_flatten", "_domain_resize"),
         *("_described_images", "_domain_unclone"),
         "_image_conversion",
-        *("_managed_image", "_managed_snapshots", "_surroundings"),
+        *("_managed_image", "_managed_snapshots", "_storage", "_surroundings"),
     },
 )
 
