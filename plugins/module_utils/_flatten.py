@@ -234,26 +234,6 @@ def recorded(item: Flattening) -> RecordedDisk:
     )
 
 
-def covers(held: t.Sequence[tuple[int, int]], wanted: t.Iterable[tuple[int, int]], size: int) -> bool:
-    """Whether the ranges *held*, in order, hold all of *wanted* that lies within *size*."""
-    joined: list[tuple[int, int]] = []
-    for start, end in held:
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    at = 0
-    for start, end in wanted:
-        end = min(end, size)
-        if start >= end:
-            continue
-        while at < len(joined) and joined[at][1] <= start:
-            at += 1
-        if at == len(joined) or joined[at][0] > start or joined[at][1] < end:
-            return False
-    return True
-
-
 def require_same_chain(state: DomainState, item: Flattening) -> None:
     """Raises UnsafeImage where libvirt's XML and the images disagree: the guest sees what the XML says."""
     named = item.disk.chain

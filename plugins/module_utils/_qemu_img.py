@@ -74,8 +74,7 @@ class QemuImg(Runner):
         argv = ["measure", "--output=json", *(["-U"] if share else []), *_snapshot(snapshot)]
         source = ["-f", image_format, "--", path]
         if alone:
-            file = {"driver": "file", "filename": path}
-            source = ["--", "json:" + json.dumps({"driver": image_format, "backing": None, "file": file})]
+            source = ["--", "json:" + json.dumps({**_node(path, image_format), "backing": None})]
         answer = self._json(*argv, "-O", target_format, *_options(options), *source, seconds=None)
         return Measure(answer["required"], answer["fully-allocated"])
 
@@ -132,13 +131,35 @@ class QemuImg(Runner):
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
         self._write(*argv, "--", source, target, report=report)
 
-    def allocated(self, path: str, image_format: str, images: int) -> list[tuple[int, int]]:
+    def allocated(self, path: str, image_format: str, images: int, *, data: bool = False) -> list[tuple[int, int]]:
         """The ranges of the disk, as (start, end), that the first *images* images of the chain at *path* hold on stable
-        storage; a running guest's QEMU may have more in its memory."""
+        storage; a running guest's QEMU may have more in its memory. With *data* without what only is known to be zeros.
+        """
         rows = self._json("map", "-U", "--output=json", "-f", image_format, "--", path, seconds=None)
         return [
-            (row["start"], row["start"] + row["length"]) for row in rows if row["present"] and row["depth"] < images
+            (row["start"], row["start"] + row["length"])
+            for row in rows
+            if row["present"] and row["depth"] < images and (row["data"] or not data)
         ]
+
+    def commit(
+        self,
+        path: str,
+        image_format: str,
+        base: str | None = None,
+        *,
+        rate: int | None = None,
+        report: Report | None = None,
+    ) -> None:
+        """Writes what *path* holds into its backing file, or, with what lies between, into *base*, deeper in its chain.
+
+        *path* stays as it is (``-d``), and shows the same as before, however this ends. *rate*: bytes in a second.
+        *report* is told how much of the disk is done.
+        """
+        argv = ["commit", "-p" if report else "-q", "-d", "-f", image_format]
+        argv += ["-r", str(rate)] if rate else []
+        argv += ["-b", base] if base else []
+        self._write(*argv, "--", path, in_place=True, report=report)
 
     def rebase(
         self, path: str, image_format: str, backing: tuple[str, str] | None, *, report: Report | None = None
@@ -189,8 +210,8 @@ class QemuImg(Runner):
         """
         with _qemu_nbd.serving(path, image_format, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
-            file = {"driver": other_format, "file": {"driver": "file", "filename": other}}
-            return self._same("--", *(f"json:{json.dumps(node)}" for node in (served, file)), report=report)
+            nodes = (served, _node(other, other_format))
+            return self._same("--", *(f"json:{json.dumps(node)}" for node in nodes), report=report)
 
     def resize(
         self, path: str, image_format: str, size: int, *, shrink: bool = False, preallocation: str | None = None
@@ -262,6 +283,11 @@ def _snapshot(snapshot: tuple[str, str] | None) -> list[str]:
         return []
     identity, name = (value.replace(",", ",,") for value in snapshot)
     return ["-l", f"snapshot.id={identity},snapshot.name={name}"]
+
+
+def _node(path: str, image_format: str) -> dict[str, t.Any]:
+    """The image at *path* as QEMU's ``json:`` names one."""
+    return {"driver": image_format, "file": {"driver": "file", "filename": path}}
 
 
 def image_by_itself(path: str, image_format: str, *, external_data: bool = False) -> str:

@@ -67,6 +67,13 @@ def manage(image: Hostile, _work: Path) -> dict[str, Any]:
     return run_forked("qcow2_image", params, check=True, timeout=SECONDS)
 
 
+def commit(image: Hostile, _work: Path) -> dict[str, Any]:
+    """Whatever backing file it names would be written to."""
+    image_format = image.format if image.format == "qed" else "qcow2"
+    params = {"path": str(image.path), "format": image_format, "overlay": "keep", "uri": NOBODY}
+    return run_forked("qcow2_commit", params, timeout=SECONDS)
+
+
 def found(module: Module, image: Hostile, canary: Canary, work: Path) -> dict[str, Any]:
     """What MODULE makes of IMAGE, without a harm to anybody."""
     before = tree_state(image.path.parent)
@@ -87,7 +94,7 @@ def found(module: Module, image: Hostile, canary: Canary, work: Path) -> dict[st
 
 
 @pytest.mark.parametrize(
-    "module", [convert, overlay_of, update, compare, look, manage], ids=lambda module: module.__name__
+    "module", [convert, overlay_of, update, compare, look, manage, commit], ids=lambda module: module.__name__
 )
 def test_no_hostile_image_leads_a_module_anywhere(module: Module, scene: tuple[Canary, list[Hostile], Path]) -> None:
     canary, images, work = scene

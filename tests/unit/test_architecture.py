@@ -18,18 +18,20 @@ PLUGINS = ROOT / "plugins"
 LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
-    {"_errors", "_parallel", "_size"},
+    {"_errors", "_parallel", "_ranges", "_size"},
     {
         *("_domain_xml", "_record_xml", "_xml"),
         *("_libvirt", "_libvirt_binding", "_libvirt_domain"),
-        *("_formats", "_mapping", "_process", "_progress", "_qcow2", "_qemu_img", "_qemu_img_run", "_qemu_nbd"),
+        *("_formats", "_mapping", "_process", "_progress", "_qcow2", "_qcow2_bitmaps", "_qemu_img"),
+        *("_qemu_img_run", "_qemu_nbd"),
     },
     {
         *("_block_device", "_block_job", "_capacity", "_domain", "_image", "_layout", "_leftovers", "_lock"),
         *("_staging", "_usage"),
     },
     {
-        *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
+        *("_commit", "_convert", "_create", "_live", "_offline", "_plan"),
+        *("_reconcile", "_records", "_recover", "_remove"),
         *("_flatten", "_flatten_left", "_flatten_live", "_flatten_offline", "_flatten_survey"),
         *("_image_convert", "_repair", "_resize", "_snapshots", "_survey", "_transcode", "_trust", "_unfinished"),
     },
@@ -38,7 +40,7 @@ FLOORS = (
     {
         *("_checked_image", "_comparison", "_domain_conversion", "_domain_flatten", "_domain_resize"),
         "_image_conversion",
-        *("_managed_image", "_managed_snapshots", "_surroundings"),
+        *("_commit_survey", "_managed_commit", "_managed_image", "_managed_snapshots", "_surroundings"),
     },
 )
 
@@ -59,8 +61,10 @@ NEIGHBOURS = {
     "_layout": {"_image"},
     "_leftovers": {"_lock", "_staging"},
     "_mapping": {"_qcow2"},
+    "_qcow2_bitmaps": {"_qcow2"},
     "_staging": {"_lock"},
     "_usage": {"_image"},
+    "_commit": {"_plan"},
     "_convert": {"_plan"},
     "_create": {"_plan"},
     "_flatten": {"_convert"},
@@ -81,6 +85,7 @@ NEIGHBOURS = {
     "_survey": {"_convert", "_create"},
     "_unfinished": {"_convert", "_plan", "_records"},
     "_comparison": {"_surroundings"},
+    "_managed_commit": {"_commit_survey"},
     "_image_conversion": {"_surroundings"},
 }
 
