@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -113,7 +114,7 @@ class CheckTask(InPlaceTask):
             first.append(
                 Step(
                     f"remove the unfinished file that an interrupted run left for {self.path}",
-                    lambda: _staging.discard(self.path),
+                    lambda: _staging.discard(os.path.realpath(self.path)),
                 )
             )
         if not left.is_whole:

@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _commit,
+    _dependents,
     _formats,
     _image,
     _qcow2,
@@ -43,7 +44,7 @@ class CommitSurvey(InPlaceTask):
                 f"{path}: is a symbolic link, asked to {self.wish.end} it: name {os.path.realpath(path)} itself",
                 path=path,
             )
-        below = next(iter(_image.links(path, self.wish.format)), (None, None))[0]
+        below = next(_image.Links().of(path, self.wish.format), (None, None))[0]
         chain = Trust(self.trusted, self._declared(below)).look(self.qemu_img, path, self.wish.format)
         depth = _commit.depth_of_base(self.wish, chain, is_same)
         for image in chain[: depth + 1]:
@@ -121,7 +122,7 @@ class CommitSurvey(InPlaceTask):
         touched = [*(images[:-1] if goes else ()), *(images[1:] if not observed.is_merged else ())]
         for image in dict.fromkeys(touched):
             others = [path for path in readers.of(image.path) if not any(is_same(path, one.path) for one in images)]
-            _usage.require_no_dependents(
+            _dependents.require_none(
                 image.path,
                 others,
                 f"merge {observed.overlay.path} into {observed.base.path}",

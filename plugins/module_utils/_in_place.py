@@ -9,7 +9,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, Interrupted, QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
@@ -57,12 +57,12 @@ class InPlaceTask:
         """Raises HasDependents where overlays read what is to be written, unless the task gives them up."""
         if not self.module.params["allow_dependents"]:
             otherwise = "set allow_dependents=true where they are to be given up"
-            _usage.require_no_dependents(self.path, self.readers([self.path], users).of(self.path), to_do, otherwise)
+            _dependents.require_none(self.path, self.readers([self.path], users).of(self.path), to_do, otherwise)
 
-    def readers(self, paths: t.Iterable[str], users: t.Iterable[_usage.User]) -> _usage.Readers:
+    def readers(self, paths: t.Iterable[str], users: t.Iterable[_usage.User]) -> _dependents.Dependents:
         """Which images read which, of those that may have one of *paths* as backing file."""
         search_paths = self.module.params["search_paths"]
-        return _usage.Readers(_usage.directories_to_search(paths, search_paths, self.hypervisor()), users)
+        return _dependents.Dependents(_dependents.directories_to_search(paths, search_paths, self.hypervisor()), users)
 
     def require_no_saved_state(self, path: str, users: t.Iterable[_usage.User]) -> None:
         """A saved domain resumes in the midst of work on the disk as it was when it was saved (HAZARDS A9)."""

@@ -76,7 +76,7 @@ class LiveWork:
         new_file.begin()
         self._create(item, new_file.name)
         _staging.resemble(new_file.name, item.source)
-        self._ours(_convert.recorded(item, layout.format), new_file.identity())
+        self._ours(_convert.recorded(item, self.wish), new_file.identity())
         new_file.publish()
 
     def _create(self, item: Conversion, path: str) -> None:
@@ -261,7 +261,7 @@ def _each(method: t.Callable[[Conversion], None], item: Conversion) -> t.Callabl
 
 
 def _removal(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove(path)
+    return lambda: _staging.remove_image(path)
 
 
 def _nothing() -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _commit,
+    _dependents,
     _formats,
     _image,
     _leftovers,
@@ -199,7 +200,7 @@ class CommitTask(CommitSurvey):
 
     def _note(self, operation: Operation, observed: Observed, stage: str) -> None:
         """Says beside each image what is done; a half merged base is one that only the overlay can repair."""
-        facts = {
+        facts: dict[str, t.Any] = {
             "overlay": observed.overlay.path,
             "base": observed.base.path,
             "base_format": observed.base.format,
@@ -249,7 +250,7 @@ class CommitTask(CommitSurvey):
         for name in rest:
             _usage.require_unused(name, users, "remove it after its merge")
             others = [path for path in readers.of(name) if path not in rest] if readers else []
-            _usage.require_no_dependents(name, others, "remove it after its merge", "remove its record")
+            _dependents.require_none(name, others, "remove it after its merge", "remove its record")
 
     def _phase(self, observed: Observed, verb: str, total: int) -> AbstractContextManager[Phase]:
         return self.progress.phase(os.path.basename(observed.overlay.path), verb, total)

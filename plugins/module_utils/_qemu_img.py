@@ -42,6 +42,23 @@ class CheckResult:
     check_errors: int = 0
 
 
+@dataclass(frozen=True)
+class Range:
+    """A part of a disk, in bytes, whose content has one kind of place: a row of ``qemu-img map``.
+
+    *depth* counts the images down the chain, 0 for the top. *present*: one of them has it. *zero*: it reads as zeros.
+    *data*: it takes space. *offset* is where it lies in the file; None where it has no one place there.
+    """
+
+    start: int
+    length: int
+    depth: int
+    present: bool
+    zero: bool
+    data: bool
+    offset: int | None
+
+
 #: Exit statuses of ``qemu-img check`` that are answers (docs/tools/qemu-img); 1 is a failure to check.
 _CHECK_RESULTS = {0: "good", 2: "corrupt", 3: "leaks", 63: "unsupported"}
 
@@ -90,12 +107,15 @@ class QemuImg(Runner):
         size: int | None,
         options: t.Mapping[str, str],
         backing: tuple[str, str] | None = None,
+        *,
+        unopened: bool = False,
     ) -> None:
         """A new image at *path*, which must be a name of ours: qemu-img overwrites, and deletes when it fails.
 
-        *backing* is the backing file and its format; *size* may then be None for the same size.
+        *backing* is the backing file and its format; *size* may then be None for the same size. *unopened*: nothing
+        looks at the backing file, nor at what that refers to; *size* is needed then.
         """
-        argv = ["create", "-q", "-f", image_format, *_options(options)]
+        argv = ["create", "-q", *(["-u"] if unopened else []), "-f", image_format, *_options(options)]
         if backing:
             argv += ["-b", backing[0], "-F", backing[1]]
         self._write(*argv, "--", path, *([str(size)] if size is not None else []))
@@ -131,15 +151,32 @@ class QemuImg(Runner):
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
         self._write(*argv, "--", source, target, report=report)
 
-    def allocated(self, path: str, image_format: str, images: int, *, data: bool = False) -> list[tuple[int, int]]:
-        """The ranges of the disk, as (start, end), that the first *images* images of the chain at *path* hold on stable
-        storage; a running guest's QEMU may have more in its memory. With *data* without what only is known to be zeros.
-        """
+    def map(self, path: str, image_format: str) -> list[Range]:
+        """Where the content of the disk lies, its chain included, as it is on stable storage now: a running guest's
+        QEMU may have more in its memory."""
         rows = self._json("map", "-U", "--output=json", "-f", image_format, "--", path, seconds=None)
         return [
-            (row["start"], row["start"] + row["length"])
+            Range(
+                row["start"],
+                row["length"],
+                row["depth"],
+                row["present"],
+                row["zero"],
+                row["data"],
+                row.get("offset"),
+            )
             for row in rows
-            if row["present"] and row["depth"] < images and (row["data"] or not data)
+        ]
+
+    def allocated(self, path: str, image_format: str, images: int, *, data: bool = False) -> list[tuple[int, int]]:
+        """The ranges of the disk, as (start, end), that the first *images* images of the chain hold, by its map.
+
+        With *data* without what only is known to be zeros.
+        """
+        return [
+            (row.start, row.start + row.length)
+            for row in self.map(path, image_format)
+            if row.present and row.depth < images and (row.data or not data)
         ]
 
     def commit(
@@ -151,10 +188,11 @@ class QemuImg(Runner):
         rate: int | None = None,
         report: Report | None = None,
     ) -> None:
-        """Writes what *path* holds into its backing file, or, with what lies between, into *base*, deeper in its chain.
+        """Writes what *path* holds into its backing file, or, with what lies between, into *base*, one further down as
+        the chain calls it. *path* is left as it is (``-d``), and reads the same at any moment.
 
-        *path* stays as it is (``-d``), and shows the same as before, however this ends. *rate*: bytes in a second.
-        *report* is told how much of the disk is done.
+        A run that is killed has changed the base already; another one finishes it. Both stay locked meanwhile.
+        *rate*: bytes in a second. *report* is told how much has been written.
         """
         argv = ["commit", "-p" if report else "-q", "-d", "-f", image_format]
         argv += ["-r", str(rate)] if rate else []
@@ -233,7 +271,7 @@ class QemuImg(Runner):
         """
         argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
         alone = image_by_itself(path, image_format, external_data=external_data)
-        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=True)
+        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=bool(repair))
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
         found = parsed(done.stdout) if done.returncode != 63 else {}

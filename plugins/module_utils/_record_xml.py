@@ -19,7 +19,8 @@ class RecordedDisk:
     """One disk in the record of an operation; all paths absolute.
 
     An image that is flattened stays where it is, so *source* and *dest* are the same; *below* is its backing file, and
-    *base* the one of those further down that it is to have, if any.
+    *base* the one of those further down that it is to have, if any. A new image has *base* as its backing file, if it
+    is to have one, *options* are those that it is made with, and *block* is yes where it is a block device.
     """
 
     target: str
@@ -30,6 +31,8 @@ class RecordedDisk:
     base: str | None = None
     below: str | None = None
     below_format: str | None = None
+    options: str | None = None
+    block: str | None = None
 
 
 @dataclass(frozen=True)

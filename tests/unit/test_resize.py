@@ -15,7 +15,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Dis
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
-from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._resize import ResizeWish, Resizing
 
 GIB = 1 << 30
@@ -239,14 +238,6 @@ def test_a_job_of_the_domain_forbids_it() -> None:
     assert "is being migrated" in str(refusal(item(live=True), found=state(busy=True)))
 
 
-def test_a_disk_that_is_being_converted_is_not_resized_and_another_one_is() -> None:
-    disks = (RecordedDisk("vda", "/images/vm.raw", "raw", "/images/vm.qcow2", "qcow2"),)
-    found = state(record=Record("convert", "offline", "2024-01-01T00:00:00+00:00", False, False, disks))
-    assert "vda: is being converted since 2024-01-01" in str(refusal(item(), found=found))
-    another = disk(replace(ELEMENT, target="vdb"))
-    _resize.require_resizable(found, item(of=another), ResizeWish(), ())
-
-
 @pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize(
     ("fields", "said"),
@@ -360,7 +351,8 @@ def test_nothing_is_preallocated_where_an_image_shrinks() -> None:
 @pytest.mark.parametrize(
     ("after", "chosen", "needed"),
     [
-        (40, None, 0),
+        (40, None, 65536),
+        (30, None, 0),
         (40, "metadata", 7),
         (40, "falloc", 10 * GIB + 7),
         (40, "full", 10 * GIB + 7),
@@ -369,6 +361,15 @@ def test_nothing_is_preallocated_where_an_image_shrinks() -> None:
 )
 def test_the_space_that_a_growth_takes_at_once(after: int, chosen: str | None, needed: int) -> None:
     assert _resize.bytes_added(item(after), chosen, 7) == needed
+
+
+def test_a_thin_image_takes_a_new_first_table_at_once_where_the_old_one_is_too_short() -> None:
+    small = replace(IMAGE, virtual_size=GIB, cluster_size=4096)
+    assert _resize.bytes_added(item(40, small), None, 7) == 20480 * 8
+    assert _resize.bytes_added(item(40, replace(small, extended_l2=True)), None, 7) == 40960 * 8
+    within = replace(IMAGE, virtual_size=GIB - 1024)
+    assert _resize.bytes_added(item(1, within), None, 7) == 0, "the last one covers 512 MiB anyway"
+    assert _resize.bytes_added(item(40, RAW), None, 7) == 0
 
 
 # The plan
