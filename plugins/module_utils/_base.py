@@ -118,9 +118,17 @@ def release(base: str, gone: t.Iterable[str], others: t.Collection[str] = ()) ->
         return True
 
 
-def forget(base: str) -> None:
-    """Removes what is noted of a base that is gone itself."""
-    _staging.remove(_place(base))
+def remove(path: str) -> None:
+    """Removes the image at *path*, durably, and what is noted of it as a base; a link to one goes alone."""
+    _staging.remove(path)
+    _staging.remove(_place(path))
+
+
+def remove_image(path: str) -> None:
+    """As remove(), but with the file that a link leads to."""
+    place = _place(path)
+    _staging.remove_image(path)
+    _staging.remove(place)
 
 
 def _counts(overlay: str, mount: str, base: str) -> bool:

@@ -49,6 +49,8 @@ class CheckTask(InPlaceTask):
         plan = plan_repair(self.path, self.repair, self.found, self.kept(operation, lambda: self._repair(operation)))
         if self.repair == "none":
             return plan
+        if plan:
+            self.require_no_dependents("repair it", self.users())
         left = _leftovers.left_on(self.path, self.format, operation)
         if left.record is None and not left.unfinished_file:
             return recorded((), plan, self.path, operation)

@@ -63,9 +63,10 @@ class Dependents:
         Each once, whatever names lead to it. Raises UnsafeImage where it is noted what depends on it, but the note
         cannot be read.
         """
-        names = self._readers.get(_references.identity(path), {})
+        own = _references.identity(path)
+        names = self._readers.get(own, {})
         noted = {_references.identity(name): name for name in _base.noted_dependents(path, {*names.values()})}
-        return sorted({**noted, **names}.values())
+        return sorted(name for identity, name in {**noted, **names}.items() if identity != own)
 
 
 def of(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> list[str]:
@@ -80,7 +81,7 @@ def require_none(path: str, found: t.Sequence[str], to_do: str, otherwise: str) 
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
         raise HasDependents(
             f"{path}: {len(found)} image(s) read it as their backing file ({shown}): asked to {to_do}, "
-            "which would destroy them: "
+            "which can destroy them: "
             f"make them independent first, or {otherwise}",
             path=path,
             dependents=list(found),

@@ -108,9 +108,9 @@ class SnapshotTask(InPlaceTask):
         self._require_unused(users)
         if self.wish.state == "reverted":
             self.require_no_saved_state(self.path, users)
-            self.require_no_dependents(_TO_DO["reverted"], users)
         else:
             self._require_not_libvirts(users)
+        self.require_no_dependents(_TO_DO[self.wish.state], users)
         writes_tables = self.wish.state == "reverted" or addition(self.wish, observed) is not None
         if writes_tables and os.path.isfile(self.path):
             _capacity.require_space([(os.path.realpath(self.path), bytes_needed(observed))])
