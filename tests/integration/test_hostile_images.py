@@ -67,6 +67,13 @@ def manage(image: Hostile, _work: Path) -> dict[str, Any]:
     return run_forked("qcow2_image", params, check=True, timeout=SECONDS)
 
 
+def commit(image: Hostile, _work: Path) -> dict[str, Any]:
+    """Whatever backing file it names would be written to."""
+    image_format = image.format if image.format == "qed" else "qcow2"
+    params = {"path": str(image.path), "format": image_format, "overlay": "keep", "uri": NOBODY}
+    return run_forked("qcow2_commit", params, timeout=SECONDS)
+
+
 def promise(image: Hostile, work: Path) -> dict[str, Any]:
     """All files beside an image are looked at as well: where the canary is among them, the image is taken away."""
     path = image.path
@@ -98,7 +105,7 @@ def found(module: Module, image: Hostile, canary: Canary, work: Path) -> dict[st
 
 
 @pytest.mark.parametrize(
-    "module", [convert, overlay_of, update, compare, look, manage, promise], ids=lambda module: module.__name__
+    "module", [convert, overlay_of, update, compare, look, manage, promise, commit], ids=lambda module: module.__name__
 )
 def test_no_hostile_image_leads_a_module_anywhere(module: Module, scene: tuple[Canary, list[Hostile], Path]) -> None:
     canary, images, work = scene
