@@ -11,7 +11,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _block_device,
+    _capacity,
     _convert,
     _domain,
     _domain_xml,
@@ -19,7 +21,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _live,
     _lock,
     _offline,
-    _staging,
     _unfinished,
     _xml,
 )
@@ -51,6 +52,7 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
         if params[name] is not None:
             absolute(params[name].rstrip("/") or "/" if name == "dest_dir" else params[name], name)
             _xml.require_expressible(params[name], name)
+    _capacity.require_ratio(params["max_overcommit"])
     bandwidth = params["bandwidth"]
     wish = ConvertWish(
         disks=tuple(params["disks"] or [params["disk"]]),
@@ -149,6 +151,7 @@ class ConvertTask:
         _convert.require_free_destinations(new, self._is_taken)
         self.survey.require_unused(conversions)
         self.survey.require_space(new, share=self.state.active)
+        self.survey.require_promise(conversions, self.params["max_overcommit"])
         return self._conversion_plan(operation, adopted)
 
     def _is_taken(self, path: str) -> bool:
@@ -289,7 +292,7 @@ class ConvertTask:
 
 
 def _remover(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove_image(path)
+    return lambda: _base.remove_image(path)
 
 
 def convert(module: AnsibleModule) -> dict[str, t.Any]:

@@ -99,6 +99,23 @@ class Survey:
             demands.append((item.dest, bytes_needed(layout, image.virtual_size, measured.required)))
         _capacity.require_space(demands)
 
+    def require_promise(self, conversions: t.Sequence[Conversion], ratio: float | None) -> None:
+        """Raises NotEnoughSpace where a file system would promise more than *ratio* times its size (_capacity)."""
+        if ratio is None or self.wish.block_device:
+            return
+        new = [
+            _capacity.NewImage(
+                item.dest, self.images[item.target].virtual_size, item.backing.path if item.backing else None
+            )
+            for item in conversions
+        ]
+        gone = [] if self.wish.keep_source else [item.source for item in conversions]
+        directories = _dependents.directories_to_search(
+            [item.dest for item in conversions], self.search_paths, self.hypervisor
+        )
+        users = _usage.domain_users(self.hypervisor)
+        _capacity.require_ratio_for(new, ratio, directories, users, self.qemu_img, gone=gone)
+
     def removable(self, sources: t.Iterable[str]) -> list[str]:
         """Those of *sources* that are there and that nobody uses."""
         users = _usage.domain_users(self.hypervisor)

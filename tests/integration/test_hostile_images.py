@@ -88,6 +88,24 @@ def check(image: Hostile, _work: Path) -> dict[str, Any]:
     return on_path("qcow2_check", image)
 
 
+def commit(image: Hostile, _work: Path) -> dict[str, Any]:
+    """Whatever backing file it names would be written to."""
+    image_format = image.format if image.format == "qed" else "qcow2"
+    params = {"path": str(image.path), "format": image_format, "overlay": "keep", "uri": NOBODY}
+    return run_forked("qcow2_commit", params, timeout=SECONDS)
+
+
+def promise(image: Hostile, work: Path) -> dict[str, Any]:
+    """All files beside an image are looked at as well: where the canary is among them, the image is taken away."""
+    path = image.path
+    if path.with_name("sibling").exists():
+        path = Path(shutil.copy(path, work / "disk"))
+    try:
+        return run_forked("storage_capacity_info", {"paths": [str(path)], "uri": NOBODY}, timeout=SECONDS)
+    finally:
+        (work / "disk").unlink(missing_ok=True)
+
+
 def repair(image: Hostile, _work: Path) -> dict[str, Any]:
     return on_path("qcow2_check", image, repair="all")
 
@@ -107,9 +125,9 @@ def snapshots(image: Hostile, _work: Path) -> dict[str, Any]:
     return done
 
 
-READERS: tuple[Module, ...] = (convert, overlay_of, update, compare, manage, check)
+READERS: tuple[Module, ...] = (convert, overlay_of, update, compare, manage, check, commit, promise)
 WRITERS: tuple[Module, ...] = (repair, grow, snapshots)
-#: To these a header of 65536 snapshots is what it is to qemu-img: many seconds. The others show that it is no more.
+#: What to these is, as to qemu-img, a work of many seconds: it ends, as the others show.
 SLOW: dict[Module, set[str]] = {
     manage: {"snapshots_65536"},
     update: {"snapshots_65536"},
