@@ -11,6 +11,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _block_device,
     _capacity,
     _convert,
@@ -20,7 +21,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _live,
     _lock,
     _offline,
-    _staging,
     _unfinished,
     _xml,
 )
@@ -292,7 +292,7 @@ class ConvertTask:
 
 
 def _remover(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove_image(path)
+    return lambda: _base.remove_image(path)
 
 
 def convert(module: AnsibleModule) -> dict[str, t.Any]:

@@ -10,6 +10,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _block_device,
     _block_job,
     _convert,
@@ -261,7 +262,7 @@ def _each(method: t.Callable[[Conversion], None], item: Conversion) -> t.Callabl
 
 
 def _removal(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove_image(path)
+    return lambda: _base.remove_image(path)
 
 
 def _nothing() -> None:

@@ -11,7 +11,7 @@ import typing as t
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _domain_xml, _image, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _convert, _domain_xml, _image, _staging, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
@@ -242,4 +242,4 @@ def _runs_on(domain: Domain, changes: t.Sequence[_domain_xml.DiskChange]) -> boo
 
 
 def _remove(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove_image(path)
+    return lambda: _base.remove_image(path)
