@@ -23,19 +23,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from demo_clones import Classroom
 from demo_stage import (
     BOLD,
     PLAIN,
-    PLAYBOOK,
     NotAsClaimed,
-    Played,
+    Playbook,
     claim,
     definition,
     difference,
     disk_of,
     mib,
     occupied,
-    play,
     row,
     timed,
     title,
@@ -55,6 +54,7 @@ def main() -> None:
         Path(base).chmod(0o711)
         with Hypervisor(Path(base), "demo") as hypervisor:
             Demonstration(hypervisor).run()
+            Classroom(hypervisor).run()
     claim(not Path(base).exists(), f"{base}: is still there")
     print(f"\n{BOLD}All as claimed{PLAIN}, in {time.monotonic() - began:.0f} s; the hypervisor and its files are gone.")
 
@@ -65,6 +65,7 @@ class Demonstration:
     def __init__(self, hypervisor: Hypervisor) -> None:
         self.hypervisor = hypervisor
         self.uri = hypervisor.uri
+        self.convert = Playbook("playbooks/convert_disks.yml", "disk_convert", hypervisor.uri)
         self.raw = hypervisor.images / "web.raw"
         self.qcow2 = hypervisor.images / "web.qcow2"
         self.fast = hypervisor.images / "fast"
@@ -93,8 +94,8 @@ class Demonstration:
 
     def convert_off_line(self) -> None:
         before, size_before = definition(self.uri), occupied(self.raw)
-        title(f"Off line: {PLAYBOOK} shuts it down, and converts its disk to qcow2")
-        done = play(self.uri, mode="offline")
+        title(f"Off line: {self.convert.path} shuts it down, and converts its disk to qcow2")
+        done = self.convert.play(domains="web", mode="offline")
         claim(done.changed == 1, f"the first run changed {done.changed} things, not 1")
 
         title("The machine runs from its qcow2 disk")
@@ -102,7 +103,7 @@ class Demonstration:
             self.guest.wait_ready()
         self.require_disk("qcow2", self.qcow2)
         self.check_data()
-        again = self.play_again(mode="offline")
+        again = self.convert.play_again(domains="web", mode="offline")
         after = definition(self.uri)
         expected = before.replace("type='raw'", "type='qcow2'").replace(str(self.raw), str(self.qcow2))
         claim(after == expected, "\n".join(difference(expected, after)))
@@ -127,11 +128,11 @@ class Demonstration:
         first, at_rest = self.records()
         row("so far", f"{first} records, the longest pause between two of them {at_rest:.2f} s")
 
-        title(f"Live: {PLAYBOOK} converts its disk back to raw, at another place, meanwhile")
+        title(f"Live: {self.convert.path} converts its disk back to raw, at another place, meanwhile")
         self.fast.mkdir(mode=0o711)
-        wish = {"from": "qcow2", "format": "raw", "dest_dir": str(self.fast), "bandwidth": BANDWIDTH}
+        wish = {"domains": "web", "from": "qcow2", "format": "raw", "dest_dir": str(self.fast), "bandwidth": BANDWIDTH}
         begun = self.acknowledged()
-        done = play(self.uri, **wish)
+        done = self.convert.play(**wish)
         ended = self.acknowledged()
         claim(done.changed == 1, f"the run changed {done.changed} things, not 1")
         claim("its machine ran on" in done.output, "the machine did not run on")
@@ -153,7 +154,7 @@ class Demonstration:
         said = self.guest.must("cat /tmp/writer").strip()
         claim(not said, f"the guest had errors: {said}")
         self.check_data()
-        again = self.play_again(**wish)
+        again = self.convert.play_again(**wish)
 
         title("What happened live")
         row("the playbook", f"{done.seconds:.1f} s, the copy at most {BANDWIDTH} in a second")
@@ -162,12 +163,6 @@ class Demonstration:
         row("the longest pause of the guest", f"{longest:.2f} s ({at_rest:.2f} s at rest)")
         row("its QEMU", f"process {process}, before and after")
         row("the second run", f"changed={again.changed}")
-
-    def play_again(self, **wish: str) -> Played:
-        title("The same playbook again has nothing to do")
-        again = play(self.uri, **wish)
-        claim(again.changed == 0, f"the second run changed {again.changed} things")
-        return again
 
     def check_data(self) -> None:
         with timed("its guest checks its own data"):

@@ -19,7 +19,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAYBOOK = "playbooks/convert_disks.yml"
 COUNTED = ("ok", "changed", "unreachable", "failed")
 BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 
@@ -69,11 +68,30 @@ class Played:
         return found[1]
 
 
-def play(uri: str, **variables: str) -> Played:
-    """Runs the playbook for the machine `web`, in the open."""
-    given = {"hosts": "localhost", "uri": uri, "domains": "web", **variables}
-    options = [f"--extra-vars=disk_convert_{name}={value}" for name, value in given.items()]
-    print(" \\\n      ".join([f"  $ ansible-playbook {PLAYBOOK}", *map(shlex.quote, options)]), flush=True)
+@dataclass(frozen=True)
+class Playbook:
+    """One of the collection's playbooks, for this host and the libvirt at URI; the names of its variables begin with
+    that of its role."""
+
+    path: str
+    role: str
+    uri: str
+
+    def play(self, **variables: str) -> Played:
+        """Runs it, in the open."""
+        given = {"hosts": "localhost", "uri": self.uri, **variables}
+        return _play(self.path, [f"--extra-vars={self.role}_{name}={value}" for name, value in given.items()])
+
+    def play_again(self, **variables: str) -> Played:
+        """Runs it where all is as it is wanted already."""
+        title("The same playbook again has nothing to do")
+        again = self.play(**variables)
+        claim(again.changed == 0, f"the second run changed {again.changed} things")
+        return again
+
+
+def _play(playbook: str, options: list[str]) -> Played:
+    print(" \\\n      ".join([f"  $ ansible-playbook {playbook}", *map(shlex.quote, options)]), flush=True)
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -82,7 +100,7 @@ def play(uri: str, **variables: str) -> Played:
         "ANSIBLE_NOCOLOR": "1",
         "PYTHONUNBUFFERED": "1",  # what is printed is to be seen at once
     }
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), PLAYBOOK, *options]
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), playbook, *options]
     began = time.monotonic()
     lines = []
     with subprocess.Popen(
@@ -108,9 +126,9 @@ def mib(size: int) -> str:
     return f"{size / 2**20:.0f} MiB"
 
 
-def definition(uri: str) -> str:
+def definition(uri: str, name: str = "web") -> str:
     """The XML with which the machine is started next."""
-    virsh = ["virsh", "--connect", uri, "dumpxml", "--inactive", "web"]
+    virsh = ["virsh", "--connect", uri, "dumpxml", "--inactive", name]
     return subprocess.run(virsh, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

@@ -1,0 +1,92 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the README promises is there: its modules, its roles, its guides, and the parameters of its tasks."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+PLAYBOOKS = sorted(path.name for path in (ROOT / "playbooks").glob("*.yml"))
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def documentation(module: str) -> dict[str, Any]:
+    source = (ROOT / "plugins" / "modules" / f"{module}.py").read_text(encoding="utf-8")
+    constants = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+    found = yaml.safe_load(constants["DOCUMENTATION"])
+    assert isinstance(found, dict)
+    return found
+
+
+def options(module: str) -> set[str]:
+    """Those of the module and of the fragments that it extends."""
+    own = documentation(module)
+    names = set(own.get("options") or ())
+    for fragment in own.get("extends_documentation_fragment", ()):
+        if not fragment.startswith("kvmops.disk."):
+            continue
+        file, _dot, part = fragment.removeprefix("kvmops.disk.").partition(".")
+        text = (ROOT / "plugins" / "doc_fragments" / f"{file}.py").read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            wanted = part.upper() or "DOCUMENTATION"
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == wanted:
+                names |= set(yaml.safe_load(ast.literal_eval(node.value)).get("options") or ())
+    return names
+
+
+def tasks() -> list[tuple[str, dict[str, Any]]]:
+    """The tasks of the table, and of the README's other examples, as (module, parameters)."""
+    cells = re.findall(r"`((?:qcow2|vm|storage)_\w+: \{.*?\})`", section("What you type today, and the task"))
+    found = [next(iter(yaml.safe_load(cell).items())) for cell in cells]
+    for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL):
+        for task in _tasks_of(yaml.safe_load(block)):
+            found += [(key.rpartition(".")[2], value) for key, value in task.items() if key.startswith("kvmops.disk.")]
+    return found
+
+
+def _tasks_of(plays: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [task for play in plays for task in play.get("tasks", [play])]
+
+
+@pytest.mark.parametrize(("module", "parameters"), tasks(), ids=[name for name, _parameters in tasks()])
+def test_a_task_of_the_readme_has_parameters_that_its_module_takes(module: str, parameters: dict[str, Any]) -> None:
+    assert module in MODULES
+    assert set(parameters) <= options(module)
+
+
+def test_every_module_has_its_place_in_both_tables() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", section("What is in it"), re.MULTILINE)
+    assert sorted(listed) == MODULES
+    table = section("What you type today, and the task")
+    assert [module for module in MODULES if not re.search(rf"`{module}\b", table)] == []
+
+
+def test_every_role_and_every_playbook_has_its_place() -> None:
+    text = section("What is in it")
+    assert sorted(re.findall(r"^\| \[`(\w+)`\]", text, re.MULTILINE)) == ROLES
+    assert [name for name in PLAYBOOKS if name not in text] == []
+
+
+def test_every_link_leads_to_something() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
