@@ -13,26 +13,24 @@ from __future__ import annotations
 
 import os
 import typing as t
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _flatten,
     _flatten_live,
     _image,
     _staging,
+    _transcode,
     _usage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._hands import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, Records
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 
 
 @dataclass
@@ -45,15 +43,10 @@ class _Exchange:
 
 
 @dataclass
-class OfflineWork:
-    """The hands of a flattening of what is off: one method for each step, no decisions between them."""
+class OfflineWork(Hands):
+    """The hands of a flattening of what is off."""
 
-    hypervisor: Hypervisor
-    domain: Domain
-    qemu_img: QemuImg
-    records: Records
     wish: FlattenWish
-    progress: Progress
     _exchanges: dict[str, _Exchange] = field(default_factory=dict, init=False)
     _before: str | None = field(default=None, init=False)
 
@@ -63,7 +56,7 @@ class OfflineWork:
 
     def stage(self, item: Flattening) -> None:
         """Makes and verifies the new file. Raises DiskError, and leaves it to be withdrawn."""
-        self._require_off()
+        self.require_off()
         _usage.require_unused(item.path, (), "flatten it")
         new = _staging.NewFile(item.file)
         as_read = _staging.last_write(item.file)
@@ -73,16 +66,9 @@ class OfflineWork:
         self._fill(item, new.name)
         _flatten.require_alike(item, _image.inspect(self.qemu_img, new.name, item.image.format))
         if self.wish.verify:
-            with self._phase(item, "compare") as phase, _staging.syncing(new.name):
-                same = self.qemu_img.same_content(
-                    item.path, item.image.format, new.name, item.image.format, report=phase.percent
-                )
-            if not same:
-                raise DiskError(
-                    f"{item.path}: the new image has not the content of the old one: it was removed, and the old one "
-                    "is as it was",
-                    path=item.path,
-                )
+            recipe = _transcode.Recipe(item.path, item.image.format, _flatten.layout(item.image))
+            phases = partial(self.phase, item.target)
+            _transcode.require_same_content(self.qemu_img, recipe, item.image.virtual_size, new, phases)
         _staging.resemble(new.name, item.file)
         self.records.note(_flatten.recorded(item), item.path, **{NEW_FILE: new.identity()})
 
@@ -90,7 +76,7 @@ class OfflineWork:
         """Puts the new files in the place of the old ones, and has the definition name what is below them."""
         for item in items:
             found = self._exchanges[item.target]
-            self._require_off()
+            self.require_off()
             _usage.require_unused(item.path, (), "put a new image in its place")
             self._require_unwritten(item, item.file)
             found.new.replace(found.old)
@@ -122,22 +108,11 @@ class OfflineWork:
             "backing_file": below.path,
             "backing_fmt": below.format,
         }
-        with self._phase(item, "convert", image.actual_size) as phase:
+        with self.phase(item.target, "convert", image.actual_size) as phase:
             self.qemu_img.convert(item.path, image.format, name, image.format, options, report=phase.percent)
         base = (item.base.path, item.base.format) if item.base else None
-        with self._phase(item, "merge") as phase:
+        with self.phase(item.target, "merge", image.virtual_size) as phase:
             self.qemu_img.rebase(name, image.format, base, report=phase.percent)
-
-    def _phase(self, item: Flattening, verb: str, total: int | None = None) -> AbstractContextManager[Phase]:
-        total = item.image.virtual_size if total is None else total
-        return self.progress.phase(f"{self.domain.name} {item.target}", verb, total)
-
-    def _require_off(self) -> None:
-        if self.domain.is_active():
-            raise ImageInUse(
-                f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again",
-                in_use_by=[],
-            )
 
     def _require_unwritten(self, item: Flattening, name: str) -> None:
         if _staging.last_write(name) != self._exchanges[item.target].as_read:
@@ -162,22 +137,18 @@ class OfflineWork:
 def steps(state: DomainState, items: t.Sequence[Flattening], work: OfflineWork) -> tuple[Step, ...]:
     """The steps, in order: record, make each new file, put all in place, let the old ones go and forget."""
     record = _flatten.record(state, "offline", None, items)
-    found = [Step("", lambda: work.records.write(record), work.restore)]
+    found = [Step("", partial(work.records.write, record), work.restore)]
     found += [
-        Step(f"merge {item} of {state.name}, in a new file", _each(work.stage, item), _each(work.withdraw, item))
+        Step(f"merge {item} of {state.name}, in a new file", partial(work.stage, item), partial(work.withdraw, item))
         for item in items
     ]
     found.append(
         Step(
             f"put the new {', '.join(item.path for item in items)} in place of the old",
-            lambda: work.exchange(items),
+            partial(work.exchange, items),
             work.define_as_before,
             commits=True,
         )
     )
-    found.append(Step("", lambda: work.finish(items)))
+    found.append(Step("", partial(work.finish, items)))
     return tuple(found)
-
-
-def _each(method: t.Callable[[Flattening], None], item: Flattening) -> t.Callable[[], None]:
-    return lambda: method(item)

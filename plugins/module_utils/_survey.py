@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _convert,
     _dependents,
+    _disk_chain,
     _image,
     _staging,
     _usage,
@@ -45,12 +46,8 @@ class Survey:
             _staging.require_directory(item.dest, "dest")
         _image.require_regular_file(item.source)
         image = _image.inspect(self.qemu_img, item.source, item.source_format)
-        images: tuple[_image.Image, ...] = (image,)
-        _convert.require_known_references(self.state, item, images, self.wish.trusted)
-        if image.backing_file is not None:
-            images = _image.chain(self.qemu_img, image)
-            _convert.require_known_references(self.state, item, images, self.wish.trusted)
-        _convert.require_same_chain(self.state, item.disk, images)
+        images = _disk_chain.followed(self.qemu_img, self.state, item.disk, image, trusted=self.wish.trusted)
+        _disk_chain.require_same_chain(self.state, item.disk, images)
         _convert.require_convertible_image(item, image, self.wish.keep_source)
         self.images[item.target] = image
         if not (self.wish.shallow and image.backing_file):

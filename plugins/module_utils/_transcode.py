@@ -71,14 +71,7 @@ def make(qemu_img: QemuImg, recipe: Recipe, size: int, new_file: NewFile, phases
     image = _image.inspect(qemu_img, new_file.name, recipe.layout.format)
     _require_whole(new_file.path, image.virtual_size, size)
     if recipe.verify:
-        with phases("compare", size) as phase, _staging.syncing(new_file.name):
-            same = same_content(qemu_img, recipe, new_file.name, phase.percent)
-        if not same:
-            raise DiskError(
-                f"{new_file.path}: the new image has not the content of {recipe.source}: it was removed, "
-                "and the source is as it was",
-                path=new_file.path,
-            )
+        require_same_content(qemu_img, recipe, size, new_file, phases)
     if _staging.last_write(recipe.source) != as_read:
         raise DiskError(
             f"{recipe.source}: was written to by somebody else while it was converted: the new image was removed: "
@@ -86,6 +79,18 @@ def make(qemu_img: QemuImg, recipe: Recipe, size: int, new_file: NewFile, phases
             path=recipe.source,
         )
     return image
+
+
+def require_same_content(qemu_img: QemuImg, recipe: Recipe, size: int, new_file: NewFile, phases: Phases) -> None:
+    """Raises DiskError where a guest would see something else in *new_file*, which the disk gets to write meanwhile."""
+    with phases("compare", size) as phase, _staging.syncing(new_file.name):
+        same = same_content(qemu_img, recipe, new_file.name, phase.percent)
+    if not same:
+        raise DiskError(
+            f"{new_file.path}: the new image has not the content of {recipe.source}: it was removed, "
+            "and the source is as it was",
+            path=new_file.path,
+        )
 
 
 def same_content(qemu_img: QemuImg, recipe: Recipe, path: str, report: Report | None = None) -> bool:
@@ -98,8 +103,7 @@ def same_content(qemu_img: QemuImg, recipe: Recipe, path: str, report: Report | 
 
 def occupied(qemu_img: QemuImg, image: _image.Image) -> int:
     """The bytes that a conversion of *image* reads, as its files tell: with those below it, without holes."""
-    images = _image.chain(qemu_img, image) if image.backing_file else (image,)
-    return min(image.virtual_size, sum(each.actual_size for each in images))
+    return min(image.virtual_size, sum(each.actual_size for each in _image.chain(qemu_img, image)))
 
 
 def _fill(qemu_img: QemuImg, recipe: Recipe, new_file: NewFile, report: Report) -> None:
