@@ -11,7 +11,9 @@ from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _block_device,
+    _capacity,
     _convert,
     _domain,
     _domain_xml,
@@ -19,7 +21,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _live,
     _lock,
     _offline,
-    _staging,
     _unfinished,
     _xml,
 )
@@ -46,6 +47,7 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
         if params[name] is not None:
             absolute(params[name].rstrip("/") or "/" if name == "dest_dir" else params[name], name)
             _xml.require_expressible(params[name], name)
+    _capacity.require_ratio(params["max_overcommit"])
     bandwidth = params["bandwidth"]
     wish = ConvertWish(
         disks=tuple(params["disks"] or [params["disk"]]),
@@ -117,6 +119,7 @@ class ConvertTask(DomainTask):
         _convert.require_free_destinations(new, self._is_taken)
         self.survey.require_unused(conversions)
         self.survey.require_space(new, share=self.state.active)
+        self.survey.require_promise(conversions, self.params["max_overcommit"])
         return self._conversion_plan(operation, adopted)
 
     def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
@@ -197,7 +200,7 @@ class ConvertTask(DomainTask):
         if self.wish.keep_source or not self.unfinished.sources:
             return ()
         return tuple(
-            Step(f"remove {source}", partial(_staging.remove_image, source))
+            Step(f"remove {source}", partial(_base.remove_image, source))
             for source in self.survey.removable(self.unfinished.sources)
         )
 
@@ -205,7 +208,7 @@ class ConvertTask(DomainTask):
         self.work = _offline.Work(
             **self.hands(operation),
             wish=self.wish,
-            images=self.survey.images,
+            chains=self.survey.chains,
             runs=self.state.active or self.unfinished.owed,
             require_space=lambda: self.survey.require_space(self.conversions, share=False),
         )

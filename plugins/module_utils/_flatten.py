@@ -15,11 +15,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainD
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import REBASEABLE_FORMATS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk, now
-
-#: The formats whose backing file QEMU can change (bdrv_change_backing_file in its block drivers).
-FLATTENABLE_FORMATS = ("qcow2", "qed")
 
 
 @dataclass(frozen=True)
@@ -226,32 +223,12 @@ def recorded(item: Flattening) -> RecordedDisk:
     )
 
 
-def covers(held: t.Sequence[tuple[int, int]], wanted: t.Iterable[tuple[int, int]], size: int) -> bool:
-    """Whether the ranges *held*, in order, hold all of *wanted* that lies within *size*."""
-    joined: list[tuple[int, int]] = []
-    for start, end in held:
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    at = 0
-    for start, end in wanted:
-        end = min(end, size)
-        if start >= end:
-            continue
-        while at < len(joined) and joined[at][1] <= start:
-            at += 1
-        if at == len(joined) or joined[at][0] > start or joined[at][1] < end:
-            return False
-    return True
-
-
 def _require_flattenable_image(item: Flattening) -> None:
     image = item.image
-    if image.format not in FLATTENABLE_FORMATS:
+    if image.format not in REBASEABLE_FORMATS:
         raise DiskError(
             f"{image.path}: the backing file of a {image.format} image cannot be changed, only that of "
-            f"{' and '.join(FLATTENABLE_FORMATS)} images: convert it with vm_disk_convert, which makes a new image",
+            f"{' and '.join(REBASEABLE_FORMATS)} images: convert it with vm_disk_convert, which makes a new image",
             path=image.path,
         )
     if image.encrypted or item.disk.element.encrypted:

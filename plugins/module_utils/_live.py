@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _block_device,
     _block_job,
     _convert,
@@ -197,7 +198,7 @@ def steps(
         )
     )
     if not wish.keep_source:
-        found += [Step(f"remove {item.source}", partial(_staging.remove_image, item.source)) for item in conversions]
+        found += [Step(f"remove {item.source}", partial(_base.remove_image, item.source)) for item in conversions]
     found.append(Step("", partial(work.records.forget, {item.dest for item in conversions})))
     return tuple(found)
 

@@ -55,9 +55,10 @@ class Operation:
         """
         return self._left.get(path)
 
-    def settled(self, path: str) -> None:
-        """What a dead run left of *path* has been verified, finished or reverted."""
-        self._left.pop(path, None)
+    def settled(self, *paths: str) -> None:
+        """What a dead run left of *paths* has been verified, finished or reverted."""
+        for path in paths:
+            self._left.pop(path, None)
 
     def keep(self, path: str) -> None:
         """The record of *path* stays however this operation ends: the next run is to find it."""
@@ -72,14 +73,19 @@ class Operation:
             os.unlink(self._records[path])
         os.close(descriptor)
 
-    def note(self, path: str, **facts: t.Any) -> None:
-        """Writes what is being done to *path* into its record, durably. Raises DiskError where that cannot be."""
-        text = json.dumps({"verb": self.verb, "started": self.started, "pid": os.getpid(), **facts}, sort_keys=True)
+    def note(self, path: str, *, durable: bool = True, **facts: t.Any) -> None:
+        """Writes what is being done to *path* into its record. Raises DiskError where that cannot be.
+
+        Where it is not *durable*, it outlives us, but perhaps not the host: for what is noted before anything is done.
+        """
+        known = {"verb": self.verb, "started": self.started, "pid": os.getpid(), "path": path}
+        text = json.dumps({**known, **facts}, sort_keys=True)
         descriptor = self._held[path]
         try:
             os.pwrite(descriptor, text.encode(), 0)
             os.ftruncate(descriptor, len(text.encode()))
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -109,8 +115,23 @@ def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> 
 
 def look(path: str) -> dict[str, t.Any] | None:
     """What the record beside *path* says, without touching it; ``alive`` tells whether its process still holds it."""
+    return _look_at(record_path(path))
+
+
+def look_in(directory: str) -> list[dict[str, t.Any]]:
+    """The same of all records in *directory*; none where it cannot be read. A run that notes ``path`` is found so by
+    whoever does not know what it worked on."""
     try:
-        descriptor = os.open(record_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        names = [name for name in os.listdir(directory) if name.startswith(".") and name.endswith(SUFFIX)]
+    except OSError:
+        return []
+    found = [_look_at(os.path.join(directory, name)) for name in sorted(names)]
+    return [record for record in found if record is not None]
+
+
+def _look_at(record: str) -> dict[str, t.Any] | None:
+    try:
+        descriptor = os.open(record, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:

@@ -11,7 +11,14 @@ import typing as t
 from dataclasses import dataclass, field
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _domain_xml, _staging, _transcode, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
+    _convert,
+    _domain_xml,
+    _staging,
+    _transcode,
+    _usage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
@@ -26,13 +33,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FI
 class Work(Hands):
     """The hands of an offline conversion.
 
-    *images*: the source of each target, as it was found. *runs* says whether the domain ran when all this began, before
-    a run that died meanwhile, too. *require_space* measures again and raises NotEnoughSpace. *_asked* is libvirt's
-    number of the run whose guest was asked to shut down.
+    *chains*: the images of each target, top first, as they were found. *runs* says whether the domain ran when all this
+    began, before a run that died meanwhile, too. *require_space* measures again and raises NotEnoughSpace. *_asked* is
+    libvirt's number of the run whose guest was asked to shut down.
     """
 
     wish: ConvertWish
-    images: t.Mapping[str, Image]
+    chains: t.Mapping[str, t.Sequence[Image]]
     runs: bool
     require_space: t.Callable[[], None]
     _before: str | None = field(default=None, init=False)
@@ -73,9 +80,9 @@ class Work(Hands):
         self.require_off()
         _usage.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
-        size = self.images[item.target].virtual_size
-        recipe = _convert.recipe(item, self.wish)
-        _transcode.make(self.qemu_img, recipe, size, new_file, partial(self.phase, item.target))
+        source, recipe = self.chains[item.target], _convert.recipe(item, self.wish)
+        size = source[0].virtual_size
+        _transcode.make(self.qemu_img, recipe, source, size, new_file, partial(self.phase, item.target))
         _staging.resemble(new_file.name, item.source)
         self.records.note(_convert.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
@@ -167,7 +174,7 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
     if restart:
         found.append(Step(f"start {name}", work.start, commits=True))
     if not wish.keep_source:
-        found += [Step(f"remove {item.source}", partial(_staging.remove_image, item.source)) for item in conversions]
+        found += [Step(f"remove {item.source}", partial(_base.remove_image, item.source)) for item in conversions]
     found.append(Step("", partial(work.records.forget, {item.dest for item in conversions})))
     return tuple(found)
 

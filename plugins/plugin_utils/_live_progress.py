@@ -135,10 +135,10 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
         sign_of_life = connected = time.monotonic()
         while not signals:
             try:
-                self._tell(lines, self._look(job))
+                self._tell(job, lines)
                 result = None if job.alive else self._result(job, task_vars)
-                if result is not None and job.pid is None:  # it began and ended since that look
-                    self._tell(lines, self._look(job, patience=0))
+                if result is not None and job.pid is None:  # it began and ended between the two looks
+                    self._tell(job, lines)
                 connected = time.monotonic()
             except AnsibleError as error:
                 if signals:
@@ -159,17 +159,16 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
                 return self._lost(job)
         return None
 
-    @staticmethod
-    def _tell(lines: Lines, phases: list[dict[str, t.Any]]) -> None:
-        for line in lines.new(phases):
+    def _tell(self, job: Job, lines: Lines) -> None:
+        """Prints how far the job is, where that is news."""
+        for line in lines.new(self._look(job)):
             display.display(line)
 
-    def _look(self, job: Job, patience: int = 5) -> list[dict[str, t.Any]]:
-        """The phases so far. Looks at a job that is new when it has begun, or after *patience* tenths of a second; else
-        when it ends, or after some seconds."""
+    def _look(self, job: Job) -> list[dict[str, t.Any]]:
+        """The phases so far. Looks at once for a job that is new, else when it ends, or after some seconds."""
         progress = shlex.quote(job.progress)
         alive = f"grep -q {job.name} /proc/{job.pid}/environ" if job.pid else "false"
-        until, tries = (f"! {alive}", LOOK_SECONDS * 10) if job.pid else (f"[ -s {progress} ]", patience)
+        until, tries = (f"! {alive}", LOOK_SECONDS * 10) if job.pid else (f"[ -s {progress} ]", 5)
         script = (
             f"n=0; until {until} || [ $n -ge {tries} ]; do sleep 0.1; n=$((n+1)); done 2>/dev/null; "
             f"{{ {alive} && echo alive || echo gone; cat {progress}; }} 2>/dev/null"
