@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _base,
     _capacity,
     _clone_source,
+    _disk_chain,
     _domain,
     _domain_identity,
     _domain_xml,
