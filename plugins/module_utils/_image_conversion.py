@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _capacity,
     _image,
     _image_convert,
@@ -238,7 +239,7 @@ class ConversionTask:
         def remove() -> None:
             if _file_state(src) != as_found or _usage.is_locked(src):
                 raise DiskError(f"{src}: is used by somebody else meanwhile: the source was kept", path=src)
-            _staging.remove(src)
+            _base.remove(src)
 
         return (Step(f"remove {src}", remove),)
 
