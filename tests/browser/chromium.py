@@ -21,6 +21,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    "--window-size=1280,1000",
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 )
 
@@ -58,6 +59,11 @@ class Page:
         """The texts of a column of the table, in the order in which its rows are shown."""
         return [cell.text for cell in self.all(f"tbody td:nth-child({number})") if cell.is_displayed()]
 
+    def click(self, selector: str) -> None:
+        element = self.one(selector)
+        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
     def type(self, selector: str, text: str) -> None:
         self.one(selector).send_keys(Keys.CONTROL, "a")
         self.one(selector).send_keys(text)
@@ -71,7 +77,8 @@ class Page:
     def looks(self, *, dark: bool = False, medium: str = "screen", width: int = 1280) -> None:
         """What the page is shown on."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium, "features": [scheme]})
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium, "features": [scheme, still]})
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
