@@ -39,7 +39,12 @@ def _unknown(host: Host) -> t.Iterator[Concern]:
         yield Concern("critical", host.name, "not looked at", "", host.problem, "Nothing of this host is on this page.")
     elif host.check_problem:
         yield Concern(
-            "warning", host.name, "not all checked", "", host.check_problem, "The images after it were not checked."
+            "warning",
+            host.name,
+            "not all checked",
+            "",
+            host.check_problem,
+            "That image was not checked; all others were.",
         )
 
 

@@ -162,6 +162,12 @@ def test_what_a_check_found_is_told(check: Facts, kind: tuple[str, str] | None, 
     assert health(found) == {"/srv/a": word}
 
 
+def test_a_check_that_failed_is_told() -> None:
+    found = capacity_report([{"name": "a", "filesystems": [system()], "check_problem": "/srv/a: no such image"}])
+    assert kinds(found) == [("warning", "not all checked")]
+    assert found["warnings"][0]["text"] == "/srv/a: no such image"
+
+
 def test_a_base_that_a_domain_would_write_is_in_danger_unless_its_mode_protects_it() -> None:
     base = image("/srv/base", dependents=["/srv/clone"], grows=False)
     clone = image("/srv/clone", backing_file="/srv/base")
