@@ -37,10 +37,10 @@ class Page:
     def requested(self) -> list[str]:
         """Every address that the page has asked for since it was opened, and that is not part of it."""
         events = [json.loads(entry["message"])["message"] for entry in self._log("performance")]
-        asked = [
-            str(event["params"]["request"]["url"]) for event in events if event["method"] == "Network.requestWillBeSent"
-        ]
-        return [url for url in asked if url != self.url and not url.startswith("data:")]
+        asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        by_it = [str(one["request"]["url"]) for one in asked if one["documentURL"] == self.url]
+        assert self.url in by_it, "the log tells of the page itself"
+        return [url for url in by_it if url != self.url and not url.startswith("data:")]
 
     def complaints(self) -> list[dict[str, Any]]:
         """What the browser has to say of the page's scripts and policies."""
