@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 import os
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _qemu_nbd
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import Report, Runner, parsed
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import LOOK_SECONDS, Report, Runner, parsed
+from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Layer, Secret, key_option, node
 
 #: Coroutines of a conversion: the most that qemu-img takes (MAX_COROUTINES in qemu-img.c).
 COROUTINES = 16
@@ -48,7 +49,57 @@ _CHECK_RESULTS = {0: "good", 2: "corrupt", 3: "leaks", 63: "unsupported"}
 
 @dataclass(frozen=True)
 class QemuImg(Runner):
-    """The verbs of qemu-img as it is installed on this host."""
+    """The verbs of qemu-img as it is installed on this host.
+
+    *unlocked* are the images that it opens with secrets, by their paths, each with what it reads. A path that is not
+    among them is opened without any, by its name.
+    """
+
+    unlocked: t.Mapping[str, tuple[Layer, ...]] = field(default_factory=dict)
+
+    def unlocking(self, layers: t.Sequence[Layer]) -> QemuImg:
+        """The same, opening the first of *layers*, and the others below it, with their secrets; those may be none."""
+        secrets = [layer.secret for layer in layers if layer.secret is not None]
+        if not secrets:
+            return self
+        return replace(self.knowing(*secrets), unlocked={**self.unlocked, layers[0].path: tuple(layers)})
+
+    def opens(self, layer: Layer) -> bool:
+        """Whether the secret of *layer* opens that image: only reading it proves that (HAZARDS H).
+
+        Safe beside a running guest. Nothing that it refers to is opened.
+        """
+        alone = node([layer], alone=layer.format == "qcow2")
+        one_sector = ("--start-offset=0", "--max-length=512")
+        known = replace(self, secrets=(layer.secret,) if layer.secret else ())
+        done = known._run("map", "-U", "--output=json", *one_sector, "--", alone, seconds=LOOK_SECONDS)
+        return done.returncode == 0
+
+    def add_key(self, layer: Layer, new: Secret, slot: int | None = None, iter_time: int | None = None) -> None:
+        """Gives an encrypted image, which *layer* opens, one more secret, in the first free slot or in that one."""
+        options = {"state": "active", "new-secret": new.name}
+        options.update({"keyslot": str(slot)} if slot is not None else {})
+        options.update({"iter-time": str(iter_time)} if iter_time is not None else {})
+        self.knowing(new)._amend_keys(layer, options)
+
+    def remove_key(self, layer: Layer, old: Secret) -> None:
+        """Erases all slots that *old* opens; QEMU refuses to erase the last ones."""
+        self.knowing(old)._amend_keys(layer, {"state": "inactive", "old-secret": old.name})
+
+    def _amend_keys(self, layer: Layer, options: t.Mapping[str, str]) -> None:
+        named = {key_option(layer.format, name): value for name, value in options.items()}
+        alone = node([layer], alone=layer.format == "qcow2")
+        self.unlocking([layer])._write("amend", "-q", *_options(named), "--", alone, in_place=True)
+
+    def _name(self, path: str, image_format: str, flag: str = "-f") -> tuple[list[str], str]:
+        """How *path* is named on a command line: the options for its format, and the name."""
+        layers = self.unlocked.get(path)
+        return ([], node(layers)) if layers else ([flag, image_format], path)
+
+    def _named(self, path: str, image_format: str) -> list[str]:
+        """The same as the end of a command line."""
+        options, name = self._name(path, image_format)
+        return [*options, "--", name]
 
     def info(self, path: str, image_format: str) -> dict[str, t.Any]:
         """The top level of ``info --output=json``; safe beside a running guest (-U), opens no backing file."""
@@ -72,7 +123,7 @@ class QemuImg(Runner):
         backing file holds.
         """
         argv = ["measure", "--output=json", *(["-U"] if share else []), *_snapshot(snapshot)]
-        source = ["-f", image_format, "--", path]
+        source = self._named(path, image_format)
         if alone:
             file = {"driver": "file", "filename": path}
             source = ["--", "json:" + json.dumps({"driver": image_format, "backing": None, "file": file})]
@@ -127,18 +178,19 @@ class QemuImg(Runner):
         *report* is told how much of the data has been copied.
         """
         argv = ["convert", "-p" if report else "-q", "-m", str(COROUTINES), *_snapshot(snapshot)]
-        argv += ["-f", source_format, "-O", target_format, *_options(options)]
+        source_options, name = self._name(source, source_format)
+        argv += [*source_options, "-O", target_format, *_options(options)]
         argv += ["-c"] if compress else []
         argv += ["-W"] if out_of_order else []
         argv += ["--bitmaps"] if bitmaps else []
         argv += ["-r", str(rate)] if rate else []
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
-        self._write(*argv, "--", source, target, report=report)
+        self._write(*argv, "--", name, target, report=report)
 
     def allocated(self, path: str, image_format: str, images: int) -> list[tuple[int, int]]:
         """The ranges of the disk, as (start, end), that the first *images* images of the chain at *path* hold on stable
         storage; a running guest's QEMU may have more in its memory."""
-        rows = self._json("map", "-U", "--output=json", "-f", image_format, "--", path, seconds=None)
+        rows = self._json("map", "-U", "--output=json", *self._named(path, image_format), seconds=None)
         return [
             (row["start"], row["start"] + row["length"]) for row in rows if row["present"] and row["depth"] < images
         ]
@@ -151,9 +203,15 @@ class QemuImg(Runner):
         What it read from the old one and would not from the new one is copied. A run that is killed leaves a worthless
         file (HAZARDS A1). *report* is told how much of the disk has been looked at.
         """
-        argv = ["rebase", *(["-p"] if report else ["-q"]), "-f", image_format]
-        argv += ["-b", backing[0], "-F", backing[1]] if backing else ["-b", ""]
-        self._write(*argv, "--", path, report=report)
+        argv = ["rebase", *(["-p"] if report else ["-q"])]
+        unlocked = self.unlocked.get(backing[0]) if backing else None
+        if backing:
+            argv += ["-b", node(unlocked) if unlocked else backing[0], "-F", backing[1]]
+        else:
+            argv += ["-b", ""]
+        self._write(*argv, *self._named(path, image_format), report=report)
+        if backing and unlocked:  # the name with which it was opened is the one that was written
+            self.refer(path, image_format, backing)
 
     def commit(self, path: str, image_format: str, base: str | None = None, *, report: Report | None = None) -> None:
         """Writes what *path* holds, and what is between it and *base*, into that one: its backing file, or one further
@@ -167,8 +225,10 @@ class QemuImg(Runner):
 
     def refer(self, path: str, image_format: str, backing: tuple[str, str]) -> None:
         """Writes another backing file, and its format, into the header of *path*, and copies nothing."""
-        argv = ["rebase", "-q", "-u", "-f", image_format, "-b", backing[0], "-F", backing[1]]
-        self._write(*argv, "--", path, in_place=True)
+        argv = ["rebase", "-q", "-u", "-b", backing[0], "-F", backing[1]]
+        own = self.unlocked.get(path, ())[:1]  # it opens nothing that the image reads
+        named = ["--", node(own)] if own else ["-f", image_format, "--", path]
+        self._write(*argv, *named, in_place=True)
 
     def same_content(
         self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None
@@ -177,13 +237,18 @@ class QemuImg(Runner):
 
         *report* is told how much of the disk has been compared.
         """
-        return self._same("-f", one_format, "-F", other_format, "--", one, other, report=report)
+        return self._same(*self._pair(one, one_format, other, other_format), report=report)
 
     def identical(
         self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None
     ) -> bool:
         """The same, where a difference in size or allocation is one, too (``compare -s``)."""
-        return self._same("-s", "-f", one_format, "-F", other_format, "--", one, other, report=report)
+        return self._same("-s", *self._pair(one, one_format, other, other_format), report=report)
+
+    def _pair(self, one: str, one_format: str, other: str, other_format: str) -> list[str]:
+        options, name = self._name(one, one_format)
+        other_options, other_name = self._name(other, other_format, "-F")
+        return [*options, *other_options, "--", name, other_name]
 
     def same_as_snapshot(
         self,
@@ -208,13 +273,13 @@ class QemuImg(Runner):
     def resize(
         self, path: str, image_format: str, size: int, *, shrink: bool = False, preallocation: str | None = None
     ) -> None:
-        argv = ["resize", "-q", "-f", image_format]
+        argv = ["resize", "-q"]
         argv += ["--shrink"] if shrink else []
         argv += [f"--preallocation={preallocation}"] if preallocation else []
-        self._write(*argv, "--", path, str(size), in_place=True)
+        self._write(*argv, *self._named(path, image_format), str(size), in_place=True)
 
     def amend(self, path: str, image_format: str, options: t.Mapping[str, str]) -> None:
-        self._write("amend", "-q", "-f", image_format, *_options(options), "--", path, in_place=True)
+        self._write("amend", "-q", *_options(options), *self._named(path, image_format), in_place=True)
 
     def check(
         self, path: str, image_format: str, repair: str | None = None, *, external_data: bool = False
@@ -224,7 +289,7 @@ class QemuImg(Runner):
         Nothing but *path* is opened: no backing file, and, where the image has *external_data*, no data file.
         """
         argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
-        alone = image_by_itself(path, image_format, external_data=external_data)
+        alone = self._by_itself(path, image_format, external_data=external_data)
         done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=True)
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
@@ -252,8 +317,15 @@ class QemuImg(Runner):
 
     def _work_on_snapshot(self, option: str, which: str, path: str) -> None:
         """The verb knows no format flag before QEMU 10.1 (HAZARDS E6)."""
-        alone = image_by_itself(path, "qcow2")
+        alone = self._by_itself(path, "qcow2")
         self._write("snapshot", "-q", option, which, "--image-opts", "--", alone, in_place=True)
+
+    def _by_itself(self, path: str, image_format: str, *, external_data: bool = False) -> str:
+        alone = image_by_itself(path, image_format, external_data=external_data)
+        for layer in self.unlocked.get(path, ())[:1]:
+            if layer.secret is not None:
+                alone += f",{key_option(image_format, 'key-secret')}={layer.secret.name}"
+        return alone
 
     def _same(self, *arguments: str, report: Report | None) -> bool:
         done = self._run("compare", "-p" if report else "-q", *arguments, seconds=None, writes=True, report=report)
@@ -284,4 +356,5 @@ def image_by_itself(path: str, image_format: str, *, external_data: bool = False
     file.
     """
     data = ",data-file.driver=null-co" if external_data else ""
-    return f"driver={image_format},file.filename={path.replace(',', ',,')},backing={data}"
+    backing = ",backing=" if image_format != "luks" else ""  # a driver that knows none refuses the word
+    return f"driver={image_format},file.filename={path.replace(',', ',,')}{backing}{data}"
