@@ -90,6 +90,17 @@ def pool_path(xml: str) -> str | None:
     return t.cast("str | None", _xml.parse(xml).findtext("./target/path"))
 
 
+def pool_type(xml: str) -> str:
+    """The type of a storage pool: dir, fs, netfs, logical, rbd, ..."""
+    return t.cast(str, _xml.parse(xml).get("type", ""))
+
+
+def volume_format(xml: str) -> str | None:
+    """The format that a storage volume has; None where the XML does not say that."""
+    element = _xml.parse(xml).find("./target/format")
+    return t.cast("str | None", element.get("type")) if element is not None else None
+
+
 def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
     """The domain's XML with other sources and driver types for some disks, and nothing else changed.
 

@@ -60,7 +60,7 @@ class SnapshotTask(InPlaceTask):
         reverting = self.wish.state == "reverted"
         if reverting and _usage.is_locked(self.path, against_readers=True):
             self._require_unused(self.users())  # what is read while somebody writes it proves nothing
-        first = self.settling("qcow2", operation, reverting=reverting)
+        first = self.settling("qcow2", operation, finishing=_leftovers.REVERT if reverting else None)
         observed = self._observed = self._observe()
         if not reverting:
             self._removed = [entry.snapshot.name for entry in removals(self.wish, observed)]
@@ -108,9 +108,9 @@ class SnapshotTask(InPlaceTask):
         self._require_unused(users)
         if self.wish.state == "reverted":
             self.require_no_saved_state(self.path, users)
-            self.require_no_dependents(_TO_DO["reverted"], users)
         else:
             self._require_not_libvirts(users)
+        self.require_no_dependents(_TO_DO[self.wish.state], users)
         writes_tables = self.wish.state == "reverted" or addition(self.wish, observed) is not None
         if writes_tables and os.path.isfile(self.path):
             _capacity.require_space([(os.path.realpath(self.path), bytes_needed(observed))])

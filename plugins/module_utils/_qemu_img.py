@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import os
 import typing as t
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _qemu_nbd
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import LOOK_SECONDS, Report, Runner, parsed
-from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Layer, Secret, key_option, node
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_keys import Unlocking, option_list
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import Report, parsed
+from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Layer, node
 
 #: Coroutines of a conversion: the most that qemu-img takes (MAX_COROUTINES in qemu-img.c).
 COROUTINES = 16
@@ -43,63 +44,30 @@ class CheckResult:
     check_errors: int = 0
 
 
+@dataclass(frozen=True)
+class Range:
+    """A part of a disk, in bytes, whose content has one kind of place: a row of ``qemu-img map``.
+
+    *depth* counts the images down the chain, 0 for the top. *present*: one of them has it. *zero*: it reads as zeros.
+    *data*: it takes space. *offset* is where it lies in the file; None where it has no one place there.
+    """
+
+    start: int
+    length: int
+    depth: int
+    present: bool
+    zero: bool
+    data: bool
+    offset: int | None
+
+
 #: Exit statuses of ``qemu-img check`` that are answers (docs/tools/qemu-img); 1 is a failure to check.
 _CHECK_RESULTS = {0: "good", 2: "corrupt", 3: "leaks", 63: "unsupported"}
 
 
 @dataclass(frozen=True)
-class QemuImg(Runner):
-    """The verbs of qemu-img as it is installed on this host.
-
-    *unlocked* are the images that it opens with secrets, by their paths, each with what it reads. A path that is not
-    among them is opened without any, by its name.
-    """
-
-    unlocked: t.Mapping[str, tuple[Layer, ...]] = field(default_factory=dict)
-
-    def unlocking(self, layers: t.Sequence[Layer]) -> QemuImg:
-        """The same, opening the first of *layers*, and the others below it, with their secrets; those may be none."""
-        secrets = [layer.secret for layer in layers if layer.secret is not None]
-        if not secrets:
-            return self
-        return replace(self.knowing(*secrets), unlocked={**self.unlocked, layers[0].path: tuple(layers)})
-
-    def opens(self, layer: Layer) -> bool:
-        """Whether the secret of *layer* opens that image: only reading it proves that (HAZARDS H).
-
-        Safe beside a running guest. Nothing that it refers to is opened.
-        """
-        alone = node([layer], alone=layer.format == "qcow2")
-        one_sector = ("--start-offset=0", "--max-length=512")
-        known = replace(self, secrets=(layer.secret,) if layer.secret else ())
-        done = known._run("map", "-U", "--output=json", *one_sector, "--", alone, seconds=LOOK_SECONDS)
-        return done.returncode == 0
-
-    def add_key(self, layer: Layer, new: Secret, slot: int | None = None, iter_time: int | None = None) -> None:
-        """Gives an encrypted image, which *layer* opens, one more secret, in the first free slot or in that one."""
-        options = {"state": "active", "new-secret": new.name}
-        options.update({"keyslot": str(slot)} if slot is not None else {})
-        options.update({"iter-time": str(iter_time)} if iter_time is not None else {})
-        self.knowing(new)._amend_keys(layer, options)
-
-    def remove_key(self, layer: Layer, old: Secret) -> None:
-        """Erases all slots that *old* opens; QEMU refuses to erase the last ones."""
-        self.knowing(old)._amend_keys(layer, {"state": "inactive", "old-secret": old.name})
-
-    def _amend_keys(self, layer: Layer, options: t.Mapping[str, str]) -> None:
-        named = {key_option(layer.format, name): value for name, value in options.items()}
-        alone = node([layer], alone=layer.format == "qcow2")
-        self.unlocking([layer])._write("amend", "-q", *_options(named), "--", alone, in_place=True)
-
-    def _name(self, path: str, image_format: str, flag: str = "-f") -> tuple[list[str], str]:
-        """How *path* is named on a command line: the options for its format, and the name."""
-        layers = self.unlocked.get(path)
-        return ([], node(layers)) if layers else ([flag, image_format], path)
-
-    def _named(self, path: str, image_format: str) -> list[str]:
-        """The same as the end of a command line."""
-        options, name = self._name(path, image_format)
-        return [*options, "--", name]
+class QemuImg(Unlocking):
+    """The verbs of qemu-img as it is installed on this host."""
 
     def info(self, path: str, image_format: str) -> dict[str, t.Any]:
         """The top level of ``info --output=json``; safe beside a running guest (-U), opens no backing file."""
@@ -125,14 +93,13 @@ class QemuImg(Runner):
         argv = ["measure", "--output=json", *(["-U"] if share else []), *_snapshot(snapshot)]
         source = self._named(path, image_format)
         if alone:
-            file = {"driver": "file", "filename": path}
-            source = ["--", "json:" + json.dumps({"driver": image_format, "backing": None, "file": file})]
-        answer = self._json(*argv, "-O", target_format, *_options(options), *source, seconds=None)
+            source = ["--", node(self.unlocked.get(path, (Layer(path, image_format),)), alone=True)]
+        answer = self._json(*argv, "-O", target_format, *option_list(options), *source, seconds=None)
         return Measure(answer["required"], answer["fully-allocated"])
 
     def measure_empty(self, size: int, target_format: str, options: t.Mapping[str, str]) -> Measure:
         """What a new disk of *size* bytes needs as *target_format*."""
-        answer = self._json("measure", "--output=json", "--size", str(size), "-O", target_format, *_options(options))
+        answer = self._json("measure", "--output=json", "--size", str(size), "-O", target_format, *option_list(options))
         return Measure(answer["required"], answer["fully-allocated"])
 
     def create(
@@ -150,7 +117,7 @@ class QemuImg(Runner):
         *backing* is the backing file and its format; *size* may then be None for the same size. *unopened*: nothing
         looks at the backing file, nor at what that refers to; *size* is needed then.
         """
-        argv = ["create", "-q", *(["-u"] if unopened else []), "-f", image_format, *_options(options)]
+        argv = ["create", "-q", *(["-u"] if unopened else []), "-f", image_format, *option_list(options)]
         if backing:
             argv += ["-b", backing[0], "-F", backing[1]]
         self._write(*argv, "--", path, *([str(size)] if size is not None else []))
@@ -179,7 +146,7 @@ class QemuImg(Runner):
         """
         argv = ["convert", "-p" if report else "-q", "-m", str(COROUTINES), *_snapshot(snapshot)]
         source_options, name = self._name(source, source_format)
-        argv += [*source_options, "-O", target_format, *_options(options)]
+        argv += [*source_options, "-O", target_format, *option_list(options)]
         argv += ["-c"] if compress else []
         argv += ["-W"] if out_of_order else []
         argv += ["--bitmaps"] if bitmaps else []
@@ -187,13 +154,53 @@ class QemuImg(Runner):
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
         self._write(*argv, "--", name, target, report=report)
 
-    def allocated(self, path: str, image_format: str, images: int) -> list[tuple[int, int]]:
-        """The ranges of the disk, as (start, end), that the first *images* images of the chain at *path* hold on stable
-        storage; a running guest's QEMU may have more in its memory."""
+    def map(self, path: str, image_format: str) -> list[Range]:
+        """Where the content of the disk lies, its chain included, as it is on stable storage now: a running guest's
+        QEMU may have more in its memory."""
         rows = self._json("map", "-U", "--output=json", *self._named(path, image_format), seconds=None)
         return [
-            (row["start"], row["start"] + row["length"]) for row in rows if row["present"] and row["depth"] < images
+            Range(
+                row["start"],
+                row["length"],
+                row["depth"],
+                row["present"],
+                row["zero"],
+                row["data"],
+                row.get("offset"),
+            )
+            for row in rows
         ]
+
+    def allocated(self, path: str, image_format: str, images: int, *, data: bool = False) -> list[tuple[int, int]]:
+        """The ranges of the disk, as (start, end), that the first *images* images of the chain hold, by its map.
+
+        With *data* without what only is known to be zeros.
+        """
+        return [
+            (row.start, row.start + row.length)
+            for row in self.map(path, image_format)
+            if row.present and row.depth < images and (row.data or not data)
+        ]
+
+    def commit(
+        self,
+        path: str,
+        image_format: str,
+        base: str | None = None,
+        *,
+        rate: int | None = None,
+        report: Report | None = None,
+    ) -> None:
+        """Writes what *path* holds into its backing file, or, with what lies between, into *base*, one further down as
+        the chain calls it. *path* is left as it is (``-d``), and reads the same at any moment.
+
+        A run that is killed has changed the base already; another one finishes it. Both stay locked meanwhile.
+        *rate*: bytes in a second. *report* is told how much has been written.
+        """
+        argv = ["commit", "-p" if report else "-q", "-d"]
+        argv += ["-r", str(rate)] if rate else []
+        argv += ["-b", base] if base else []
+        self._write(*argv, *self._named(path, image_format), in_place=True, report=report)
 
     def rebase(
         self, path: str, image_format: str, backing: tuple[str, str] | None, *, report: Report | None = None
@@ -212,16 +219,6 @@ class QemuImg(Runner):
         self._write(*argv, *self._named(path, image_format), report=report)
         if backing and unlocked:  # the name with which it was opened is the one that was written
             self.refer(path, image_format, backing)
-
-    def commit(self, path: str, image_format: str, base: str | None = None, *, report: Report | None = None) -> None:
-        """Writes what *path* holds, and what is between it and *base*, into that one: its backing file, or one further
-        down as the chain calls it. *path* is left as it is, and reads the same at any moment.
-
-        A run that is killed has changed the base already; another one finishes it. Both stay locked meanwhile.
-        *report* is told how much has been written.
-        """
-        argv = ["commit", *(["-p"] if report else ["-q"]), "-d", "-f", image_format, *(["-b", base] if base else [])]
-        self._write(*argv, "--", path, in_place=True, report=report)
 
     def refer(self, path: str, image_format: str, backing: tuple[str, str]) -> None:
         """Writes another backing file, and its format, into the header of *path*, and copies nothing."""
@@ -267,8 +264,8 @@ class QemuImg(Runner):
         """
         with _qemu_nbd.serving(path, image_format, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
-            file = {"driver": other_format, "file": {"driver": "file", "filename": other}}
-            return self._same("--", *(f"json:{json.dumps(node)}" for node in (served, file)), report=report)
+            nodes = (f"json:{json.dumps(served)}", node([Layer(other, other_format)]))
+            return self._same("--", *nodes, report=report)
 
     def resize(
         self, path: str, image_format: str, size: int, *, shrink: bool = False, preallocation: str | None = None
@@ -279,7 +276,7 @@ class QemuImg(Runner):
         self._write(*argv, *self._named(path, image_format), str(size), in_place=True)
 
     def amend(self, path: str, image_format: str, options: t.Mapping[str, str]) -> None:
-        self._write("amend", "-q", *_options(options), *self._named(path, image_format), in_place=True)
+        self._write("amend", "-q", *option_list(options), *self._named(path, image_format), in_place=True)
 
     def check(
         self, path: str, image_format: str, repair: str | None = None, *, external_data: bool = False
@@ -290,7 +287,7 @@ class QemuImg(Runner):
         """
         argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
         alone = self._by_itself(path, image_format, external_data=external_data)
-        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=True)
+        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=bool(repair))
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
         found = parsed(done.stdout) if done.returncode != 63 else {}
@@ -320,25 +317,11 @@ class QemuImg(Runner):
         alone = self._by_itself(path, "qcow2")
         self._write("snapshot", "-q", option, which, "--image-opts", "--", alone, in_place=True)
 
-    def _by_itself(self, path: str, image_format: str, *, external_data: bool = False) -> str:
-        alone = image_by_itself(path, image_format, external_data=external_data)
-        for layer in self.unlocked.get(path, ())[:1]:
-            if layer.secret is not None:
-                alone += f",{key_option(image_format, 'key-secret')}={layer.secret.name}"
-        return alone
-
     def _same(self, *arguments: str, report: Report | None) -> bool:
         done = self._run("compare", "-p" if report else "-q", *arguments, seconds=None, writes=True, report=report)
         if done.returncode not in (0, 1):
             raise self._failure(done)
         return done.returncode == 0
-
-
-def _options(options: t.Mapping[str, str]) -> list[str]:
-    """One ``-o`` list; a comma in a value is doubled, so that it cannot start another option (HAZARDS C2, C3)."""
-    if not options:
-        return []
-    return ["-o", ",".join(f"{key}={value.replace(',', ',,')}" for key, value in options.items())]
 
 
 def _snapshot(snapshot: tuple[str, str] | None) -> list[str]:
@@ -347,14 +330,3 @@ def _snapshot(snapshot: tuple[str, str] | None) -> list[str]:
         return []
     identity, name = (value.replace(",", ",,") for value in snapshot)
     return ["-l", f"snapshot.id={identity},snapshot.name={name}"]
-
-
-def image_by_itself(path: str, image_format: str, *, external_data: bool = False) -> str:
-    """The ``--image-opts`` for the image at *path*, and for no file that it refers to; a comma in *path* is doubled.
-
-    An empty ``backing`` is QEMU's word for none. With *external_data* a device without content stands in for the data
-    file.
-    """
-    data = ",data-file.driver=null-co" if external_data else ""
-    backing = ",backing=" if image_format != "luks" else ""  # a driver that knows none refuses the word
-    return f"driver={image_format},file.filename={path.replace(',', ',,')}{backing}{data}"

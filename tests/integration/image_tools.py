@@ -107,7 +107,7 @@ def create_encrypted(path: Path, image_format: str, prefix: str, secret: Path) -
     raise AssertionError("qemu-img makes no encrypted image")
 
 
-def overlay(path: Path, base: str, base_format: str = "qcow2") -> Path:
+def overlay(path: Path, base: Path | str, base_format: str = "qcow2") -> Path:
     qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", base_format, "--", path)
     return path
 
