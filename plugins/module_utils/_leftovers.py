@@ -14,6 +14,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 
 #: The verbs of the records of runs that write internal snapshots.
 CREATE, DELETE, REVERT = "snapshot-create", "snapshot-delete", "snapshot-revert"
+#: The verb of those of runs that take or merge overlays of a domain's disks.
+DISK_SNAPSHOT = "disk-snapshot"
 
 
 @dataclass(frozen=True)

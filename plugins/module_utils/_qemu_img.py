@@ -135,12 +135,14 @@ class QemuImg(Runner):
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
         self._write(*argv, "--", source, target, report=report)
 
-    def allocated(self, path: str, image_format: str, images: int) -> list[tuple[int, int]]:
+    def allocated(self, path: str, image_format: str, images: int, *, data: bool = False) -> list[tuple[int, int]]:
         """The ranges of the disk, as (start, end), that the first *images* images of the chain at *path* hold on stable
-        storage; a running guest's QEMU may have more in its memory."""
+        storage; a running guest's QEMU may have more in its memory. *data*: only those that take space, no zeros."""
         rows = self._json("map", "-U", "--output=json", "-f", image_format, "--", path, seconds=None)
         return [
-            (row["start"], row["start"] + row["length"]) for row in rows if row["present"] and row["depth"] < images
+            (row["start"], row["start"] + row["length"])
+            for row in rows
+            if row["present"] and row["depth"] < images and (row["data"] or not data)
         ]
 
     def rebase(

@@ -12,6 +12,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _xml
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 
 RECORD_URI = "urn:kvmops:disk:1"
+#: What only the records of some operations say.
+_OPTIONAL = ("run", "snapshot", "change")
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class RecordedDisk:
     """One disk in the record of an operation; all paths absolute.
 
     An image that is flattened stays where it is, so *source* and *dest* are the same; *below* is its backing file, and
-    *base* the one of those further down that it is to have, if any.
+    *base* the one of those further down that it is to have, if any. Of an overlay that is merged into its backing file,
+    *source* is the overlay, *dest* that file, and *base* what is above the overlay, if anything is.
     """
 
     target: str
@@ -37,6 +40,7 @@ class Record:
     """An operation in flight, as it stands in the domain's metadata. *mode*: offline or live.
 
     *run* is libvirt's number of the domain's run, where the operation is bound to it: another run is another guest.
+    *snapshot* is the snapshot that it is about, and *change* what becomes of that: take, merge or revert.
     """
 
     verb: str
@@ -46,6 +50,8 @@ class Record:
     remove_source: bool
     disks: tuple[RecordedDisk, ...]
     run: str | None = None
+    snapshot: str | None = None
+    change: str | None = None
 
 
 def record_to_xml(record: Record) -> str:
@@ -58,7 +64,7 @@ def record_to_xml(record: Record) -> str:
             "started": record.started,
             "was_running": "yes" if record.was_running else "no",
             "remove_source": "yes" if record.remove_source else "no",
-            **({"run": record.run} if record.run is not None else {}),
+            **{name: value for name in _OPTIONAL if (value := getattr(record, name)) is not None},
         },
     )
     for disk in record.disks:
@@ -81,7 +87,7 @@ def record_from_xml(xml: str) -> Record:
                 for disk in root
                 if _xml.local_name(disk.tag) == "disk"
             ),
-            run=root.get("run"),
+            **{name: root.get(name) for name in _OPTIONAL},
         )
     except (KeyError, TypeError) as error:
         raise DiskError(

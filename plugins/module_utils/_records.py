@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _record_xml
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
@@ -24,7 +25,11 @@ NEW_FILE = "new_file"
 NoteOf = t.Callable[[str], t.Optional[dict[str, t.Any]]]
 
 #: What a run with that verb does to a disk, and the module that finishes it.
-_DOING = {"convert": ("converts", "vm_disk_convert"), "flatten": ("flattens", "vm_disk_flatten")}
+_DOING = {
+    "convert": ("converts", "vm_disk_convert"),
+    "flatten": ("flattens", "vm_disk_flatten"),
+    DISK_SNAPSHOT: ("works on a snapshot of", "vm_disk_snapshot"),
+}
 
 
 def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) -> None:
@@ -35,7 +40,8 @@ def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) ->
     doing, module = _DOING.get(record.verb, (record.verb, None))
     for disk in record.disks:
         note = note_of(disk.dest)
-        what = f"{doing} {disk.target}" + (f" to {disk.dest}" if disk.dest != disk.source else f" ({disk.dest})")
+        moves = disk.dest != disk.source and record.snapshot is None
+        what = f"{doing} {disk.target}" + (f" to {disk.dest}" if moves else f" ({disk.dest})")
         if note is not None and note.get("alive"):
             raise OperationInFlight(
                 f"{name}: another run {what} since {note.get('started')} (process {note.get('pid')}): "

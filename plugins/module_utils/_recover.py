@@ -11,7 +11,14 @@ from dataclasses import asdict
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import CREATE, DELETE, REVERT, Leftovers, left_on
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
+    CREATE,
+    DELETE,
+    DISK_SNAPSHOT,
+    REVERT,
+    Leftovers,
+    left_on,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import CheckResult, QemuImg
@@ -21,7 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._repair import REPAIR,
 _OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
 #: The verbs that change an image in place, and the one of a record that was cut off. The others make new files, of
 #: which only staging directories can be left.
-IN_PLACE = frozenset(["reconcile", "resize", REPAIR, "unknown", *_OF_SNAPSHOTS])
+IN_PLACE = frozenset(["reconcile", "resize", REPAIR, DISK_SNAPSHOT, "unknown", *_OF_SNAPSHOTS])
 
 
 def interrupted(

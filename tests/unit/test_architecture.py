@@ -20,7 +20,7 @@ LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 FLOORS = (
     {"_errors", "_parallel", "_size"},
     {
-        *("_domain_xml", "_record_xml", "_xml"),
+        *("_domain_xml", "_record_xml", "_snapshot_xml", "_xml"),
         *("_libvirt", "_libvirt_binding", "_libvirt_domain"),
         *("_formats", "_mapping", "_process", "_progress", "_qcow2", "_qemu_img", "_qemu_img_run", "_qemu_nbd"),
     },
@@ -31,12 +31,15 @@ FLOORS = (
     {
         *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
         *("_flatten", "_flatten_left", "_flatten_live", "_flatten_offline", "_flatten_survey"),
+        *("_vm_snapshot", "_vm_snapshot_left", "_vm_snapshot_merge", "_vm_snapshot_removal"),
+        *("_vm_snapshot_revert", "_vm_snapshot_survey", "_vm_snapshot_take"),
         *("_image_convert", "_repair", "_resize", "_snapshots", "_survey", "_transcode", "_trust", "_unfinished"),
     },
     {"_module"},
     {"_in_place"},
     {
         *("_checked_image", "_comparison", "_domain_conversion", "_domain_flatten", "_domain_resize"),
+        "_domain_snapshots",
         "_image_conversion",
         *("_managed_image", "_managed_snapshots", "_surroundings"),
     },
@@ -50,6 +53,7 @@ NEIGHBOURS = {
     "_libvirt": {"_libvirt_binding", "_libvirt_domain"},
     "_libvirt_domain": {"_libvirt_binding"},
     "_record_xml": {"_xml"},
+    "_snapshot_xml": {"_domain_xml", "_xml"},
     "_formats": {"_qcow2"},
     "_qemu_img": {"_qemu_img_run", "_qemu_nbd"},
     "_qemu_img_run": {"_process"},
@@ -80,6 +84,13 @@ NEIGHBOURS = {
     "_snapshots": {"_plan"},
     "_survey": {"_convert", "_create"},
     "_unfinished": {"_convert", "_plan", "_records"},
+    "_vm_snapshot": {"_convert"},
+    "_vm_snapshot_left": {"_flatten", "_plan", "_records", "_vm_snapshot"},
+    "_vm_snapshot_merge": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_removal"},
+    "_vm_snapshot_removal": {"_vm_snapshot"},
+    "_vm_snapshot_revert": {"_plan", "_records", "_vm_snapshot"},
+    "_vm_snapshot_survey": {"_vm_snapshot", "_vm_snapshot_removal"},
+    "_vm_snapshot_take": {"_plan", "_records", "_vm_snapshot"},
     "_comparison": {"_surroundings"},
     "_image_conversion": {"_surroundings"},
 }
