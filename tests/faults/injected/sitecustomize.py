@@ -24,6 +24,7 @@ WATCHED = {
     "pwrite",
     "rename",
     "unlink",
+    "virDomainBlockCommit",
     "virDomainBlockCopy",
     "virDomainBlockJobAbort",
     "virDomainBlockPull",
@@ -35,7 +36,10 @@ WATCHED = {
     "virDomainDestroy",
     "virDomainQemuMonitorCommand",
     "virDomainSetMetadata",
+    "virDomainRevertToSnapshot",
     "virDomainShutdown",
+    "virDomainSnapshotCreateXML",
+    "virDomainSnapshotDelete",
 }
 seen: Counter[str] = Counter()
 wanted = os.environ.get("AT_POINT", "")
