@@ -99,7 +99,7 @@ def _await_end(
     domain: Domain,
     target: str,
     is_over: t.Callable[[DiskElement], bool],
-    failure: t.Callable[[Domain, str, t.Optional[str]], DiskError],
+    failure: t.Callable[[Domain, str, str | None], DiskError],
     seconds: float,
     report: Report,
     what: str,

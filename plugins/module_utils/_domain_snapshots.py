@@ -107,8 +107,8 @@ class VmSnapshotTask:
         for removal in (*self.finished, *self.removed):
             found |= {path for merge in removal.merges for path in merge.paths}
         if self.reverted is not None:
-            targets = {disk.target for disk in self.reverted.external}
-            found |= {str(chain[0].path) for target, chain in self.chains.items() if target in targets}
+            disks = _vm_snapshot.recorded_revert(self.reverted)
+            found |= {path for disk in disks for path in (disk.source, disk.dest) if path}
         return found
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
@@ -213,11 +213,11 @@ class VmSnapshotTask:
 
     def _prepare_taking(self, name: str) -> None:
         """Decides on the overlays of a new snapshot; from here on the images are looked at as if it were taken."""
+        _vm_snapshot.require_quiet(self.state, self._foreign_jobs())
         disks = _vm_snapshot.select(self.state, self.wish)
         missing = [disk for disk in disks if disk.target not in self.chains]
         if missing:
             raise MissingImage(f"{missing[0].path}: does not exist, or is no file: {self.state.name} has it as a disk")
-        _vm_snapshot.require_quiet(self.state, self._foreign_jobs())
         agent = self.state.active and _snapshot_xml.has_agent(self.domain.xml(inactive=False))
         _vm_snapshot_take.require_quiescable(self.state, self.wish.quiesce, agent)
         self.takings = _vm_snapshot.takings(name, disks, self.chains, self.snapshots, self.unvouched)
@@ -309,8 +309,9 @@ class VmSnapshotTask:
     def _new_snapshot_facts(self) -> dict[str, t.Any]:
         """The snapshot that would be taken."""
         disks = [
-            _overlay_facts(item.target, item.overlay, _vm_snapshot.OVERLAY, item.below.path, item.below.format)
+            _overlay_facts(item.target, item.overlay, _vm_snapshot.OVERLAY, below.path, below.format)
             for item in self.takings
+            for below in self.chains[item.target][1:2]
         ]
         parent = next((one.name for one in self.snapshots if one.current), None)
         kind = "disk-snapshot" if self.state.active else "shutoff"

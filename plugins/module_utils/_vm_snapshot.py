@@ -131,7 +131,7 @@ def select(state: DomainState, wish: VmSnapshotWish) -> list[DomainDisk]:
         try:
             _require_overlayable(state.name, disk)
         except DiskError as error:
-            raise DiskError(f"{error}{advice}", **error.facts) from None
+            raise DiskError(f"{error}{advice}", **error.facts) from error
     if not chosen:
         raise DiskError(f"{state.name}: has no disk that could be written to: there is nothing to take a snapshot of")
     return chosen
@@ -235,12 +235,17 @@ def taken_record(state: DomainState, run: str | None, name: str, items: t.Sequen
 
 def revert_record(state: DomainState, runs: bool, run: str | None, snapshot: DomainSnapshot) -> Record:
     """What it is to say of a way back to *snapshot*; *runs*: the domain is to run afterwards."""
-    disks = []
+    return replace(record(state, run, snapshot.name, "revert", recorded_revert(snapshot)), was_running=runs)
+
+
+def recorded_revert(snapshot: DomainSnapshot) -> tuple[RecordedDisk, ...]:
+    """The disks that go back to *snapshot*, as the metadata records them: from the overlay to the image below it."""
+    found = []
     for one in snapshot.external:
         image = snapshot.image(one.target)
         path, image_format = (image.source or "", image.format) if image else ("", "raw")
-        disks.append(RecordedDisk(one.target, one.overlay or "", one.format or OVERLAY, path, image_format))
-    return replace(record(state, run, snapshot.name, "revert", tuple(disks)), was_running=runs)
+        found.append(RecordedDisk(one.target, one.overlay or "", one.format or OVERLAY, path, image_format))
+    return tuple(found)
 
 
 def recorded_taking(item: Taking) -> RecordedDisk:

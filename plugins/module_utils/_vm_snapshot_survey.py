@@ -106,6 +106,7 @@ class VmSnapshotSurvey:
                 _usage.require_no_dependents(path, others, to_do, "keep the snapshot")
                 _usage.require_unused(path, users, to_do, locks=not self.state.active)
             self._require_whole(merge)
+            self._require_no_bitmaps(merge)
         self._require_space(merges)
 
     def require_no_dependents(self, snapshot: DomainSnapshot) -> None:
@@ -203,6 +204,20 @@ class VmSnapshotSurvey:
                 "it: delete them first",
                 path=overlay.path,
                 snapshots=names,
+            )
+
+    def _require_no_bitmaps(self, merge: Merge) -> None:
+        """Raises DiskError where qemu-img would leave the dirty bitmaps of an overlay behind; libvirt does not."""
+        path = str(merge.overlay.path)
+        specific = self.qemu_img.info(path, str(merge.overlay.format)).get("format-specific", {}).get("data", {})
+        bitmaps = [bitmap["name"] for bitmap in specific.get("bitmaps", ())]
+        if bitmaps and not self.state.active:
+            raise DiskError(
+                f"{path}: holds {len(bitmaps)} dirty bitmap(s) ({', '.join(bitmaps)}), which would be gone with it: "
+                "remove "
+                "them, or merge it while the domain runs",
+                path=path,
+                bitmaps=bitmaps,
             )
 
     def _require_space(self, merges: t.Iterable[Merge]) -> None:
