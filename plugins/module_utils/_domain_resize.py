@@ -30,6 +30,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import carry_out, refresh_pools, require_directories
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._records import require_own
 from ansible_collections.kvmops.disk.plugins.module_utils._resize import ResizeWish, Resizing
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
@@ -186,6 +187,9 @@ class ResizeTask:
 
     def _change(self, item: Resizing, operation: Operation | None) -> Plan:
         """The plan for a disk that has not the size that it is to have. Raises DiskError where it must not get it."""
+        record = self.state.record
+        if record is not None and item.target in [disk.target for disk in record.disks]:
+            require_own(self.state.name, record, "resize", _lock.notes(operation))
         this = replace(self.state, disks=(self.disk,))
         jobs = _domain.block_jobs(self.domain, this) if item.live else []
         _resize.require_resizable(self.state, item, self.wish, jobs)

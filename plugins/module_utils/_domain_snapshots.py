@@ -74,6 +74,7 @@ class VmSnapshotTask:
         self.state: DomainState
         self.survey: VmSnapshotSurvey
         self.snapshots: tuple[DomainSnapshot, ...] = ()
+        self.found: dict[str, tuple[ChainLink, ...]] = {}
         self.chains: dict[str, tuple[ChainLink, ...]] = {}
         self.unvouched: dict[str, Unvouched] = {}
         self.left = Left()
@@ -140,7 +141,8 @@ class VmSnapshotTask:
         self.survey = VmSnapshotSurvey(
             *(self.hypervisor, self.qemu_img, self.state, self.snapshots, self.wish.trusted, self.search_paths)
         )
-        self.chains, self.unvouched = self.survey.chains()
+        self.found, self.unvouched = self.survey.chains()
+        self.chains = dict(self.found)
         run, note_of = self.domain.run_number(), _lock.notes(operation)
         self.left = _vm_snapshot_left.find(
             *(self.state, self.snapshots, self.chains, run, note_of, self.domain.is_committed)
@@ -221,7 +223,8 @@ class VmSnapshotTask:
         agent = self.state.active and _snapshot_xml.has_agent(self.domain.xml(inactive=False))
         _vm_snapshot_take.require_quiescable(self.state, self.wish.quiesce, agent)
         self.takings = _vm_snapshot.takings(name, disks, self.chains, self.snapshots, self.unvouched)
-        self.survey.require_takeable(self.takings, self.left.unused)
+        going = {disk.source for removal in self.finished for disk in removal.recorded}
+        self.survey.require_takeable(self.takings, {*self.left.unused, *going})
         for item in self.takings:
             self.chains[item.target] = item.outcome.images
 
@@ -233,7 +236,7 @@ class VmSnapshotTask:
     def _require_possible(self, removals: t.Sequence[Removal]) -> None:
         if removals:
             _vm_snapshot.require_quiet(self.state, self._foreign_jobs())
-            self.survey.require_mergeable(removals, self.chains, self.unvouched)
+            self.survey.require_mergeable(removals, self.found, self.unvouched, self.left)
 
     def _go_on_without(self, removals: t.Sequence[Removal]) -> None:
         """From here on the images, and the snapshots, are looked at as if *removals* were done."""

@@ -267,11 +267,6 @@ def _source(element: t.Any) -> tuple[str | None, ...]:
 
 
 def _require_idle(state: DomainState, item: Resizing, jobs: t.Sequence[str]) -> None:
-    if state.record is not None and item.target in [disk.target for disk in state.record.disks]:
-        raise DiskError(
-            f"{state.name}: {item.target}: is being converted since {state.record.started}, or was when that was "
-            "interrupted: wait for it, or run kvmops.disk.vm_disk_convert again, which finishes or reverts it"
-        )
     if state.busy:
         raise DiskError(f"{state.name}: is being migrated, saved, dumped or backed up: wait until that is over")
     if item.target in jobs:

@@ -224,6 +224,7 @@ def require_revertible(
             "snapshot-delete --metadata",
             libvirt_version=list(version),
         )
+    _require_names_for_libvirt(state, found)
     return found
 
 
@@ -304,6 +305,23 @@ def _stem(path: str, earlier: str | None) -> str:
         return path
     ending = f".{earlier}"
     return stem[: -len(ending)] if earlier is not None and stem.endswith(ending) else stem
+
+
+def _require_names_for_libvirt(state: DomainState, snapshot: DomainSnapshot) -> None:
+    """Raises DiskError where libvirt would give the overlays of two disks one name: BASE.EPOCH for BASE.qcow2 and
+    BASE.raw."""
+    seen: dict[str, str] = {}
+    for disk in snapshot.external:
+        stem = os.path.splitext(image_of(snapshot, disk.target))[0]
+        if stem in seen:
+            raise DiskError(
+                f"{state.name}: libvirt cannot go back to the snapshot {snapshot.name}, as its overlays for "
+                f"{seen[stem]} "
+                f"and {disk.target} would have one name, {stem}.EPOCH: move one of the images with vm_disk_convert "
+                "once "
+                "the snapshots are removed"
+            )
+        seen[stem] = disk.target
 
 
 def _require_usable_name(name: str) -> None:

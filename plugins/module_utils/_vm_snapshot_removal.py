@@ -237,8 +237,8 @@ def _removal(
         number = next((number for number, link in enumerate(chain) if same(link.path, one.overlay)), None)
         if number is None:
             known = recorded.get(str(one.overlay))
-            _require_unneeded(state, snapshot, str(one.overlay), snapshots)
             if known is None:
+                _require_unneeded(state, snapshot, str(one.overlay), snapshots)
                 orphans.append(str(one.overlay))
             else:
                 merged.append(known)

@@ -26,6 +26,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hyperv
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import Taking
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot_left import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot_removal import Merge, Removal
 
 #: What the first clusters of an overlay take.
@@ -85,10 +86,15 @@ class VmSnapshotSurvey:
         _capacity.require_space([(os.path.realpath(item.overlay), _OVERLAY_BYTES) for item in items])
 
     def require_mergeable(
-        self, removals: t.Sequence[Removal], chains: _vm_snapshot.Chains, unvouched: t.Mapping[str, Unvouched]
+        self,
+        removals: t.Sequence[Removal],
+        chains: _vm_snapshot.Chains,
+        unvouched: t.Mapping[str, Unvouched],
+        left: Left,
     ) -> None:
         """Raises DiskError where an image would be written, or removed, that others use, or that is not what it is said
-        to be (HAZARDS A12). *chains*: the images of the disks before the first merge."""
+        to be (HAZARDS A12). *chains*: the images that the disks have. *left*: what a dead run left, whose
+        overlays nobody uses; of a merge that goes on, QEMU lets nobody look at what it has done."""
         merges = [merge for removal in removals for merge in removal.merges]
         if not merges:
             return
@@ -98,7 +104,7 @@ class VmSnapshotSurvey:
         directories = _usage.directories_to_search(paths, self.search_paths, self.hypervisor)
         readers = _usage.Readers(directories, _usage.domain_users(self.hypervisor))
         for merge in merges:
-            own = [link.path for link in chains[merge.target]]
+            own = [*left.unused, *(link.path for link in chains[merge.target])]
             for path in (t.cast(str, merge.overlay.path), t.cast(str, merge.into.path)):
                 self._require_own(merge, path)
                 others = [one for one in readers.of(path) if not any(_vm_snapshot.same(one, name) for name in own)]
@@ -107,7 +113,7 @@ class VmSnapshotSurvey:
                 _usage.require_unused(path, users, to_do, locks=not self.state.active)
             self._require_whole(merge)
             self._require_no_bitmaps(merge)
-        self._require_space(merges)
+        self._require_space([merge for merge in merges if merge.target not in left.working])
 
     def require_no_dependents(self, snapshot: DomainSnapshot) -> None:
         """Raises HasDependents where libvirt removes an overlay, on its way back, that others read, or ImageInUse."""

@@ -15,7 +15,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import Dis
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
-from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._resize import ResizeWish, Resizing
 
 GIB = 1 << 30
@@ -237,14 +236,6 @@ def test_a_block_job_on_the_disk_forbids_it_and_one_on_another_does_not() -> Non
 
 def test_a_job_of_the_domain_forbids_it() -> None:
     assert "is being migrated" in str(refusal(item(live=True), found=state(busy=True)))
-
-
-def test_a_disk_that_is_being_converted_is_not_resized_and_another_one_is() -> None:
-    disks = (RecordedDisk("vda", "/images/vm.raw", "raw", "/images/vm.qcow2", "qcow2"),)
-    found = state(record=Record("convert", "offline", "2024-01-01T00:00:00+00:00", False, False, disks))
-    assert "vda: is being converted since 2024-01-01" in str(refusal(item(), found=found))
-    another = disk(replace(ELEMENT, target="vdb"))
-    _resize.require_resizable(found, item(of=another), ResizeWish(), ())
 
 
 @pytest.mark.parametrize("live", [True, False])
