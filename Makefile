@@ -9,9 +9,9 @@
 TESTS := lint unit sanity docs build lab integration faults molecule
 
 SYSTEM_PACKAGES := \
-    acl attr debootstrap dpkg-dev e2fsprogs git iproute2 mount \
+    acl attr btrfs-progs chromium chromium-driver debootstrap dpkg-dev e2fsprogs git iproute2 mount \
     libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system openssh-client ovmf qemu-system-x86 qemu-utils \
-    python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo
+    python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo xfsprogs
 
 # Debian's own Python, because Debian's libvirt bindings are built for it.
 PYTHON := /usr/bin/python3
@@ -26,7 +26,7 @@ ANTSIBULL_DOCS := mkdir -p .cache/home && HOME="$(CURDIR)/.cache/home" antsibull
 # The hypervisor of the tests lives in namespaces of its own, which only root can make.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PATH="$$PATH" LC_ALL="$$LC_ALL" \
     ANSIBLE_CONFIG="$$ANSIBLE_CONFIG" ANSIBLE_HOME="$$ANSIBLE_HOME")
-BESIDE_HYPERVISOR := $(AS_ROOT) python tests/tools/with_hypervisor.py
+SIDE_BY_SIDE := $(AS_ROOT) python tests/tools/side_by_side.py
 
 # The same tools for everybody: the checkout's venv and Debian, no shims of version managers between them.
 export PATH := $(CURDIR)/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -107,13 +107,13 @@ lab: venv ## the lab itself: the private hypervisor and its guest
 
 integration: venv ## modules against the real QEMU, libvirt and guests
 	$(AS_ROOT) $(PYTEST) tests/integration $(FILE_BY_FILE)
-	$(BESIDE_HYPERVISOR) python tests/tools/run_ansible_test.py integration
+	$(SIDE_BY_SIDE) integration
 
 faults: venv ## kills, full disks and concurrent runs at the worst moment
 	$(AS_ROOT) $(PYTEST) tests/faults $(FILE_BY_FILE)
 
 molecule: venv ## one scenario for each role
-	$(BESIDE_HYPERVISOR) python tests/tools/run_molecule.py
+	$(SIDE_BY_SIDE) molecule
 
 # --- not part of `make test` ----------------------------------------------------------------------------------------
 

@@ -218,8 +218,14 @@ damaged("data_file_without_name", incompatible=EXTERNAL_DATA)
 # --- F4: chains --------------------------------------------------------------------------------------------------
 
 
+def overlay_with(path: Path, reference: str, backing_format: str) -> Path:
+    """A qcow2 image at PATH that reads REFERENCE, whatever that is."""
+    path.write_bytes(whole(Made(extensions=[(BACKING_FORMAT, backing_format.encode())], backing=reference.encode())))
+    return path
+
+
 def overlay(path: Path, below: Path) -> None:
-    path.write_bytes(whole(Made(extensions=[(BACKING_FORMAT, b"qcow2")], backing=str(below).encode())))
+    overlay_with(path, str(below), "qcow2")
 
 
 @hostile

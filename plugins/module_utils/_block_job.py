@@ -29,8 +29,6 @@ STALLED = 300.0
 #: Seconds that libvirt gets to do what takes it a fraction of one.
 PROMPT = 60.0
 _LOOK_EVERY = 0.25
-#: With less than this left on a file system, a job that failed has most likely filled it.
-_FULL = 1 << 20
 
 
 def live_disk(domain: Domain, target: str) -> DiskElement | None:
@@ -244,7 +242,7 @@ def _left_for(path: str) -> int | None:
 
 
 def _likely_reason(left: int | None) -> str:
-    if left is not None and left < _FULL:
+    if left is not None and left < _capacity.FULL:
         return "its file system is full: free some space, or choose another place"
     return "see QEMU's log of the domain for the reason"
 

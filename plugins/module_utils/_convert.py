@@ -245,6 +245,24 @@ def require_known_references(
             raise _unknown(state, conversion, image.path, f"has the backing file {image.backing_file}")
 
 
+def require_same_chain(state: DomainState, disk: DomainDisk, images: t.Sequence[Image]) -> None:
+    """Raises UnsafeImage where libvirt's XML names other backing files of the disk than its *images* do, the disk's own
+    first: the guest sees what the XML says, and qemu-img what they say."""
+    named = disk.chain
+    if named is None:
+        return
+    below = [(os.path.realpath(image.path), image.format) for image in images[1:]]
+    same = [(os.path.realpath(link.path or ""), link.format or found[1]) for link, found in zip(named, below)]
+    if same != below or len(named) != len(below):
+        in_xml = " -> ".join(f"{link.path} ({link.format})" for link in named) or "none"
+        in_images = " -> ".join(f"{image.path} ({image.format})" for image in images[1:]) or "none"
+        raise UnsafeImage(
+            f"{state.name}: {disk.target}: libvirt's XML names the backing files {in_xml}, the images {in_images}: "
+            "bring the two together first: the guest sees what the XML says",
+            path=images[0].path,
+        )
+
+
 def require_convertible_image(conversion: Conversion, image: Image, keep_source: bool) -> None:
     """Raises DiskError where converting the image would lose something that it holds."""
     if image.encrypted or conversion.disk.element.encrypted:
@@ -339,13 +357,19 @@ def record(mode: str, runs: bool, wish: ConvertWish, conversions: t.Sequence[Con
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         was_running=runs,
         remove_source=not wish.keep_source,
-        disks=tuple(recorded(item, wish.layout.format) for item in conversions),
+        disks=tuple(recorded(item, wish) for item in conversions),
     )
 
 
-def recorded(item: Conversion, image_format: str) -> RecordedDisk:
-    """One conversion as the domain's metadata records it."""
-    return RecordedDisk(item.target, item.source, item.source_format, item.dest, image_format)
+def recorded(item: Conversion, wish: ConvertWish) -> RecordedDisk:
+    """One conversion as the domain's metadata records it: all that decides what the new image is like."""
+    options = {name: value for name, value in wish.layout.options().items() if value != "off"}
+    return RecordedDisk(
+        *(item.target, item.source, item.source_format, item.dest, wish.layout.format),
+        base=item.backing.path if item.backing else None,
+        options=",".join(f"{name}={value}" for name, value in sorted(options.items())),
+        block="yes" if wish.block_device else None,
+    )
 
 
 def change(item: Conversion, wish: ConvertWish) -> DiskChange:

@@ -11,7 +11,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _block_device,
+    _capacity,
     _convert,
     _domain,
     _domain_xml,
@@ -19,7 +21,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _live,
     _lock,
     _offline,
-    _staging,
     _unfinished,
     _xml,
 )
@@ -51,6 +52,7 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
         if params[name] is not None:
             absolute(params[name].rstrip("/") or "/" if name == "dest_dir" else params[name], name)
             _xml.require_expressible(params[name], name)
+    _capacity.require_ratio(params["max_overcommit"])
     bandwidth = params["bandwidth"]
     wish = ConvertWish(
         disks=tuple(params["disks"] or [params["disk"]]),
@@ -84,11 +86,17 @@ class ConvertTask:
         self.mode: str | None = None
         self.conversions: list[Conversion] = []
         self.targets: list[str] = []
+        self.directories: set[str] = set()
         self.unfinished = Unfinished()
         self.work: _offline.Work | None = None
 
     def decide(self, operation: Operation | None) -> Plan:
         """The plan. Where the wish is refused, but a dead run left something, it settles that and then refuses."""
+        plan = self._decided(operation)
+        self.directories = {os.path.dirname(name) for path in self.paths() for name in (path, os.path.realpath(path))}
+        return plan
+
+    def _decided(self, operation: Operation | None) -> Plan:
         self.conversions = []
         self.work = None
         self.state = _domain.observe(self.hypervisor, self.domain)
@@ -113,8 +121,7 @@ class ConvertTask:
         before = {item.target: item for item in self.conversions}
         state = _domain.observe(self.hypervisor, self.domain) if plan and not self.check_mode else self.state
         if plan and not self.check_mode:
-            directories = {os.path.dirname(path) for item in self.conversions for path in (item.source, item.dest)}
-            refresh_pools(self.hypervisor, directories | {os.path.dirname(path) for path in self.unfinished.paths})
+            refresh_pools(self.hypervisor, self.directories)
         disks = [disk for target in self.targets for disk in state.disks if disk.target == target]
         return {
             **plan.report(),
@@ -134,18 +141,17 @@ class ConvertTask:
         self._require_convertible(conversions)
         self.mode = _convert.way(self.state, self.wish)
         self.unfinished = _unfinished.find(self.state, [item.dest for item in conversions], note_of)
+        self.conversions = conversions
+        self.conversions = conversions = [self.survey.examined(item) for item in conversions]
         adopted = _unfinished.adoptable(self.unfinished, conversions, self.wish) if self.mode == "live" else frozenset()
         self.unfinished = _unfinished.without(
             self.unfinished, {item.dest for item in conversions if item.target in adopted}
         )
         new = [item for item in conversions if item.target not in adopted]
         _convert.require_free_destinations(new, self._is_taken)
-        self.conversions = conversions
-        self.conversions = [self.survey.examined(item) for item in conversions]
-        self.survey.require_unused(self.conversions)
-        self.survey.require_space(
-            [item for item in self.conversions if item.target not in adopted], share=self.state.active
-        )
+        self.survey.require_unused(conversions)
+        self.survey.require_space(new, share=self.state.active)
+        self.survey.require_promise(conversions, self.params["max_overcommit"])
         return self._conversion_plan(operation, adopted)
 
     def _is_taken(self, path: str) -> bool:
@@ -286,7 +292,7 @@ class ConvertTask:
 
 
 def _remover(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove(path)
+    return lambda: _base.remove_image(path)
 
 
 def convert(module: AnsibleModule) -> dict[str, t.Any]:

@@ -12,6 +12,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _convert,
     _domain,
     _domain_xml,
     _flatten,
@@ -162,7 +163,7 @@ class FlattenTask:
         if found is None or found == self.state.definition:
             return False
         if item.target not in self.left.targets:
-            _flatten.require_same_chain(self.state, item)
+            _convert.require_same_chain(self.state, item.disk, item.images)
         return True
 
     def _naming(self, stale: t.Sequence[Flattening]) -> tuple[Step, ...]:

@@ -14,15 +14,22 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _convert,
+    _dependents,
     _domain,
     _image,
     _lock,
+    _records,
     _recover,
     _resize,
     _usage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, NotEnoughSpace
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    ImageInUse,
+    LibvirtFailed,
+    NotEnoughSpace,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
@@ -30,12 +37,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import carry_out, refresh_pools, require_directories
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import require_own
 from ansible_collections.kvmops.disk.plugins.module_utils._resize import ResizeWish, Resizing
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
-#: What a dead run of these verbs leaves does not get worse when the image grows under its guest: a leak at most.
-_HARMLESS = frozenset(["resize", "convert"])
+#: What a dead run of these verbs leaves does not get worse when the image grows under its guest: a leak at most. What a
+#: flattening or a conversion has left to finish is in the domain's metadata, too, which is looked at before.
+_HARMLESS = frozenset(["resize", "convert", "flatten"])
 
 
 def wish_from(params: dict[str, t.Any]) -> ResizeWish:
@@ -73,7 +80,17 @@ class Work:
                 "nothing was changed: run again",
                 virtual_size=found,
             )
-        self.domain.resize_disk(item.target, item.after)
+        try:
+            self.domain.resize_disk(item.target, item.after)
+        except LibvirtFailed as error:
+            left = _capacity.available_bytes(os.path.dirname(os.path.realpath(item.path)))
+            if left >= _capacity.FULL:
+                raise
+            raise NotEnoughSpace(
+                f"{error}: the file system of {item.path} is full: the disk has {exact_size(item.before)} as before: "
+                "free some space, then run again",
+                available_bytes=left,
+            ) from error
         _resize.require_size_reached(item, self.domain.capacity(item.target))
 
     def resize(self) -> None:
@@ -189,7 +206,7 @@ class ResizeTask:
         """The plan for a disk that has not the size that it is to have. Raises DiskError where it must not get it."""
         record = self.state.record
         if record is not None and item.target in [disk.target for disk in record.disks]:
-            require_own(self.state.name, record, "resize", _lock.notes(operation))
+            _records.require_own(self.state.name, record, "resize", _lock.notes(operation))
         this = replace(self.state, disks=(self.disk,))
         jobs = _domain.block_jobs(self.domain, this) if item.live else []
         _resize.require_resizable(self.state, item, self.wish, jobs)
@@ -220,13 +237,14 @@ class ResizeTask:
 
     def _require_known_chain(self, item: Resizing) -> None:
         """qemu-img opens the chain to resize its top: all of it has to be known, and to fit."""
-        if item.image.backing_file is None:
-            return
-        step = _convert.Conversion(item.disk, item.path, item.path)
-        _convert.require_known_references(self.state, step, [item.image], self.wish.trusted)
-        chain = _image.chain(self.qemu_img, item.image)
-        _convert.require_known_references(self.state, step, chain, self.wish.trusted)
-        _resize.require_no_cut(item, chain[1])
+        chain: tuple[_image.Image, ...] = (item.image,)
+        if item.image.backing_file is not None:
+            step = _convert.Conversion(item.disk, item.path, item.path)
+            _convert.require_known_references(self.state, step, chain, self.wish.trusted)
+            chain = _image.chain(self.qemu_img, item.image)
+            _convert.require_known_references(self.state, step, chain, self.wish.trusted)
+            _resize.require_no_cut(item, chain[1])
+        _convert.require_same_chain(self.state, item.disk, chain)
 
     def _require_unused(self, item: Resizing) -> list[_usage.User]:
         """All users of images. Raises ImageInUse or HasDependents where others have to do with this one."""
@@ -234,9 +252,9 @@ class ResizeTask:
         others = [user for user in users if (user.uuid, user.target) != (self.state.uuid, item.target)]
         _usage.require_unused(item.path, others, "resize it", locks=not item.live)
         if not self.params["allow_dependents"]:
-            found = _usage.dependents(item.path, self._directories(item), users)
+            found = _dependents.of(item.path, self._directories(item), users)
             otherwise = "set allow_dependents=true where they are to be given up"
-            _usage.require_no_dependents(item.path, found, "resize it", otherwise)
+            _dependents.require_none(item.path, found, "resize it", otherwise)
         return users
 
     def _require_room(self, item: Resizing, policy: str | None, users: t.Sequence[_usage.User]) -> None:
@@ -258,12 +276,11 @@ class ResizeTask:
             ) from error
         ratio = self.params["max_overcommit"]
         if ratio is not None and item.growth > 0:
-            place = os.path.dirname(os.path.realpath(item.path))
-            system = _capacity.file_system(place, self._directories(item), users, self.qemu_img)
-            system.require_room(item.path, max(item.after, item.image.actual_size), ratio)
+            grown = _capacity.NewImage(item.path, max(item.after, item.image.actual_size))
+            _capacity.require_ratio_for([grown], ratio, self._directories(item), users, self.qemu_img)
 
     def _directories(self, item: Resizing) -> list[str]:
-        return _usage.directories_to_search([item.path], self.params["search_paths"], self.hypervisor)
+        return _dependents.directories_to_search([item.path], self.params["search_paths"], self.hypervisor)
 
     def _image(self, disk: DomainDisk) -> _image.Image:
         """The facts of a disk's image. An encrypted raw disk is shorter than its file, by the header with its keys."""

@@ -167,7 +167,8 @@ class VmSnapshotTask:
         if left.owed:
             found.append(Step(f"start {self.state.name}, which an interrupted run had left off", self.domain.start))
         records = self._records(operation, self.state.record)
-        found.append(Step(f"forget the run that was interrupted on {self.state.name}", records.remove))
+        forget = Step(f"forget the run that was interrupted on {self.state.name}", lambda: records.let_go(left.unused))
+        found.append(forget)
         return tuple(found)
 
     def _change(self, operation: Operation | None) -> Plan:
@@ -223,8 +224,7 @@ class VmSnapshotTask:
         agent = self.state.active and _snapshot_xml.has_agent(self.domain.xml(inactive=False))
         _vm_snapshot_take.require_quiescable(self.state, self.wish.quiesce, agent)
         self.takings = _vm_snapshot.takings(name, disks, self.chains, self.snapshots, self.unvouched)
-        going = {disk.source for removal in self.finished for disk in removal.recorded}
-        self.survey.require_takeable(self.takings, {*self.left.unused, *going})
+        self.survey.require_takeable(self.takings, self._going(()))
         for item in self.takings:
             self.chains[item.target] = item.outcome.images
 
@@ -236,7 +236,12 @@ class VmSnapshotTask:
     def _require_possible(self, removals: t.Sequence[Removal]) -> None:
         if removals:
             _vm_snapshot.require_quiet(self.state, self._foreign_jobs())
-            self.survey.require_mergeable(removals, self.found, self.unvouched, self.left)
+            self.survey.require_mergeable(removals, self.found, self.unvouched, self.left, self._going(removals))
+
+    def _going(self, removals: t.Sequence[Removal]) -> set[str]:
+        """The overlays that will be gone: those of *removals*, and what a dead run left."""
+        finished = (*self.finished, *removals)
+        return {*self.left.unused, *(disk.source for removal in finished for disk in removal.recorded)}
 
     def _go_on_without(self, removals: t.Sequence[Removal]) -> None:
         """From here on the images, and the snapshots, are looked at as if *removals* were done."""

@@ -16,11 +16,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 @dataclass(frozen=True)
 class ChainLink:
     """One ``<backingStore>``: the source of a backing file and its format; *index* is libvirt's name for it in the XML
-    of a running domain, the 3 of ``vda[3]``."""
+    of a running domain, the 3 of ``vda[3]``. *block*: it is a block device."""
 
     path: str | None
     format: str | None
     index: str | None = field(default=None, compare=False)
+    block: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ class DiskChange:
 
 def disks(xml: str) -> tuple[DiskElement, ...]:
     """The disks of a domain's XML, in its order, cdroms and floppies included."""
-    return tuple(_disk(element) for element in _xml.parse(xml).iterfind("./devices/disk"))
+    return tuple(disk(element) for element in _xml.parse(xml).iterfind("./devices/disk"))
 
 
 def snapshot_disks(xml: str) -> tuple[DiskElement, ...]:
     """The disks of the domain that a snapshot's XML carries: what a revert would bring back."""
-    return tuple(_disk(element) for element in _xml.parse(xml).iterfind("./domain/devices/disk"))
+    return tuple(disk(element) for element in _xml.parse(xml).iterfind("./domain/devices/disk"))
 
 
 def internal_snapshot(xml: str) -> str | None:
@@ -89,6 +90,17 @@ def pool_path(xml: str) -> str | None:
     return t.cast("str | None", _xml.parse(xml).findtext("./target/path"))
 
 
+def pool_type(xml: str) -> str:
+    """The type of a storage pool: dir, fs, netfs, logical, rbd, ..."""
+    return t.cast(str, _xml.parse(xml).get("type", ""))
+
+
+def volume_format(xml: str) -> str | None:
+    """The format that a storage volume has; None where the XML does not say that."""
+    element = _xml.parse(xml).find("./target/format")
+    return t.cast("str | None", element.get("type")) if element is not None else None
+
+
 def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
     """The domain's XML with other sources and driver types for some disks, and nothing else changed.
 
@@ -97,19 +109,23 @@ def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
     """
     domain = _xml.parse(xml)
     for change in changes:
-        element = _find(domain, change.target)
-        driver = element.find("driver")
-        if driver is None:
-            driver = _xml.child(element, "driver", {"name": "qemu"})
-            element.insert(0, driver)
-        driver.set("type", change.format)
-        source = element.find("source")
-        if source is None:
-            raise DiskError(f"{change.target}: the disk has no source in the domain's XML")
-        _point_to(element, source, change)
-        for stale in element.findall("backingStore") if not change.keeps_chain else ():
-            _xml.remove(stale)
+        change_disk(find_disk(domain, change.target), change)
     return _xml.text(domain)
+
+
+def change_disk(element: t.Any, change: DiskChange) -> None:
+    """Gives a ``<disk>`` another source and driver type, in place. Raises DiskError where it has no source."""
+    driver = element.find("driver")
+    if driver is None:
+        driver = _xml.child(element, "driver", {"name": "qemu"})
+        element.insert(0, driver)
+    driver.set("type", change.format)
+    source = element.find("source")
+    if source is None:
+        raise DiskError(f"{change.target}: the disk has no source in the domain's XML")
+    _point_to(element, source, change)
+    for stale in element.findall("backingStore") if not change.keeps_chain else ():
+        _xml.remove(stale)
 
 
 def with_shorter_chain(xml: str, target: str, base: str | None) -> str:
@@ -120,7 +136,7 @@ def with_shorter_chain(xml: str, target: str, base: str | None) -> str:
     the disk, or *base*, is not in the XML.
     """
     domain = _xml.parse(xml)
-    top = _find(domain, target).find("backingStore")
+    top = find_disk(domain, target).find("backingStore")
     if top is None or (base is None and not top.get("type")):
         return xml
     kept = top
@@ -142,10 +158,10 @@ def with_chain(xml: str, target: str, links: t.Sequence[ChainLink]) -> str:
     The same text where it says nothing of backing files. Raises DiskError where the disk is not in the XML.
     """
     domain = _xml.parse(xml)
-    old = _find(domain, target).find("backingStore")
+    old = find_disk(domain, target).find("backingStore")
     if old is None:
         return xml
-    chain = _backing_store(links)
+    chain = chain_element(links)
     chain.tail = old.tail
     old.getparent().replace(old, chain)
     return _xml.text(domain)
@@ -163,9 +179,9 @@ def with_image(xml: str, target: str, image: ChainLink, chain: t.Sequence[ChainL
     if wanted is None:
         return changed
     domain = _xml.parse(changed)
-    element = _find(domain, target)
+    element = find_disk(domain, target)
     source = element.find("source")
-    store = _backing_store(wanted)
+    store = chain_element(wanted)
     store.tail = source.tail
     source.addnext(store)
     return _xml.text(domain)
@@ -175,7 +191,7 @@ def without_link(xml: str, target: str, path: str) -> str:
     """The domain's XML whose disk *target* does not name *path* among its backing files, but what is below that one;
     the same text where it does not anyway. Raises DiskError where the disk is not in the XML."""
     domain = _xml.parse(xml)
-    link = _find(domain, target).find("backingStore")
+    link = find_disk(domain, target).find("backingStore")
     while link is not None and _path(link.find("source")) != path:
         link = link.find("backingStore")
     if link is None:
@@ -189,13 +205,25 @@ def without_link(xml: str, target: str, path: str) -> str:
     return _xml.text(domain)
 
 
+def chain_element(links: t.Sequence[ChainLink]) -> t.Any:
+    """The ``<backingStore>`` that names *links*, the upper ones first; an empty one says that there are none."""
+    chain = _xml.element("backingStore")
+    for link in reversed(links):
+        kind, attribute = _kind(block=link.block)
+        below, chain = chain, _xml.element("backingStore", {"type": kind})
+        _xml.child(chain, "format", {"type": link.format or "raw"})
+        _xml.child(chain, "source", {attribute: link.path or ""})
+        chain.append(below)
+    return chain
+
+
 def copy_destination(path: str, image_format: str, *, block: bool = False) -> str:
     """The ``<disk>`` that a block copy is given: the file, or the block device, at *path*."""
-    kind, attribute = ("block", "dev") if block else ("file", "file")
-    disk = _xml.element("disk", {"type": kind, "device": "disk"})
-    _xml.child(disk, "driver", {"name": "qemu", "type": image_format})
-    _xml.child(disk, "source", {attribute: path})
-    return _xml.text(disk)
+    kind, attribute = _kind(block=block)
+    element = _xml.element("disk", {"type": kind, "device": "disk"})
+    _xml.child(element, "driver", {"name": "qemu", "type": image_format})
+    _xml.child(element, "source", {attribute: path})
+    return _xml.text(element)
 
 
 def without_empty_metadata(xml: str) -> str:
@@ -224,7 +252,8 @@ def definition_diff(before: str, after: str) -> str:
     return _xml.unified_diff(_xml.pretty(before), _xml.pretty(after))
 
 
-def _disk(element: t.Any) -> DiskElement:
+def disk(element: t.Any) -> DiskElement:
+    """What a ``<disk>`` says."""
     source = element.find("source")
     driver = element.find("driver")
     target = element.find("target")
@@ -265,23 +294,14 @@ def _chain(element: t.Any) -> tuple[ChainLink, ...] | None:
     while store is not None and store.get("type"):
         form = store.find("format")
         image_format = form.get("type") if form is not None else None
-        links.append(ChainLink(_path(store.find("source")), image_format, store.get("index")))
+        is_block = store.get("type") == "block"
+        links.append(ChainLink(_path(store.find("source")), image_format, store.get("index"), is_block))
         store = store.find("backingStore")
     return tuple(links)
 
 
-def _backing_store(links: t.Sequence[ChainLink]) -> t.Any:
-    """The element that names *links* as backing files, the upper ones first, and nothing below them."""
-    chain = _xml.element("backingStore")
-    for link in reversed(links):
-        below, chain = chain, _xml.element("backingStore", {"type": "file"})
-        _xml.child(chain, "format", {"type": link.format or "raw"})
-        _xml.child(chain, "source", {"file": link.path or ""})
-        chain.append(below)
-    return chain
-
-
-def _find(domain: t.Any, target: str) -> t.Any:
+def find_disk(domain: t.Any, target: str) -> t.Any:
+    """The ``<disk>`` with that target. Raises DiskError where there is none."""
     for element in domain.iterfind("./devices/disk"):
         dev = element.find("target")
         if dev is not None and dev.get("dev") == target:
@@ -289,11 +309,16 @@ def _find(domain: t.Any, target: str) -> t.Any:
     raise DiskError(f"{target}: the domain has no such disk")
 
 
-def _point_to(disk: t.Any, source: t.Any, change: DiskChange) -> None:
+def _kind(*, block: bool) -> tuple[str, str]:
+    """The type of a source that is a file, or a block device, and the attribute with its path."""
+    return ("block", "dev") if block else ("file", "file")
+
+
+def _point_to(element: t.Any, source: t.Any, change: DiskChange) -> None:
     """Changes what names the source, in place, so that its children (seclabel, slices, ...) stay."""
-    kind, attribute = ("block", "dev") if change.block else ("file", "file")
-    if disk.get("type") != kind:
-        disk.set("type", kind)
+    kind, attribute = _kind(block=change.block)
+    if element.get("type") != kind:
+        element.set("type", kind)
         for name in ("file", "dev", "pool", "volume", "mode", "index"):
             source.attrib.pop(name, None)
     source.set(attribute, change.path)

@@ -17,11 +17,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainD
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import REBASEABLE_FORMATS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
-
-#: The formats whose backing file QEMU can change (bdrv_change_backing_file in its block drivers).
-FLATTENABLE_FORMATS = ("qcow2", "qed")
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ def require_flattenable(state: DomainState, items: t.Sequence[Flattening], jobs:
     _convert.require_ready(state, jobs, "a flattening", "which knows the old backing files")
     for item in items:
         _convert.require_plain_disk(state.name, item.disk, "flatten")
-        require_same_chain(state, item)
+        _convert.require_same_chain(state, item.disk, item.images)
         if item.disk.element.sliced:
             raise DiskError(f"{state.name}: {item.target}: is a slice of {item.path}: not flattened", path=item.path)
         _require_flattenable_image(item)
@@ -254,31 +251,12 @@ def covers(held: t.Sequence[tuple[int, int]], wanted: t.Iterable[tuple[int, int]
     return True
 
 
-def require_same_chain(state: DomainState, item: Flattening) -> None:
-    """Raises UnsafeImage where libvirt's XML and the images disagree: the guest sees what the XML says."""
-    named = item.disk.chain
-    if named is None:
-        return
-    found = [(os.path.realpath(image.path), image.format) for image in item.images[1:]]
-    same = [
-        (os.path.realpath(link.path or ""), link.format or found[i][1]) for i, link in enumerate(named[: len(found)])
-    ]
-    if same != found or len(named) != len(found):
-        in_xml = " -> ".join(f"{link.path} ({link.format})" for link in named) or "none"
-        in_images = " -> ".join(f"{image.path} ({image.format})" for image in item.images[1:]) or "none"
-        raise UnsafeImage(
-            f"{state.name}: {item.target}: libvirt's XML names the backing files {in_xml}, the images {in_images}: "
-            "bring the two together first: the guest sees what the XML says",
-            path=item.path,
-        )
-
-
 def _require_flattenable_image(item: Flattening) -> None:
     image = item.image
-    if image.format not in FLATTENABLE_FORMATS:
+    if image.format not in REBASEABLE_FORMATS:
         raise DiskError(
             f"{image.path}: the backing file of a {image.format} image cannot be changed, only that of "
-            f"{' and '.join(FLATTENABLE_FORMATS)} images: convert it with vm_disk_convert, which makes a new image",
+            f"{' and '.join(REBASEABLE_FORMATS)} images: convert it with vm_disk_convert, which makes a new image",
             path=image.path,
         )
     if image.encrypted or item.disk.element.encrypted:

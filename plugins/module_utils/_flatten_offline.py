@@ -11,21 +11,15 @@ backing files, too: by a definition that still names them, whatever the moment o
 
 from __future__ import annotations
 
-import os
 import typing as t
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _flatten,
-    _flatten_live,
-    _image,
-    _staging,
-    _usage,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils import _flatten, _flatten_live, _image
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._exchange import Exchange
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
@@ -33,15 +27,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, Records
-
-
-@dataclass
-class _Exchange:
-    """A new file, and the old one in whose place it is to come: which that is, and when it was last written to."""
-
-    new: _staging.NewFile
-    old: list[int]
-    as_read: tuple[int, int]
 
 
 @dataclass
@@ -54,7 +39,7 @@ class OfflineWork:
     records: Records
     wish: FlattenWish
     progress: Progress
-    _exchanges: dict[str, _Exchange] = field(default_factory=dict, init=False)
+    _exchanges: dict[str, Exchange] = field(default_factory=dict, init=False)
     _before: str | None = field(default=None, init=False)
 
     def restore(self) -> None:
@@ -64,37 +49,20 @@ class OfflineWork:
     def stage(self, item: Flattening) -> None:
         """Makes and verifies the new file. Raises DiskError, and leaves it to be withdrawn."""
         self._require_off()
-        _usage.require_unused(item.path, (), "flatten it")
-        new = _staging.NewFile(item.file)
-        as_read = _staging.last_write(item.file)
-        exchange = _Exchange(new, _staging.file_identity(item.file), as_read)
-        self._exchanges[item.target] = exchange
+        new = self._exchanges[item.target] = Exchange(item.path, "flatten it")
         new.begin()
         self._fill(item, new.name)
         _flatten.require_alike(item, _image.inspect(self.qemu_img, new.name, item.image.format))
         if self.wish.verify:
-            with self._phase(item, "compare") as phase, _staging.syncing(new.name):
-                same = self.qemu_img.same_content(
-                    item.path, item.image.format, new.name, item.image.format, report=phase.percent
-                )
-            if not same:
-                raise DiskError(
-                    f"{item.path}: the new image has not the content of the old one: it was removed, and the old one "
-                    "is as it was",
-                    path=item.path,
-                )
-        _staging.resemble(new.name, item.file)
-        self.records.note(_flatten.recorded(item), item.path, **{NEW_FILE: new.identity()})
+            with self._phase(item, "compare") as phase:
+                new.require_same_content(item.image.format, self.qemu_img, phase.percent)
+        self.records.note(_flatten.recorded(item), item.path, **{NEW_FILE: new.dress()})
 
     def exchange(self, items: t.Sequence[Flattening]) -> None:
         """Puts the new files in the place of the old ones, and has the definition name what is below them."""
         for item in items:
-            found = self._exchanges[item.target]
             self._require_off()
-            _usage.require_unused(item.path, (), "put a new image in its place")
-            self._require_unwritten(item, item.file)
-            found.new.replace(found.old)
-            self._require_let_go(item)
+            self._exchanges[item.target].put_in_place()
         self._before = self.domain.xml(inactive=True)
         _flatten_live.name_chain(self.hypervisor, self.domain, items)
 
@@ -103,15 +71,13 @@ class OfflineWork:
             self.hypervisor.define(self._before)
 
     def withdraw(self, item: Flattening) -> None:
-        """Puts the old file back, unless a guest has the new one open, which holds the same (HAZARDS A8)."""
         found = self._exchanges.get(item.target)
-        in_place = found is not None and not _staging.is_file(item.file, found.old)
-        if found is not None and not (in_place and _usage.is_locked(item.file)):
-            found.new.withdraw()
+        if found is not None:
+            found.withdraw()
 
     def finish(self, items: t.Sequence[Flattening]) -> None:
         for item in items:
-            self._exchanges[item.target].new.commit()
+            self._exchanges[item.target].finish()
         self.records.forget({item.path for item in items})
 
     def _fill(self, item: Flattening, name: str) -> None:
@@ -138,25 +104,6 @@ class OfflineWork:
                 f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again",
                 in_use_by=[],
             )
-
-    def _require_unwritten(self, item: Flattening, name: str) -> None:
-        if _staging.last_write(name) != self._exchanges[item.target].as_read:
-            raise DiskError(
-                f"{item.path}: was written to by somebody else while it was copied: the new image was removed: "
-                "run again",
-                path=item.path,
-            )
-
-    def _require_let_go(self, item: Flattening) -> None:
-        """Raises where somebody opened the old file in the moment in which the new one took its place."""
-        kept = _staging.kept(item.file)
-        if not os.path.exists(kept):
-            return
-        if _usage.is_locked(kept):
-            raise ImageInUse(
-                f"{item.path}: was opened by somebody else meanwhile: nothing was changed: run again", in_use_by=[]
-            )
-        self._require_unwritten(item, kept)
 
 
 def steps(state: DomainState, items: t.Sequence[Flattening], work: OfflineWork) -> tuple[Step, ...]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _usage
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -56,10 +56,21 @@ class InPlaceTask:
         """Raises HasDependents where overlays read what is to be written, unless the task gives them up."""
         if not self.module.params["allow_dependents"]:
             search_paths = self.module.params["search_paths"]
-            directories = _usage.directories_to_search([self.path], search_paths, self.hypervisor())
-            found = _usage.dependents(self.path, directories, users)
+            directories = _dependents.directories_to_search([self.path], search_paths, self.hypervisor())
+            found = _dependents.of(self.path, directories, users)
             otherwise = "set allow_dependents=true where they are to be given up"
-            _usage.require_no_dependents(self.path, found, to_do, otherwise)
+            _dependents.require_none(self.path, found, to_do, otherwise)
+
+    def require_no_saved_state(self, path: str, users: t.Iterable[_usage.User]) -> None:
+        """A saved domain resumes in the midst of work on the disk as it was when it was saved (HAZARDS A9)."""
+        for user in _usage.users_of(path, users):
+            if self.hypervisor().domain(user.uuid).has_managed_save():
+                raise ImageInUse(
+                    f"{path}: domain {user.domain} has a saved state (managed save), and would resume on another "
+                    "disk than it was saved with: start it and shut it down, or remove the saved state, first",
+                    path=path,
+                    in_use_by=[dict(vars(user))],
+                )
 
     def users(self) -> list[_usage.User]:
         """The files that domains use, as far as libvirt can be asked."""

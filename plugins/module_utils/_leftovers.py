@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import dataclass, replace
 
@@ -50,7 +51,7 @@ class Leftovers:
 
 def look_for(path: str, image_format: str | None, record: dict[str, t.Any] | None) -> Leftovers:
     """What is left of *path*, by the *record* of the dead run and by the files themselves; nothing is written."""
-    left = Leftovers(path, image_format, record, _staging.left_over(path))
+    left = Leftovers(path, image_format, record, _staging.left_over(os.path.realpath(path)))
     if record is None or image_format != "qcow2":
         return left
     with _formats.open_image(path) as stream:

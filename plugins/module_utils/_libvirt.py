@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 from dataclasses import dataclass
 
@@ -13,6 +14,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _libvirt_bindin
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import failure, translated
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
+
+#: Of the labels that libvirt gives to images, the one of QEMU's user and group, such as +64055:+64055.
+_BASELABEL = re.compile(
+    r"<model>dac</model>(?:(?!</secmodel>).)*?"
+    r"<baselabel type='qemu'>\+(?P<user>\d+):\+(?P<group>\d+)</baselabel>",
+    re.DOTALL,
+)
 
 
 class Hypervisor:
@@ -50,30 +58,85 @@ class Hypervisor:
             f"{name}: no domain of this name or UUID on {self.uri}", libvirt_code=binding.libvirt.VIR_ERR_NO_DOMAIN
         )
 
+    def find(self, name: str) -> Domain | None:
+        """The domain of that name; None where there is none."""
+        try:
+            return Domain(self._connection.lookupByName(name))
+        except binding.libvirt.libvirtError as error:
+            if error.get_error_code() == binding.libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise failure(f"{name}: cannot look the domain up", error) from error
+
+    def qemu_user(self) -> tuple[int, int] | None:
+        """The user and the group that libvirt runs QEMU as; None where it does not say, or runs it as whoever asks."""
+        with translated(f"{self.uri}: cannot read the capabilities"):
+            found = _BASELABEL.search(self._connection.getCapabilities())
+        return (int(found["user"]), int(found["group"])) if found else None
+
     def domains(self) -> list[Domain]:
         """All domains, running or not."""
         with translated(f"{self.uri}: cannot list the domains"):
             return [Domain(found) for found in self._connection.listAllDomains()]
 
-    def define(self, xml: str) -> Domain:
-        with translated("cannot define the domain"):
-            return Domain(self._connection.defineXMLFlags(xml, binding.libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
-
-    def pools(self) -> list[Pool]:
-        """The active storage pools; none where the driver has no storage."""
-        try:
+    def listing(self) -> list[Listed]:
+        """All domains with what the lists themselves say of them: in a few calls, however many domains there are."""
+        with translated(f"{self.uri}: cannot list the domains"):
+            active, transient, with_snapshots = (
+                {found.UUID() for found in self._connection.listAllDomains(flag)}
+                for flag in (
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE,
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT,
+                )
+            )
             return [
-                Pool(found)
-                for found in self._connection.listAllStoragePools(binding.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+                Listed(
+                    Domain(found),
+                    active=found.UUID() in active,
+                    persistent=found.UUID() not in transient,
+                    has_snapshots=found.UUID() in with_snapshots,
+                )
+                for found in self._connection.listAllDomains()
             ]
+
+    def define(self, xml: str, *, validate: bool = True) -> Domain:
+        """Defines the domain; *validate* has libvirt compare its XML with the schema, which it reads anew each time."""
+        flags = binding.libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
+        with translated("cannot define the domain"):
+            return Domain(self._connection.defineXMLFlags(xml, flags))
+
+    def pools(self, *, active_only: bool = True) -> list[Pool]:
+        """The storage pools; none where the driver has no storage."""
+        flags = binding.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE if active_only else 0
+        try:
+            return [Pool(found) for found in self._connection.listAllStoragePools(flags)]
         except binding.libvirt.libvirtError as error:
             if error.get_error_code() == binding.libvirt.VIR_ERR_NO_SUPPORT:
                 return []
             raise failure(f"{self.uri}: cannot list the storage pools", error) from error
 
+    def pool(self, name: str) -> Pool:
+        """The active storage pool of that name. Raises LibvirtFailed where there is none."""
+        with translated(f"{name}: cannot find the storage pool"):
+            found = self._connection.storagePoolLookupByName(name)
+            active = found.isActive()
+        if not active:
+            raise LibvirtFailed(f"{name}: the storage pool is not active: start it first (virsh pool-start)")
+        return Pool(found)
+
     def volume_path(self, pool: str, volume: str) -> str:
         with translated(f"{pool}/{volume}: cannot find the storage volume"):
             return t.cast(str, self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A domain, and how it was when it was listed."""
+
+    domain: Domain
+    active: bool
+    persistent: bool
+    has_snapshots: bool
 
 
 @dataclass(frozen=True)
@@ -90,6 +153,27 @@ class Pool:
         with translated("cannot read a storage pool"):
             return t.cast(str, self._pool.XMLDesc(0))
 
+    def sizes(self) -> tuple[int, int, int]:
+        """The bytes that the pool has, that are taken, and that are free."""
+        with translated(f"{self.name}: cannot read the size of the storage pool"):
+            _state, capacity, allocation, available = self._pool.info()
+        return capacity, allocation, available
+
+    def volumes(self) -> list[Volume]:
+        with translated(f"{self.name}: cannot list the volumes of the storage pool"):
+            volumes = self._pool.listAllVolumes(0)
+            return [Volume(one.path(), int(one.info()[1]), int(one.info()[2]), one.XMLDesc(0)) for one in volumes]
+
     def refresh(self) -> None:
         with translated(f"{self.name}: cannot refresh the storage pool"):
             self._pool.refresh(0)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of a storage pool: the bytes that its disk has, those that it takes in the pool, and its XML."""
+
+    path: str
+    capacity: int
+    allocation: int
+    xml: str

@@ -159,6 +159,18 @@ class Domain:
                 return False
             raise failure(f"{self.name}: cannot look for a job of the domain", error) from error
 
+    def undefine(self) -> None:
+        """Removes the definition, with what libvirt itself keeps of the domain: a managed-save image, and what it
+        knows of snapshots and checkpoints. The file with its UEFI variables stays."""
+        flags = (
+            binding.libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | binding.libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | binding.libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | binding.libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+        )
+        with translated(f"{self.name}: cannot undefine the domain"):
+            self._domain.undefineFlags(flags)
+
     def start(self) -> None:
         with translated(f"{self.name}: cannot start the domain"):
             self._domain.create()

@@ -10,6 +10,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _block_device,
     _block_job,
     _convert,
@@ -76,7 +77,7 @@ class LiveWork:
         new_file.begin()
         self._create(item, new_file.name)
         _staging.resemble(new_file.name, item.source)
-        self._ours(_convert.recorded(item, layout.format), new_file.identity())
+        self._ours(_convert.recorded(item, self.wish), new_file.identity())
         new_file.publish()
 
     def _create(self, item: Conversion, path: str) -> None:
@@ -261,7 +262,7 @@ def _each(method: t.Callable[[Conversion], None], item: Conversion) -> t.Callabl
 
 
 def _removal(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove(path)
+    return lambda: _base.remove_image(path)
 
 
 def _nothing() -> None:

@@ -72,14 +72,19 @@ class Operation:
             os.unlink(self._records[path])
         os.close(descriptor)
 
-    def note(self, path: str, **facts: t.Any) -> None:
-        """Writes what is being done to *path* into its record, durably. Raises DiskError where that cannot be."""
-        text = json.dumps({"verb": self.verb, "started": self.started, "pid": os.getpid(), **facts}, sort_keys=True)
+    def note(self, path: str, *, durable: bool = True, **facts: t.Any) -> None:
+        """Writes what is being done to *path* into its record. Raises DiskError where that cannot be.
+
+        Where it is not *durable*, it outlives us, but perhaps not the host: for what is noted before anything is done.
+        """
+        known = {"verb": self.verb, "started": self.started, "pid": os.getpid(), "path": path}
+        text = json.dumps({**known, **facts}, sort_keys=True)
         descriptor = self._held[path]
         try:
             os.pwrite(descriptor, text.encode(), 0)
             os.ftruncate(descriptor, len(text.encode()))
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -109,8 +114,23 @@ def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> 
 
 def look(path: str) -> dict[str, t.Any] | None:
     """What the record beside *path* says, without touching it; ``alive`` tells whether its process still holds it."""
+    return _look_at(record_path(path))
+
+
+def look_in(directory: str) -> list[dict[str, t.Any]]:
+    """The same of all records in *directory*; none where it cannot be read. A run that notes ``path`` is found so by
+    whoever does not know what it worked on."""
     try:
-        descriptor = os.open(record_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        names = [name for name in os.listdir(directory) if name.startswith(".") and name.endswith(SUFFIX)]
+    except OSError:
+        return []
+    found = [_look_at(os.path.join(directory, name)) for name in sorted(names)]
+    return [record for record in found if record is not None]
+
+
+def _look_at(record: str) -> dict[str, t.Any] | None:
+    try:
+        descriptor = os.open(record, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
@@ -143,24 +163,35 @@ def sibling_name(name: str, suffix: str) -> str:
     return f".{digest}{suffix}"
 
 
-def _locked(record: str, path: str, deadline: float) -> int:
-    """The record open and locked, and still the file that stands at its name."""
+def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
+    """The file at *name*, made where there is none, open and locked for us alone, and still what stands at its name.
+
+    Raises BlockingIOError where somebody else holds it until *deadline* (by time.monotonic), OSError where it cannot be
+    opened.
+    """
     while True:
-        try:
-            descriptor = os.open(record, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             if not _try_lock(descriptor, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
-                    raise _in_flight(path, _read(os.pread(descriptor, 1 << 20, 0)))
+                    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), name)
                 time.sleep(_POLL)
-            elif _same_file(descriptor, record):
+            elif _same_file(descriptor, name):
                 kept, descriptor = descriptor, -1
                 return kept
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _locked(record: str, path: str, deadline: float) -> int:
+    """The record of *path*, held."""
+    try:
+        return hold(record, deadline)
+    except BlockingIOError:
+        raise _in_flight(path, look(path) or {}) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

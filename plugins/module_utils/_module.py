@@ -110,14 +110,14 @@ def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t
     except MissingLibrary as error:
         module.fail_json(msg=missing_required_lib(error.library, reason=str(error)), exception=error.trace)
     except DiskError as error:
-        module.fail_json(msg=_whole_story(error), **error.facts)
+        module.fail_json(msg=whole_story(error), **error.facts)
 
 
-def _whole_story(error: BaseException) -> str:
+def whole_story(error: BaseException) -> str:
     """The message of *error*; where it came up while another one was being undone, that one's first."""
     first = error.__context__
     if isinstance(error, DiskError) and isinstance(first, DiskError) and first is not error.__cause__:
-        return f"{_whole_story(first)}. Then, while that was being undone: {error}"
+        return f"{whole_story(first)}. Then, while that was being undone: {error}"
     return str(error)
 
 

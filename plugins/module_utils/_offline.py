@@ -11,7 +11,7 @@ import typing as t
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _domain_xml, _image, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _convert, _domain_xml, _image, _staging, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
@@ -30,7 +30,8 @@ class Work:
     """The hands of an offline conversion: one method for each step, no decisions between them.
 
     *runs* says whether the domain ran when all this began, before a run that died meanwhile, too. *require_space*
-    measures again and raises NotEnoughSpace.
+    measures again and raises NotEnoughSpace. *_asked* is libvirt's number of the run whose guest was asked to shut
+    down.
     """
 
     hypervisor: Hypervisor
@@ -45,25 +46,32 @@ class Work:
     _named: bool = field(default=False, init=False)
     _as_read: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     _off_since: float | None = field(default=None, init=False)
+    _asked: str | None = field(default=None, init=False)
     downtime: float | None = field(default=None, init=False)
 
     def restore(self) -> None:
-        """The domain as it was before: running if it ran. Where that fails, the records stay for the next run."""
+        """The domain as it was before: running if it ran. Where that fails, the records stay for the next run.
+
+        So they do where the guest was asked to shut down and has not done so yet: nobody can take that back.
+        """
         self.records.keep()
         if self.runs and not self.domain.is_active():
             self.domain.start()
-        self.records.remove()
+        if self._asked is None or self.domain.run_number() not in (self._asked, None):
+            self.records.remove()
 
     def power_off(self) -> None:
         """Raises LibvirtFailed where the guest does not go off in time and must not be forced."""
         self._off_since = time.monotonic()
         if self.wish.shutdown == "force":
             self.domain.destroy()
-        elif not self.domain.shut_down(self.wish.shutdown_timeout):
+            return
+        self._asked = self.domain.run_number()
+        if not self.domain.shut_down(self.wish.shutdown_timeout):
             raise LibvirtFailed(
                 f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: "
-                "it still runs and nothing was changed: "
-                "see whether it obeys ACPI, raise shutdown_timeout, or set shutdown to force",
+                "it still runs and nothing was changed: see whether it obeys ACPI, raise shutdown_timeout, or set "
+                "shutdown to force. Should it still go off, the next run starts it again",
                 state=self.domain.state(),
             )
 
@@ -92,7 +100,7 @@ class Work:
             with self._phase(item, "compare", before.virtual_size) as phase:
                 self._verify(item, new_file.name, phase)
         _staging.resemble(new_file.name, item.source)
-        self.records.note(_convert.recorded(item, layout.format), item.dest, **{NEW_FILE: new_file.identity()})
+        self.records.note(_convert.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
 
     def _phase(self, item: Conversion, verb: str, total: int) -> AbstractContextManager[Phase]:
@@ -234,4 +242,4 @@ def _runs_on(domain: Domain, changes: t.Sequence[_domain_xml.DiskChange]) -> boo
 
 
 def _remove(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove(path)
+    return lambda: _base.remove_image(path)

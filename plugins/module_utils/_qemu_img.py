@@ -42,6 +42,23 @@ class CheckResult:
     check_errors: int = 0
 
 
+@dataclass(frozen=True)
+class Range:
+    """A part of a disk, in bytes, whose content has one kind of place: a row of ``qemu-img map``.
+
+    *depth* counts the images down the chain, 0 for the top. *present*: one of them has it. *zero*: it reads as zeros.
+    *data*: it takes space. *offset* is where it lies in the file; None where it has no one place there.
+    """
+
+    start: int
+    length: int
+    depth: int
+    present: bool
+    zero: bool
+    data: bool
+    offset: int | None
+
+
 #: Exit statuses of ``qemu-img check`` that are answers (docs/tools/qemu-img); 1 is a failure to check.
 _CHECK_RESULTS = {0: "good", 2: "corrupt", 3: "leaks", 63: "unsupported"}
 
@@ -135,15 +152,30 @@ class QemuImg(Runner):
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
         self._write(*argv, "--", source, target, report=report)
 
-    def allocated(self, path: str, image_format: str, images: int, *, data: bool = False) -> list[tuple[int, int]]:
-        """The ranges of the disk, as (start, end), that the first *images* images of the chain at *path* hold on stable
-        storage; a running guest's QEMU may have more in its memory. *data*: only those that take space, no zeros."""
+    def map(self, path: str, image_format: str) -> list[Range]:
+        """Where the content of the disk lies, its chain included, as it is on stable storage now: a running guest's
+        QEMU may have more in its memory."""
         rows = self._json("map", "-U", "--output=json", "-f", image_format, "--", path, seconds=None)
         return [
-            (row["start"], row["start"] + row["length"])
+            Range(
+                row["start"],
+                row["length"],
+                row["depth"],
+                row["present"],
+                row["zero"],
+                row["data"],
+                row.get("offset"),
+            )
             for row in rows
-            if row["present"] and row["depth"] < images and (row["data"] or not data)
         ]
+
+    def allocated(self, path: str, image_format: str, images: int, *, data: bool = False) -> list[tuple[int, int]]:
+        """The ranges of the disk, as (start, end), that the first *images* images of the chain hold, by its map.
+
+        *data*: only those that take space, no zeros.
+        """
+        rows = [row for row in self.map(path, image_format) if row.present and row.depth < images]
+        return [(row.start, row.start + row.length) for row in rows if row.data or not data]
 
     def rebase(
         self, path: str, image_format: str, backing: tuple[str, str] | None, *, report: Report | None = None
@@ -227,7 +259,7 @@ class QemuImg(Runner):
         """
         argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
         alone = image_by_itself(path, image_format, external_data=external_data)
-        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=True)
+        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=bool(repair))
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
         found = parsed(done.stdout) if done.returncode != 63 else {}

@@ -21,8 +21,9 @@ class RecordedDisk:
     """One disk in the record of an operation; all paths absolute.
 
     An image that is flattened stays where it is, so *source* and *dest* are the same; *below* is its backing file, and
-    *base* the one of those further down that it is to have, if any. Of an overlay that is merged into its backing file,
-    *source* is the overlay, *dest* that file, and *base* what is above the overlay, if anything is.
+    *base* the one of those further down that it is to have, if any. A new image has *base* as its backing file, if it
+    is to have one, *options* are those that it is made with, and *block* is yes where it is a block device. Of an
+    overlay that is merged into its backing file, *source* is that overlay, *dest* the file, *base* what is above it.
     """
 
     target: str
@@ -33,6 +34,8 @@ class RecordedDisk:
     base: str | None = None
     below: str | None = None
     below_format: str | None = None
+    options: str | None = None
+    block: str | None = None
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,12 @@ class Records:
                 self.operation.release(path)
         self._remove_from_metadata()
 
+    def let_go(self, gone: t.Collection[str]) -> None:
+        """Removes the records, those beside the images that are *gone* first: who looks for what a dead run left does
+        not look there. All others stay held, for what is still to be done."""
+        paths = self.operation.paths
+        self.forget([path for path in paths if path not in gone])
+
     def _remove_from_metadata(self) -> None:
         """Removes the record from the metadata, and the metadata where libvirt leaves an empty element of it.
 

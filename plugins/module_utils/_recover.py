@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import asdict
 
@@ -75,7 +76,10 @@ def settle(left: Leftovers, qemu_img: QemuImg, *, reverting: bool = False) -> tu
     path = left.path
     if left.unfinished_file:
         steps.append(
-            Step(f"remove the unfinished file that an interrupted run left for {path}", lambda: _staging.discard(path))
+            Step(
+                f"remove the unfinished file that an interrupted run left for {path}",
+                lambda: _staging.discard(os.path.realpath(path)),
+            )
         )
     if left.record is None:
         return tuple(steps)

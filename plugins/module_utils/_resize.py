@@ -192,9 +192,22 @@ def bytes_added(item: Resizing, chosen: str | None, metadata: int) -> int:
 
     A resize that runs out of space in the middle can end in an assertion (HAZARDS C12).
     """
-    if item.growth < 0 or chosen is None:
+    if item.growth < 0:
         return 0
+    if chosen is None:
+        return _table_added(item)
     return metadata + (item.growth if chosen in ("falloc", "full") else 0)
+
+
+def _table_added(item: Resizing) -> int:
+    """The bytes of a larger first table (L1), where a qcow2 image needs one: QEMU makes it anew elsewhere in the file,
+    with eight bytes for each table below it (qcow2_grow_l1_table in block/qcow2-cluster.c)."""
+    cluster = item.image.cluster_size
+    if item.image.format != "qcow2" or cluster is None:
+        return 0
+    covered = cluster * (cluster // (16 if item.image.extended_l2 else 8))
+    before, after = -(-item.before // covered), -(-item.after // covered)
+    return -(-8 * after // cluster) * cluster if after > before else 0
 
 
 def can_shrink(image_format: str) -> bool:

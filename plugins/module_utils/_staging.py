@@ -319,6 +319,16 @@ def remove(path: str) -> None:
     sync(os.path.dirname(path))
 
 
+def remove_image(path: str) -> None:
+    """Removes the file that *path* means, durably, and the links by which it leads there, the file first: whoever is
+    killed in between finds the rest by *path*."""
+    names = [path]
+    while os.path.islink(names[-1]):
+        names.append(os.path.join(os.path.dirname(names[-1]), os.readlink(names[-1])))
+    for name in reversed(names):
+        remove(name)
+
+
 def _keep(path: str) -> None:
     """A second name for the file at *path*, where the file system has such; nothing where no file is."""
     try:

@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _block_device,
     _capacity,
     _convert,
+    _dependents,
     _image,
     _staging,
     _usage,
@@ -44,9 +45,12 @@ class Survey:
             _staging.require_directory(item.dest, "dest")
         _image.require_regular_file(item.source)
         image = _image.inspect(self.qemu_img, item.source, item.source_format)
-        _convert.require_known_references(self.state, item, [image], self.wish.trusted)
+        images: tuple[_image.Image, ...] = (image,)
+        _convert.require_known_references(self.state, item, images, self.wish.trusted)
         if image.backing_file is not None:
-            _convert.require_known_references(self.state, item, _image.chain(self.qemu_img, image), self.wish.trusted)
+            images = _image.chain(self.qemu_img, image)
+            _convert.require_known_references(self.state, item, images, self.wish.trusted)
+        _convert.require_same_chain(self.state, item.disk, images)
         _convert.require_convertible_image(item, image, self.wish.keep_source)
         self.images[item.target] = image
         if not (self.wish.shallow and image.backing_file):
@@ -67,7 +71,7 @@ class Survey:
                     locks=not self.state.active,
                 )
             if not self.wish.keep_source:
-                _usage.require_no_dependents(
+                _dependents.require_none(
                     item.source,
                     self._dependents(item.source, users),
                     "remove it after its conversion (keep_source=false)",
@@ -95,6 +99,23 @@ class Survey:
             demands.append((item.dest, bytes_needed(layout, image.virtual_size, measured.required)))
         _capacity.require_space(demands)
 
+    def require_promise(self, conversions: t.Sequence[Conversion], ratio: float | None) -> None:
+        """Raises NotEnoughSpace where a file system would promise more than *ratio* times its size (_capacity)."""
+        if ratio is None or self.wish.block_device:
+            return
+        new = [
+            _capacity.NewImage(
+                item.dest, self.images[item.target].virtual_size, item.backing.path if item.backing else None
+            )
+            for item in conversions
+        ]
+        gone = [] if self.wish.keep_source else [item.source for item in conversions]
+        directories = _dependents.directories_to_search(
+            [item.dest for item in conversions], self.search_paths, self.hypervisor
+        )
+        users = _usage.domain_users(self.hypervisor)
+        _capacity.require_ratio_for(new, ratio, directories, users, self.qemu_img, gone=gone)
+
     def removable(self, sources: t.Iterable[str]) -> list[str]:
         """Those of *sources* that are there and that nobody uses."""
         users = _usage.domain_users(self.hypervisor)
@@ -105,5 +126,5 @@ class Survey:
         ]
 
     def _dependents(self, source: str, users: t.Sequence[_usage.User]) -> list[str]:
-        directories = _usage.directories_to_search([source], self.search_paths, self.hypervisor)
-        return _usage.dependents(source, directories, users)
+        directories = _dependents.directories_to_search([source], self.search_paths, self.hypervisor)
+        return _dependents.of(source, directories, users)

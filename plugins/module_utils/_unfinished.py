@@ -10,7 +10,7 @@ import os
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _staging
+from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import (
     Conversion,
     ConvertWish,
@@ -80,11 +80,9 @@ def find(
 
 
 def adoptable(unfinished: Unfinished, conversions: t.Iterable[Conversion], wish: ConvertWish) -> frozenset[str]:
-    """The targets whose copy a dead run began just as it is wanted now: it is gone on with."""
-    known = {(disk.target, disk.source, disk.dest, disk.format) for disk in unfinished.copied}
-    return frozenset(
-        item.target for item in conversions if (item.target, item.source, item.dest, wish.layout.format) in known
-    )
+    """The targets whose copy a dead run began just as it is wanted now, backing file and layout included: it is gone on
+    with. How fast it may be does not matter."""
+    return frozenset(item.target for item in conversions if _convert.recorded(item, wish) in unfinished.copied)
 
 
 def without(unfinished: Unfinished, kept: t.Container[str]) -> Unfinished:

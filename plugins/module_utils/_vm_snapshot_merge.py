@@ -16,6 +16,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _block_job,
     _domain_xml,
     _snapshot_xml,
@@ -108,9 +109,10 @@ class MergeWork:
     def finish(self, removal: Removal) -> None:
         """Removes the overlays, and the record; the images stay locked, as there may be more to do."""
         _staging.give_back({path: owner for path, owner in self._owners.items() if self._is_at_rest(path)})
-        for disk in removal.recorded:
-            _staging.remove(disk.source)
-        self.records.remove()
+        overlays = [disk.source for disk in removal.recorded]
+        for overlay in overlays:
+            _base.remove(overlay)
+        self.records.let_go(overlays)
 
     def _merge_live(self, item: Merge, report: _block_job.Report) -> None:
         target, into = item.target, str(item.into.path)

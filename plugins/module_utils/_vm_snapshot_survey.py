@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
+    _dependents,
     _image,
     _staging,
     _usage,
@@ -91,25 +92,26 @@ class VmSnapshotSurvey:
         chains: _vm_snapshot.Chains,
         unvouched: t.Mapping[str, Unvouched],
         left: Left,
+        going: t.Collection[str],
     ) -> None:
         """Raises DiskError where an image would be written, or removed, that others use, or that is not what it is said
-        to be (HAZARDS A12). *chains*: the images that the disks have. *left*: what a dead run left, whose
-        overlays nobody uses; of a merge that goes on, QEMU lets nobody look at what it has done."""
+        to be (HAZARDS A12). *chains*: the images that the disks have. *going*: overlays that will be gone before;
+        *left*: what a dead run left, as of a merge that goes on QEMU lets nobody look at what it has done."""
         merges = [merge for removal in removals for merge in removal.merges]
         if not merges:
             return
         self._require_known(merges, unvouched)
         paths = sorted({path for merge in merges for path in merge.paths})
         users = [user for user in _usage.domain_users(self.hypervisor) if user.uuid != self.state.uuid]
-        directories = _usage.directories_to_search(paths, self.search_paths, self.hypervisor)
-        readers = _usage.Readers(directories, _usage.domain_users(self.hypervisor))
+        directories = _dependents.directories_to_search(paths, self.search_paths, self.hypervisor)
+        readers = _dependents.Dependents(directories, _usage.domain_users(self.hypervisor))
         for merge in merges:
-            own = [*left.unused, *(link.path for link in chains[merge.target])]
+            own = [*going, *(link.path for link in chains[merge.target])]
             for path in (t.cast(str, merge.overlay.path), t.cast(str, merge.into.path)):
                 self._require_own(merge, path)
                 others = [one for one in readers.of(path) if not any(_vm_snapshot.same(one, name) for name in own)]
                 to_do = f"merge {merge.overlay.path} into {merge.into.path}"
-                _usage.require_no_dependents(path, others, to_do, "keep the snapshot")
+                _dependents.require_none(path, others, to_do, "keep the snapshot")
                 _usage.require_unused(path, users, to_do, locks=not self.state.active)
             self._require_whole(merge)
             self._require_no_bitmaps(merge)
@@ -121,12 +123,14 @@ class VmSnapshotSurvey:
         others = [user for user in users if user.uuid != self.state.uuid]
         paths = [str(link.path) for chain in self.chains()[0].values() for link in chain[:1]]
         paths += [str(disk.overlay) for disk in snapshot.external]
-        readers = _usage.Readers(_usage.directories_to_search(paths, self.search_paths, self.hypervisor), users)
+        readers = _dependents.Dependents(
+            _dependents.directories_to_search(paths, self.search_paths, self.hypervisor), users
+        )
         known = {str(disk.overlay) for one in self.snapshots for disk in one.external}
         for path in sorted(set(paths)):
             to_do = f"go back to the snapshot {snapshot.name}"
             found = [one for one in readers.of(path) if not any(_vm_snapshot.same(one, name) for name in known)]
-            _usage.require_no_dependents(path, found, to_do, "take a new snapshot instead")
+            _dependents.require_none(path, found, to_do, "take a new snapshot instead")
             _usage.require_unused(path, others, to_do, locks=False)
 
     def is_at(self, snapshot: DomainSnapshot) -> bool:
@@ -154,7 +158,7 @@ class VmSnapshotSurvey:
         path, image_format = t.cast(str, disk.path), disk.format
         image = _image.inspect(self.qemu_img, path, image_format)
         links = [ChainLink(path, image_format)]
-        for below, below_format in _image.links(path, image_format):
+        for below, below_format in _image.Links().of(path, image_format):
             if not self.trusted and os.path.realpath(below) not in known:
                 return tuple(links), Unvouched(image.path, f"has the backing file {below}")
             if image.data_file is not None and not self.trusted:

@@ -11,6 +11,7 @@ them, and over a file of no length that somebody else has there (HAZARDS G6, G16
 from __future__ import annotations
 
 import os
+import stat
 import typing as t
 from dataclasses import dataclass, field
 
@@ -66,6 +67,9 @@ class TakeWork:
         new_file.begin()
         self.qemu_img.create(new_file.name, OVERLAY, size, {}, (path, image_format), unopened=True)
         _staging.resemble(new_file.name, path)
+        os.chmod(
+            new_file.name, os.stat(new_file.name).st_mode & 0o7777 | stat.S_IWUSR
+        )  # a base may be protected by mode
         recorded = _vm_snapshot.recorded_taking(item)
         self.records.note(recorded, item.overlay, **{NEW_FILE: new_file.identity()})
         self._made[item.overlay] = new_file.identity()

@@ -41,6 +41,31 @@ def text(root: t.Any) -> str:
     return t.cast(str, etree.tostring(root, encoding="unicode"))
 
 
+def fragment(xml: str, what: str) -> list[t.Any]:
+    """The elements that *xml*, a text without a root of its own, holds. Raises InvalidRequest where it is no XML, or
+    an element has no namespace, which libvirt asks for in a domain's metadata; *what* names the parameter."""
+    require_lxml()
+    try:
+        found = list(parse(f"<metadata>{xml}</metadata>"))
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise InvalidRequest(f"{what}: is no XML: {error}") from error
+    elements = [node for node in found if isinstance(node.tag, str)]
+    for node in elements:
+        if namespace(node) is None:
+            raise InvalidRequest(
+                f"{what}: the element {node.tag} has no namespace, without which libvirt does not keep it: give it one "
+                f'(<x:{node.tag} xmlns:x="https://example.org/x">)'
+            )
+    if not elements:
+        raise InvalidRequest(f"{what}: holds no element: {xml!r}")
+    return elements
+
+
+def namespace(node: t.Any) -> str | None:
+    """The namespace of an element; None where it has none, or is no element but a comment."""
+    return t.cast("str | None", etree.QName(node).namespace) if isinstance(node.tag, str) else None
+
+
 def local_name(name: str) -> str:
     """A tag or an attribute without its namespace."""
     return name.rsplit("}", 1)[-1]
@@ -62,6 +87,18 @@ def canonical(root: t.Any) -> bytes:
         if not (element.tail or "").strip():
             element.tail = None
     return t.cast(bytes, etree.tostring(root, method="c14n"))
+
+
+def alike(one: t.Any, other: t.Any) -> bool:
+    """Whether two elements say the same, whatever their prefixes, indentation and the order of their attributes."""
+    texts = [(node.text or "").strip() for node in (one, other)]
+    return bool(
+        one.tag == other.tag
+        and dict(one.attrib) == dict(other.attrib)
+        and texts[0] == texts[1]
+        and len(one) == len(other)
+        and all(alike(*pair) for pair in zip(one, other))
+    )
 
 
 def pretty(xml: str) -> str:

@@ -23,7 +23,8 @@ description:
   - When anything fails, or the task is told to end, everything is as before and a domain that ran runs. A failure after
     the guest has gone on with the new images leaves it there; the next run finishes the rest.
   - When the module is killed in a live conversion, the copy goes on below the guest, which runs on its old disk. The
-    next run with the same wish goes on with that copy, one with another wish ends it and removes its image.
+    next run with the same wish goes on with that copy. One that wants another place, format, layout or backing file
+    ends it and removes its image.
     When it is killed off line, the next run finishes or reverts what was in flight, and starts a domain that was left
     off.
   - The sources are kept unless O(keep_source=false).
@@ -36,6 +37,7 @@ extends_documentation_fragment:
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
+  - kvmops.disk.overcommit
   - kvmops.disk.progress
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
@@ -126,6 +128,8 @@ options:
   shutdown_timeout:
     description:
       - How many seconds the guest has to shut down. If it does not, the task fails and the domain runs on.
+      - It has been asked to, all the same, and may still go off. So the record of the task stays, and the next run
+        starts the domain again, as this one would have.
       - It does not matter live.
     type: int
     default: 120
@@ -147,6 +151,7 @@ options:
         if it is off, after its new definition has been verified.
       - An old image that other images have as their backing file is not removed; the task fails before it changes
         anything.
+      - Where the source is a symbolic link, what it links to is removed, and then the link.
     type: bool
     default: true
   compress:
@@ -163,7 +168,8 @@ options:
   search_paths:
     description:
       - Directories in which images are looked for that have a source as their backing file, beside its own directory
-        and those of libvirt's storage pools. Matters with O(keep_source=false).
+        and those of libvirt's storage pools. Matters with O(keep_source=false), and with O(max_overcommit), for which
+        the images in them count.
     type: list
     elements: path
     default: []
@@ -173,6 +179,8 @@ options:
         definition.
       - Such a reference can have been planted to copy a foreign file into the disk. The definition names a backing file
         by C(backingStore); that of a running domain always does.
+      - Where the definition names other backing files than the images do, or says that there are none, the task fails
+        even so, since the guest sees what the definition says.
     type: bool
     default: false
 seealso:
@@ -303,11 +311,22 @@ dependents:
   type: list
   elements: str
 required_bytes:
-  description: The space that the new images need, where there is less.
+  description: The space that the new images need, where there is less; with O(max_overcommit) the size of the disks.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is, where there is not enough, or a copy failed midway.
+  description:
+    - The space that there is, where there is not enough, or a copy failed midway; with O(max_overcommit) what may be
+      promised to the new images.
+  returned: failure
+  type: int
+promised_bytes:
+  description:
+    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  returned: failure
+  type: int
+filesystem_bytes:
+  description: The size of the file system, where O(max_overcommit) made the task fail.
   returned: failure
   type: int
 block_jobs:
@@ -336,6 +355,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain_conversion imp
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    OVERCOMMIT_SPEC,
     PROGRESS_SPEC,
     URI_SPEC,
     run,
@@ -347,6 +367,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **ALLOCATION_SPEC,
+            **OVERCOMMIT_SPEC,
             **PROGRESS_SPEC,
             "name": {"type": "str", "required": True, "aliases": ["domain"]},
             "disk": {"type": "str"},

@@ -107,6 +107,8 @@ options:
         C(qemu-img) opens to resize an overlay while the domain is off.
       - Such a reference can have been planted. The definition names a backing file by C(backingStore). It does not
         matter for a domain that is on, since nothing is followed then.
+      - Where the definition names other backing files than the images do, or says that there are none, the task fails
+        even so, since the guest sees what the definition says.
     type: bool
     default: false
 notes:

@@ -19,6 +19,7 @@ from lab import Disk, Hypervisor, run_module
 
 from bench.pair import HEADER, Row, Way, compare
 from bench.pauses import pauses
+from bench.search import search
 
 GIB, MIB = 1 << 30, 1 << 20
 IMAGES = 200
@@ -216,6 +217,7 @@ def main() -> None:
                 print(row, flush=True)
             print(reverted(directory), flush=True)
             print(information(directory), flush=True)
+            print(search(hv), flush=True)
             print(comparison(directory), flush=True)
             print(compression(directory), flush=True)
             print(conversion(hv), flush=True)

@@ -10,13 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
+from faults.cramped import cramped
 from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
@@ -194,6 +194,8 @@ def test_the_pull_of_a_killed_run_goes_on_and_is_waited_for(running: Machine) ->
     assert "a run (flatten vda) was interrupted on it" in refused["msg"]
     assert "run vm_disk_flatten on vda again" in refused["msg"]
     assert refused["interrupted"]["verb"] == "flatten"
+    size = {"name": running.name, "disk": "vda", "uri": running.hv.uri, "size": "16M"}
+    assert "run vm_disk_flatten on vda again" in run_module("vm_disk_resize", size)["msg"]
     assert running.is_pulled()
     done = running.assert_converges()
     assert done["actions"][0].startswith("wait for the pull of ")
@@ -326,36 +328,23 @@ def test_what_a_guest_wrote_in_the_middle_is_not_lost(off: Machine) -> None:
     off.assert_converges()
 
 
-@pytest.fixture
-def cramped() -> Iterator[Machine]:
-    """A machine of a hypervisor that sees a small file system, which is there before it."""
-    images = Path(tempfile.mkdtemp(prefix="kvmops-", dir="/tmp"))
-    images.chmod(0o711)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m,mode=0711", "tmpfs", images], check=True)
-    try:
-        with Hypervisor(Path("/tmp"), f"flat-{os.getpid()}") as hypervisor:
-            machine = Machine(hypervisor, images, "vm")
-            machine.start()
-            yield machine
-    finally:
-        subprocess.run(["umount", images], check=True)
-        shutil.rmtree(images)
-
-
-def test_a_file_system_that_is_full_or_fills_up_leaves_the_image_as_it_was(cramped: Machine) -> None:
-    fat = cramped.images / "fat"
-    free = shutil.disk_usage(cramped.images).free
-    fat.write_bytes(bytes(free - (1 << 20)))
-    refused = run_module(MODULE, cramped.params)
-    assert refused["required_bytes"] > refused["available_bytes"] > 0
-    os.truncate(fat, 0)
-    run = cramped.begin_slowly()
-    with contextlib.suppress(OSError):  # the pull takes some of it meanwhile
-        fat.write_bytes(bytes(shutil.disk_usage(cramped.images).free - (256 << 10)))
-    with cramped.domain() as domain:
-        domain.blockJobSetSpeed("vda", 0, 0)
-    failed = run.result()
-    assert "its file system is full" in failed["msg"]
-    fat.unlink()
-    cramped.assert_as_before()
-    cramped.assert_converges()
+def test_a_file_system_that_is_full_or_fills_up_leaves_the_image_as_it_was() -> None:
+    with cramped(12) as (hypervisor, images):
+        machine = Machine(hypervisor, images, "vm")
+        machine.start()
+        fat = images / "fat"
+        free = shutil.disk_usage(images).free
+        fat.write_bytes(bytes(free - (1 << 20)))
+        refused = run_module(MODULE, machine.params)
+        assert refused["required_bytes"] > refused["available_bytes"] > 0
+        os.truncate(fat, 0)
+        run = machine.begin_slowly()
+        with contextlib.suppress(OSError):  # the pull takes some of it meanwhile
+            fat.write_bytes(bytes(shutil.disk_usage(images).free - (256 << 10)))
+        with machine.domain() as domain:
+            domain.blockJobSetSpeed("vda", 0, 0)
+        failed = run.result()
+        assert "its file system is full" in failed["msg"]
+        fat.unlink()
+        machine.assert_as_before()
+        machine.assert_converges()

@@ -7,22 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
+from faults.cramped import cramped, fill
 from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from lab.processes import wait_gone
-from scene import RECORD, content, definition, disk_of, is_running, leftovers, make_image
+from scene import (
+    RECORD,
+    content,
+    definition,
+    disk_of,
+    image_chain,
+    is_running,
+    leftovers,
+    make_image,
+    make_overlay,
+    qemu_img,
+)
 
 MODULE = "vm_disk_convert"
 #: Bytes in a second: a copy takes a while, so that something can happen meanwhile.
@@ -51,9 +61,9 @@ class Machine:
     def is_copied(self) -> bool:
         return "<mirror" in self.live()
 
-    def begin_slowly(self) -> RunningModule:
+    def begin_slowly(self, **more: Any) -> RunningModule:
         """A run in the middle of its copy."""
-        run = start_module(MODULE, {**self.params, "bandwidth": SLOW})
+        run = start_module(MODULE, {**self.params, "bandwidth": SLOW, **more})
         wait_for(self.is_copied, "the copy")
         return run
 
@@ -88,6 +98,10 @@ class Machine:
         again = run_module(MODULE, {**self.params, **more})
         assert not again["changed"], again
         return done
+
+
+def info(path: Path) -> str:
+    return qemu_img("info", "-U", "--output=json", "-f", "qcow2", path)
 
 
 @pytest.fixture
@@ -148,6 +162,75 @@ def test_the_copy_of_a_killed_run_is_ended_where_another_place_is_wanted(machine
     assert leftovers(machine.hv, machine.name, machine.images) == []
     assert sorted(os.listdir(machine.images)) == ["other.qcow2", "vm.raw"]
     machine.assert_same_guest()
+
+
+@pytest.mark.parametrize(
+    ("begun", "wanted", "is_so"),
+    [
+        ({}, {"cluster_size": "2M"}, lambda path: '"cluster-size": 2097152' in info(path)),
+        ({"allocation": "lazy_zeroed_thick"}, {}, lambda path: path.stat().st_blocks * 512 < 8 << 20),
+    ],
+    ids=["cluster_size", "no preallocation"],
+)
+def test_the_copy_of_a_killed_run_is_ended_where_its_image_is_laid_out_otherwise_than_is_wanted_now(
+    machine: Machine, begun: dict[str, Any], wanted: dict[str, Any], is_so: Callable[[Path], bool]
+) -> None:
+    machine.begin_slowly(**begun).kill()
+    predicted = run_module(MODULE, {**machine.params, **wanted}, check=True)
+    done = machine.assert_converges(**wanted)
+    assert done["actions"] == predicted["actions"]
+    assert [action.split(" of ")[0].split(", ")[0] for action in done["actions"]][:3] == [
+        f"end the copy of vda to {machine.dest}".split(" of ")[0],
+        f"remove {machine.dest}",
+        "copy vda",
+    ]
+    assert is_so(machine.dest)
+    machine.assert_same_guest()
+
+
+def test_the_copy_of_a_killed_run_is_ended_where_it_keeps_or_loses_a_chain_that_is_wanted_otherwise(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    base = make_image(images / "base.raw", mib=4)
+    top = make_overlay(images / "vm.qcow2", base)
+    name = make_domain([Disk(top, "qcow2")], kernel=False).name
+    hv.start(name)
+    seen = content(top, "qcow2")
+    params = {"name": name, "disk": "vda", "uri": hv.uri}
+    for number, (begun, wanted) in enumerate([(False, True), (True, False)]):
+        dest = images / f"new-{number}.qcow2"
+        run = start_module(MODULE, {**params, "dest": str(dest), "shallow": begun, "bandwidth": SLOW})
+        wait_for(lambda: "<mirror" in definition(hv, name, 0), "the copy")
+        run.kill()
+        done = run_module(MODULE, {**params, "dest": str(dest), "shallow": wanted})
+        assert done["actions"][0].startswith(f"end the copy of vda to {dest}"), done
+        assert image_chain(dest, "qcow2") == ([str(base)] if wanted else [])
+        assert content(dest, "qcow2") == seen
+        assert leftovers(hv, name, images) == []
+
+
+def test_the_copy_to_a_block_device_of_a_killed_run_goes_on_only_where_such_a_device_is_meant(
+    machine: Machine, tmp_path: Path
+) -> None:
+    backing = tmp_path / "device"
+    backing.write_bytes(b"")
+    os.truncate(backing, 8 << 20)
+    losetup = ["losetup", "--find", "--show", str(backing)]
+    device = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        wanted = {"dest": device, "format": "raw"}
+        machine.begin_slowly(**wanted, block_device=True).kill()
+        refused = run_module(MODULE, {**machine.params, **wanted})
+        assert "is a block device, whose content would be overwritten" in refused["msg"]
+        machine.assert_as_before()
+        machine.begin_slowly(**wanted, block_device=True).kill()
+        done = run_module(MODULE, {**machine.params, **wanted, "block_device": True})
+        assert done["actions"][0].startswith("go on with the copy of vda"), done
+        assert machine.hv.qemu_pid(machine.name) == machine.process
+        assert f"<source dev='{device}'/>" in definition(machine.hv, machine.name)
+    finally:
+        machine.hv.remove(machine.name)
+        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def test_the_copy_of_a_killed_run_is_ended_where_the_disk_is_wanted_as_it_is(machine: Machine) -> None:
@@ -276,38 +359,19 @@ def test_a_foreign_copy_to_the_place_of_a_dead_run_is_refused_and_goes_on(machin
     machine.assert_converges()
 
 
-@pytest.fixture
-def cramped(hv: Hypervisor) -> Iterator[Machine]:
-    """A machine of a hypervisor that sees a small file system, ``images/small``, which is there before it."""
-    images = Path(tempfile.mkdtemp(prefix="kvmops-", dir="/tmp"))
-    images.chmod(0o711)
-    (images / "small").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m,mode=0711", "tmpfs", images / "small"], check=True)
-    try:
-        with Hypervisor(Path("/tmp"), f"cramped-{os.getpid()}") as hypervisor:
-            make_image(images / "vm.raw")
-            hypervisor.define(hypervisor.domain_xml("vm", [Disk(images / "vm.raw")], kernel=False))
-            hypervisor.start("vm")
-            yield Machine(hypervisor, images, "vm")
-    finally:
-        subprocess.run(["umount", images / "small"], check=True)
-        shutil.rmtree(images)
-
-
-def test_a_file_system_that_fills_up_in_the_middle_of_the_copy_ends_it(cramped: Machine) -> None:
-    small = cramped.images / "small"
-    with (
-        paused_at("virDomainBlockCopy 1", {**cramped.params, "dest_dir": str(small)}) as run,
-        contextlib.suppress(OSError),
-        open(small / "filler", "wb", buffering=0) as filler,
-    ):
-        while True:
-            filler.write(b"x" * 65536)
-    failed = run.result()
-    assert failed.get("failed"), failed
-    assert "its file system is full" in failed["msg"]
-    assert os.listdir(small) == ["filler"]
-    cramped.assert_as_before("small")
+def test_a_file_system_that_fills_up_in_the_middle_of_the_copy_ends_it() -> None:
+    with cramped(6) as (hypervisor, small):
+        image = make_image(small.parent / "vm.raw")
+        hypervisor.define(hypervisor.domain_xml("vm", [Disk(image)], kernel=False))
+        hypervisor.start("vm")
+        machine = Machine(hypervisor, image.parent, "vm")
+        with paused_at("virDomainBlockCopy 1", {**machine.params, "dest_dir": str(small)}) as run:
+            fill(small / "filler")
+        failed = run.result()
+        assert failed.get("failed"), failed
+        assert "its file system is full" in failed["msg"]
+        assert os.listdir(small) == ["filler"]
+        machine.assert_as_before("small")
 
 
 def test_an_edit_of_the_definition_in_the_middle_of_the_copy_is_kept(machine: Machine) -> None:

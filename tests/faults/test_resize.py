@@ -8,15 +8,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
+from faults.cramped import cramped, fill
 from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
-from lab import Disk, Hypervisor, run_module, start_module
+from lab import Disk, Guest, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from scene import MIB, definition, is_running, leftovers, make_image, qemu_img
@@ -180,6 +183,40 @@ def test_a_leak_under_a_running_guest_waits_until_the_domain_is_off(machine: Mac
     machine.assert_settled(24)
 
 
+@pytest.mark.parametrize("verb", ["convert", "flatten"])
+def test_what_is_left_beside_an_image_of_a_run_that_was_through_does_not_stop_its_growth(
+    machine: Machine, verb: str
+) -> None:
+    """What was not through is in the domain's metadata, too: see the next test."""
+    record = dead_record(machine.path, verb)
+    machine.hv.start(machine.name)
+    assert machine.run()["changed"]
+    assert machine.size() == 16 * MIB
+    assert json.loads(record.read_text(encoding="utf-8"))["verb"] == verb, "it is left to those that know it"
+
+
+def test_a_disk_on_which_a_conversion_died_is_left_to_that_and_another_one_grows(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    disks = [Disk(make_image(images / f"{target}.raw"), target=target) for target in ("vda", "vdb")]
+    name = make_domain(disks, kernel=False).name
+    params = {"name": name, "disk": "vda", "uri": hv.uri}
+    killed_at("qemu-img-convert 1", params, module="vm_disk_convert")
+    for running in (False, True):
+        if running:
+            hv.start(name)
+        refused = run_module(MODULE, {**params, "size": "16M"})
+        assert "a run (convert vda) was interrupted on it" in refused["msg"]
+        assert "run vm_disk_convert on vda again" in refused["msg"]
+        assert run_module(MODULE, {**params, "disk": "vdb", "size": f"{17 + running}M"})["changed"]
+    assert (images / "vda.raw").stat().st_size == 8 * MIB
+    with paused_at("virDomainBlockCopy 1", params) as run:
+        lives = run_module(MODULE, {**params, "size": "16M"})
+        assert f"another run converts vda to {images / 'vda.qcow2'}" in lives["msg"]
+        assert f"(process {run.pid})" in lives["msg"]
+    assert run.result()["changed"]
+
+
 def test_a_corrupt_image_stops_every_run_and_its_record_stays(machine: Machine) -> None:
     with machine.path.open("r+b") as stream:
         stream.seek(int.from_bytes(machine.path.read_bytes()[48:56], "big"))
@@ -193,6 +230,83 @@ def test_a_corrupt_image_stops_every_run_and_its_record_stays(machine: Machine) 
 
 
 # Starved
+
+
+@dataclass
+class Full:
+    """A guest on a file system that is full: a thin qcow2 image, a thin raw one, a raw one with all of its blocks."""
+
+    guest: Guest
+    directory: Path
+
+    def grow(self, target: str, size: str, **more: Any) -> dict[str, Any]:
+        return run_module(MODULE, {**self.params(target, size), **more})
+
+    def params(self, target: str, size: str) -> dict[str, Any]:
+        return {"name": self.guest.name, "disk": target, "size": size, "uri": self.guest.hv.uri}
+
+    def is_paused(self) -> bool:
+        with domain(self.guest.hv, self.guest.name) as found:
+            return bool(found.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[Full]:
+    with cramped(16) as (hypervisor, small):
+        images = [make_image(small / "thin.qcow2", "qcow2", mib=1), make_image(small / "thin.raw", mib=1)]
+        images.append(make_image(small / "thick.raw", mib=2, size_mib=2))
+        disks = [
+            Disk(image, image.suffix[1:], target) for image, target in zip(images, ("vda", "vdb", "vdc"), strict=True)
+        ]
+        guest = hypervisor.boot(hypervisor.domain_xml("full", disks))
+        fill(small / "fat")
+        yield Full(guest, small)
+
+
+def test_a_thin_disk_grows_under_its_guest_on_a_full_file_system_since_that_takes_nothing(full: Full) -> None:
+    for target in ("vda", "vdb"):
+        assert full.grow(target, "12M")["changed"]
+        assert full.guest.disk_size(target) == 12 * MIB
+    assert shutil.disk_usage(full.directory).free == 0
+
+
+def test_a_growth_that_needs_larger_tables_is_refused_on_a_full_file_system_and_nothing_changes(full: Full) -> None:
+    before, size = definition(full.guest.hv, full.guest.name), full.guest.disk_size("vda")
+    image = full.directory / "thin.qcow2"
+    for check in (True, False):
+        refused = run_module(MODULE, full.params("vda", "20G"), check=check)
+        assert "thin.qcow2: not enough space in" in refused["msg"]
+        assert (refused["required_bytes"], refused["available_bytes"]) == (65536, 0)
+    fat = full.directory / "fat"
+    os.truncate(fat, fat.stat().st_size - 2 * MIB)
+    with paused_at("virDomainBlockResize 1", full.params("vda", "20G"), module=MODULE) as run:
+        fill(fat)
+    failed = run.result()
+    assert f"the file system of {image} is full: the disk has" in failed["msg"]
+    assert failed["available_bytes"] < MIB
+    assert full.guest.disk_size("vda") == size
+    assert definition(full.guest.hv, full.guest.name) == before
+    assert leftovers(full.guest.hv, full.guest.name, full.directory) == []
+    assert not full.is_paused()
+
+
+def test_what_is_added_is_not_reserved_and_a_guest_that_writes_there_waits_until_there_is_space(full: Full) -> None:
+    refused = full.grow("vdc", "6M", preallocation="falloc")
+    assert "cannot be reserved" in refused["msg"]
+    assert full.guest.disk_size("vdc") == 2 * MIB
+    grown = full.grow("vdc", "6M")
+    assert any("what is added to a disk under its guest is not" in str(said) for said in grown["warnings"])
+    assert full.guest.disk_size("vdc") == 6 * MIB
+    full.guest.must("pattern /tmp/tail 1 tail")
+    full.guest.must(
+        "(dd if=/tmp/tail of=/dev/vdc bs=1M seek=4 conv=fsync,notrunc && touch /tmp/written) >/dev/null 2>&1 &"
+    )
+    wait_for(full.is_paused, "the guest is paused")
+    (full.directory / "fat").unlink()
+    with domain(full.guest.hv, full.guest.name) as found:
+        found.resume()
+    full.guest.must("until [ -e /tmp/written ]; do sleep 0.1; done")
+    full.guest.must("dd if=/dev/vdc bs=1M skip=4 count=1 | cmp - /tmp/tail")
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])

@@ -1,10 +1,13 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the tests of live progress play."""
+"""Where the tests of live progress play, and a hypervisor of another kind."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,13 @@ from integration.throttled import slowed
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from scene import make_image
+
+
+@pytest.fixture(scope="module")
+def static_hv() -> Iterator[Hypervisor]:
+    """A hypervisor that leaves the owners of images alone."""
+    with Hypervisor(Path(tempfile.gettempdir()), f"static-{os.getpid()}", dynamic_ownership=False) as hypervisor:
+        yield hypervisor
 
 
 @pytest.fixture

@@ -67,6 +67,17 @@ def manage(image: Hostile, _work: Path) -> dict[str, Any]:
     return run_forked("qcow2_image", params, check=True, timeout=SECONDS)
 
 
+def promise(image: Hostile, work: Path) -> dict[str, Any]:
+    """All files beside an image are looked at as well: where the canary is among them, the image is taken away."""
+    path = image.path
+    if path.with_name("sibling").exists():
+        path = Path(shutil.copy(path, work / "disk"))
+    try:
+        return run_forked("storage_capacity_info", {"paths": [str(path)], "uri": NOBODY}, timeout=SECONDS)
+    finally:
+        (work / "disk").unlink(missing_ok=True)
+
+
 def found(module: Module, image: Hostile, canary: Canary, work: Path) -> dict[str, Any]:
     """What MODULE makes of IMAGE, without a harm to anybody."""
     before = tree_state(image.path.parent)
@@ -87,7 +98,7 @@ def found(module: Module, image: Hostile, canary: Canary, work: Path) -> dict[st
 
 
 @pytest.mark.parametrize(
-    "module", [convert, overlay_of, update, compare, look, manage], ids=lambda module: module.__name__
+    "module", [convert, overlay_of, update, compare, look, manage, promise], ids=lambda module: module.__name__
 )
 def test_no_hostile_image_leads_a_module_anywhere(module: Module, scene: tuple[Canary, list[Hostile], Path]) -> None:
     canary, images, work = scene

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,6 @@ def test_owner_mode_acl_and_attributes_follow_the_source(
     assert done.get("changed"), done
     assert dress_of(images / "vm.qcow2") == worn
     assert dress_of(source) == worn
-
-
-@pytest.fixture(scope="module")
-def static_hv() -> Iterator[Hypervisor]:
-    with Hypervisor(Path(tempfile.gettempdir()), f"static-{os.getpid()}", dynamic_ownership=False) as hypervisor:
-        yield hypervisor
 
 
 def test_a_hypervisor_that_does_not_change_owners_can_start_the_new_image(static_hv: Hypervisor) -> None:
@@ -140,6 +134,40 @@ def test_the_new_image_of_an_off_domain_is_in_place_before_the_source_goes(
     assert sorted(os.listdir(images)) == ["vm.qcow2"]
     assert disk_of(hv, name) == (str(images / "vm.qcow2"), "qcow2")
     assert content(images / "vm.qcow2", "qcow2") == before
+
+
+@pytest.mark.parametrize("mode", ["live", "offline"])
+def test_a_source_that_is_a_link_goes_with_what_it_links_to(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain, mode: str
+) -> None:
+    store = images / "store"
+    store.mkdir(mode=0o711)
+    file = make_image(store / "disk.raw")
+    make_image(store / "other.raw")
+    source = images / "vm.raw"
+    source.symlink_to(file)
+    before = content(file, "raw")
+    pool = f"store-{images.name}"
+    hv.pool(pool, store)
+    name = make_domain([Disk(source)], kernel=False).name
+    try:
+        if mode == "live":
+            hv.start(name)
+        params = {"name": name, "disk": "vda", "mode": mode, "keep_source": False}
+        done = module(MODULE, params)
+        assert done.get("changed"), done
+        assert done["disks"][0]["path"] == str(images / "vm.qcow2")
+        assert sorted(os.listdir(images)) == ["store", "vm.qcow2"]
+        assert os.listdir(store) == ["other.raw"]
+        assert content(images / "vm.qcow2", "qcow2") == before
+        assert leftovers(hv, name, images) == []
+        assert not module(MODULE, params)["changed"]
+        with contextlib.closing(hv.connect()) as connection:
+            assert connection.storagePoolLookupByName(pool).listVolumes() == ["other.raw"]
+    finally:
+        with contextlib.closing(hv.connect()) as connection:
+            connection.storagePoolLookupByName(pool).destroy()
+            connection.storagePoolLookupByName(pool).undefine()
 
 
 @pytest.mark.parametrize(

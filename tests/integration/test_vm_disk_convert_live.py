@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,19 +300,18 @@ def test_the_space_of_a_live_copy_is_reserved_where_that_is_wanted(
     assert content(dest, image_format) == before
 
 
-def test_a_hypervisor_that_does_not_change_owners_can_use_the_live_copy() -> None:
+def test_a_hypervisor_that_does_not_change_owners_can_use_the_live_copy(static_hv: Hypervisor) -> None:
     user = pwd.getpwnam("libvirt-qemu")
-    with Hypervisor(Path(tempfile.gettempdir()), f"static-{os.getpid()}", dynamic_ownership=False) as static:
-        source = make_image(static.images / "vm.raw")
-        os.chown(source, user.pw_uid, user.pw_gid)
-        source.chmod(0o600)
-        static.define(static.domain_xml("vm", [Disk(source)], kernel=False))
-        static.start("vm")
-        done = run_module(MODULE, {"name": "vm", "disk": "vda", "uri": static.uri})
-        assert done.get("changed"), done
-        status = (static.images / "vm.qcow2").stat()
-        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (user.pw_uid, user.pw_gid, 0o600)
-        static.remove("vm")
+    source = make_image(static_hv.images / "vm.raw")
+    os.chown(source, user.pw_uid, user.pw_gid)
+    source.chmod(0o600)
+    static_hv.define(static_hv.domain_xml("vm", [Disk(source)], kernel=False))
+    static_hv.start("vm")
+    done = run_module(MODULE, {"name": "vm", "disk": "vda", "uri": static_hv.uri})
+    assert done.get("changed"), done
+    status = (static_hv.images / "vm.qcow2").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (user.pw_uid, user.pw_gid, 0o600)
+    static_hv.remove("vm")
 
 
 def test_a_directory_that_qemu_may_not_traverse_is_refused_and_nothing_changed(

@@ -15,9 +15,19 @@ from typing import Any
 import libvirt
 import pytest
 from integration.arranged import Asked, Cases, Scene, assert_refused
-from lab import Disk, Hypervisor, run_module, tree_state
+from lab import Disk, Guest, GuestError, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import MIB, definition, is_running, make_encrypted, make_image, make_overlay, qemu_img, with_backing
+from scene import (
+    MIB,
+    disk_of,
+    is_running,
+    leftovers,
+    make_encrypted,
+    make_image,
+    make_overlay,
+    qemu_img,
+    with_backing,
+)
 
 MODULE = "vm_disk_convert"
 
@@ -308,6 +318,28 @@ def the_backing_file_has_one_that_the_definition_does_not_name(scene: Scene) -> 
     return {"name": name, "format": "raw"}
 
 
+SAYS_ELSE = ("libvirt's XML names the backing files", "bring the two together first")
+
+
+@case(*SAYS_ELSE, "none, the images")
+def the_definition_says_that_there_is_no_backing_file_but_the_image_has_one(scene: Scene) -> Asked:
+    disk = Disk(make_overlay(scene.images / "vm.qcow2", scene.raw("base.raw")), "qcow2")
+    return {"name": scene.defined(with_backing, disk), "format": "raw", "trusted": True}
+
+
+@case(*SAYS_ELSE, "other.raw (raw), the images")
+def the_definition_says_another_backing_file_than_the_image(scene: Scene) -> Asked:
+    disk, other = Disk(make_overlay(scene.images / "vm.qcow2", scene.raw("base.raw")), "qcow2"), scene.raw("other.raw")
+    name = scene.defined(lambda xml: with_backing(xml, (other, "raw")), disk)
+    return {"name": name, "format": "raw", "trusted": True}
+
+
+@case(*SAYS_ELSE, "base.raw (raw), the images none")
+def the_definition_says_a_backing_file_and_the_image_has_none(scene: Scene) -> Asked:
+    disk, base = Disk(scene.qcow2(), "qcow2"), scene.raw("base.raw")
+    return {"name": scene.defined(lambda xml: with_backing(xml, (base, "raw")), disk), "format": "raw"}
+
+
 @case("keeps its data in", "secret", "does not name")
 def the_image_has_a_data_file(scene: Scene) -> Asked:
     image = scene.images / "vm.qcow2"
@@ -594,26 +626,53 @@ def qemu_img_is_missing(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "python": isolated}
 
 
-def test_a_guest_that_ignores_acpi_runs_on_after_the_timeout(
-    hv: Hypervisor, images: Path, make_domain: MakeDomain
-) -> None:
-    make_image(images / "vm.raw")
-    guest = make_domain([Disk(images / "vm.raw")], start=True, cmdline_extra="lab.ignore_acpi")
-    guest.run("echo alive >/tmp/here")
-    params = {"name": guest.name, "disk": "vda", "shutdown_timeout": 2, "mode": "offline", "uri": hv.uri}
-    before, files = definition(hv, guest.name), tree_state(images)
+@pytest.fixture
+def deaf(images: Path, make_domain: MakeDomain) -> Guest:
+    """A guest that does not obey the power button."""
+    disk = Disk(make_image(images / "vm.raw"))
+    guest = make_domain([disk], start=True, cmdline_extra="lab.ignore_acpi")
+    guest.must("echo alive >/tmp/here")
+    return guest
+
+
+def test_a_guest_that_ignores_acpi_runs_on_after_the_timeout(hv: Hypervisor, images: Path, deaf: Guest) -> None:
+    params = {"name": deaf.name, "disk": "vda", "shutdown_timeout": 2, "mode": "offline", "uri": hv.uri}
+    files = tree_state(images)
     failed = run_module(MODULE, params)
     assert failed["failed"]
     assert "did not shut down within 2 s" in failed["msg"]
     assert "force" in failed["msg"]
-    assert guest.run("cat /tmp/here") == (0, "alive\n"), "the same guest, not one that was started again"
-    assert definition(hv, guest.name) == before
-    assert list(tree_state(images)) == list(files) == [".", "vm.raw"]
+    assert deaf.run("cat /tmp/here") == (0, "alive\n"), "the same guest, not one that was started again"
+    assert disk_of(hv, deaf.name) == (str(images / "vm.raw"), "raw")
     assert tree_state(images)["vm.raw"] == files["vm.raw"]
+    assert not (images / "vm.qcow2").exists()
     done = run_module(MODULE, {**params, "mode": "offline", "shutdown": "force"})
     assert done.get("changed"), done
-    guest.wait_ready()
-    assert guest.run("cat /tmp/here")[0] != 0
+    deaf.wait_ready()
+    assert deaf.run("cat /tmp/here")[0] != 0
+    assert leftovers(hv, deaf.name, images) == []
+
+
+def test_a_guest_that_goes_off_after_the_timeout_is_started_again_by_the_next_run(
+    hv: Hypervisor, images: Path, deaf: Guest
+) -> None:
+    """It was asked to shut down, and nobody can take that back: so that is not forgotten."""
+    params = {"name": deaf.name, "disk": "vda", "shutdown_timeout": 1, "mode": "offline", "uri": hv.uri}
+    for _again in range(2):
+        failed = run_module(MODULE, params)
+        assert "Should it still go off, the next run starts it again" in failed["msg"]
+        assert is_running(hv, deaf.name)
+    with contextlib.suppress(GuestError):
+        deaf.run("power-off", timeout=5)
+    deaf.wait_off()
+    predicted = run_module(MODULE, params, check=True)
+    done = run_module(MODULE, params)
+    assert [action.split()[0] for action in done["actions"]] == ["convert", "define", "start"]
+    assert predicted["actions"] == done["actions"]
+    deaf.wait_ready()
+    assert disk_of(hv, deaf.name) == (str(images / "vm.qcow2"), "qcow2")
+    assert leftovers(hv, deaf.name, images) == []
+    assert not run_module(MODULE, params)["changed"]
 
 
 def test_a_paused_domain_can_be_forced(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -53,6 +54,44 @@ def overlay(path: Path, below: Path, image_format: str = "qcow2", **options: str
     chosen = ["-o", ",".join(f"{name}={value}" for name, value in options.items())] if options else []
     qemu_img("create", "-q", "-f", "qcow2", *chosen, "-b", below, "-F", image_format, "--", path)
     return path
+
+
+@pytest.mark.parametrize("mode", ["live", "offline"])
+def test_a_hypervisor_that_does_not_change_owners_runs_on_the_flat_image_and_the_base_keeps_its_owner(
+    static_hv: Hypervisor, mode: str
+) -> None:
+    user = pwd.getpwnam("libvirt-qemu")
+    directory = static_hv.images / mode
+    directory.mkdir(mode=0o711)
+    base, top = make_image(directory / "base.raw"), directory / "vm.qcow2"
+    make_overlay(top, base)
+    for path, owner, rights in ((base, 4321, 0o644), (top, user.pw_uid, 0o600)):
+        os.chown(path, owner, user.pw_gid if owner == user.pw_uid else owner)
+        path.chmod(rights)
+    worn, before = [dress(path) for path in (base, top)], content(top, "qcow2")
+    below = file_sha256(base)
+    static_hv.define(static_hv.domain_xml(mode, [Disk(top, "qcow2")], kernel=False))
+    if mode == "live":
+        static_hv.start(mode)
+    params = {"name": mode, "disk": "vda", "uri": static_hv.uri, "trusted": True}
+    done = run_module(MODULE, params)
+    assert done.get("changed"), done
+    assert done["disks"][0]["mode"] == mode
+    assert not run_module(MODULE, params)["changed"]
+    assert [dress(path) for path in (base, top)] == worn
+    assert file_sha256(base) == below
+    base.unlink()
+    if mode == "offline":
+        static_hv.start(mode)
+    assert image_chain(top, "qcow2") == []
+    assert content(top, "qcow2") == before
+    assert leftovers(static_hv, mode, directory) == []
+    static_hv.remove(mode)
+
+
+def dress(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_uid, status.st_gid, status.st_mode
 
 
 # Below a running guest

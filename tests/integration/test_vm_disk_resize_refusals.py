@@ -300,6 +300,12 @@ def the_image_has_a_backing_file_that_the_definition_does_not_name(scene: Scene)
     return {"name": scene.domain(Disk(overlay, "qcow2"))}
 
 
+@case("libvirt's XML names the backing files none, the images", "bring the two together first")
+def the_definition_says_that_there_is_no_backing_file_but_the_image_has_one(scene: Scene) -> Asked:
+    overlay = make_overlay(scene.images / "vm.qcow2", scene.raw("base.raw"))
+    return {"name": scene.defined(with_backing, Disk(overlay, "qcow2")), "trusted": True}
+
+
 @case("its backing file", "base.raw has 8 MiB", "cuts off the end")
 def the_overlay_would_be_smaller_than_its_backing_file(scene: Scene) -> Asked:
     base = scene.raw("base.raw")

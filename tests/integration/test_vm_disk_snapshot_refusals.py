@@ -153,7 +153,7 @@ def write_overlay(path: Path, mib: int) -> None:
     subprocess.run(argv, check=True, capture_output=True)
 
 
-@case("vm.raw: 1 image(s) read it as their backing file", "clone.qcow2", "would destroy them", "keep the snapshot")
+@case("vm.raw: 1 image(s) read it as their backing file", "clone.qcow2", "which can destroy them", "keep the snapshot")
 def a_linked_clone_of_the_image_below(scene: Scene) -> Asked:
     asked = taken(scene, start=True)
     make_overlay(scene.images / "clone.qcow2", scene.images / "vm.raw")

@@ -4,7 +4,8 @@
 """A copy of the work tree at the place that ansible-test insists on: …/ansible_collections/kvmops/disk.
 
 The copy holds what git tracks or would track, committed or not, and is a git repository of its own, so that
-ansible-test sees exactly these files. tests/output of the copy outlives a refresh: the caches are there.
+ansible-test sees exactly these files. tests/output of the copy outlives a refresh: the caches are there. Runs of
+ansible-test at the same time need a copy each: KVMOPS_COPY is a name for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COPY = ROOT / ".cache" / "ansible_collections" / "kvmops" / "disk"
+COPY = ROOT / ".cache" / os.environ.get("KVMOPS_COPY", "") / "ansible_collections" / "kvmops" / "disk"
 OUTLIVES = (".git", "tests/output")
 
 

@@ -27,7 +27,7 @@ from ansible_test._internal.python_requirements import get_venv_packages
 from collection_copy import ROOT, refresh_copy
 from interpreters import search_path
 
-HOME = ROOT / ".cache" / "home"
+HOME = ROOT / ".cache" / os.environ.get("KVMOPS_COPY", "") / "home"
 STAND_IN = Path(__file__).with_name("get_pip.py")
 
 

@@ -206,7 +206,7 @@ RECORD = Record(
     remove_source=False,
     disks=(
         RecordedDisk("vda", "/a 'b\" <&>.raw", "raw", "/ü.qcow2", "qcow2"),
-        RecordedDisk("vdb", "/b", "raw", "/c", "qed"),
+        RecordedDisk("vdb", "/b", "raw", "/c", "qed", base="/base", options="cluster_size=4096", block="yes"),
     ),
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _convert,
     _flatten,
     _flatten_left,
     _records,
@@ -135,13 +136,17 @@ def test_a_running_domain_is_flattened_live_and_never_shut_down(now: str, mode: 
 )
 def test_another_chain_than_that_of_the_images_is_refused(chain: tuple[ChainLink, ...]) -> None:
     with pytest.raises(UnsafeImage, match="bring the two together"):
-        _flatten.require_same_chain(state(), item(chain=chain))
+        same_chain(item(chain=chain))
 
 
 def test_the_chain_may_be_unsaid_or_said_without_formats() -> None:
-    _flatten.require_same_chain(state(), item())
-    _flatten.require_same_chain(state(), item(chain=None))
-    _flatten.require_same_chain(state(), item(chain=(ChainLink(MIDDLE, None), ChainLink(BASE, None))))
+    same_chain(item())
+    same_chain(item(chain=None))
+    same_chain(item(chain=(ChainLink(MIDDLE, None), ChainLink(BASE, None))))
+
+
+def same_chain(found: Flattening) -> None:
+    _convert.require_same_chain(state(), found.disk, found.images)
 
 
 @pytest.mark.parametrize(

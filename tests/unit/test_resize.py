@@ -351,7 +351,8 @@ def test_nothing_is_preallocated_where_an_image_shrinks() -> None:
 @pytest.mark.parametrize(
     ("after", "chosen", "needed"),
     [
-        (40, None, 0),
+        (40, None, 65536),
+        (30, None, 0),
         (40, "metadata", 7),
         (40, "falloc", 10 * GIB + 7),
         (40, "full", 10 * GIB + 7),
@@ -360,6 +361,15 @@ def test_nothing_is_preallocated_where_an_image_shrinks() -> None:
 )
 def test_the_space_that_a_growth_takes_at_once(after: int, chosen: str | None, needed: int) -> None:
     assert _resize.bytes_added(item(after), chosen, 7) == needed
+
+
+def test_a_thin_image_takes_a_new_first_table_at_once_where_the_old_one_is_too_short() -> None:
+    small = replace(IMAGE, virtual_size=GIB, cluster_size=4096)
+    assert _resize.bytes_added(item(40, small), None, 7) == 20480 * 8
+    assert _resize.bytes_added(item(40, replace(small, extended_l2=True)), None, 7) == 40960 * 8
+    within = replace(IMAGE, virtual_size=GIB - 1024)
+    assert _resize.bytes_added(item(1, within), None, 7) == 0, "the last one covers 512 MiB anyway"
+    assert _resize.bytes_added(item(40, RAW), None, 7) == 0
 
 
 # The plan

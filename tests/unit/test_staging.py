@@ -235,6 +235,29 @@ def test_a_new_file_resembles_its_model(tmp_path: Path) -> None:
     assert os.getxattr(copy, "user.note") == b"kept"
 
 
+@pytest.mark.parametrize("links", [0, 1, 2])
+def test_an_image_is_removed_with_the_links_that_lead_to_it(tmp_path: Path, links: int) -> None:
+    image = tmp_path / "store" / "web.raw"
+    image.parent.mkdir()
+    image.write_bytes(b"")
+    name = image
+    for number in range(links):
+        link = tmp_path / f"link-{number}"
+        link.symlink_to(name if number else Path("store") / "web.raw")
+        name = link
+    (tmp_path / "other").write_bytes(b"")
+    _staging.remove_image(str(name))
+    _staging.remove_image(str(name))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["other", "store"]
+
+
+def test_of_an_image_whose_removal_was_cut_short_the_link_goes(tmp_path: Path) -> None:
+    link = tmp_path / "web.raw"
+    link.symlink_to(tmp_path / "gone")
+    _staging.remove_image(str(link))
+    assert not os.path.lexists(link)
+
+
 def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "web.qcow2"
     path.write_bytes(b"")

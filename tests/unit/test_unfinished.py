@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _staging, _unfinished
+from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _staging, _unfinished
+from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 
@@ -135,6 +137,48 @@ def test_a_record_beside_an_image_is_found_without_one_in_the_domain(world: Worl
     assert found
     assert found.noted == (world.dest,)
     assert found.paths == {world.dest}
+
+
+SOURCE, DEST = "/images/vm.raw", "/images/vm.qcow2"
+WISH = ConvertWish(("vda",), Layout("qcow2"))
+
+
+def conversion(**fields: Any) -> Conversion:
+    element = DiskElement(
+        "vda", "virtio", "disk", "file", SOURCE, "raw", None, None, False, False, False, False, None, None
+    )
+    return replace(Conversion(DomainDisk("vda", SOURCE, element, element), SOURCE, DEST), **fields)
+
+
+@pytest.mark.parametrize(
+    ("wish", "item"),
+    [
+        (replace(WISH, layout=Layout("qcow2", cluster_size=2 << 20)), conversion()),
+        (replace(WISH, layout=Layout("qcow2", preallocation="falloc")), conversion()),
+        (replace(WISH, layout=Layout("qcow2", compat="0.10")), conversion()),
+        (replace(WISH, layout=Layout("raw")), conversion()),
+        (replace(WISH, shallow=True), conversion(backing=ChainLink("/images/base.raw", "raw"))),
+        (replace(WISH, block_device=True), conversion()),
+        (WISH, conversion(dest="/images/other.qcow2")),
+    ],
+    ids=["cluster_size", "preallocation", "compat", "format", "shallow", "block_device", "dest"],
+)
+def test_a_copy_is_gone_on_with_only_where_all_is_wanted_that_it_was_begun_with(
+    wish: ConvertWish, item: Conversion
+) -> None:
+    for begun, now, same in (
+        ((conversion(), WISH), (item, wish), False),
+        ((item, wish), (conversion(), WISH), False),
+        ((item, wish), (item, wish), True),
+    ):
+        going_on = _unfinished.Unfinished(copied=(_convert.recorded(*begun),))
+        assert _unfinished.adoptable(going_on, [now[0]], now[1]) == ({"vda"} if same else set())
+
+
+def test_how_fast_a_copy_is_and_what_is_the_default_anyway_do_not_matter() -> None:
+    going_on = _unfinished.Unfinished(copied=(_convert.recorded(conversion(), WISH),))
+    other = replace(WISH, bandwidth=1, keep_source=False, copy_timeout=1, layout=Layout("qcow2", preallocation="off"))
+    assert _unfinished.adoptable(going_on, [conversion()], other) == {"vda"}
 
 
 def test_the_record_of_another_verb_is_left_to_that(world: World) -> None:

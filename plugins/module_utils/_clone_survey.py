@@ -1,0 +1,195 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is true of the source of clones, and of the place where they are to lie: looked at once for all of them."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
+    _capacity,
+    _clone_source,
+    _convert,
+    _domain,
+    _domain_identity,
+    _domain_xml,
+    _image,
+    _lock,
+    _xml,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._clone import LINKED, REFLINK, CloneWish
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_make import MAKE, REMOVE, can_reflink, overlay_bytes
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_source import Source, SourceDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+
+
+@dataclass(frozen=True)
+class Left:
+    """A file on which a run died that made, or removed, a clone; *start* is owed to it."""
+
+    path: str
+    verb: str
+    start: bool
+
+
+def look_at_source(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Source:
+    """The domain that is cloned. Raises DiskError where it cannot be."""
+    state = _domain.observe(hypervisor, hypervisor.domain(wish.source))
+    _clone_source.require_clonable(state, wish)
+    disks = tuple(_disk(state, disk, qemu_img, wish.trusted) for disk in _clone_source.own_disks(state, wish))
+    return Source(state, _domain_identity.looks(state.definition), disks)
+
+
+def _disk(state: DomainState, disk: DomainDisk, qemu_img: QemuImg, trusted: bool) -> SourceDisk:
+    path = t.cast(str, disk.path)
+    _image.require_format(path, disk.format)
+    image = _image.inspect(qemu_img, path, disk.format, by_header=True)
+    item = _convert.Conversion(disk, path, path)
+    _convert.require_known_references(state, item, [image], trusted)
+    images = _image.chain(qemu_img, image) if image.backing_file else (image,)
+    _convert.require_known_references(state, item, images, trusted)
+    block = tuple(stat.S_ISBLK(os.stat(one.path).st_mode) for one in images)
+    element = _domain_xml.find_disk(_xml.parse(state.definition), disk.target)
+    note = None if block[0] else _base.look(path)
+    mode = stat.S_IMODE(os.stat(path).st_mode) if note is None or note.mode is None else note.mode
+    return SourceDisk(disk.target, images, block, mode, element.find("wwn") is not None)
+
+
+def place(source: Source, wish: CloneWish) -> str:
+    """The directory of the new images. Raises InvalidRequest where the source's own has no room for files."""
+    if wish.disk_dir is not None:
+        return wish.disk_dir
+    first = source.disks[0]
+    if first.block[0]:
+        raise InvalidRequest(
+            f"disk_dir: {first.target} of {source.state.name} is the block device {first.path}, beside which no images "
+            "can lie: give a directory"
+        )
+    return os.path.dirname(first.path)
+
+
+def require_place(directory: str, user: t.Callable[[], tuple[int, int] | None]) -> None:
+    """Raises InvalidRequest where *directory* is none, cannot be written to, or QEMU's *user* cannot get to it.
+
+    QEMU is only asked about where not everybody may pass (HAZARDS G22).
+    """
+    if not os.path.isdir(directory):
+        raise InvalidRequest(f"disk_dir: {directory} is no directory: create it first", path=directory)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise InvalidRequest(f"disk_dir: no permission to write in {directory}", path=directory)
+    closed = [one for one in _ancestors(directory) if not os.stat(one).st_mode & stat.S_IXOTH]
+    who = user() if closed and os.geteuid() == 0 else None
+    if who is None or who[0] == 0:
+        return
+    for one in closed:
+        if not _may_pass(one, *who):
+            raise InvalidRequest(
+                f"disk_dir: QEMU runs as the user {who[0]}, and it may not pass {one} (mode "
+                f"{stat.S_IMODE(os.stat(one).st_mode):04o}) to get to {directory}: give it execute permission, or "
+                "choose another directory",
+                path=one,
+            )
+
+
+def effective_mode(source: Source, wish: CloneWish, directory: str) -> str:
+    """How the clones are made: as asked for, or as the task wants it where the file system knows no reflinks."""
+    if wish.mode != REFLINK:
+        return wish.mode
+    unable = [disk.path for disk in source.disks if disk.block[0] or not can_reflink(disk.path, directory)]
+    if not unable:
+        return REFLINK
+    if wish.fallback is not None:
+        return wish.fallback
+    raise DiskError(
+        f"{', '.join(unable)}: cannot be reflinked into {directory}: both have to lie on one file system that knows "
+        "reflinks (XFS, Btrfs and the like): choose another disk_dir, or say by fallback how to make the clones then",
+        path=unable[0],
+    )
+
+
+@dataclass
+class Room:
+    """What the file system of the new images still has for each further clone, in the order of the list."""
+
+    qemu_img: QemuImg
+    wish: CloneWish
+    mode: str
+    directory: str
+    ratio: float | None
+    promises: t.Callable[[], _capacity.FileSystem]
+    _available: int | None = None
+    _system: _capacity.FileSystem | None = None
+    _taken: list[_capacity.NewImage] = field(default_factory=list)
+    _measured: dict[str, int] = field(default_factory=dict)
+
+    def take(self, images: t.Sequence[tuple[SourceDisk, str, int]]) -> None:
+        """Counts *images*, each with its path and its size, of a clone. Raises NotEnoughSpace where they do not fit."""
+        if self._available is None:
+            self._available = _capacity.available_bytes(self.directory)
+        needed = sum(self._needed(disk, size) for disk, _path, size in images)
+        _capacity.require_bytes([path for _disk_of, path, _size in images], needed, self._available)
+        if self.ratio is not None:
+            self._system = self._system or self.promises()
+            new = [_capacity.NewImage(path, size) for _disk_of, path, size in images]
+            self._system.require_room([*self._taken, *new], self.ratio)
+            self._taken += new
+        self._available -= needed
+
+    def _needed(self, disk: SourceDisk, size: int) -> int:
+        if self.mode == LINKED:
+            return overlay_bytes(size, self.wish.cluster_size)
+        if self.mode == REFLINK:
+            return 0
+        if disk.path not in self._measured:
+            self._measured[disk.path] = self.qemu_img.measure(disk.path, disk.format, "qcow2", {}).required
+        return bytes_needed(self.wish.layout(disk.format), size, self._measured[disk.path])
+
+
+def left_behind(directories: t.Iterable[str], names: t.Container[str]) -> dict[str, list[Left]]:
+    """The files on which runs died that made or removed the clones of *names*, by these names."""
+    found: dict[str, list[Left]] = {}
+    for directory in sorted(set(directories)):
+        for record in _lock.look_in(directory):
+            name, path = record.get("item"), record.get("path")
+            if not record["alive"] and record.get("verb") in (MAKE, REMOVE) and name in names and path:
+                found.setdefault(str(name), []).append(Left(path, record["verb"], bool(record.get("start"))))
+    return found
+
+
+def _ancestors(directory: str) -> list[str]:
+    """*directory* and all directories on the way to it."""
+    found = [os.path.realpath(directory)]
+    while found[-1] != "/":
+        found.append(os.path.dirname(found[-1]))
+    return found
+
+
+def _may_pass(directory: str, user: int, group: int) -> bool:
+    """Whether that user may pass *directory*, which not everybody may; an ACL may let it, which nobody can tell here
+    without being that user."""
+    if "system.posix_acl_access" in os.listxattr(directory):
+        return True
+    status = os.stat(directory)
+    if status.st_uid == user:
+        return bool(status.st_mode & stat.S_IXUSR)
+    groups = {group, *(one.gr_gid for one in grp.getgrall() if _name_of(user) in one.gr_mem)}
+    return status.st_gid in groups and bool(status.st_mode & stat.S_IXGRP)
+
+
+def _name_of(user: int) -> str | None:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return None

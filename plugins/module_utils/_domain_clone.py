@@ -1,0 +1,393 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Clones of a domain as a task wants them: the walk of vm_linked_clone from its parameters to its result.
+
+Each clone is decided, made and undone by itself; the world around them is looked at once for all.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+import uuid
+from dataclasses import asdict, dataclass
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
+    _capacity,
+    _clone,
+    _clone_existing,
+    _clone_make,
+    _clone_source,
+    _clone_survey,
+    _clone_xml,
+    _dependents,
+    _domain_xml,
+    _lock,
+    _records,
+    _staging,
+    _surroundings,
+    _usage,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._clone import LINKED, CloneSpec, CloneWish
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_existing import Neighbour
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_make import Blueprint, NewImage
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_source import SourceDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_survey import Left
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_identity import Mark, MarkedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, refresh_pools, require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._references import identity
+from ansible_collections.kvmops.disk.plugins.module_utils._several import Item, Several, report
+from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+
+#: Copies take long: those that wait for their turn are not held meanwhile.
+_COPIES_AT_ONCE = 4
+
+
+def wish_from(params: dict[str, t.Any]) -> CloneWish:
+    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
+    require_directories(params["search_paths"])
+    _capacity.require_ratio(params["max_overcommit"])
+    directory, allocation, cluster_size = params["disk_dir"], params["allocation"], params["cluster_size"]
+    wish = CloneWish(
+        clones=tuple(CloneSpec.parse(given, params["disk_sizes"]) for given in params["clones"]),
+        disk_dir=absolute(directory.rstrip("/") or "/.", "disk_dir") if directory is not None else None,
+        preallocation=ALLOCATIONS[allocation] if allocation else params["preallocation"],
+        cluster_size=parse_size(cluster_size, "cluster_size") if cluster_size is not None else None,
+        **{
+            name: params[name]
+            for name in (
+                *("source", "mode", "fallback", "start", "protect_base", "unique_serials", "vtpm", "trusted", "verify"),
+            )
+        },
+    )
+    wish.require_valid()
+    return wish
+
+
+@dataclass
+class CloneItem(Item):
+    """A clone of the list: the *plan* by which it is to be made, or what dead runs *left* of one that is there."""
+
+    spec: CloneSpec | None = None
+    plan: Blueprint | None = None
+    found: Neighbour | None = None
+    start: bool = False
+
+    def overlay(self, disk: SourceDisk) -> str | None:
+        """The image of the clone that reads, or is to read, that of the source's *disk*."""
+        if self.found is not None:
+            return _clone_existing.overlay_over(self.found, disk)
+        return next((image.path for image in self.plan.images if image.disk is disk), None) if self.plan else None
+
+
+class CloneTask:
+    """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
+
+    def __init__(self, module: AnsibleModule, wish: CloneWish) -> None:
+        self.module = module
+        self.params = module.params
+        self.wish = wish
+        self.qemu_img = QemuImg.find()
+        self.hypervisor = Hypervisor.connect(module.params["uri"])
+        self.source = _clone_survey.look_at_source(self.hypervisor, self.qemu_img, wish)
+        _records.require_own(wish.source, self.source.state.record, _clone_make.MAKE, _lock.notes(None))
+        self.neighbours = _clone_existing.look_around(self.hypervisor)
+        self._require_quiet()
+        self.directory = _clone_survey.place(self.source, wish)
+        _clone_survey.require_place(self.directory, self.hypervisor.qemu_user)
+        self.mode = _clone_survey.effective_mode(self.source, wish, self.directory)
+        for disk in self.source.disks:
+            _clone_source.require_clonable_images(disk, self.mode)
+        self.room = _clone_survey.Room(
+            self.qemu_img, wish, self.mode, self.directory, self.params["max_overcommit"], self._promises
+        )
+        self.overlays = _clone_make.Overlays(self.qemu_img, wish)
+        self.several = Several(_clone_make.MAKE, 100 if self.mode == LINKED else _COPIES_AT_ONCE)
+
+    def present(self) -> dict[str, t.Any]:
+        """Makes the clones that are missing; in check mode says so."""
+        names = {spec.name for spec in self.wish.clones}
+        nvram = self.source.looks.nvram
+        places = {self.directory, *([os.path.dirname(nvram)] if nvram else [])}
+        left = _clone_survey.left_behind(places, names)
+        known = {neighbour.looks.name: neighbour for neighbour in self.neighbours}
+        items = [self._item(spec, known.get(spec.name), left.get(spec.name, [])) for spec in self.wish.clones]
+        self._validate_first(items)
+        unprotected = self._unprotected(items)
+        if not self.module.check_mode and (unprotected or any(item.open for item in items)):
+            self._carry_out(items)
+            refresh_pools(self.hypervisor, places)
+        return report(items, "clones", {"diff": self._diff(items)}, first=[f"protect {path}" for path in unprotected])
+
+    def _carry_out(self, items: t.Sequence[CloneItem]) -> None:
+        owners = _staging.owners(image.path for disk in self.source.disks for image in disk.images)
+        self._protect([item for item in items if item.found])
+        try:
+            self.several.carry_out(items, self._decided, self._protect)
+        finally:
+            self._release(items)
+            _staging.give_back(owners)
+
+    def _unprotected(self, items: t.Sequence[CloneItem]) -> list[str]:
+        """The images of the source that clones read, or are to read, and that are not protected yet."""
+        read = {path: overlays for path, overlays in self._overlays(items).items() if overlays}
+        return [path for path, overlays in read.items() if not _base.is_protected(path, overlays)]
+
+    def _protect(self, items: t.Sequence[CloneItem]) -> None:
+        """Notes what reads, or is to read, the images of the source, and keeps everybody from writing these."""
+        for path, overlays in self._overlays(items).items():
+            if overlays and not _base.is_protected(path, overlays):
+                _base.protect(path, overlays)
+
+    def _release(self, items: t.Sequence[CloneItem]) -> None:
+        """Forgets the clones that could not be made; without any, the images of the source are as they were."""
+        failed = [item for item in items if item.error is not None]
+        for path, overlays in self._overlays(failed).items():
+            gone = [overlay for overlay in overlays if not os.path.lexists(overlay)]
+            if gone:
+                _base.release(path, gone)
+
+    def _overlays(self, items: t.Sequence[CloneItem]) -> dict[str, list[str]]:
+        """The overlays of *items* by the images of the source; none where those are not to be protected.
+
+        A block device has no mode that would keep anybody off, and there is no place beside it for a note.
+        """
+        if self.mode != LINKED or not self.wish.protect_base:
+            return {}
+        return {
+            disk.path: [path for item in items if (path := item.overlay(disk)) is not None]
+            for disk in self.source.disks
+            if not disk.block[0]
+        }
+
+    def _item(self, spec: CloneSpec, found: Neighbour | None, left: t.Sequence[Left]) -> CloneItem:
+        """What is to be done for one clone; why it cannot be is noted in it."""
+        item = CloneItem(spec.name, {"name": spec.name}, spec=spec)
+        try:
+            if found is not None:
+                self._keep(item, found, left)
+            else:
+                self._design(item, left)
+        except DiskError as error:
+            item.error = error
+        return item
+
+    def _keep(self, item: CloneItem, found: Neighbour, left: t.Sequence[Left]) -> None:
+        """A clone that is there is left alone, but for what a dead run owes it."""
+        spec = t.cast(CloneSpec, item.spec)
+        _clone_existing.require_right(spec, self.wish, self.source, found, self.qemu_img)
+        item.found = found
+        item.facts = self._facts_of(found)
+        item.paths = tuple(one.path for one in left)
+        item.start = any(one.start for one in left) and self.wish.start and not found.active
+        item.actions = tuple(step.summary for step in self._finishing(item, None)) if left else ()
+
+    def _design(self, item: CloneItem, left: t.Sequence[Left]) -> None:
+        """How the clone is to be made. Raises DiskError where it cannot be."""
+        spec = t.cast(CloneSpec, item.spec)
+        source, count = self.source, len(self.source.disks)
+        images = tuple(
+            NewImage(
+                disk,
+                _clone.image_path(self.directory, spec.name, disk.target, self._format(disk.format), count),
+                _clone_source.size_of(disk, spec.name, spec.sizes),
+                self._format(disk.format),
+            )
+            for disk in source.disks
+        )
+        nvram = source.looks.nvram
+        own_nvram = _clone_xml.own_path(nvram, source.state.name, spec.name) if nvram else None
+        macs = _clone.macs_of(spec, len(source.looks.macs))
+        paths = [*(image.path for image in images), *([own_nvram] if own_nvram else [])]
+        _clone_existing.require_free(spec, macs, paths, self.neighbours)
+        _clone_existing.require_no_files(spec.name, paths, {one.path for one in left})
+        self.room.take([(image.disk, image.path, image.size) for image in images])
+        identity = self._identity(spec, images, macs, own_nvram)
+        definition = _clone_xml.cloned(source.definition, identity)
+        copied = (nvram, own_nvram) if nvram and own_nvram and os.path.exists(nvram) else None
+        item.plan = Blueprint(spec, identity, definition, images, copied, tuple(one.path for one in left))
+        item.paths = tuple(item.plan.paths)
+        item.facts = self._facts_of_new(item.plan)
+        item.actions = tuple(step.summary for step in self._making(item, None) if step.summary)
+
+    def _identity(
+        self, spec: CloneSpec, images: t.Sequence[NewImage], macs: tuple[str, ...], nvram: str | None
+    ) -> _clone_xml.Identity:
+        unique = self.wish.unique_serials
+        state = self.source.state
+        return _clone_xml.Identity(
+            name=spec.name,
+            uuid=spec.uuid or str(uuid.uuid4()),
+            genid=str(uuid.uuid4()),
+            macs=macs,
+            disks=tuple(
+                _clone_xml.CloneDisk(
+                    image.disk.target,
+                    image.path,
+                    image.format,
+                    image.disk.chain(self.mode),
+                    _clone.derived_serial(spec.name, image.disk.target) if unique else None,
+                    _clone.derived_wwn(spec.name, image.disk.target) if unique and image.disk.wwn else None,
+                )
+                for image in images
+            ),
+            mark=Mark(
+                state.name,
+                state.uuid,
+                self.mode,
+                tuple(MarkedDisk(image.disk.target, image.path, image.disk.path) for image in images),
+                nvram,
+            ),
+            nvram=nvram,
+            **{name: getattr(spec, name) for name in ("memory", "vcpus", "description", "metadata")},
+        )
+
+    def _decided(self, item: CloneItem, operation: Operation) -> Plan:
+        """What is to be done for the clone, whose files are held: another run may have made it meanwhile."""
+        domain = self.hypervisor.find(item.name)
+        if domain is not None:
+            left = [Left(path, "", False) for path in item.paths if operation.left_behind(path)]
+            start = item.start
+            self._keep(item, _clone_existing.look_at(self.hypervisor, domain), left)
+            item.start = start and domain.run_number() is None
+            return Plan({}, {}, self._finishing(item, operation, domain) if left else ())
+        if item.plan is None:
+            raise DiskError(f"{item.name}: was undefined by somebody else meanwhile: run again")
+        return Plan({}, {}, self._making(item, operation))
+
+    def _making(self, item: CloneItem, operation: Operation | None) -> tuple[Step, ...]:
+        making = _clone_make.Making(
+            self.hypervisor,
+            self.qemu_img,
+            operation or Operation(_clone_make.MAKE),
+            self.overlays,
+            self.wish,
+            t.cast(Blueprint, item.plan),
+            self.several.stopped,
+        )
+        return _clone_make.steps(self.source, making)
+
+    def _finishing(
+        self, item: CloneItem, operation: Operation | None, domain: Domain | None = None
+    ) -> tuple[Step, ...]:
+        """The end of a run that died when the clone was there already."""
+
+        def forget() -> None:
+            for path in item.paths:
+                t.cast(Operation, operation).settled(path)
+
+        start = Step(f"start {item.name}, which an interrupted run owes it", lambda: t.cast(Domain, domain).start())
+        done = Step(f"forget the run that was interrupted when it had made {item.name}", forget)
+        return (start, done) if item.start else (done,)
+
+    def _require_quiet(self) -> None:
+        """Raises where an image of the source is not at rest, whoever works on it."""
+        for image in (image for disk in self.source.disks for image in disk.images):
+            for other in self.neighbours:
+                if other.active and any(_usage.is_same_file(disk.path, image.path) for disk in other.disks):
+                    raise ImageInUse(
+                        f"{image.path}: is a disk of the running domain {other.looks.name}: asked to clone it: shut "
+                        "that down first",
+                        path=image.path,
+                        in_use_by=[{"domain": other.looks.name, "uuid": other.looks.uuid, "running": True}],
+                    )
+            _surroundings.require_unwritten(image.path)
+            _surroundings.require_settled(self.qemu_img, image.path, image.format, _lock.look(image.path))
+
+    def _promises(self) -> _capacity.FileSystem:
+        """What the images on the file system of the new ones may come to need: the base, from now on, nothing more."""
+        directories = _dependents.directories_to_search([], self.params["search_paths"], self.hypervisor)
+        users = _usage.domain_users(self.hypervisor)
+        bases = {identity(disk.path) for disk in self.source.disks} if self.mode == LINKED else set()
+        return _capacity.file_systems([self.directory], directories, users, self.qemu_img, bases=bases)[0]
+
+    def _format(self, source_format: str) -> str:
+        return "qcow2" if self.mode == LINKED else source_format
+
+    def _validate_first(self, items: t.Sequence[CloneItem]) -> None:
+        """One definition is checked by libvirt's schema: the others have the same shape, and a check costs its time."""
+        for item in items:
+            if item.plan is not None:
+                item.plan.validate = True
+                return
+
+    def _facts_of(self, found: Neighbour) -> dict[str, t.Any]:
+        disks = [disk for disk in found.disks if disk.target in {one.target for one in self.source.disks}]
+        return {
+            "name": found.looks.name,
+            "uuid": found.looks.uuid,
+            "macs": list(found.looks.macs),
+            "nvram": found.looks.nvram,
+            "disks": [
+                {
+                    "target": disk.target,
+                    "path": disk.path,
+                    "format": disk.format,
+                    "backing_file": _clone_existing.first_backing(disk),
+                }
+                for disk in disks
+            ],
+            "identity": [],
+            "shared": [],
+        }
+
+    def _facts_of_new(self, plan: Blueprint) -> dict[str, t.Any]:
+        identity = plan.identity
+        unknown = self._chosen_later(plan)
+        return {
+            "name": identity.name,
+            "uuid": None if identity.uuid in unknown else identity.uuid,
+            "macs": list(identity.macs),
+            "nvram": identity.nvram,
+            "disks": [
+                {
+                    "target": disk.target,
+                    "path": disk.path,
+                    "format": disk.format,
+                    "backing_file": disk.chain[0].path if disk.chain else None,
+                }
+                for disk in identity.disks
+            ],
+            "identity": [
+                {**asdict(change), "after": None if change.after in unknown else change.after}
+                for change in plan.definition.changes
+            ],
+            "shared": list(plan.definition.shared),
+        }
+
+    def _chosen_later(self, plan: Blueprint) -> set[str]:
+        """What the plan says in check mode though it is random, so that the run will have something else."""
+        if not self.module.check_mode:
+            return set()
+        return {plan.identity.genid, *([plan.identity.uuid] if plan.spec.uuid is None else [])}
+
+    def _diff(self, items: t.Sequence[CloneItem]) -> list[dict[str, t.Any]]:
+        """The clones before and after; in diff mode the definition of each new one against that of the source."""
+        new = [item for item in items if item.plan is not None and item.error is None and item.actions]
+        there = [item.name for item in items if item.error is None and item not in new]
+        told = {"before": {"clones": there}, "after": {"clones": [item.name for item in items if item.error is None]}}
+        if not self.module._diff:
+            return [told]
+        return [told, *({"prepared": self._definition_diff(t.cast(Blueprint, item.plan))} for item in new)]
+
+    def _definition_diff(self, plan: Blueprint) -> str:
+        after = plan.definition.xml
+        for value in self._chosen_later(plan):
+            after = after.replace(value, "random")
+        return _domain_xml.definition_diff(self.source.definition, after)
+
+
+def manage(module: AnsibleModule) -> dict[str, t.Any]:
+    """One run of the module."""
+    return CloneTask(module, wish_from(module.params)).present()

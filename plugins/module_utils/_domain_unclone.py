@@ -1,0 +1,185 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Clones that are not to be there any more: the walk of vm_linked_clone with state=absent."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
+    _clone,
+    _clone_existing,
+    _clone_make,
+    _clone_remove,
+    _clone_survey,
+    _dependents,
+    _usage,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_existing import Neighbour
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_remove import Removal
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_survey import Left
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, refresh_pools, require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._several import Item, Several, report
+
+
+@dataclass
+class RemovalItem(Item):
+    """A clone of the list, and what goes with it; None where no such domain is there."""
+
+    plan: Removal | None = None
+
+
+class RemovalTask:
+    """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.names = _names(module.params)
+        require_directories(self.params["search_paths"])
+        self.hypervisor = Hypervisor.connect(module.params["uri"])
+        self.neighbours = _clone_existing.look_around(self.hypervisor)
+        self.known = {neighbour.looks.name: neighbour for neighbour in self.neighbours}
+        marked = [disk.path for one in self._found() if one.looks.mark for disk in one.looks.mark.disks]
+        self.directories = _dependents.directories_to_search(
+            [*marked, *self._places()], self.params["search_paths"], self.hypervisor
+        )
+        self.users = _usage.domain_users(self.hypervisor) if marked else []
+        self.readers = _dependents.Dependents(self.directories if marked else (), self.users)
+
+    def absent(self) -> dict[str, t.Any]:
+        """Removes the clones that are there; in check mode says so."""
+        left = _clone_survey.left_behind(self.directories, set(self.names))
+        items = [self._item(name, left.get(name, [])) for name in self.names]
+        paths = [path for item in items for path in item.paths]
+        released = self._unused(items)
+        if not self.module.check_mode and any(item.open for item in items):
+            Several(_clone_make.REMOVE).carry_out(items, self._decided)
+            for base in {base for item in items if item.plan for base in item.plan.bases}:
+                self._release(base, paths)
+            refresh_pools(self.hypervisor, {os.path.dirname(path) for path in paths})
+        for item in items:
+            if item.plan and item.plan.kept and item.error is None:
+                self.module.warn(f"{item.name}: was not made with {', '.join(item.plan.kept)}: left where it is")
+        told = {"before": {"clones": [item.name for item in items if item.plan]}, "after": {"clones": []}}
+        return report(items, "clones", {"diff": [told]}, last=[f"release {base}" for base in released])
+
+    def _item(self, name: str, left: t.Sequence[Left]) -> RemovalItem:
+        item = RemovalItem(name, {"name": name, "uuid": None, "macs": [], "disks": [], "kept": []})
+        try:
+            found = self.known.get(name)
+            if found is not None:
+                self._plan(item, found)
+            else:
+                item.actions = tuple(step.summary for step in _clearing(left, None))
+                item.paths = tuple(one.path for one in left)
+        except DiskError as error:
+            item.error = error
+        return item
+
+    def _plan(self, item: RemovalItem, found: Neighbour) -> None:
+        """What is to go. Raises DiskError where something of it is not the clone's alone."""
+        mark = _clone_remove.require_clone(found, self.params["source"])
+        plan = _clone_remove.removal(found, mark)
+        _clone_remove.require_stoppable(found, self.params["force"])
+        for path in plan.files:
+            others = [user for user in self.users if user.uuid != found.looks.uuid]
+            _usage.require_unused(path, others, "remove it with its clone", locks=not found.active)
+            _dependents.require_none(
+                path, self.readers.of(path), "remove it with its clone", "remove them (snapshots, say) first"
+            )
+        item.plan = plan
+        item.paths = plan.files
+        item.facts = {
+            "name": item.name,
+            "uuid": found.looks.uuid,
+            "macs": list(found.looks.macs),
+            "disks": [{"target": disk.target, "path": disk.path, "backing_file": disk.base} for disk in mark.disks],
+            "kept": list(plan.kept),
+        }
+        item.actions = tuple(
+            step.summary for step in _clone_remove.steps(_nobody(plan), stop=found.active) if step.summary
+        )
+
+    def _decided(self, item: RemovalItem, operation: Operation) -> Plan:
+        """What is to be done for the clone, whose files are held: another run may have removed it meanwhile."""
+        domain = self.hypervisor.find(item.name)
+        if domain is None:
+            left = [Left(path, "", False) for path in operation.paths if operation.left_behind(path)]
+            return Plan({}, {}, _clearing(left, operation))
+        found = _clone_existing.look_at(self.hypervisor, domain)
+        self._plan(item, found)
+        removing = _clone_remove.Removing(self.hypervisor, domain, operation, t.cast(Removal, item.plan))
+        return Plan({}, {}, _clone_remove.steps(removing, stop=found.active))
+
+    def _unused(self, items: t.Sequence[RemovalItem]) -> list[str]:
+        """The protected bases that nothing reads when the clones have gone."""
+        going = {path for item in items if item.plan and item.error is None for path in item.plan.files}
+        bases = {base for item in items if item.plan and item.error is None for base in item.plan.bases}
+        return [base for base in sorted(bases) if self._is_noted(base) and not {*self.readers.of(base)} - going]
+
+    def _release(self, base: str, paths: t.Sequence[str]) -> None:
+        """Forgets the clones that have gone; a base that nothing reads any more gets its mode back."""
+        if self._is_noted(base):
+            gone = [path for path in paths if not os.path.lexists(path)]
+            others = [path for path in self.readers.of(base) if os.path.lexists(path)]
+            _base.release(base, gone, others)
+
+    def _is_noted(self, base: str) -> bool:
+        note = _base.look(base) if os.path.isfile(base) else None
+        return note is not None and note.unused_since is None
+
+    def _found(self) -> list[Neighbour]:
+        return [self.known[name] for name in self.names if name in self.known]
+
+    def _places(self) -> list[str]:
+        """Where a dead run may have left something: by names in the directories that are meant, as far as known."""
+        directory = self.params["disk_dir"]
+        source = self.known.get(self.params["source"])
+        found = [absolute(directory, "disk_dir") + "/."] if directory is not None else []
+        if source is not None:
+            found += [disk.path for disk in source.disks]
+            found += [source.looks.nvram] if source.looks.nvram else []
+        return found
+
+
+def _names(params: dict[str, t.Any]) -> list[str]:
+    names = [given["name"] for given in params["clones"]]
+    for name in names:
+        _clone.require_name(name)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidRequest(f"clones: two of them have the same names: {', '.join(twice)}: name each once")
+    if params["source"] in names:
+        raise InvalidRequest(f"clones: {params['source']} is the source itself, which is never removed")
+    return names
+
+
+def _clearing(left: t.Sequence[Left], operation: Operation | None) -> tuple[Step, ...]:
+    """The steps that end what dead runs left, of which no domain is there."""
+    if not left:
+        return ()
+    paths = ", ".join(one.path for one in left)
+    clear = Step("", lambda: _clone_make.clear(t.cast(Operation, operation)))
+    return (Step(f"remove what an interrupted run left of {paths}", lambda: None), clear)
+
+
+def _nobody(plan: Removal) -> t.Any:
+    """Hands for a plan that is only told of."""
+    return _clone_remove.Removing(t.cast(Hypervisor, None), t.cast(Domain, None), Operation(_clone_make.REMOVE), plan)
+
+
+def manage(module: AnsibleModule) -> dict[str, t.Any]:
+    """One run of the module."""
+    return RemovalTask(module).absent()
