@@ -119,7 +119,7 @@ class CheckTask(InPlaceTask):
                     lambda: _staging.discard(os.path.realpath(self.path)),
                 )
             )
-        if left.half_reverted is not None:
+        if not left.is_whole:
             return Plan(plan.before, plan.after, (*first, *plan.steps))
         if left.record is not None and not plan:
             first.append(Step(f"forget the run that was interrupted on {self.path} at {left.started}", lambda: None))

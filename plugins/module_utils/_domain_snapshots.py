@@ -167,7 +167,10 @@ class VmSnapshotTask:
         if left.owed:
             found.append(Step(f"start {self.state.name}, which an interrupted run had left off", self.domain.start))
         records = self._records(operation, self.state.record)
-        forget = Step(f"forget the run that was interrupted on {self.state.name}", lambda: records.let_go(left.unused))
+        forget = Step(
+            f"forget the run that was interrupted on {self.state.name}",
+            lambda: records.let_go({*left.unused} - self._reused()),
+        )
         found.append(forget)
         return tuple(found)
 
@@ -243,6 +246,10 @@ class VmSnapshotTask:
         finished = (*self.finished, *removals)
         return {*self.left.unused, *(disk.source for removal in finished for disk in removal.recorded)}
 
+    def _reused(self) -> set[str]:
+        """The overlays of the snapshot that is taken, which may have the names of others that are removed before."""
+        return {item.overlay for item in self.takings}
+
     def _go_on_without(self, removals: t.Sequence[Removal]) -> None:
         """From here on the images, and the snapshots, are looked at as if *removals* were done."""
         self.chains = _vm_snapshot_removal.without(self.chains, removals)
@@ -283,6 +290,7 @@ class VmSnapshotTask:
                 progress=self.progress,
                 working=self.left.working if found is not None else (),
                 resumed=found is not None,
+                reused=self._reused,
             )
             steps += _vm_snapshot_merge.steps(removal, chains, work)
         return tuple(steps)

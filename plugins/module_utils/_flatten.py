@@ -231,26 +231,6 @@ def recorded(item: Flattening) -> RecordedDisk:
     )
 
 
-def covers(held: t.Sequence[tuple[int, int]], wanted: t.Iterable[tuple[int, int]], size: int) -> bool:
-    """Whether the ranges *held*, in order, hold all of *wanted* that lies within *size*."""
-    joined: list[tuple[int, int]] = []
-    for start, end in held:
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    at = 0
-    for start, end in wanted:
-        end = min(end, size)
-        if start >= end:
-            continue
-        while at < len(joined) and joined[at][1] <= start:
-            at += 1
-        if at == len(joined) or joined[at][0] > start or joined[at][1] < end:
-            return False
-    return True
-
-
 def _require_flattenable_image(item: Flattening) -> None:
     image = item.image
     if image.format not in REBASEABLE_FORMATS:

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _image, _staging, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, covers, recorded
+from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._ranges import covers
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NoteOf, require_own
 

@@ -60,7 +60,7 @@ class SnapshotTask(InPlaceTask):
         reverting = self.wish.state == "reverted"
         if reverting and _usage.is_locked(self.path, against_readers=True):
             self._require_unused(self.users())  # what is read while somebody writes it proves nothing
-        first = self.settling("qcow2", operation, reverting=reverting)
+        first = self.settling("qcow2", operation, finishing=_leftovers.REVERT if reverting else None)
         observed = self._observed = self._observe()
         if not reverting:
             self._removed = [entry.snapshot.name for entry in removals(self.wish, observed)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils import _staging, _usage, _vm_snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._flatten import covers
+from ansible_collections.kvmops.disk.plugins.module_utils._ranges import covers
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg

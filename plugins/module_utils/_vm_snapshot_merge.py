@@ -41,7 +41,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot_removal i
 class MergeWork:
     """The hands of a removal: one method for each step, no decisions between them.
 
-    *working*: the targets whose merge a dead run began, and goes on.
+    *working*: the targets whose merge a dead run began, and goes on; *resumed*: its record says that it had begun.
+    *reused*: names of overlays that the same task makes afterwards.
     """
 
     hypervisor: Hypervisor
@@ -53,6 +54,7 @@ class MergeWork:
     progress: Progress
     working: t.Collection[str] = ()
     resumed: bool = False
+    reused: t.Callable[[], set[str]] = set
     _begun: set[str] = field(default_factory=set, init=False)
     _owners: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
@@ -112,7 +114,7 @@ class MergeWork:
         overlays = [disk.source for disk in removal.recorded]
         for overlay in overlays:
             _base.remove(overlay)
-        self.records.let_go(overlays)
+        self.records.let_go({*overlays} - self.reused())
 
     def _merge_live(self, item: Merge, report: _block_job.Report) -> None:
         target, into = item.target, str(item.into.path)

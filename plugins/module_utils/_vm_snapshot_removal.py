@@ -165,20 +165,6 @@ def _renaming(merged: RecordedDisk, images: t.Sequence[ChainLink], explicit: boo
     return rename
 
 
-def bytes_added(held: t.Iterable[tuple[int, int]], below: t.Sequence[tuple[int, int]]) -> int:
-    """How many bytes of the ranges *held* are in none of the ranges *below*; both are in order."""
-    added, at = 0, 0
-    for start, end in held:
-        added += end - start
-        while at < len(below) and below[at][1] <= start:
-            at += 1
-        number = at
-        while number < len(below) and below[number][0] < end:
-            added -= min(end, below[number][1]) - max(start, below[number][0])
-            number += 1
-    return added
-
-
 def without(chains: Chains, removed: t.Iterable[Removal]) -> dict[str, tuple[ChainLink, ...]]:
     """The images of each disk once the overlays of *removed* are merged."""
     gone = {(merge.target, merge.overlay.path) for removal in removed for merge in removal.merges}

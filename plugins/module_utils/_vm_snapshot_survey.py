@@ -15,10 +15,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _dependents,
     _image,
+    _ranges,
     _staging,
     _usage,
     _vm_snapshot,
-    _vm_snapshot_removal,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
@@ -238,5 +238,5 @@ class VmSnapshotSurvey:
             held = self.qemu_img.allocated(str(overlay.path), str(overlay.format), 1, data=True)
             below = self.qemu_img.allocated(str(into.path), str(into.format), 1, data=True)
             file = os.path.realpath(str(into.path))
-            demands[file] = demands.get(file, 0) + _vm_snapshot_removal.bytes_added(held, below)
+            demands[file] = demands.get(file, 0) + _ranges.length(held) - _ranges.overlap(held, below)
         _capacity.require_space(list(demands.items()))

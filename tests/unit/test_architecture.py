@@ -18,22 +18,12 @@ PLUGINS = ROOT / "plugins"
 LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
-    {"_errors", "_file_copy", "_parallel", "_size"},
+    {"_errors", "_file_copy", "_parallel", "_ranges", "_size"},
     {
         *("_clone_xml", "_domain_identity", "_domain_xml", "_record_xml", "_snapshot_xml", "_xml"),
         *("_libvirt", "_libvirt_binding", "_libvirt_domain"),
-        *(
-            "_formats",
-            "_mapping",
-            "_mounts",
-            "_process",
-            "_progress",
-            "_qcow2",
-            "_qemu_img",
-            "_qemu_img_run",
-            "_qemu_nbd",
-        ),
-        *("_extents", "_references"),
+        *("_formats", "_mapping", "_mounts", "_process", "_progress", "_qcow2", "_qcow2_bitmaps", "_qemu_img"),
+        *("_extents", "_qemu_img_run", "_qemu_nbd", "_references"),
     },
     {
         *("_base", "_block_device", "_block_job", "_capacity", "_dependents", "_domain", "_image", "_layout"),
@@ -41,7 +31,8 @@ FLOORS = (
     },
     {
         *("_clone", "_clone_existing", "_clone_make", "_clone_remove", "_clone_source", "_clone_survey"),
-        *("_convert", "_create", "_live", "_offline", "_plan", "_reconcile", "_records", "_recover", "_remove"),
+        *("_commit", "_convert", "_create", "_live", "_offline", "_plan"),
+        *("_reconcile", "_records", "_recover", "_remove"),
         *("_exchange", "_rebase", "_rebasing"),
         *("_flatten", "_flatten_left", "_flatten_live", "_flatten_offline", "_flatten_survey"),
         *("_vm_snapshot", "_vm_snapshot_left", "_vm_snapshot_merge", "_vm_snapshot_removal"),
@@ -54,7 +45,7 @@ FLOORS = (
         *("_checked_image", "_comparison", "_domain_clone", "_domain_conversion", "_domain_flatten", "_domain_resize"),
         *("_described_images", "_domain_snapshots", "_domain_unclone"),
         "_image_conversion",
-        *("_managed_image", "_managed_snapshots", "_storage", "_surroundings"),
+        *("_commit_survey", "_managed_commit", "_managed_image", "_managed_snapshots", "_storage", "_surroundings"),
     },
 )
 
@@ -82,9 +73,11 @@ NEIGHBOURS = {
     "_layout": {"_image"},
     "_leftovers": {"_lock", "_staging"},
     "_mapping": {"_qcow2"},
+    "_qcow2_bitmaps": {"_qcow2"},
     "_promises": {"_base", "_image", "_usage"},
     "_staging": {"_lock"},
     "_usage": {"_image"},
+    "_commit": {"_plan"},
     "_clone_existing": {"_clone", "_clone_source"},
     "_clone_make": {"_clone", "_clone_source", "_create", "_plan", "_records", "_transcode"},
     "_clone_remove": {"_clone_existing", "_plan"},
@@ -112,7 +105,7 @@ NEIGHBOURS = {
     "_survey": {"_convert", "_create"},
     "_unfinished": {"_convert", "_plan", "_records"},
     "_vm_snapshot": {"_convert"},
-    "_vm_snapshot_left": {"_flatten", "_plan", "_records", "_vm_snapshot"},
+    "_vm_snapshot_left": {"_plan", "_records", "_vm_snapshot"},
     "_vm_snapshot_merge": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_removal"},
     "_vm_snapshot_removal": {"_vm_snapshot"},
     "_vm_snapshot_revert": {"_plan", "_records", "_vm_snapshot"},
@@ -121,6 +114,7 @@ NEIGHBOURS = {
     "_comparison": {"_surroundings"},
     "_described_images": {"_surroundings"},
     "_domain_clone": {"_surroundings"},
+    "_managed_commit": {"_commit_survey"},
     "_image_conversion": {"_surroundings"},
 }
 

@@ -200,25 +200,6 @@ def test_with_a_base_no_more_space_is_needed_than_what_is_merged_has() -> None:
     assert _flatten.most_bytes(item(2), 2 * MIB) == 2 * MIB
 
 
-@pytest.mark.parametrize(
-    ("held", "wanted", "covered"),
-    [
-        ([(0, 10)], [(0, 10)], True),
-        ([(0, 4), (4, 10)], [(2, 9)], True),
-        ([(0, 4), (5, 10)], [(2, 9)], False),
-        ([(0, 4), (5, 10)], [(0, 4), (6, 8), (9, 10)], True),
-        ([], [], True),
-        ([], [(0, 1)], False),
-        ([(4, 10)], [(3, 5)], False),
-        ([(0, 10)], [(5, 20)], True),
-        ([], [(10, 20)], True),
-    ],
-)
-def test_ranges_cover_others(held: list[tuple[int, int]], wanted: list[tuple[int, int]], covered: bool) -> None:
-    """The last two: the image is smaller than what is below it, of which nobody sees the rest."""
-    assert _flatten.covers(held, wanted, 10) is covered
-
-
 # What a dead run left
 
 

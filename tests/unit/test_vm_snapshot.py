@@ -24,8 +24,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import VmSnapshotWish
-from hypothesis import given
-from hypothesis import strategies as st
 
 BASE, ONE, TWO = "/images/vm.raw", "/images/vm.s1.qcow2", "/images/vm.s2.qcow2"
 LINKS = (ChainLink(TWO, "qcow2"), ChainLink(ONE, "qcow2"), ChainLink(BASE, "raw"))
@@ -275,26 +273,6 @@ def test_what_others_build_on_is_not_given_up() -> None:
         removed("s2", chains={"vda": (LINKS[0], LINKS[2])})
     with pytest.raises(DiskError, match="which the domain has no more"):
         removed("s1", chains={"vdb": LINKS})
-
-
-ranges = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=8)
-
-
-def in_order(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    at, joined = 0, []
-    for gap, length in found:
-        joined.append((at + gap, at + gap + length))
-        at += gap + length
-    return joined
-
-
-@given(ranges, ranges)
-def test_an_image_grows_by_what_the_overlay_has_and_it_has_not(
-    held: list[tuple[int, int]], below: list[tuple[int, int]]
-) -> None:
-    one, other = in_order(held), in_order(below)
-    bytes_of = [{byte for start, end in some for byte in range(start, end)} for some in (one, other)]
-    assert _vm_snapshot_removal.bytes_added(one, other) == len(bytes_of[0] - bytes_of[1])
 
 
 # What is gone back to
