@@ -89,7 +89,7 @@ class Machine:
         subprocess.run(["cp", "-a", f"{kept}/.", self.images], check=True)
         self.hv.define(xml)
         with self.domain() as domain:
-            for snapshot in snapshots.values():
+            for _name, snapshot in sorted(snapshots.items()):
                 flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
                 domain.snapshotCreateXML(snapshot, flags)
 
@@ -187,7 +187,8 @@ WAYS = {
         True,
         MERGED,
         "virDomainBlockCommit 2,virDomainSnapshotCreateXML 1,virDomainSnapshotDelete 1,unlink 2,"
-        "virDomainDefineXMLFlags 1,virDomainBlockJobAbort 1,virDomainBlockJobAbort 2,virDomainSnapshotDelete 2,unlink 8",
+        "virDomainDefineXMLFlags 1,virDomainBlockJobAbort 1,virDomainBlockJobAbort 2,virDomainSnapshotDelete 2,"
+        "unlink 8",
     ),
     "merge two, off line": Way(
         ("s1", "s2"),
