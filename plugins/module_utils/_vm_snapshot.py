@@ -15,7 +15,7 @@ import unicodedata
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _domain_xml
+from ansible_collections.kvmops.disk.plugins.module_utils import _changeable, _domain_xml
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
@@ -188,7 +188,7 @@ def takings(
 
 def require_quiet(state: DomainState, jobs: t.Sequence[str]) -> None:
     """Raises DiskError where the domain is in no state for a change of its snapshots; *jobs* are its block jobs."""
-    _convert.require_quiet(
+    _changeable.require_quiet(
         state, jobs, "a change of the images", "which would resume on other images than it was saved on"
     )
     if state.active and state.state not in ("running", "paused"):
@@ -283,7 +283,7 @@ def record(state: DomainState, run: str | None, name: str, change: str, disks: t
 
 
 def _require_overlayable(name: str, disk: DomainDisk) -> None:
-    _convert.require_plain_disk(name, disk, "snapshot", "snapshotted")
+    _changeable.require_plain_disk(name, disk, "snapshot", "snapshotted")
     what = f"{name}: {disk.target}"
     if disk.element.encrypted:
         raise DiskError(
