@@ -5,31 +5,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.arranged import Asked, Cases, Scene, assert_refused
-from lab import Disk, Hypervisor, run_module
-from lab.fixtures import MakeDomain
+from integration.arranged import Asked, Cases, Scene
+from lab import Disk, run_module
 from scene import make_image, make_overlay, qemu_img
 
 MODULE = "vm_disk_snapshot"
-CASES = Cases()
+CASES = Cases(MODULE, snapshot="s")
 case = CASES.case
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_is_refused_and_nothing_changed(hv: Hypervisor, images: Path, make_domain: MakeDomain, name: str) -> None:
-    arrange, said = CASES[name]
-    with contextlib.ExitStack() as stack:
-        scene = Scene(hv, images, make_domain, stack)
-        refused = assert_refused(MODULE, scene, {"snapshot": "s", "uri": hv.uri, **arrange(scene)}, said)
-        if name in FACTS:
-            FACTS[name](refused)
+def test_is_refused_and_nothing_changed(scene: Scene, name: str) -> None:
+    CASES.assert_refused(name, scene)
 
 
 def _the_clone(refused: dict[str, Any]) -> None:
@@ -44,7 +36,7 @@ def _the_domain(refused: dict[str, Any]) -> None:
     assert refused["in_use_by"][0]["domain"].startswith("other-")
 
 
-FACTS: dict[str, Callable[[dict[str, Any]], None]] = {
+CASES.facts = {
     "a_linked_clone_of_the_image_below": _the_clone,
     "a_linked_clone_of_the_overlay": _the_clone,
     "the_image_below_has_no_room": _figures,
