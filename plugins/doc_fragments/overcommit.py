@@ -18,7 +18,8 @@ options:
         would promise more fails before it changes anything. Off if not given.
       - What is promised is the sum over all images that are known to lie there. Each counts as the size of its disk,
         overlays too, or as what it occupies, where that is more (with snapshots, say). An image that others have as
-        their backing file counts as what it occupies. What a new image replaces does not count.
+        their backing file counts as what it occupies. A new image counts in the place of what it replaces, and of a
+        source that is removed after its conversion.
       - Known are the files that domains name as disks, backing files or in snapshots, and all files beside those,
         beside the image, in the directories of libvirt's storage pools and in O(search_paths).
     type: float

@@ -57,6 +57,12 @@ def look(base: str) -> BaseNote | None:
         return _read(base, stream.read())
 
 
+def own_note(base: str) -> BaseNote | None:
+    """As look(), but None where the note is of an earlier file at that name."""
+    note = look(base)
+    return note if note is not None and note.inode == os.stat(base).st_ino else None
+
+
 def noted_dependents(base: str, known: t.Container[str] = ()) -> list[str]:
     """The noted overlays of *base* that are in the way of writing it: they read it, or nobody can tell now.
 
@@ -118,9 +124,17 @@ def release(base: str, gone: t.Iterable[str], others: t.Collection[str] = ()) ->
         return True
 
 
-def forget(base: str) -> None:
-    """Removes what is noted of a base that is gone itself."""
-    _staging.remove(_place(base))
+def remove(path: str) -> None:
+    """Removes the image at *path*, durably, and what is noted of it as a base; a link to one goes alone."""
+    _staging.remove(path)
+    _staging.remove(_place(path))
+
+
+def remove_image(path: str) -> None:
+    """As remove(), but with the file that a link leads to."""
+    place = _place(path)
+    _staging.remove_image(path)
+    _staging.remove(place)
 
 
 def _counts(overlay: str, mount: str, base: str) -> bool:

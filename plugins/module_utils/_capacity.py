@@ -113,12 +113,11 @@ class FileSystem:
             )
 
 
-def require_ratio(ratio: float | None) -> None:
-    """Raises InvalidRequest where *ratio* is no limit of promises."""
+def require_ratio(ratio: float | None, what: str = "max_overcommit") -> None:
+    """Raises InvalidRequest where *ratio*, the parameter *what*, is no limit of promises."""
     if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
         raise InvalidRequest(
-            f"max_overcommit: {ratio:g} is no ratio: give how many times its own size a file system may promise, "
-            "such as 1.2"
+            f"{what}: {ratio:g} is no ratio: give how many times its own size a file system may promise, such as 1.2"
         )
 
 
@@ -182,6 +181,30 @@ def file_systems(
         )
         for key, directories_on_it in meant.items()
     ]
+
+
+def directories_below(directory: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """*directory* and those below it on the same file system; and those that cannot be read, each with the reason.
+
+    Symbolic links are not followed.
+    """
+    devices = _Devices()
+    key = devices.key(directory, _device(directory))
+    found: list[str] = []
+    failed: list[tuple[str, str]] = []
+    for parent, names, _files_in_it in os.walk(
+        directory, onerror=lambda error: failed.append((str(error.filename), str(error.strerror)))
+    ):
+        found.append(parent)
+        names[:] = [name for name in sorted(names) if _is_on(devices, key, os.path.join(parent, name))]
+    return found, failed
+
+
+def _is_on(devices: _Devices, key: t.Hashable, directory: str) -> bool:
+    try:
+        return devices.key(directory, os.lstat(directory).st_dev) == key
+    except OSError:
+        return False
 
 
 class _Devices:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -48,6 +49,8 @@ class CheckTask(InPlaceTask):
         plan = plan_repair(self.path, self.repair, self.found, self.kept(operation, lambda: self._repair(operation)))
         if self.repair == "none":
             return plan
+        if plan:
+            self.require_no_dependents("repair it", self.users())
         left = _leftovers.left_on(self.path, self.format, operation)
         if left.record is None and not left.unfinished_file:
             return recorded((), plan, self.path, operation)
@@ -113,10 +116,10 @@ class CheckTask(InPlaceTask):
             first.append(
                 Step(
                     f"remove the unfinished file that an interrupted run left for {self.path}",
-                    lambda: _staging.discard(self.path),
+                    lambda: _staging.discard(os.path.realpath(self.path)),
                 )
             )
-        if left.half_reverted is not None:
+        if not left.is_whole:
             return Plan(plan.before, plan.after, (*first, *plan.steps))
         if left.record is not None and not plan:
             first.append(Step(f"forget the run that was interrupted on {self.path} at {left.started}", lambda: None))

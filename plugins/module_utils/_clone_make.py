@@ -207,7 +207,7 @@ class Making:
             image.disk.path, image.disk.format, self.wish.layout(image.format), verify=self.wish.verify
         )
         qemu_img = self.qemu_img.holding(*self.operation.descriptors)
-        _transcode.make(qemu_img, recipe, image.disk.size, new, self._phase)
+        _transcode.make(qemu_img, recipe, image.disk.images, image.disk.size, new, self._phase)
         self._grow(image, new.name)
 
     def _reflink(self, image: NewImage, name: str) -> None:

@@ -20,7 +20,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._staging import NewFil
 
 @dataclass(frozen=True)
 class ImageWish:
-    """The image that a task wants at *path*; *size* in bytes, None for that of the backing file, or as it is."""
+    """The image that a task wants at *path*; *size* in bytes, None for that of the backing file, or as it is.
+
+    *backing_file* is empty where it is to have none, None where the task leaves that open. *rebase* (safe, unsafe) is
+    how an image gets another one; *trusted* images may be read with what they refer to.
+    """
 
     path: str
     layout: Layout
@@ -28,11 +32,18 @@ class ImageWish:
     backing_file: str | None = None
     backing_format: str | None = None
     shrink: bool = False
+    rebase: str = "safe"
+    trusted: bool = False
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
-        self.layout.require_valid(size=self.size, overlay=self.backing_file is not None)
-        if (self.backing_file is None) != (self.backing_format is None):
+        self.layout.require_valid(size=self.size, overlay=bool(self.backing_file))
+        if self.backing_file == "" and self.rebase == "unsafe":
+            raise InvalidRequest(
+                "rebase: unsafe with an empty backing_file would throw away all that is read from the present one: "
+                "leave rebase out to flatten the image"
+            )
+        if bool(self.backing_file) != (self.backing_format is not None):
             raise InvalidRequest(
                 "backing_file: needs backing_format beside it, and the other way round: the format of a backing file "
                 "is never guessed from its content"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _base, _domain_xml, _references
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _domain_xml, _references, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
@@ -63,9 +63,10 @@ class Dependents:
         Each once, whatever names lead to it. Raises UnsafeImage where it is noted what depends on it, but the note
         cannot be read.
         """
-        names = self._readers.get(_references.identity(path), {})
+        own = _references.identity(path)
+        names = self._readers.get(own, {})
         noted = {_references.identity(name): name for name in _base.noted_dependents(path, {*names.values()})}
-        return sorted({**noted, **names}.values())
+        return sorted(name for identity, name in {**noted, **names}.items() if identity != own)
 
 
 def of(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> list[str]:
@@ -74,13 +75,19 @@ def of(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) ->
     return Dependents(directories, users).of(path)
 
 
+def known(path: str, users: t.Collection[User]) -> list[str]:
+    """The images that depend on *path* as far as that is known without a search: by *users*, and where it is noted."""
+    found = _usage.overlays_over(path, users)
+    return sorted({*found, *_base.noted_dependents(path, found)})
+
+
 def require_none(path: str, found: t.Sequence[str], to_do: str, otherwise: str) -> None:
     """Raises HasDependents where *found*, the dependents of *path*, is not empty; *otherwise* is another way out."""
     if found:
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
         raise HasDependents(
             f"{path}: {len(found)} image(s) read it as their backing file ({shown}): asked to {to_do}, "
-            "which would destroy them: "
+            "which can destroy them: "
             f"make them independent first, or {otherwise}",
             path=path,
             dependents=list(found),

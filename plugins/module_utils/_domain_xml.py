@@ -90,6 +90,17 @@ def pool_path(xml: str) -> str | None:
     return t.cast("str | None", _xml.parse(xml).findtext("./target/path"))
 
 
+def pool_type(xml: str) -> str:
+    """The type of a storage pool: dir, fs, netfs, logical, rbd, ..."""
+    return t.cast(str, _xml.parse(xml).get("type", ""))
+
+
+def volume_format(xml: str) -> str | None:
+    """The format that a storage volume has; None where the XML does not say that."""
+    element = _xml.parse(xml).find("./target/format")
+    return t.cast("str | None", element.get("type")) if element is not None else None
+
+
 def with_changes(xml: str, changes: t.Iterable[DiskChange]) -> str:
     """The domain's XML with other sources and driver types for some disks, and nothing else changed.
 
@@ -153,6 +164,44 @@ def with_chain(xml: str, target: str, links: t.Sequence[ChainLink]) -> str:
     chain = chain_element(links)
     chain.tail = old.tail
     old.getparent().replace(old, chain)
+    return _xml.text(domain)
+
+
+def with_image(xml: str, target: str, image: ChainLink, chain: t.Sequence[ChainLink] | None) -> str:
+    """The domain's XML whose disk *target* has *image*, and names *chain* as the backing files of it, the upper ones
+    first; where that is None it says nothing of them. The same text where it said so. Raises DiskError where the disk
+    is not in the XML."""
+    before = next((disk for disk in disks(xml) if disk.target == target), None)
+    wanted = None if chain is None else tuple(chain)
+    if before is not None and (before.source, before.format, before.chain) == (image.path, image.format, wanted):
+        return xml
+    changed = with_changes(xml, [DiskChange(target, image.path or "", image.format or "raw")])
+    if wanted is None:
+        return changed
+    domain = _xml.parse(changed)
+    element = find_disk(domain, target)
+    source = element.find("source")
+    store = chain_element(wanted)
+    store.tail = source.tail
+    source.addnext(store)
+    return _xml.text(domain)
+
+
+def without_link(xml: str, target: str, path: str) -> str:
+    """The domain's XML whose disk *target* does not name *path* among its backing files, but what is below that one;
+    the same text where it does not anyway. Raises DiskError where the disk is not in the XML."""
+    domain = _xml.parse(xml)
+    link = find_disk(domain, target).find("backingStore")
+    while link is not None and _path(link.find("source")) != path:
+        link = link.find("backingStore")
+    if link is None:
+        return xml
+    below = link.find("backingStore")
+    if below is None:  # what is further down is left to the image
+        _xml.remove(link)
+    else:
+        below.tail = link.tail
+        link.getparent().replace(link, below)
     return _xml.text(domain)
 
 

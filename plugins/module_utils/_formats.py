@@ -43,6 +43,8 @@ _VMDK_PARENT = "parentFileNameHint"
 # Whatever QEMU's sscanf would take for an extent, and a little more: space may be missing around the type. Each part
 # ends where the next begins, so that no text takes more than one pass.
 _VMDK_EXTENT = re.compile(r'(?<!\S)(?:RW|RDONLY|NOACCESS)\s+[+-]?\d+\s*[^\s"]{1,10}?\s*"([^"\r\n]*)')
+# How VMware, and QEMU after it, name the extents of NAME.vmdk.
+_VMDK_OWN_EXTENT = re.compile(r"-(?:flat|delta|sesparse|[fs]\d{3,})")
 _PROTOCOL = re.compile(r"[^/]*:")
 
 
@@ -120,6 +122,17 @@ def resolve(reference: str, image: str) -> str | None:
     elif _PROTOCOL.match(reference):
         return None
     return os.path.normpath(os.path.join(os.path.dirname(image), reference))
+
+
+def is_own_extent(extent: str, descriptor: str) -> bool:
+    """Whether *extent*, as written in the VMDK descriptor at that path, is a plain file beside it that bears its name.
+
+    Any other file beside it may be somebody else's disk (HAZARDS F5).
+    """
+    stem, suffix = os.path.splitext(os.path.basename(descriptor))
+    middle = extent[len(stem) : len(extent) - len(suffix)]
+    is_named_after_it = extent == f"{stem}{middle}{suffix}" and _VMDK_OWN_EXTENT.fullmatch(middle)
+    return bool(is_named_after_it) and not os.path.islink(os.path.join(os.path.dirname(descriptor), extent))
 
 
 def _qcow1_backing_file(stream: t.BinaryIO) -> str | None:

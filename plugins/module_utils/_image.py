@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import typing as t
@@ -18,6 +19,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR
 
 #: A chain deeper than this is taken for a mistake or an attack; libvirt's own limit is 200, sane chains have a few.
 DEEPEST_CHAIN = 64
+
+#: Tells of a file that an image points to whether the task knows that it belongs there.
+Knows = t.Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,24 @@ def require_regular_file(path: str) -> None:
         raise UnsafeImage(f"{path}: is not a regular file, and only image files are converted", path=path)
 
 
-def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, by_header: bool = False) -> Image:
+def inspect(
+    qemu_img: QemuImg,
+    path: str,
+    image_format: str | None = None,
+    *,
+    by_header: bool = False,
+    knows: Knows | None = None,
+) -> Image:
     """The facts of the image at *path*, read as *image_format*, or as what its first bytes claim.
 
-    *by_header*: qemu-img is asked only where the header leaves a doubt, for a look at many images.
+    *by_header*: qemu-img is asked only where the header leaves a doubt, for a look at many images. *knows* is asked
+    about the extents of a VMDK, which QEMU opens at a mere look; without it, those are taken that bear its name.
 
     Nothing but the file itself is opened, whatever it refers to. Raises MissingImage, UnsafeImage (another format
     than *image_format*, a damaged header, features that nobody knows, references that QEMU would follow at a mere
     look), or QemuImgFailed.
     """
-    image_format, points_to, header = first_look(path, image_format)
+    image_format, points_to, header = first_look(path, image_format, knows)
     snapshots: tuple[_qcow2.Snapshot, ...] = ()
     if header and header.snapshot_count:
         with _formats.open_image(path) as stream:
@@ -111,7 +123,9 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, by
     )
 
 
-def first_look(path: str, image_format: str | None = None) -> tuple[str, _formats.References, _qcow2.Header | None]:
+def first_look(
+    path: str, image_format: str | None = None, knows: Knows | None = None
+) -> tuple[str, _formats.References, _qcow2.Header | None]:
     """The format of the image at *path*, what it points to, and its header where it is qcow2, before qemu-img opens it.
 
     Raises MissingImage, or UnsafeImage as inspect does.
@@ -129,7 +143,7 @@ def first_look(path: str, image_format: str | None = None) -> tuple[str, _format
         points_to = _formats.references(stream, image_format, path)
         header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
     if image_format == "vmdk" and points_to.data_files:
-        _require_own_extents(points_to.data_files, path)
+        _require_own_extents(points_to.data_files, path, knows)
     if header and header.unknown_incompatible:
         raise UnsafeImage(
             f"{path}: the image needs features that no known QEMU has "
@@ -139,12 +153,15 @@ def first_look(path: str, image_format: str | None = None) -> tuple[str, _format
     return image_format, points_to, header
 
 
-def chain(qemu_img: QemuImg, top: Image) -> tuple[Image, ...]:
+def chain(qemu_img: QemuImg, top: Image, look: t.Callable[[str, str], Image] | None = None) -> tuple[Image, ...]:
     """*top* and the images below it, as their headers name them. Each file is opened by itself, with its own format.
+
+    *look* gives the image below at a path, in a format, or refuses it; without it, inspect does.
 
     Raises UnsafeImage where the chain runs in a circle, is deeper than 64, leaves the files of this host, or does
     not say a format; MissingImage where a file of it is missing.
     """
+    look = look or functools.partial(inspect, qemu_img)
     found = [top]
     seen = {_identity(top.path)}
     while found[-1].backing_file is not None:
@@ -155,10 +172,11 @@ def chain(qemu_img: QemuImg, top: Image) -> tuple[Image, ...]:
         if above.backing_format is None:
             raise UnsafeImage(
                 f"{above.path}: it does not say the format of its backing file {below}: QEMU would guess it from "
-                "content that a guest may have written; record it with qemu-img rebase -u -F FORMAT",
+                "content that a guest may have written; record it with kvmops.disk.qcow2_image (backing_file and "
+                "backing_format)",
                 path=above.path,
             )
-        image = inspect(qemu_img, below, above.backing_format)
+        image = look(below, above.backing_format)
         identity = _identity(below)
         if identity in seen:
             raise UnsafeImage(f"{top.path}: the backing chain runs in a circle at {below}", path=top.path)
@@ -212,18 +230,20 @@ def _resolved(reference: str | None, path: str) -> str | None:
     return (_formats.resolve(reference, path) or reference) if reference is not None else None
 
 
-def _require_own_extents(extents: tuple[str, ...], path: str) -> None:
-    """QEMU opens the extents of a VMDK at a mere look: only files beside the descriptor are taken for its own."""
+def _require_own_extents(extents: tuple[str, ...], path: str, knows: Knows | None) -> None:
+    """QEMU opens the extents of a VMDK at a mere look, so that only those may be there that belong to it."""
     for extent in extents:
-        beside = os.path.join(os.path.dirname(path), extent)
-        if "/" in extent or ":" in extent or not extent or os.path.islink(beside):
+        file = _formats.resolve(extent, path)
+        if file is None or not (knows(file) if knows else _formats.is_own_extent(extent, path)):
+            unlike = "" if knows else "is not a plain file beside it that bears its name, and which "
+            way_out = ": name it as well, or set trusted=true where you know that it belongs there" if knows else ""
             raise UnsafeImage(
-                f"{path}: its descriptor points to the extent {extent!r}, which is not a plain file beside it: "
-                "not followed",
+                f"{path}: its descriptor keeps its data in {extent!r}, which {unlike}the task does not name: "
+                f"not followed{way_out}",
                 path=path,
             )
-        with _formats.open_image(beside) as stream:
-            if _formats.recognise(stream) == "vmdk" and _formats.references(stream, "vmdk", beside).data_files:
+        with _formats.open_image(file) as stream:
+            if _formats.recognise(stream) == "vmdk" and _formats.references(stream, "vmdk", file).data_files:
                 raise UnsafeImage(f"{path}: its extent {extent!r} points to further files: not followed", path=path)
 
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _capacity,
     _image,
     _image_convert,
@@ -46,6 +47,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._trust import Trust
 
 def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
+    _capacity.require_ratio(params["max_overcommit"])
     dest = absolute(params["dest"], "dest")
     backing_file, rate = params["backing_file"], params["rate_limit"]
     wish = ImageConvertWish(
@@ -181,6 +183,7 @@ class ConversionTask:
         found = self._found or self._observe()
         self._require_unused(dest, operation)
         self._require_space(found)
+        self._require_promise(found)
         expected = _staging.file_identity(wish.dest) if dest else None
         new_file = _staging.NewFile(wish.dest)
         steps = [
@@ -200,7 +203,7 @@ class ConversionTask:
         self, found: Observed, new_file: _staging.NewFile, expected: list[int] | None, operation: Operation | None
     ) -> None:
         recipe = _image_convert.recipe(self.wish, found)
-        _transcode.make(self._door(operation), recipe, found.size, new_file, self._phase)
+        _transcode.make(self._door(operation), recipe, found.source, found.size, new_file, self._phase)
         _staging.resemble(new_file.name, self.wish.dest if expected else self.wish.src)
         arguments = self.module.load_file_common_arguments(self.module.params, path=new_file.name)
         self.module.set_fs_attributes_if_different(arguments, False)
@@ -236,7 +239,7 @@ class ConversionTask:
         def remove() -> None:
             if _file_state(src) != as_found or _usage.is_locked(src):
                 raise DiskError(f"{src}: is used by somebody else meanwhile: the source was kept", path=src)
-            _staging.remove(src)
+            _base.remove(src)
 
         return (Step(f"remove {src}", remove),)
 
@@ -271,6 +274,12 @@ class ConversionTask:
             wish.src, wish.src_format, "qcow2", options, snapshot=recipe.snapshot, alone=found.reads_base
         )
         _capacity.require_space([(wish.dest, bytes_needed(wish.layout, found.size, measured.required))])
+
+    def _require_promise(self, found: Observed) -> None:
+        """Raises NotEnoughSpace where the file system would promise too much with the new image."""
+        new = _capacity.NewImage(self.wish.dest, found.size, self.wish.backing_file)
+        gone = [self.wish.src] if self.wish.remove_src else []
+        self.surroundings.require_ratio_for(new, self.module.params["max_overcommit"], self.qemu_img, gone=gone)
 
     def _settling(self, dest: _image.Image | None, operation: Operation | None) -> tuple[Step, ...]:
         """What is to be done first where a run died on the destination."""

@@ -10,7 +10,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _usage
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, Interrupted, QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -34,20 +34,21 @@ class InPlaceTask:
         require_directories(module.params.get("search_paths", ()))
 
     def settling(
-        self, image_format: str | None, operation: Operation | None, *, reverting: bool = False
+        self, image_format: str | None, operation: Operation | None, *, finishing: str | None = None
     ) -> tuple[Step, ...]:
         """What is to be done first where a run died on the image."""
-        return interrupted(self.path, image_format, operation, self.door(operation), reverting=reverting)
+        return interrupted(self.path, image_format, operation, self.door(operation), finishing=finishing)
 
     def kept(self, operation: Operation | None, do: t.Callable[[], None]) -> t.Callable[[], None]:
-        """*do*, after whose failure the record stays, so that the next run verifies what qemu-img left of the image."""
+        """*do*, after whose failure the records stay, so that the next run verifies what was left of the images."""
 
         def try_it() -> None:
             try:
                 do()
-            except QemuImgFailed:
+            except (QemuImgFailed, Interrupted):
                 if operation is not None:
-                    operation.keep(self.path)
+                    for path in operation.paths:
+                        operation.keep(path)
                 raise
 
         return try_it
@@ -55,11 +56,24 @@ class InPlaceTask:
     def require_no_dependents(self, to_do: str, users: t.Iterable[_usage.User]) -> None:
         """Raises HasDependents where overlays read what is to be written, unless the task gives them up."""
         if not self.module.params["allow_dependents"]:
-            search_paths = self.module.params["search_paths"]
-            directories = _dependents.directories_to_search([self.path], search_paths, self.hypervisor())
-            found = _dependents.of(self.path, directories, users)
             otherwise = "set allow_dependents=true where they are to be given up"
-            _dependents.require_none(self.path, found, to_do, otherwise)
+            _dependents.require_none(self.path, self.readers([self.path], users).of(self.path), to_do, otherwise)
+
+    def readers(self, paths: t.Iterable[str], users: t.Iterable[_usage.User]) -> _dependents.Dependents:
+        """Which images read which, of those that may have one of *paths* as backing file."""
+        search_paths = self.module.params["search_paths"]
+        return _dependents.Dependents(_dependents.directories_to_search(paths, search_paths, self.hypervisor()), users)
+
+    def require_no_saved_state(self, path: str, users: t.Iterable[_usage.User]) -> None:
+        """A saved domain resumes in the midst of work on the disk as it was when it was saved (HAZARDS A9)."""
+        for user in _usage.users_of(path, users):
+            if self.hypervisor().domain(user.uuid).has_managed_save():
+                raise ImageInUse(
+                    f"{path}: domain {user.domain} has a saved state (managed save), and would resume on another "
+                    "disk than it was saved with: start it and shut it down, or remove the saved state, first",
+                    path=path,
+                    in_use_by=[dict(vars(user))],
+                )
 
     def users(self) -> list[_usage.User]:
         """The files that domains use, as far as libvirt can be asked."""

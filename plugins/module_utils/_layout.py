@@ -21,6 +21,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import format_si
 FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")
 #: The formats whose images can have a backing file.
 OVERLAY_FORMATS = ("qcow2", "qed", "vmdk", "qcow")
+#: Those of which QEMU can change it (bdrv_change_backing_file in its block drivers).
+REBASEABLE_FORMATS = ("qcow2", "qed")
 #: The formats that qemu-img can resize.
 RESIZABLE_FORMATS = ("raw", "qcow2", "qed")
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 
 #: The verbs of the records of runs that write internal snapshots.
 CREATE, DELETE, REVERT = "snapshot-create", "snapshot-delete", "snapshot-revert"
+#: The verb of those of runs that take or merge overlays of a domain's disks.
+DISK_SNAPSHOT = "disk-snapshot"
+#: The verb of those that merge an overlay into an image below it, and the stages that they come through.
+COMMIT = "commit"
+MERGING, MERGED = "merging", "merged"
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class Leftovers:
     *external_data*, *dirty*: as the header of a qcow2 image has them.
     *half_reverted* names the snapshot of a revert that stopped in the middle: the disk is neither what it was nor
     what the snapshot holds.
+    *half_merged* is the path of an overlay whose merge stopped in the middle: the image is that overlay, or the base
+    that has a part of its content, or one between the two.
     """
 
     path: str
@@ -30,6 +38,7 @@ class Leftovers:
     record: dict[str, t.Any] | None = None
     unfinished_file: bool = False
     half_reverted: str | None = None
+    half_merged: str | None = None
     external_data: bool = False
     dirty: bool = False
 
@@ -42,13 +51,19 @@ class Leftovers:
         return str((self.record or {}).get("started"))
 
     @property
+    def is_whole(self) -> bool:
+        """Whether nothing needs the image, as it is, but itself; and its disk is one that somebody wanted."""
+        return self.half_reverted is None and self.half_merged is None
+
+    @property
     def record_path(self) -> str:
         return record_path(self.path)
 
 
 def look_for(path: str, image_format: str | None, record: dict[str, t.Any] | None) -> Leftovers:
     """What is left of *path*, by the *record* of the dead run and by the files themselves; nothing is written."""
-    left = Leftovers(path, image_format, record, _staging.left_over(path))
+    unfinished = _staging.left_over(os.path.realpath(path))
+    left = Leftovers(path, image_format, record, unfinished, half_merged=_half_merged(record))
     if record is None or image_format != "qcow2":
         return left
     with _formats.open_image(path) as stream:
@@ -73,6 +88,12 @@ def active_layer(path: str) -> str:
         header = _qcow2.read_header(stream, path)
         table = _qcow2.read_l1(stream, header.l1_offset, header.l1_entries, path)
     return hashlib.sha256(str(header.virtual_size).encode() + b":" + table).hexdigest()
+
+
+def _half_merged(record: dict[str, t.Any] | None) -> str | None:
+    """A merge has a record beside each image of the chain; once the base has all of the content, they say so."""
+    is_half = record is not None and record.get("verb") == COMMIT and record.get("stage") == MERGING
+    return str(record.get("overlay")) if record and is_half else None
 
 
 def _half_reverted(path: str, record: dict[str, t.Any]) -> str | None:

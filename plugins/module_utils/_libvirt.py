@@ -37,6 +37,12 @@ class Hypervisor:
         with translated(f"{uri}: cannot connect to libvirt"):
             return cls(binding.libvirt.openReadOnly(uri) if readonly else binding.libvirt.open(uri), uri)
 
+    def version(self) -> tuple[int, int]:
+        """The release of libvirt that answers, such as (9, 10): for what it tells in no other way."""
+        with translated(f"{self.uri}: cannot ask for libvirt's version"):
+            number = int(self._connection.getLibVersion())
+        return number // 1000000, number // 1000 % 1000
+
     def domain(self, name: str) -> Domain:
         """The domain of that name or UUID. Raises LibvirtFailed where there is none."""
         for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
@@ -109,6 +115,15 @@ class Hypervisor:
                 return []
             raise failure(f"{self.uri}: cannot list the storage pools", error) from error
 
+    def pool(self, name: str) -> Pool:
+        """The active storage pool of that name. Raises LibvirtFailed where there is none."""
+        with translated(f"{name}: cannot find the storage pool"):
+            found = self._connection.storagePoolLookupByName(name)
+            active = found.isActive()
+        if not active:
+            raise LibvirtFailed(f"{name}: the storage pool is not active: start it first (virsh pool-start)")
+        return Pool(found)
+
     def volume_path(self, pool: str, volume: str) -> str:
         with translated(f"{pool}/{volume}: cannot find the storage volume"):
             return t.cast(str, self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
@@ -138,6 +153,27 @@ class Pool:
         with translated("cannot read a storage pool"):
             return t.cast(str, self._pool.XMLDesc(0))
 
+    def sizes(self) -> tuple[int, int, int]:
+        """The bytes that the pool has, that are taken, and that are free."""
+        with translated(f"{self.name}: cannot read the size of the storage pool"):
+            _state, capacity, allocation, available = self._pool.info()
+        return capacity, allocation, available
+
+    def volumes(self) -> list[Volume]:
+        with translated(f"{self.name}: cannot list the volumes of the storage pool"):
+            volumes = self._pool.listAllVolumes(0)
+            return [Volume(one.path(), int(one.info()[1]), int(one.info()[2]), one.XMLDesc(0)) for one in volumes]
+
     def refresh(self) -> None:
         with translated(f"{self.name}: cannot refresh the storage pool"):
             self._pool.refresh(0)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of a storage pool: the bytes that its disk has, those that it takes in the pool, and its XML."""
+
+    path: str
+    capacity: int
+    allocation: int
+    xml: str

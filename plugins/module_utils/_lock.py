@@ -55,9 +55,10 @@ class Operation:
         """
         return self._left.get(path)
 
-    def settled(self, path: str) -> None:
-        """What a dead run left of *path* has been verified, finished or reverted."""
-        self._left.pop(path, None)
+    def settled(self, *paths: str) -> None:
+        """What a dead run left of *paths* has been verified, finished or reverted."""
+        for path in paths:
+            self._left.pop(path, None)
 
     def keep(self, path: str) -> None:
         """The record of *path* stays however this operation ends: the next run is to find it."""

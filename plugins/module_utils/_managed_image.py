@@ -8,9 +8,18 @@ from __future__ import annotations
 
 import os
 import typing as t
+from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _dependents, _image, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _capacity,
+    _dependents,
+    _domain_xml,
+    _image,
+    _rebase,
+    _staging,
+    _usage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._create import (
     ImageWish,
     bytes_needed,
@@ -18,7 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._create import (
     plan_create,
     require_usable_base,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, MissingImage, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._in_place import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
@@ -28,6 +37,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     refresh_pools,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+from ansible_collections.kvmops.disk.plugins.module_utils._rebasing import plan_rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._reconcile import (
     growth_in_bytes,
     plan_reconcile,
@@ -52,9 +62,11 @@ class ImageTask(InPlaceTask):
             path=self.path,
             layout=layout_from(params),
             size=parse_size(size) if size is not None else None,
-            backing_file=absolute(backing_file, "backing_file") if backing_file is not None else None,
+            backing_file=absolute(backing_file, "backing_file") if backing_file else backing_file,
             backing_format=params["backing_format"],
             shrink=params["shrink"],
+            rebase=params["rebase"],
+            trusted=params["trusted"],
         )
         wish.require_valid()
         return wish
@@ -64,7 +76,7 @@ class ImageTask(InPlaceTask):
         image = self._existing(wish.layout.format)
         first = self.settling(image.format if image else None, operation)
         plan = self._change(wish, image, operation) if image else self._creation(wish, operation)
-        if image and (first or plan):
+        if image and (first or plan) and not _rebase.is_wanted(wish, image):
             require_no_cut(wish, image, _image.chain(self.qemu_img, image)[1:])
         return recorded(first, plan, self.path, operation)
 
@@ -108,31 +120,103 @@ class ImageTask(InPlaceTask):
 
     def _creation(self, wish: ImageWish, operation: Operation | None) -> Plan:
         _staging.require_directory(self.path, "path")
-        base = None
-        if wish.backing_file is not None:
-            _image.require_format(wish.backing_file, t.cast(str, wish.backing_format))
-            base = _image.inspect(self.qemu_img, wish.backing_file, wish.backing_format)
-            for link in _image.chain(self.qemu_img, base):
-                require_usable_base(link)
-            if _usage.is_locked(base.path, against_readers=True):
-                raise ImageInUse(
-                    f"{base.path}: is open for writing, asked to make an overlay of it: what its user writes would "
-                    "change the overlay: stop that first",
-                    path=base.path,
-                    in_use_by=[],
-                )
+        below = self._below(wish, "make an overlay of it")
+        base = below[0] if below else None
         _capacity.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
         self._require_promise(new_size(wish, base), wish.backing_file)
         return plan_create(wish, base, self.door(operation), _staging.NewFile(self.path), self.dress)
 
     def _change(self, wish: ImageWish, image: _image.Image, operation: Operation | None) -> Plan:
-        plan = plan_reconcile(wish, image, self.door(operation))
-        if plan:
-            self._require_writable("change it", running_only=True)
-            _capacity.require_space([(self.path, growth_in_bytes(wish, image))])
-            if wish.size is not None and wish.size > image.virtual_size:
-                self._require_promise(max(wish.size, image.actual_size))
+        door = self.door(operation)
+        found = self._wanted_rebase(wish, image) if _rebase.is_wanted(wish, image) else None
+        plan = plan_reconcile(wish, image, door, plan_rebase(found, door) if found else None)
+        if not plan:
+            return plan
+        self._require_writable("change it", running_only=True)
+        needed = growth_in_bytes(wish, image)
+        if found:
+            self._require_undescribed(found)
+            needed += self._bytes_to_rebase(found, needed)
+        _capacity.require_space([(os.path.realpath(self.path), needed)])
+        if wish.size is not None and wish.size > image.virtual_size:
+            self._require_promise(max(wish.size, image.actual_size))
         return plan
+
+    def _below(self, wish: ImageWish, to_do: str) -> tuple[_image.Image, ...]:
+        """The wanted backing file and what that reads. Raises DiskError where an overlay on it would not be right."""
+        if not wish.backing_file:
+            return ()
+        _image.require_format(wish.backing_file, t.cast(str, wish.backing_format))
+        base = _image.inspect(self.qemu_img, wish.backing_file, wish.backing_format)
+        below = _image.chain(self.qemu_img, base)
+        for link in below:
+            require_usable_base(link)
+        self._require_unwritten(base.path, to_do)
+        return below
+
+    def _wanted_rebase(self, wish: ImageWish, image: _image.Image) -> _rebase.Rebase:
+        """The image between the old backing files and the new ones."""
+        base = self._below(wish, f"have {self.path} read it")
+        found = _rebase.Rebase(image, base, rewrites=_rebase.rewrites(wish, image))
+        if not found.rewrites:
+            _rebase.require_vouched(wish, image)
+            found = replace(found, below=self._read_now(image))
+        _rebase.require_possible(wish, found)
+        if not os.path.isfile(self.path):
+            raise UnsafeImage(
+                f"{self.path}: is a block device, which a new file cannot replace: convert it into a new image "
+                "(kvmops.disk.qcow2_convert)",
+                path=self.path,
+            )
+        return found
+
+    def _read_now(self, image: _image.Image) -> tuple[_image.Image, ...]:
+        """The images that *image* reads, which nobody writes. Raises MissingImage where one is gone."""
+        try:
+            below = _image.chain(self.qemu_img, image)[1:]
+        except MissingImage as error:
+            raise MissingImage(
+                f"{error}: asked to give {self.path}, which reads it, another backing file: bring it back, or set "
+                "rebase=unsafe where the new one holds the same",
+                **error.facts,
+            ) from error
+        for one in below:
+            self._require_unwritten(one.path, f"copy from it into {self.path}")
+        return below
+
+    def _require_unwritten(self, path: str, to_do: str) -> None:
+        if _usage.is_locked(path, against_readers=True):
+            raise ImageInUse(
+                f"{path}: is open for writing, asked to {to_do}: what its user writes would change what is read of it: "
+                "stop that first",
+                path=path,
+                in_use_by=[],
+            )
+
+    def _bytes_to_rebase(self, found: _rebase.Rebase, growth: int) -> int:
+        image = found.image
+        if found.rewrites:
+            return 0
+        measured = 0
+        if found.merged:
+            options = {"cluster_size": str(image.cluster_size)} if image.format == "qcow2" else {}
+            measured = self.qemu_img.measure(self.path, image.format, "qcow2", options).required
+        return _rebase.bytes_needed(found, measured) + growth
+
+    def _require_undescribed(self, found: _rebase.Rebase) -> None:
+        """Raises ImageInUse where a domain that is off would go on with the old backing files, or on the old disk."""
+        users = self.users()
+        self.require_no_saved_state(self.path, users)
+        for user in _usage.users_of(self.path, users):
+            xml = self.hypervisor().domain(user.uuid).xml(inactive=True)
+            if any(disk.target == user.target and disk.chain is not None for disk in _domain_xml.disks(xml)):
+                raise ImageInUse(
+                    f"{self.path}: the definition of domain {user.domain} says what disk {user.target} reads "
+                    f"(<backingStore>), and would go on saying so after: {found}: flatten the disk with "
+                    "kvmops.disk.vm_disk_flatten, or remove that element, first",
+                    path=self.path,
+                    in_use_by=[dict(vars(user))],
+                )
 
     def _require_promise(self, size: int, backing_file: str | None = None) -> None:
         """Raises NotEnoughSpace where *size* bytes for the image are more than its file system may promise."""

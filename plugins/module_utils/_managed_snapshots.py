@@ -60,7 +60,7 @@ class SnapshotTask(InPlaceTask):
         reverting = self.wish.state == "reverted"
         if reverting and _usage.is_locked(self.path, against_readers=True):
             self._require_unused(self.users())  # what is read while somebody writes it proves nothing
-        first = self.settling("qcow2", operation, reverting=reverting)
+        first = self.settling("qcow2", operation, finishing=_leftovers.REVERT if reverting else None)
         observed = self._observed = self._observe()
         if not reverting:
             self._removed = [entry.snapshot.name for entry in removals(self.wish, observed)]
@@ -107,27 +107,16 @@ class SnapshotTask(InPlaceTask):
         users = self.users()
         self._require_unused(users)
         if self.wish.state == "reverted":
-            self._require_no_saved_state(users)
-            self.require_no_dependents(_TO_DO["reverted"], users)
+            self.require_no_saved_state(self.path, users)
         else:
             self._require_not_libvirts(users)
+        self.require_no_dependents(_TO_DO[self.wish.state], users)
         writes_tables = self.wish.state == "reverted" or addition(self.wish, observed) is not None
         if writes_tables and os.path.isfile(self.path):
             _capacity.require_space([(os.path.realpath(self.path), bytes_needed(observed))])
 
     def _require_unused(self, users: t.Iterable[_usage.User]) -> None:
         _usage.require_unused(self.path, [user for user in users if user.running], _TO_DO[self.wish.state])
-
-    def _require_no_saved_state(self, users: t.Iterable[_usage.User]) -> None:
-        """A saved domain resumes in the midst of work on the disk as it was when it was saved (HAZARDS A9)."""
-        for user in _usage.users_of(self.path, users):
-            if self.hypervisor().domain(user.uuid).has_managed_save():
-                raise ImageInUse(
-                    f"{self.path}: domain {user.domain} has a saved state (managed save), and would resume on another "
-                    "disk than it was saved with: start it and shut it down, or remove the saved state, first",
-                    path=self.path,
-                    in_use_by=[dict(vars(user))],
-                )
 
     def _require_not_libvirts(self, users: t.Iterable[_usage.User]) -> None:
         """libvirt keeps records of the snapshots that it made inside of images, and fails on those that are gone."""

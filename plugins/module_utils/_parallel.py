@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 import typing as t
 
 _Item = t.TypeVar("_Item")
@@ -32,3 +34,18 @@ def in_parallel(
             if cut_short:
                 cut_short()
             raise
+
+
+def once(look: t.Callable[[_Item], _Answer]) -> t.Callable[[_Item], _Answer]:
+    """*look*, but for each item that it has an answer for it looks once, however many threads ask at a time."""
+    remembered = functools.lru_cache(maxsize=None)(look)
+    guard = threading.Lock()
+    turns: dict[_Item, threading.Lock] = {}
+
+    def ask(item: _Item) -> _Answer:
+        with guard:
+            turn = turns.setdefault(item, threading.Lock())
+        with turn:
+            return remembered(item)
+
+    return ask

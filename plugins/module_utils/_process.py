@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 #: Seconds between two calls of a listener.
 LISTEN_SECONDS = 0.5
+#: Seconds between two looks at whether a program still moves anything.
+WATCH_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 _CHUNK = 1 << 16
 
@@ -28,16 +30,26 @@ class TooLong(Exception):
     """The program did not end in time, and was killed."""
 
 
+class TooIdle(TooLong):
+    """The program moved nothing for too long, and was killed."""
+
+
 class TooMuch(Exception):
     """The program said more than anybody wants to hear, and was killed."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use at most; None is no limit. Memory is counted as address space, in bytes."""
+    """What a program may use at most; None is no limit. Memory is counted as address space, in bytes.
+
+    *seconds* count from its start, *idle_seconds* from when it last read, wrote or said anything: for work that takes
+    as long as its data needs.
+    """
 
     cpu_seconds: int | None = None
     address_space: int | None = None
+    seconds: float | None = None
+    idle_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,8 @@ class Ways:
     """How a program runs.
 
     *hold* are file descriptors that it keeps open. One that runs *to the end* does so whatever happens to us: it is
-    not killed with us, nor where we are told to end. One that *dies with us* is worthless without us.
+    not killed with us, nor where we are told to end, but where it goes beyond its own limits. One that *dies with us*
+    is worthless without us.
     """
 
     hold: tuple[int, ...] = ()
@@ -64,12 +77,17 @@ def run(
 ) -> Done:
     """Runs *argv* to its end: *seconds* at most, saying *most* bytes at most, on either of its outputs.
 
-    *listen* is told twice a second what it has said so far. Raises TooLong, TooMuch; ValueError for an argument that
-    no program can be given.
+    *listen* is told twice a second what it has said so far. Raises TooLong (TooIdle is one), TooMuch; ValueError for
+    an argument that no program can be given.
     """
+    bounds = [bound for bound in (seconds, ways.limits.seconds) if bound is not None]
     with _started(argv, ways) as process, ExitStack() as cut_short:
         cut_short.callback(process.communicate if ways.to_the_end else process.kill)
-        said, complained = _hear_out(process, seconds, most, listen)
+        try:
+            said, complained = _hear_out(process, min(bounds, default=None), ways.limits.idle_seconds, most, listen)
+        except (TooLong, TooMuch):
+            process.kill()
+            raise
         cut_short.pop_all()
     return subprocess.CompletedProcess(argv, process.returncode, said, complained)
 
@@ -106,17 +124,22 @@ def _started(argv: t.Sequence[str], ways: Ways) -> subprocess.Popen[bytes]:
 
 
 def _hear_out(
-    process: subprocess.Popen[bytes], seconds: float | None, most: int, listen: t.Callable[[bytes], object] | None
+    process: subprocess.Popen[bytes],
+    seconds: float | None,
+    idle_seconds: float | None,
+    most: int,
+    listen: t.Callable[[bytes], object] | None,
 ) -> tuple[bytes, bytes]:
     """What *process* says and complains until its end."""
     deadline = None if seconds is None else time.monotonic() + seconds
     heard = {process.stdout: bytearray(), process.stderr: bytearray()}
     next_call = time.monotonic() + LISTEN_SECONDS
+    watch = _Watch(process.pid, idle_seconds)
     with selectors.DefaultSelector() as talking:
         for stream in heard:
             talking.register(t.cast("t.IO[bytes]", stream), selectors.EVENT_READ)
         while talking.get_map():
-            for key, _events in talking.select(_patience(deadline, next_call if listen else None)):
+            for key, _events in talking.select(_patience(deadline, next_call if listen else None, watch.next_look)):
                 chunk = os.read(key.fd, _CHUNK)
                 heard[t.cast("t.IO[bytes]", key.fileobj)] += chunk
                 if not chunk:
@@ -126,6 +149,7 @@ def _hear_out(
             now = time.monotonic()
             if deadline is not None and now > deadline:
                 raise TooLong
+            watch.look(now, sum(map(len, heard.values())))
             if listen and now >= next_call:
                 listen(bytes(heard[process.stdout]))
                 next_call = now + LISTEN_SECONDS
@@ -134,6 +158,36 @@ def _hear_out(
     except subprocess.TimeoutExpired:
         raise TooLong from None
     return bytes(heard[process.stdout]), bytes(heard[process.stderr])
+
+
+class _Watch:
+    """Whether the program with that *pid* still moves anything, as the kernel counts it (proc(5), /proc/PID/io).
+
+    Processor time is no movement: one that runs in a circle uses it, too. Where the kernel does not tell, all counts
+    as movement.
+    """
+
+    def __init__(self, pid: int, idle_seconds: float | None) -> None:
+        self._counts = f"/proc/{pid}/io"
+        self._idle_seconds = idle_seconds
+        self._seen: object = None
+        self._moved = time.monotonic()
+        self.next_look = None if idle_seconds is None else self._moved + min(WATCH_SECONDS, idle_seconds)
+
+    def look(self, now: float, said: int) -> None:
+        """Raises TooIdle where nothing has moved for too long; *said* is how many bytes it has said so far."""
+        if self._idle_seconds is None or self.next_look is None or now < self.next_look:
+            return
+        try:
+            with open(self._counts, "rb") as stream:
+                seen = (stream.read(), said)
+        except OSError:
+            seen = None
+        if seen is None or seen != self._seen:
+            self._seen, self._moved = seen, now
+        elif now - self._moved > self._idle_seconds:
+            raise TooIdle
+        self.next_look = now + min(WATCH_SECONDS, self._idle_seconds)
 
 
 def _patience(*moments: float | None) -> float | None:

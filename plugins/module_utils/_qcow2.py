@@ -33,6 +33,7 @@ _SNAPSHOT_EXTRA = struct.Struct(">QQ")
 
 _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _EXTENSION_DATA_FILE = 0x44415441
+_EXTENSION_BITMAPS = 0x23852875
 _LONGEST_BACKING_NAME = 1023
 _LARGEST_SNAPSHOT_TABLE = 1024 * MOST_SNAPSHOTS  # QCOW_MAX_SNAPSHOTS_SIZE
 _LARGEST_SNAPSHOT_EXTRA = 1024  # QCOW_MAX_SNAPSHOT_EXTRA_DATA
@@ -45,7 +46,10 @@ _KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_
 
 @dataclass(frozen=True)
 class Header:
-    """What the header says; sizes in bytes, references as they are written there and not resolved."""
+    """What the header says; sizes in bytes, references as they are written there and not resolved.
+
+    *bitmaps* is the extension that says where the dirty bitmaps are, as it is; None where there is none.
+    """
 
     version: int
     virtual_size: int
@@ -69,6 +73,7 @@ class Header:
     refcount_clusters: int
     autoclear: int
     compression: int
+    bitmaps: bytes | None = None
 
     def is_beyond_doubt(self, length: int) -> bool:
         """Whether QEMU would open this image, a file of *length* bytes, and have nothing to say beyond its header.
@@ -180,6 +185,7 @@ def read_header(stream: t.BinaryIO, path: str) -> Header:
         refcount_clusters=refcount_clusters,
         autoclear=autoclear,
         compression=_compression(stream, incompatible, length),
+        bitmaps=extensions.get(_EXTENSION_BITMAPS),
     )
 
 

@@ -42,6 +42,23 @@ class CheckResult:
     check_errors: int = 0
 
 
+@dataclass(frozen=True)
+class Range:
+    """A part of a disk, in bytes, whose content has one kind of place: a row of ``qemu-img map``.
+
+    *depth* counts the images down the chain, 0 for the top. *present*: one of them has it. *zero*: it reads as zeros.
+    *data*: it takes space. *offset* is where it lies in the file; None where it has no one place there.
+    """
+
+    start: int
+    length: int
+    depth: int
+    present: bool
+    zero: bool
+    data: bool
+    offset: int | None
+
+
 #: Exit statuses of ``qemu-img check`` that are answers (docs/tools/qemu-img); 1 is a failure to check.
 _CHECK_RESULTS = {0: "good", 2: "corrupt", 3: "leaks", 63: "unsupported"}
 
@@ -74,8 +91,7 @@ class QemuImg(Runner):
         argv = ["measure", "--output=json", *(["-U"] if share else []), *_snapshot(snapshot)]
         source = ["-f", image_format, "--", path]
         if alone:
-            file = {"driver": "file", "filename": path}
-            source = ["--", "json:" + json.dumps({"driver": image_format, "backing": None, "file": file})]
+            source = ["--", "json:" + json.dumps({**_node(path, image_format), "backing": None})]
         answer = self._json(*argv, "-O", target_format, *_options(options), *source, seconds=None)
         return Measure(answer["required"], answer["fully-allocated"])
 
@@ -135,13 +151,53 @@ class QemuImg(Runner):
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
         self._write(*argv, "--", source, target, report=report)
 
-    def allocated(self, path: str, image_format: str, images: int) -> list[tuple[int, int]]:
-        """The ranges of the disk, as (start, end), that the first *images* images of the chain at *path* hold on stable
-        storage; a running guest's QEMU may have more in its memory."""
+    def map(self, path: str, image_format: str) -> list[Range]:
+        """Where the content of the disk lies, its chain included, as it is on stable storage now: a running guest's
+        QEMU may have more in its memory."""
         rows = self._json("map", "-U", "--output=json", "-f", image_format, "--", path, seconds=None)
         return [
-            (row["start"], row["start"] + row["length"]) for row in rows if row["present"] and row["depth"] < images
+            Range(
+                row["start"],
+                row["length"],
+                row["depth"],
+                row["present"],
+                row["zero"],
+                row["data"],
+                row.get("offset"),
+            )
+            for row in rows
         ]
+
+    def allocated(self, path: str, image_format: str, images: int, *, data: bool = False) -> list[tuple[int, int]]:
+        """The ranges of the disk, as (start, end), that the first *images* images of the chain hold, by its map.
+
+        With *data* without what only is known to be zeros.
+        """
+        return [
+            (row.start, row.start + row.length)
+            for row in self.map(path, image_format)
+            if row.present and row.depth < images and (row.data or not data)
+        ]
+
+    def commit(
+        self,
+        path: str,
+        image_format: str,
+        base: str | None = None,
+        *,
+        rate: int | None = None,
+        report: Report | None = None,
+    ) -> None:
+        """Writes what *path* holds into its backing file, or, with what lies between, into *base*, one further down as
+        the chain calls it. *path* is left as it is (``-d``), and reads the same at any moment.
+
+        A run that is killed has changed the base already; another one finishes it. Both stay locked meanwhile.
+        *rate*: bytes in a second. *report* is told how much has been written.
+        """
+        argv = ["commit", "-p" if report else "-q", "-d", "-f", image_format]
+        argv += ["-r", str(rate)] if rate else []
+        argv += ["-b", base] if base else []
+        self._write(*argv, "--", path, in_place=True, report=report)
 
     def rebase(
         self, path: str, image_format: str, backing: tuple[str, str] | None, *, report: Report | None = None
@@ -154,16 +210,6 @@ class QemuImg(Runner):
         argv = ["rebase", *(["-p"] if report else ["-q"]), "-f", image_format]
         argv += ["-b", backing[0], "-F", backing[1]] if backing else ["-b", ""]
         self._write(*argv, "--", path, report=report)
-
-    def commit(self, path: str, image_format: str, base: str | None = None, *, report: Report | None = None) -> None:
-        """Writes what *path* holds, and what is between it and *base*, into that one: its backing file, or one further
-        down as the chain calls it. *path* is left as it is, and reads the same at any moment.
-
-        A run that is killed has changed the base already; another one finishes it. Both stay locked meanwhile.
-        *report* is told how much has been written.
-        """
-        argv = ["commit", *(["-p"] if report else ["-q"]), "-d", "-f", image_format, *(["-b", base] if base else [])]
-        self._write(*argv, "--", path, in_place=True, report=report)
 
     def refer(self, path: str, image_format: str, backing: tuple[str, str]) -> None:
         """Writes another backing file, and its format, into the header of *path*, and copies nothing."""
@@ -202,8 +248,8 @@ class QemuImg(Runner):
         """
         with _qemu_nbd.serving(path, image_format, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
-            file = {"driver": other_format, "file": {"driver": "file", "filename": other}}
-            return self._same("--", *(f"json:{json.dumps(node)}" for node in (served, file)), report=report)
+            nodes = (served, _node(other, other_format))
+            return self._same("--", *(f"json:{json.dumps(node)}" for node in nodes), report=report)
 
     def resize(
         self, path: str, image_format: str, size: int, *, shrink: bool = False, preallocation: str | None = None
@@ -225,7 +271,7 @@ class QemuImg(Runner):
         """
         argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
         alone = image_by_itself(path, image_format, external_data=external_data)
-        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=True)
+        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=bool(repair))
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
         found = parsed(done.stdout) if done.returncode != 63 else {}
@@ -275,6 +321,11 @@ def _snapshot(snapshot: tuple[str, str] | None) -> list[str]:
         return []
     identity, name = (value.replace(",", ",,") for value in snapshot)
     return ["-l", f"snapshot.id={identity},snapshot.name={name}"]
+
+
+def _node(path: str, image_format: str) -> dict[str, t.Any]:
+    """The image at *path* as QEMU's ``json:`` names one."""
+    return {"driver": image_format, "file": {"driver": "file", "filename": path}}
 
 
 def image_by_itself(path: str, image_format: str, *, external_data: bool = False) -> str:

@@ -19,9 +19,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 #: Seconds that a look at an image may take; it reads a header, so a longer one means a dead file system.
 LOOK_SECONDS = 60
 #: What a look at an image that a stranger wrote may cost: reading all tables of 64 TiB takes less.
-LOOK_LIMITS = _process.Limits(cpu_seconds=300, address_space=4 << 30)
-#: What work on such an image may: it takes as long as its data needs, which nobody knows beforehand.
-WORK_LIMITS = _process.Limits(address_space=4 << 30)
+LOOK_LIMITS = _process.Limits(cpu_seconds=300, address_space=4 << 30, seconds=3600)
+#: What work on such an image may: it takes as long as its data needs, which nobody knows beforehand, but goes on.
+WORK_LIMITS = _process.Limits(address_space=4 << 30, idle_seconds=600)
 NO_LIMITS = _process.Limits()
 #: Is told how far a verb is, in percent.
 Report = t.Callable[[float], None]
@@ -95,9 +95,14 @@ class Runner:
         try:
             return _process.run([self.executable, *arguments], ways, seconds=seconds, most=_MOST_OUTPUT, listen=listen)
         except _process.TooLong as error:
+            limits = ways.limits
+            took = (
+                f"has neither read nor written anything for {limits.idle_seconds} s"
+                if isinstance(error, _process.TooIdle)
+                else f"did not answer within {seconds or limits.seconds} s"
+            )
             raise QemuImgFailed(
-                f"qemu-img {arguments[0]} did not answer within {seconds} s for {subject(arguments)}: "
-                "is its file system alive?"
+                f"qemu-img {arguments[0]} {took} for {subject(arguments)}, and was ended: is its file system alive?"
             ) from error
         except _process.TooMuch as error:
             raise QemuImgFailed(

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._create import ImageWish
@@ -22,12 +21,14 @@ _REWRITE = (
 )
 
 
-def plan_reconcile(wish: ImageWish, image: Image, qemu_img: QemuImg) -> Plan:
+def plan_reconcile(wish: ImageWish, image: Image, qemu_img: QemuImg, rebase: Plan | None = None) -> Plan:
     """The plan that amends and resizes *image* in place; empty where it is as wanted.
 
+    *rebase* is the part that gives it another backing file. A rebase that copies comes last: an image grows over its
+    old backing file, so that the new one shows nothing in what is added. Where only the reference is rewritten, the old
+    backing file may not be there any more.
     Raises DiskError where the wish differs in what cannot be changed, or would cut off data that nobody gave up.
     """
-    _require_same_backing(wish, image)
     amend, fixed = wish.layout.differences(image)
     if fixed:
         found = ", ".join(f"{name} is {getattr(image, name)}, asked for {value}" for name, value in fixed.items())
@@ -41,6 +42,9 @@ def plan_reconcile(wish: ImageWish, image: Image, qemu_img: QemuImg) -> Plan:
         _require_resizable(wish, image, wish.size)
         steps.append(_resize(wish, image, wish.size, qemu_img))
         after["virtual_size"] = wish.size
+    if rebase:
+        steps = [*rebase.steps, *steps] if wish.rebase == "unsafe" else [*steps, *rebase.steps]
+        after.update(rebase.after)
     if steps:
         _require_changeable(wish, image, amend)
     return Plan({name: getattr(image, name) for name in after}, after, tuple(steps))
@@ -78,11 +82,11 @@ def _require_changeable(wish: ImageWish, image: Image, amend: dict[str, t.Any]) 
             "not followed",
             path=image.path,
         )
-    if image.backing_file is not None and wish.backing_file is None:
+    if image.backing_file is not None and wish.backing_file is None and not wish.trusted:
         raise UnsafeImage(
             f"{image.path}: reads the backing file {image.backing_file} "
             f"(format {image.backing_format or 'not recorded'}), which qemu-img opens to change it: "
-            "name it with backing_file and backing_format, if it is the right one",
+            "name it with backing_file and backing_format, or set trusted=true, if it is the right one",
             path=image.path,
             backing_file=image.backing_file,
         )
@@ -92,24 +96,6 @@ def _require_changeable(wish: ImageWish, image: Image, amend: dict[str, t.Any]) 
             f"{image.path}: its snapshots have other sizes than the image, which compat 0.10 cannot hold: "
             "delete them first, or keep compat 1.1",
             snapshots=[snapshot.name for snapshot in image.snapshots],
-        )
-
-
-def _require_same_backing(wish: ImageWish, image: Image) -> None:
-    if wish.backing_file is None:
-        return
-    if image.backing_file is None or os.path.realpath(image.backing_file) != os.path.realpath(wish.backing_file):
-        raise DiskError(
-            f"{image.path}: its backing file is {image.backing_file or 'none'}, asked for {wish.backing_file}: "
-            "another backing file is another disk to its guest: remove the image to make it anew, "
-            "or choose another path",
-            differences=["backing_file"],
-        )
-    if image.backing_format is not None and image.backing_format != wish.backing_format:
-        raise DiskError(
-            f"{image.path}: it records format {image.backing_format} for its backing file, "
-            f"asked for {wish.backing_format}: name the recorded one",
-            differences=["backing_format"],
         )
 
 

@@ -6,12 +6,21 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import asdict
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import CREATE, DELETE, REVERT, Leftovers, left_on
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
+    COMMIT,
+    CREATE,
+    DELETE,
+    DISK_SNAPSHOT,
+    REVERT,
+    Leftovers,
+    left_on,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import CheckResult, QemuImg
@@ -21,14 +30,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._repair import REPAIR,
 _OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
 #: The verbs that change an image in place, and the one of a record that was cut off. The others make new files, of
 #: which only staging directories can be left.
-IN_PLACE = frozenset(["reconcile", "resize", REPAIR, "unknown", *_OF_SNAPSHOTS])
+IN_PLACE = frozenset(["reconcile", "resize", REPAIR, COMMIT, DISK_SNAPSHOT, "unknown", *_OF_SNAPSHOTS])
 
 
 def interrupted(
-    path: str, image_format: str | None, operation: Operation | None, qemu_img: QemuImg, *, reverting: bool = False
+    path: str, image_format: str | None, operation: Operation | None, qemu_img: QemuImg, *, finishing: str | None = None
 ) -> tuple[Step, ...]:
     """What is to be done first where a run died on the image; what a living one has there is its own business."""
-    return settle(left_on(path, image_format, operation), qemu_img, reverting=reverting)
+    return settle(left_on(path, image_format, operation), qemu_img, finishing=finishing)
 
 
 def recorded(
@@ -56,23 +65,27 @@ def recorded(
     return Plan(plan.before, plan.after, (*first, Step("", note), *plan.steps))
 
 
-def settle(left: Leftovers, qemu_img: QemuImg, *, reverting: bool = False) -> tuple[Step, ...]:
+def settle(left: Leftovers, qemu_img: QemuImg, *, finishing: str | None = None) -> tuple[Step, ...]:
     """The steps that bring order to what a dead run left of an image.
 
     A format without metadata has nothing to check. Metadata that only leaks is repaired, since that touches reference
     counts alone. A corruption is repaired where the dead run worked on snapshots, which corrupts those counts and
     nothing else, and where the tables prove it; otherwise it is an error, since a repair can lose data.
-    Raises UnsafeImage where the dead run was reverting the disk and stopped in between, unless we are *reverting* it.
+    Raises UnsafeImage where the dead run left a disk that nobody wanted, in the middle of the verb that we are not
+    *finishing*.
     """
     steps = []
     path = left.path
     if left.unfinished_file:
         steps.append(
-            Step(f"remove the unfinished file that an interrupted run left for {path}", lambda: _staging.discard(path))
+            Step(
+                f"remove the unfinished file that an interrupted run left for {path}",
+                lambda: _staging.discard(os.path.realpath(path)),
+            )
         )
     if left.record is None:
         return tuple(steps)
-    if not reverting:
+    if left.verb != finishing:
         require_whole(left)
     if left.format is not None and left.verb in IN_PLACE:
         steps.append(Step(f"check {path}, on which a run was interrupted at {left.started}", _checker(left, qemu_img)))
@@ -82,7 +95,18 @@ def settle(left: Leftovers, qemu_img: QemuImg, *, reverting: bool = False) -> tu
 
 
 def require_whole(left: Leftovers) -> None:
-    """Raises UnsafeImage where a dead run was reverting the disk, and stopped in between."""
+    """Raises UnsafeImage where a dead run was reverting the disk, or merging an overlay, and stopped in between."""
+    if left.half_merged is not None:
+        base = (left.record or {}).get("base")
+        raise UnsafeImage(
+            f"{left.path}: the merge of {left.half_merged} into {base} was interrupted at {left.started}: the base is "
+            "neither what it was before nor what the overlay shows, and only the overlay, left as it is, is right: "
+            "merge it again (kvmops.disk.qcow2_commit with the same path and base); if you know that the base is "
+            f"right, remove {left.record_path}",
+            path=left.path,
+            overlay=left.half_merged,
+            base=base,
+        )
     if left.half_reverted is not None:
         raise UnsafeImage(
             f"{left.path}: a revert to its snapshot {left.half_reverted!r} was interrupted at {left.started}, and the "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _staging
+from ansible_collections.kvmops.disk.plugins.module_utils import _base
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 
@@ -27,4 +27,4 @@ def plan_remove(path: str) -> Plan:
         raise UnsafeImage(
             f"{path}: asked to remove an image, found something that is no regular file: left alone", path=path
         )
-    return Plan({"path": path, "state": "present"}, after, (Step(f"remove {path}", lambda: _staging.remove(path)),))
+    return Plan({"path": path, "state": "present"}, after, (Step(f"remove {path}", lambda: _base.remove(path)),))

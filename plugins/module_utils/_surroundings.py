@@ -10,7 +10,7 @@ import os
 import time
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _dependents, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
@@ -67,6 +67,14 @@ class Surroundings:
         directories = _dependents.directories_to_search([path], self._search_paths, self._libvirt)
         found = _dependents.of(path, directories, self._users())
         _dependents.require_none(path, found, to_do, otherwise)
+
+    def require_ratio_for(
+        self, new: _capacity.NewImage, ratio: float | None, qemu_img: QemuImg, *, gone: t.Iterable[str] = ()
+    ) -> None:
+        """Raises NotEnoughSpace where the file system of a *new* image would promise too much (_capacity)."""
+        if ratio is not None:
+            directories = _dependents.directories_to_search([new.path], self._search_paths, self._libvirt)
+            _capacity.require_ratio_for([new], ratio, directories, self._users(), qemu_img, gone=gone)
 
     def refresh_pools(self, paths: t.Iterable[str]) -> None:
         """Lets the pools in which *paths* lie see what came or went."""

@@ -55,18 +55,25 @@ class Recipe:
         return self.layout.format == "raw" or (self.compress and self.layout.format == "qcow2")
 
 
-def make(qemu_img: QemuImg, recipe: Recipe, size: int, new_file: NewFile, phases: Phases) -> _image.Image:
+def make(
+    qemu_img: QemuImg,
+    recipe: Recipe,
+    source: t.Sequence[_image.Image],
+    size: int,
+    new_file: NewFile,
+    phases: Phases,
+) -> _image.Image:
     """Makes the image in *new_file*, as large as the source's *size*, and compares it where that is asked.
 
-    It neither is put in its place nor looks like its model yet. Raises DiskError where it is not what was to be made,
-    or where the source was written to meanwhile; to withdraw the file is up to the caller.
+    *source* has the images that are read, top first. The new one neither is put in its place nor looks like its model
+    yet. Raises DiskError where it is not what was to be made, or where the source was written to meanwhile; to
+    withdraw the file is up to the caller.
     """
     as_read = _staging.last_write(recipe.source)
-    source = _image.inspect(qemu_img, recipe.source, recipe.source_format)
     new_file.begin()
-    with phases("convert", occupied(qemu_img, source)) as phase:
+    with phases("convert", occupied(source)) as phase:
         _fill(qemu_img, recipe, new_file, phase.percent)
-    if recipe.snapshot and source.virtual_size > size:  # a snapshot is read at the size that the image has now
+    if recipe.snapshot and source[0].virtual_size > size:  # a snapshot is read at the size that the image has now
         qemu_img.resize(new_file.name, recipe.layout.format, size, shrink=True)
     image = _image.inspect(qemu_img, new_file.name, recipe.layout.format)
     _require_whole(new_file.path, image.virtual_size, size)
@@ -96,10 +103,9 @@ def same_content(qemu_img: QemuImg, recipe: Recipe, path: str, report: Report | 
     return qemu_img.same_as_snapshot(*source, recipe.snapshot, *target, report=report)
 
 
-def occupied(qemu_img: QemuImg, image: _image.Image) -> int:
-    """The bytes that a conversion of *image* reads, as its files tell: with those below it, without holes."""
-    images = _image.chain(qemu_img, image) if image.backing_file else (image,)
-    return min(image.virtual_size, sum(each.actual_size for each in images))
+def occupied(images: t.Sequence[_image.Image]) -> int:
+    """The bytes that a conversion reads of *images*, a chain, as its files tell: without holes."""
+    return min(images[0].virtual_size, sum(each.actual_size for each in images))
 
 
 def _fill(qemu_img: QemuImg, recipe: Recipe, new_file: NewFile, report: Report) -> None:

@@ -10,6 +10,7 @@ the result (HAZARDS A7, F). It is looked for in the header, before qemu-img gets
 
 from __future__ import annotations
 
+import functools
 import os
 import typing as t
 from dataclasses import dataclass
@@ -41,38 +42,61 @@ class Trust:
         """
         _image.require_regular_file(path)
         _image.require_format(path, image_format)
-        self._require_harmless(path, image_format)
-        image = _image.inspect(qemu_img, path, image_format)
-        if image.virtual_size > LARGEST and not self.trusted:
-            raise UnsafeImage(
-                f"{path}: claims to be a disk of {exact_size(image.virtual_size)}, and up to "
-                f"{format_size(LARGEST)} are believed: set trusted=true if that is right",
-                path=path,
-                virtual_size=image.virtual_size,
-            )
-        return _image.chain(qemu_img, image) if image.backing_file is not None else (image,)
+        self.require_harmless(path, image_format)
+        look = functools.partial(_image.inspect, qemu_img, knows=self.knows)
+        image = look(path, image_format)
+        self.require_believable(image)
+        return _image.chain(qemu_img, image, look)
 
-    def _require_harmless(self, path: str, image_format: str) -> None:
+    def knows(self, path: str) -> bool:
+        """Whether an image may refer to the file at *path*, by whatever name."""
+        return self.trusted or os.path.realpath(path) in self._real_names
+
+    def require_harmless(self, path: str, image_format: str) -> None:
         """Raises UnsafeImage where the header refers to a file that the task does not name, or exaggerates."""
         with _formats.open_image(path) as stream:
             if self.trusted or (_formats.recognise(stream) or "raw") != image_format:
                 return
             found = _formats.references(stream, image_format, path)
             snapshots = _qcow2.read_header(stream, path).snapshot_count if image_format == "qcow2" else 0
-        if snapshots > MOST_SNAPSHOTS:
+        self._require_few_snapshots(path, snapshots)
+        for name in found.data_files:
+            self._require_known(name, path, f"keeps data in another file, {name!r}")
+        if found.backing_file is not None:
+            self._require_known(found.backing_file, path, f"reads the backing file {found.backing_file!r}")
+
+    def require_believable(self, image: _image.Image) -> None:
+        """Raises UnsafeImage where *image* claims more than any sound one, and keeps qemu-img busy by that."""
+        self._require_few_snapshots(image.path, len(image.snapshots))
+        if image.virtual_size > LARGEST and not self.trusted:
             raise UnsafeImage(
-                f"{path}: claims to hold {snapshots} snapshots, and up to {MOST_SNAPSHOTS} are believed: "
+                f"{image.path}: claims to be a disk of {exact_size(image.virtual_size)}, and up to "
+                f"{format_size(LARGEST)} are believed: set trusted=true if that is right",
+                path=image.path,
+                virtual_size=image.virtual_size,
+            )
+
+    def _require_few_snapshots(self, path: str, count: int) -> None:
+        if count > MOST_SNAPSHOTS and not self.trusted:
+            raise UnsafeImage(
+                f"{path}: claims to hold {count} snapshots, and up to {MOST_SNAPSHOTS} are believed: "
                 "set trusted=true if that is right",
                 path=path,
             )
-        for name in found.data_files:
-            raise _undeclared(path, f"keeps data in another file, {name!r}", name)
-        backing = found.backing_file
-        if backing is not None and not self._declares(_formats.resolve(backing, path)):
-            raise _undeclared(path, f"reads the backing file {backing!r}", backing)
 
-    def _declares(self, path: str | None) -> bool:
-        return path is not None and os.path.realpath(path) in {os.path.realpath(known) for known in self.declared}
+    @functools.cached_property
+    def _real_names(self) -> frozenset[str]:
+        return frozenset(os.path.realpath(known) for known in self.declared)
+
+    def _require_known(self, reference: str, path: str, points: str) -> None:
+        file = _formats.resolve(reference, path)
+        if file is None or not self.knows(file):
+            raise UnsafeImage(
+                f"{path}: {points}, which the task does not name: following it could copy a foreign file: "
+                "set trusted=true where you know that it belongs there",
+                path=path,
+                reference=reference,
+            )
 
 
 def require_readable(images: t.Iterable[_image.Image]) -> None:
@@ -86,12 +110,3 @@ def require_readable(images: t.Iterable[_image.Image]) -> None:
                 "stored in the clear: not done",
                 path=image.path,
             )
-
-
-def _undeclared(path: str, points: str, name: str) -> UnsafeImage:
-    return UnsafeImage(
-        f"{path}: {points}, which the task does not name: following it could copy a foreign file: "
-        "set trusted=true where you know that it belongs there",
-        path=path,
-        reference=name,
-    )

@@ -56,6 +56,19 @@ options:
     type: str
     choices: [none, leaks, all]
     default: none
+  allow_dependents:
+    description:
+      - Allows to repair an image that other images have as their backing file. What they read stays the same where
+        RV(content_unchanged) is true; where it is not, they may be destroyed.
+    type: bool
+    default: false
+  search_paths:
+    description:
+      - Directories in which images are looked for that have this one as their backing file, beside its own directory,
+        those of libvirt's storage pools, the disks of domains, and the overlays that are noted beside it.
+    type: list
+    elements: path
+    default: []
   uri:
     description:
       - The libvirt connection that is asked who uses the image. Where nothing answers there, only QEMU's own locks are
@@ -160,6 +173,8 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
             "repair": {"type": "str", "choices": ["none", "leaks", "all"], "default": "none"},
+            "allow_dependents": {"type": "bool", "default": False},
+            "search_paths": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )

@@ -27,6 +27,7 @@ description:
 extends_documentation_fragment:
   - ansible.builtin.files
   - kvmops.disk.allocation
+  - kvmops.disk.overcommit
   - kvmops.disk.progress
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
@@ -159,7 +160,8 @@ options:
   search_paths:
     description:
       - Directories in which images are looked for that have O(dest) or O(src) as their backing file, beside their own
-        directories and those of libvirt's storage pools. Matters where one of the two is replaced or removed.
+        directories and those of libvirt's storage pools. Matters where one of the two is replaced or removed, and with
+        O(max_overcommit), for which the images in them count.
     type: list
     elements: path
     default: []
@@ -317,11 +319,20 @@ dependents:
   type: list
   elements: str
 required_bytes:
-  description: The space that the image needs, where there is less.
+  description: The space that the image needs, where there is less; with O(max_overcommit) the size of its disk.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description: The space that there is; with O(max_overcommit) what may be promised to this image.
+  returned: failure
+  type: int
+promised_bytes:
+  description:
+    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  returned: failure
+  type: int
+filesystem_bytes:
+  description: The size of the file system, where O(max_overcommit) made the task fail.
   returned: failure
   type: int
 """
@@ -333,6 +344,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    OVERCOMMIT_SPEC,
     PROGRESS_SPEC,
     URI_SPEC,
     run,
@@ -344,6 +356,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **ALLOCATION_SPEC,
+            **OVERCOMMIT_SPEC,
             **PROGRESS_SPEC,
             "src": {"type": "path", "required": True},
             "src_format": {"type": "str", "choices": list(FORMATS), "required": True},

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: qcow2_image
-short_description: Create, grow, amend and remove disk images
+short_description: Create, grow, rebase, amend and remove disk images
 version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
@@ -18,7 +18,7 @@ description:
   - An existing image is never overwritten. What can be changed in place is changed; a difference that only a rewrite
     could remove is an error that names it.
   - Images that are in use, and backing files of other images, are not written.
-  - To change an overlay, C(qemu-img) opens its backing file, so the task has to name it.
+  - To change an overlay, C(qemu-img) opens its backing file, so the task has to name it, or vouch for it.
   - Owner, mode and attributes are left alone while a guest has the image open, since libvirt owns it for that time.
   - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
     uses an image.
@@ -65,8 +65,31 @@ options:
   backing_file:
     description:
       - The absolute path of the image that a new image is an overlay of, also called a linked clone.
-      - An existing image with another backing file is an error.
+      - An existing image that reads another one is rebased as O(rebase) says.
+      - Empty (V("")), the image has no backing file. One that has is flattened, which means that all that it reads from
+        there is copied into it.
+      - Left out, an existing image keeps what it has.
     type: path
+  rebase:
+    description:
+      - How an existing qcow2 or qed image gets another O(backing_file).
+      - V(safe) keeps what its guest sees. The image is copied, the copy is rebased (what it read from the old backing
+        file and would not read from the new one is copied into it), compared with the image, and put in its place in
+        one step. So it can be interrupted at any moment. Owner, mode, SELinux context, ACLs and dirty bitmaps stay.
+        Refused for images with internal snapshots, which would lose what they read from the old backing file.
+      - V(unsafe) only rewrites the reference. Where the new backing file holds anything else than the old one, B(the
+        disk is destroyed). It is for a backing file that was moved, converted, or is missing.
+      - A backing file whose format the image does not record gets it recorded, whatever is chosen here.
+    type: str
+    choices: [safe, unsafe]
+    default: safe
+  trusted:
+    description:
+      - Vouches for the backing file that an existing image refers to, and for those below it. To flatten the image, or
+        to rebase it safely, they are read and their content becomes part of the image, and the task does not name them.
+      - Whoever wrote the image may have made it refer to a file that its guest must not see.
+    type: bool
+    default: false
   backing_format:
     description:
       - The format of O(backing_file). Required with it, and checked against the file.
@@ -153,6 +176,26 @@ EXAMPLES = r"""
     path: /var/lib/libvirt/images/clone1.qcow2
     backing_file: /var/lib/libvirt/images/golden.qcow2
     backing_format: qcow2
+
+- name: Move a linked clone to a newer golden image; what its guest sees stays
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/clone1.qcow2
+    backing_file: /var/lib/libvirt/images/golden-2.qcow2
+    backing_format: qcow2
+    trusted: true
+
+- name: Make a linked clone independent
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/clone1.qcow2
+    backing_file: ""
+    trusted: true
+
+- name: Have a linked clone find its golden image, which was moved
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/clone2.qcow2
+    backing_file: /srv/golden/golden.qcow2
+    backing_format: qcow2
+    rebase: unsafe
 
 - name: Grow an image, unless the images on its file system then promise more than 120 % of it
   kvmops.disk.qcow2_image:
@@ -273,6 +316,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     URI_SPEC,
     run,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._rebase import REBASES
 
 
 def main() -> None:
@@ -286,6 +330,8 @@ def main() -> None:
             "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
             "size": {"type": "str"},
             "shrink": {"type": "bool", "default": False},
+            "rebase": {"type": "str", "choices": list(REBASES), "default": "safe"},
+            "trusted": {"type": "bool", "default": False},
             "backing_file": {"type": "path"},
             "backing_format": {"type": "str", "choices": list(FORMATS)},
             "compat": {"type": "str", "choices": ["0.10", "1.1"]},

@@ -15,7 +15,9 @@ author:
 description:
   - Returns what is known of many images in one task, also of images that running guests have open.
   - Looks at the named files only. What their headers refer to (backing files, data files) is reported and not opened,
-    unless O(backing_chain=true) asks for it.
+    unless O(backing_chain), O(map) or O(measure) asks for it. Then it has to be among O(paths), or O(trusted=true) is
+    to be set.
+  - Nothing is written, and nothing is repaired.
   - Where the header of an image leaves no doubt, its facts are read from there; C(qemu-img) is asked for all others.
   - Neither libvirt-python nor lxml is needed.
 extends_documentation_fragment:
@@ -46,14 +48,39 @@ options:
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
   backing_chain:
     description:
-      - Whether the images below each image are opened and returned too.
+      - Whether the images below each image are opened and returned too, down to 64 and in no circle.
+    type: bool
+    default: false
+  snapshots:
+    description:
+      - Whether the internal snapshots are returned. Without them RV(images[].snapshots) is V(null).
+    type: bool
+    default: true
+  map:
+    description:
+      - Whether to return where the content of each disk lies, in the image or in one below it.
+      - A disk of more than 100000 ranges is an error.
+      - While a guest writes to an image, O(map) and O(measure) tell of what is on stable storage at that moment.
+    type: bool
+    default: false
+  measure:
+    description:
+      - Whether to return what a raw or a qcow2 image with the content of each disk would take, that of the images below
+        it included.
+    type: bool
+    default: false
+  check:
+    description:
+      - Whether to check the metadata of each image, as M(kvmops.disk.qcow2_check) does. An image that is found corrupt
+        is no failure here.
+      - Nothing but the image itself is opened. An image that somebody writes to is not checked.
     type: bool
     default: false
   dependents:
     description:
       - Whether to look for the images that have each image as their backing or data file.
       - They are looked for beside the images, in O(search_paths), in libvirt's storage pools and among the disks
-        of domains.
+        of domains, and where M(kvmops.disk.vm_linked_clone) noted them beside the image.
     type: bool
     default: false
   search_paths:
@@ -62,6 +89,18 @@ options:
     type: list
     elements: path
     default: []
+  trusted:
+    description:
+      - Whether to follow references to backing files, data files and extents that lead to files which are not among
+        O(paths).
+      - Such a reference can have been planted by a guest, or by whoever made the image, to learn of a foreign file.
+        Without this it is an error where something asks to follow it, and so is the extent of a VMDK in any case, since
+        QEMU opens that at a mere look. For O(map), O(measure) and O(check) so is a disk of more than 64 TiB, or one of
+        more than 1024 snapshots; and C(qemu-img) may use 4 GiB of memory, five minutes of processor time and an hour
+        for each look at an image.
+      - Set it for your own images. Circles of backing files, and chains of more than 64, are refused in any case.
+    type: bool
+    default: false
   uri:
     description:
       - The libvirt connection whose pools and domains are asked for dependents.
@@ -71,7 +110,11 @@ options:
 requirements:
   - python >= 3.9
   - qemu-img >= 6.2
+notes:
+  - That an image is in use, or encrypted, is no failure. What cannot be known of it for that reason is V(null), and
+    RV(images[].problems) says why.
 seealso:
+  - module: kvmops.disk.qcow2_check
   - module: kvmops.disk.vm_disk_info
 """
 
@@ -89,12 +132,41 @@ EXAMPLES = r"""
   kvmops.disk.qcow2_image_info:
     paths: /srv/golden
     dependents: true
+    search_paths: [/srv/clones]
   register: golden
 
-- name: Look at the chains of the clones
+- name: Name them
+  ansible.builtin.debug:
+    msg: "{{ golden.images | selectattr('unused_base') | map(attribute='path') }}"
+
+- name: Look at the chains of the clones, whose base images are in a directory of their own
   kvmops.disk.qcow2_image_info:
-    paths: /srv/clones/*.qcow2
+    paths:
+      - /srv/clones/*.qcow2
+      - /srv/golden
     backing_chain: true
+
+- name: Check all images of a pool, those of running machines left out
+  kvmops.disk.qcow2_image_info:
+    paths: /var/lib/libvirt/images
+    check: true
+  register: checked
+
+- name: Say which of them are not sound
+  ansible.builtin.debug:
+    msg: "{{ checked.images | selectattr('check') | rejectattr('check.result', 'in', ['good', 'unsupported'])
+      | map(attribute='path') }}"
+
+- name: Find out what a copy of a disk would take
+  kvmops.disk.qcow2_image_info:
+    path: /srv/clones/web.qcow2
+    measure: true
+    trusted: true
+  register: web
+
+- name: Say it
+  ansible.builtin.debug:
+    msg: "{{ web.images[0].measure.qcow2.required }} bytes"
 """
 
 RETURN = r"""
@@ -121,16 +193,109 @@ images:
     backing_file:
       description: The path of its backing file.
       type: str
+    snapshots:
+      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
+      type: list
+      elements: dict
     backing_chain:
       description: The image and those below it, top first.
       returned: with O(backing_chain=true)
       type: list
       elements: dict
+    map:
+      description: The disk from its beginning to its end, in ranges. V(null) where it cannot be known.
+      returned: with O(map=true)
+      type: list
+      elements: dict
+      contains:
+        start:
+          description: Where the range begins, in bytes.
+          type: int
+        length:
+          description: Its length in bytes.
+          type: int
+        depth:
+          description: The image that it is in. The top one is V(0), its backing file V(1).
+          type: int
+        present:
+          description: Whether any image holds it. What none holds reads as zeros.
+          type: bool
+        zero:
+          description: Whether it reads as zeros.
+          type: bool
+        data:
+          description: Whether it takes space in the image.
+          type: bool
+        offset:
+          description: Where it begins in the file, in bytes. V(null) where it has no one place.
+          type: int
+    measure:
+      description: What a new image with the same content takes, by its format. V(null) where it cannot be known.
+      returned: with O(measure=true)
+      type: dict
+      sample: {"raw": {"required": 10485760, "fully_allocated": 10485760},
+        "qcow2": {"required": 1376256, "fully_allocated": 10813440}}
+      contains:
+        raw:
+          description: The figures of a raw image. Holes, that cost nothing, are counted.
+          type: dict
+        qcow2:
+          description:
+            - The figures of a qcow2 image with the usual options. It takes RV(images[].measure.qcow2.required) bytes
+              at first, and RV(images[].measure.qcow2.fully_allocated) once its guest has written everything.
+          type: dict
+          contains:
+            required:
+              description: The bytes that it takes at first.
+              type: int
+            fully_allocated:
+              description: The bytes that it takes once everything is written.
+              type: int
+    check:
+      description:
+        - What a check found, as M(kvmops.disk.qcow2_check) returns it. V(null) where the image cannot be checked.
+      returned: with O(check=true)
+      type: dict
+      contains:
+        result:
+          description: V(good), V(leaks), V(corrupt), or V(unsupported) where the format cannot be checked.
+          type: str
+        corruptions:
+          description: The number of corruptions.
+          type: int
+        leaks:
+          description: The number of leaked clusters.
+          type: int
+        check_errors:
+          description: The number of errors of the check itself.
+          type: int
+    problems:
+      description: Why something that was asked for is V(null).
+      returned: with O(map=true), O(measure=true) or O(check=true)
+      type: list
+      elements: str
     dependents:
       description: The images that read it as their backing or data file.
       returned: with O(dependents=true)
       type: list
       elements: str
+    protected_base:
+      description: Whether M(kvmops.disk.vm_linked_clone) made it read-only, since clones depend on it.
+      returned: with O(dependents=true)
+      type: bool
+    unused_base:
+      description:
+        - Whether it was a base of linked clones once, by what M(kvmops.disk.vm_linked_clone) noted beside it, and
+          nothing depends on it any more.
+        - Of an image on which clones were made in another way nobody knows that it is a base. This is V(false) then,
+          and RV(images[].dependents) is empty.
+      returned: with O(dependents=true)
+      type: bool
+    unused_since:
+      description: When the last clone went (ISO 8601); V(null) where it is used, was never a base, or its clones were
+        removed by hand.
+      returned: with O(dependents=true)
+      type: str
 failures:
   description:
     - The files that were found in directories or by patterns and that could not be looked at, each with path and msg.
@@ -140,87 +305,10 @@ failures:
   elements: dict
 """
 
-import glob
-import os
-import typing as t
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _image, _usage
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._described_images import describe
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, absolute, hypervisor_if_any, run
-from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-
-
-def find(paths: t.Iterable[str], recurse: bool) -> dict[str, bool]:
-    """The files that *paths* mean, in order; the value tells whether the task names the file itself."""
-    found: dict[str, bool] = {}
-    for path in paths:
-        absolute(path.rstrip("/") or path, "paths")
-        if os.path.isdir(path):
-            found.update({name: found.get(name, False) for name in sorted(_files(path, recurse))})
-        elif os.path.lexists(path) or not glob.has_magic(path):
-            found[path] = True
-        else:
-            for name in sorted(glob.glob(path, recursive=recurse)):
-                if os.path.isfile(name):
-                    found.setdefault(name, False)
-    return found
-
-
-def _files(directory: str, recurse: bool) -> t.Iterator[str]:
-    def unreadable(error: OSError) -> t.NoReturn:
-        raise UnsafeImage(f"{error.filename}: cannot be searched for images: {error.strerror}", path=error.filename)
-
-    for parent, directories, names in os.walk(directory, onerror=unreadable):
-        directories[:] = sorted(name for name in directories if recurse and not name.startswith("."))
-        for name in names:
-            path = os.path.join(parent, name)
-            if not name.startswith(".") and os.path.isfile(path):
-                yield path
-
-
-def look(qemu_img: QemuImg, path: str, image_format: str | None, with_chain: bool) -> dict[str, t.Any]:
-    """The facts of one image. Raises DiskError where they cannot be had."""
-    image = _image.inspect(qemu_img, path, image_format, by_header=True)
-    if not with_chain:
-        return image.facts()
-    return {**image.facts(), "backing_chain": [link.facts() for link in _image.chain(qemu_img, image)]}
-
-
-def find_readers(paths: list[str], params: dict[str, t.Any]) -> _dependents.Dependents:
-    """Who reads the images at *paths*, asked once for all of them."""
-    hypervisor = hypervisor_if_any(params["uri"])
-    users = _usage.domain_users(hypervisor) if hypervisor else []
-    return _dependents.Dependents(_dependents.directories_to_search(paths, params["search_paths"], hypervisor), users)
-
-
-def gather(module: AnsibleModule) -> dict[str, t.Any]:
-    """One run of the module."""
-    qemu_img = QemuImg.find().limiting()
-    files = find(module.params["paths"], module.params["recurse"])
-
-    def attempt(path: str) -> dict[str, t.Any] | DiskError:
-        try:
-            return look(qemu_img, path, module.params["format"], module.params["backing_chain"])
-        except DiskError as error:
-            return error
-
-    answers = dict(zip(files, in_parallel(attempt, list(files))))
-    images = [answer for answer in answers.values() if isinstance(answer, dict)]
-    failures = {path: answer for path, answer in answers.items() if isinstance(answer, DiskError)}
-    for path, error in failures.items():
-        if files[path]:
-            raise DiskError(str(error), **{**error.facts, "images": images})
-    if module.params["dependents"]:
-        readers = find_readers([image["path"] for image in images], module.params)
-        images = [{**image, "dependents": readers.of(image["path"])} for image in images]
-    return {
-        "changed": False,
-        "images": images,
-        "failures": [{"path": path, "msg": str(error)} for path, error in failures.items()],
-    }
+from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
 
 
 def main() -> None:
@@ -230,13 +318,18 @@ def main() -> None:
             "recurse": {"type": "bool", "default": False},
             "format": {"type": "str", "choices": [*FORMATS, "luks"]},
             "backing_chain": {"type": "bool", "default": False},
+            "snapshots": {"type": "bool", "default": True},
+            "map": {"type": "bool", "default": False},
+            "measure": {"type": "bool", "default": False},
+            "check": {"type": "bool", "default": False},
             "dependents": {"type": "bool", "default": False},
             "search_paths": {"type": "list", "elements": "path", "default": []},
+            "trusted": {"type": "bool", "default": False},
             **URI_SPEC,
         },
         supports_check_mode=True,
     )
-    run(module, gather)
+    run(module, describe)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,9 @@ options:
     type: str
   allow_dependents:
     description:
-      - Allows to revert an image that other images have as their backing file. Those are destroyed by it.
-      - Taking and deleting snapshots does not change what they read.
+      - Allows to write an image that other images have as their backing file. A revert destroys those.
+      - Taking and deleting snapshots does not change what they read, as long as nothing goes wrong in between. A
+        killed run leaves wrong reference counts, in an image that all of them need.
     type: bool
     default: false
   search_paths:

@@ -37,6 +37,7 @@ extends_documentation_fragment:
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
+  - kvmops.disk.overcommit
   - kvmops.disk.progress
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
@@ -167,7 +168,8 @@ options:
   search_paths:
     description:
       - Directories in which images are looked for that have a source as their backing file, beside its own directory
-        and those of libvirt's storage pools. Matters with O(keep_source=false).
+        and those of libvirt's storage pools. Matters with O(keep_source=false), and with O(max_overcommit), for which
+        the images in them count.
     type: list
     elements: path
     default: []
@@ -309,11 +311,22 @@ dependents:
   type: list
   elements: str
 required_bytes:
-  description: The space that the new images need, where there is less.
+  description: The space that the new images need, where there is less; with O(max_overcommit) the size of the disks.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is, where there is not enough, or a copy failed midway.
+  description:
+    - The space that there is, where there is not enough, or a copy failed midway; with O(max_overcommit) what may be
+      promised to the new images.
+  returned: failure
+  type: int
+promised_bytes:
+  description:
+    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  returned: failure
+  type: int
+filesystem_bytes:
+  description: The size of the file system, where O(max_overcommit) made the task fail.
   returned: failure
   type: int
 block_jobs:
@@ -342,6 +355,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain_conversion imp
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    OVERCOMMIT_SPEC,
     PROGRESS_SPEC,
     URI_SPEC,
     run,
@@ -353,6 +367,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **ALLOCATION_SPEC,
+            **OVERCOMMIT_SPEC,
             **PROGRESS_SPEC,
             "name": {"type": "str", "required": True, "aliases": ["domain"]},
             "disk": {"type": "str"},

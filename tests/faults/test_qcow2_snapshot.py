@@ -125,7 +125,7 @@ def test_a_death_after_any_write_is_repaired_and_costs_no_content(verb: str, opt
         path = scene.after(count)
         left = _leftovers.look_for(str(path), "qcow2", scene.record())
         seen.add(check(path))
-        for step in _recover.settle(left, QemuImg.find(), reverting=True):
+        for step in _recover.settle(left, QemuImg.find(), finishing=_leftovers.REVERT):
             step.do()
         assert check(path) == "good"
         half = left.half_reverted is not None

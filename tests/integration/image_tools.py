@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.module import RunningModule, run_module, start_module
+from lab.tree import tree_state
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -51,6 +52,31 @@ def refused(path: Path | str, **params: Any) -> Result:
     return result
 
 
+def settled(path: Path, **params: Any) -> dict[str, Any]:
+    """The module run for real, then again, which must change nothing at all."""
+    first = done(path, **params)
+    before = tree_state(path.parent)
+    second = done(path, **params)
+    assert (second["changed"], second["actions"]) == (False, [])
+    assert tree_state(path.parent) == before
+    assert second["image"] == first["image"]
+    return first
+
+
+def predicted(path: Path, **params: Any) -> dict[str, Any]:
+    """Check mode, which must write nothing, then the run, which must do what was predicted."""
+    before = tree_state(path.parent)
+    prediction = done(path, check=True, diff=True, **params)
+    assert tree_state(path.parent) == before
+    result = settled(path, **params)
+    assert (prediction["changed"], prediction["actions"]) == (result["changed"], result["actions"])
+    assert prediction["diff"] == result["diff"]
+    assert {name: result["image"][name] for name in prediction["image"] if name != "actual_size"} == {
+        name: value for name, value in prediction["image"].items() if name != "actual_size"
+    }
+    return result
+
+
 def begin(path: Path | str, **params: Any) -> RunningModule:
     """qcow2_image, running."""
     return start_module("qcow2_image", image_params(path, params))
@@ -81,7 +107,7 @@ def create_encrypted(path: Path, image_format: str, prefix: str, secret: Path) -
     raise AssertionError("qemu-img makes no encrypted image")
 
 
-def overlay(path: Path, base: str, base_format: str = "qcow2") -> Path:
+def overlay(path: Path, base: Path | str, base_format: str = "qcow2") -> Path:
     qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", base_format, "--", path)
     return path
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.damage import leak, miscount, table_at, write_at
 from integration.image_tools import (
     MIB,
     content,
@@ -42,36 +43,6 @@ def disk(tmp_path: Path) -> Path:
     qemu_img("snapshot", "-c", "before", path)
     qemu_io(path, "write -P 0x22 1M 512k")
     return path
-
-
-def table_at(path: Path, offset: int, *indexes: int) -> int:
-    """The offset of an entry; INDEXES lead to it, table by table, from the field at OFFSET of the header."""
-    raw = path.read_bytes()
-    at = offset
-    for index in indexes:
-        at = (struct.unpack_from(">Q", raw, at)[0] & 0x00FFFFFFFFFFFE00) + 8 * index
-    return at
-
-
-def write_at(path: Path, offset: int, data: bytes) -> None:
-    with path.open("r+b") as stream:
-        stream.seek(offset)
-        stream.write(data)
-
-
-def leak(path: Path, clusters: int = 3) -> None:
-    """Clusters that are counted and that nothing refers to."""
-    end = -(-path.stat().st_size // 65536)
-    os.truncate(path, (end + clusters) * 65536)
-    write_at(path, table_at(path, 48, 0, 0) + 2 * end, b"\0\1" * clusters)
-
-
-def miscount(path: Path) -> None:
-    """The first guest cluster is counted once too little: a corruption of counts alone."""
-    raw = path.read_bytes()
-    cluster = (struct.unpack_from(">Q", raw, table_at(path, 40, 0, 16))[0] & 0x00FFFFFFFFFFFE00) // 65536
-    write_at(path, table_at(path, 48, 0, 0) + 2 * cluster, b"\0\0")
-    assert consistency(path) == "corrupt"
 
 
 # --- what is found ------------------------------------------------------------------------------------------------

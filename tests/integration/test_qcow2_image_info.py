@@ -9,7 +9,6 @@ import os
 import struct
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
 from integration.image_tools import (
@@ -23,44 +22,16 @@ from integration.image_tools import (
     qemu_img,
     qemu_io,
 )
+from integration.looks import Result, look, one, refused, run
 from integration.watched import opened_files
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from lab.module import run_module
 from lab.tree import tree_state
 from unit.qcow2_header import DATA_FILE, EXTERNAL_DATA, Made, snapshot
 
-Result = dict[str, Any]
 #: What qemu-img leaves out of its answer for some images.
 UNSAID = {"lazy-refcounts": False, "extended-l2": False}
 FORMATS = ["raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "parallels"]
-
-
-def run(*paths: Path | str, **params: Any) -> Result:
-    options = {name: params.pop(name) for name in ("check", "env", "as_user") if name in params}
-    return run_module("qcow2_image_info", {"paths": [str(path) for path in paths], **params}, timeout=60, **options)
-
-
-def look(*paths: Path | str, **params: Any) -> Result:
-    """A run that must succeed, and change nothing."""
-    result = run(*paths, **params)
-    assert not result.get("failed"), result["msg"]
-    assert result["changed"] is False
-    return result
-
-
-def one(path: Path | str, **params: Any) -> dict[str, Any]:
-    result = look(path, **params)
-    (found,) = result["images"]
-    assert isinstance(found, dict)
-    return found
-
-
-def refused(*paths: Path | str, **params: Any) -> Result:
-    result = run(*paths, **params)
-    assert result.get("failed"), result
-    assert "Traceback" not in result["msg"] + str(result.get("exception", "")), result
-    return result
 
 
 def paths_of(result: Result) -> list[str]:
@@ -143,7 +114,7 @@ def test_every_format_is_described(name: str, tmp_path: Path) -> None:
     found = one(path)
     assert (found["path"], found["format"], found["virtual_size"]) == (str(path), name, 10 * MIB)
     assert found["actual_size"] == allocated(path)
-    assert found == one(path, format=name) == one(path, check=True)
+    assert found == one(path, format=name) == one(path, check_mode=True)
 
 
 def test_a_qcow2_image_is_described_in_full(tmp_path: Path) -> None:
@@ -238,7 +209,7 @@ def test_a_chain_is_returned_top_first_with_each_image_in_its_own_format(tmp_pat
     overlay(tmp_path / "middle", "base", "raw")
     qemu_img("create", "-q", "-f", "qed", "-b", tmp_path / "middle", "-F", "qcow2", tmp_path / "side")
     top = overlay(tmp_path / "top", str(tmp_path / "middle"))
-    chain = one(top, backing_chain=True)["backing_chain"]
+    chain = one(top, backing_chain=True, trusted=True)["backing_chain"]
     assert [(os.path.basename(link["path"]), link["format"]) for link in chain] == [
         ("top", "qcow2"),
         ("middle", "qcow2"),
@@ -269,7 +240,7 @@ def test_what_lies_below_is_not_opened_unless_the_chain_is_asked_for(tmp_path: P
     ]
     assert found[1]["data_file"] == str(data)
     with opened_files(base, data) as opened:
-        look(images[0], backing_chain=True)
+        look(images[0], backing_chain=True, trusted=True)
     assert opened == {base}
 
 
@@ -288,7 +259,7 @@ def test_a_chain_that_leaves_the_files_of_this_host_is_not_followed(
 ) -> None:
     top = overlay(tmp_path / "top", str(create(tmp_path / "base")))
     qemu_img("rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", reference, top)
-    assert reason in refused(top, backing_chain=True)["msg"]
+    assert reason in refused(top, backing_chain=True, trusted=True)["msg"]
     found = one(top)
     assert found["backing_file"] == (str(tmp_path / reference) if reference == "missing.qcow2" else reference)
 
@@ -297,9 +268,10 @@ def test_a_chain_in_a_circle_is_refused_and_each_image_of_it_described(tmp_path:
     one_image, other = create(tmp_path / "one"), overlay(tmp_path / "other", str(tmp_path / "one"))
     qemu_img("rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(other), one_image)
     assert len(look(tmp_path)["images"]) == 2
-    result = look(tmp_path, backing_chain=True)
-    assert result["images"] == []
-    assert all("runs in a circle" in failure["msg"] for failure in result["failures"])
+    for trusted in (False, True):
+        result = look(tmp_path, backing_chain=True, trusted=trusted)
+        assert result["images"] == []
+        assert all("runs in a circle" in failure["msg"] for failure in result["failures"])
 
 
 def test_a_chain_deeper_than_64_is_refused(tmp_path: Path) -> None:
@@ -307,14 +279,18 @@ def test_a_chain_deeper_than_64_is_refused(tmp_path: Path) -> None:
     content = overlay(tmp_path / "template", "image00").read_bytes()
     for number in range(1, 66):
         (tmp_path / f"image{number:02}").write_bytes(content.replace(b"image00", f"image{number - 1:02}".encode()))
-    assert len(one(tmp_path / "image60", backing_chain=True)["backing_chain"]) == 61
-    assert "deeper than 64" in refused(tmp_path / "image65", backing_chain=True)["msg"]
+    assert len(one(tmp_path / "image60", backing_chain=True, trusted=True)["backing_chain"]) == 61
+    for params in ({"trusted": True}, {"trusted": True, "map": True, "backing_chain": False}):
+        assert "deeper than 64" in refused(tmp_path / "image65", **{"backing_chain": True, **params})["msg"]
 
 
 def test_a_backing_file_without_a_format_is_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "top").write_bytes(bytes(Made(backing=b"base", snapshots=[snapshot()])))
     create(tmp_path / "base", "qcow2")
-    assert "does not say the format of its backing file" in refused(tmp_path / "top", backing_chain=True)["msg"]
+    assert (
+        "does not say the format of its backing file"
+        in refused(tmp_path / "top", backing_chain=True, trusted=True)["msg"]
+    )
 
 
 # --- hostile images ---------------------------------------------------------------------------------------------
@@ -368,7 +344,9 @@ def test_a_vmdk_that_points_elsewhere_is_refused_before_qemu_follows_it(line: st
 
 def test_a_vmdk_with_extents_beside_it_is_described(tmp_path: Path) -> None:
     path = create(tmp_path / "disk.vmdk", "vmdk", 4 * MIB, "-o", "subformat=twoGbMaxExtentFlat")
-    assert one(path)["virtual_size"] == 4 * MIB
+    for found in (look(tmp_path)["images"][1], one(path, trusted=True)):
+        assert (found["path"], found["virtual_size"]) == (str(path), 4 * MIB)
+    assert "'disk-f001.vmdk', which the task does not name" in refused(path)["msg"]
 
 
 def test_a_header_with_thousands_of_snapshots_is_read_in_time(tmp_path: Path) -> None:

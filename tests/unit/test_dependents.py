@@ -327,10 +327,21 @@ def test_what_a_dead_run_left_of_a_new_note_is_replaced(base: Path, tmp_path: Pa
 
 def test_a_base_that_is_gone_is_forgotten(base: Path, tmp_path: Path) -> None:
     _base.protect(str(base), [str(tmp_path / "far")])
-    base.unlink()
-    _base.forget(str(base))
-    _base.forget(str(base))
+    (tmp_path / "link").symlink_to(base)
+    _base.remove(str(tmp_path / "link"))
+    assert note_of(base).exists(), "only a link went"
+    _base.remove(str(base))
+    _base.remove(str(base))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_is_forgotten_that_a_link_led_to(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link"
+    link.symlink_to(base)
+    _base.protect(str(base), [str(tmp_path / "far")])
+    _base.remove_image(str(link))
+    assert [path.name for path in tmp_path.rglob("*")] == ["elsewhere"]
 
 
 def test_notes_of_many_runs_at_once_are_all_there(base: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _convert,
+    _disk_chain,
     _flatten,
     _flatten_left,
     _records,
@@ -146,7 +146,7 @@ def test_the_chain_may_be_unsaid_or_said_without_formats() -> None:
 
 
 def same_chain(found: Flattening) -> None:
-    _convert.require_same_chain(state(), found.disk, found.images)
+    _disk_chain.require_same_chain(state(), found.disk, found.images)
 
 
 @pytest.mark.parametrize(
@@ -198,25 +198,6 @@ def test_with_a_base_no_more_space_is_needed_than_what_is_merged_has() -> None:
     assert _flatten.most_bytes(item(3), 50 * MIB) == 50 * MIB
     assert _flatten.most_bytes(item(2), 50 * MIB) == 3 * MIB
     assert _flatten.most_bytes(item(2), 2 * MIB) == 2 * MIB
-
-
-@pytest.mark.parametrize(
-    ("held", "wanted", "covered"),
-    [
-        ([(0, 10)], [(0, 10)], True),
-        ([(0, 4), (4, 10)], [(2, 9)], True),
-        ([(0, 4), (5, 10)], [(2, 9)], False),
-        ([(0, 4), (5, 10)], [(0, 4), (6, 8), (9, 10)], True),
-        ([], [], True),
-        ([], [(0, 1)], False),
-        ([(4, 10)], [(3, 5)], False),
-        ([(0, 10)], [(5, 20)], True),
-        ([], [(10, 20)], True),
-    ],
-)
-def test_ranges_cover_others(held: list[tuple[int, int]], wanted: list[tuple[int, int]], covered: bool) -> None:
-    """The last two: the image is smaller than what is below it, of which nobody sees the rest."""
-    assert _flatten.covers(held, wanted, 10) is covered
 
 
 # What a dead run left

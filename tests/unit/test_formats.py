@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import (
     References,
+    is_own_extent,
     open_image,
     recognise,
     references,
@@ -176,6 +177,35 @@ def test_a_sparse_vmdk_without_a_capacity_is_only_a_descriptor() -> None:
 def test_a_descriptor_beyond_the_end_has_nothing_in_it() -> None:
     head = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 0, 128, 2**63, 20)
     assert refer(head, "vmdk") == References()
+
+
+@pytest.mark.parametrize(
+    ("extent", "descriptor", "own"),
+    [
+        ("web-flat.vmdk", "/images/web.vmdk", True),
+        ("web-f001.vmdk", "/images/web.vmdk", True),
+        ("web-s0012.vmdk", "/images/web.vmdk", True),
+        ("web-000001-delta.vmdk", "/images/web-000001.vmdk", True),
+        ("web-flat", "/images/web", True),
+        ("web.v2-flat.vmdk", "/images/web.v2.vmdk", True),
+        ("web.vmdk", "/images/web.vmdk", False),
+        ("other-flat.vmdk", "/images/web.vmdk", False),
+        ("web-flat.raw", "/images/web.vmdk", False),
+        ("web-flat.vmdk-flat.vmdk", "/images/web.vmdk", False),
+        ("web-/../x-flat.vmdk", "/images/web.vmdk", False),
+        ("/images/web-flat.vmdk", "/images/web.vmdk", False),
+        ("./web-flat.vmdk", "/images/web.vmdk", False),
+        ("", "/images/web.vmdk", False),
+        ("-flat.vmdk", "/images/.vmdk", False),
+    ],
+)
+def test_an_extent_of_its_own_bears_the_name_of_the_image(extent: str, descriptor: str, own: bool) -> None:
+    assert is_own_extent(extent, descriptor) is own
+
+
+def test_a_link_is_no_extent_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "web-flat.vmdk").symlink_to("/etc/passwd")
+    assert not is_own_extent("web-flat.vmdk", str(tmp_path / "web.vmdk"))
 
 
 @pytest.mark.parametrize("name", ["raw", "vdi", "vhdx", "vpc", "parallels", "luks"])

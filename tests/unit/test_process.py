@@ -8,11 +8,13 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _process
-from ansible_collections.kvmops.disk.plugins.module_utils._process import Limits, TooLong, TooMuch, Ways
+from ansible_collections.kvmops.disk.plugins.module_utils import _process, _qemu_img_run
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._process import Limits, TooIdle, TooLong, TooMuch, Ways
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 
 
@@ -47,6 +49,28 @@ def test_a_program_gets_no_more_time_and_memory_than_its_limits() -> None:
     assert b"MemoryError" in greedy.stderr
 
 
+@pytest.mark.parametrize("to_the_end", [False, True])
+def test_a_program_that_moves_nothing_is_ended_though_it_be_busy(to_the_end: bool) -> None:
+    idle = Ways(to_the_end=to_the_end, limits=Limits(idle_seconds=0.2))
+    for code in ("time.sleep(60)", "[None for _ in iter(int, 1)]"):
+        start = time.monotonic()
+        with pytest.raises(TooIdle):
+            _process.run(python(f"import time; {code}"), idle)
+        assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("step", ["print('.', flush=True)", "zeros.read(1)"])
+def test_a_program_that_goes_on_may_take_as_long_as_it_takes(step: str) -> None:
+    work = f"import time\nzeros = open('/dev/zero', 'rb', 0)\nfor _ in range(15): time.sleep(0.1); {step}"
+    assert _process.run(python(work), Ways(limits=Limits(idle_seconds=0.5))).returncode == 0
+
+
+def test_a_limit_of_time_holds_whoever_asked_for_it() -> None:
+    for seconds, limit in ((0.3, 60), (60, 0.3), (None, 0.3)):
+        with pytest.raises(TooLong):
+            _process.run(python("import time; time.sleep(60)"), Ways(limits=Limits(seconds=limit)), seconds=seconds)
+
+
 def test_a_server_is_there_for_the_length_of_a_block(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     server = python(f"import time; open({str(ready)!r}, 'w').close(); time.sleep(60)")
@@ -69,3 +93,26 @@ def test_qemu_img_is_limited_where_an_image_is_not_trusted(tmp_path: Path) -> No
     assert door.info("/disk", "raw") == {"memory": "unlimited", "seconds": "unlimited"}
     assert door.limiting().info("/disk", "raw") == {"memory": str(4 << 20), "seconds": "300"}
     assert door.limiting().limiting(False).info("/disk", "raw")["seconds"] == "unlimited"
+
+
+@pytest.mark.parametrize("repair", [None, "all"])
+def test_no_run_of_qemu_img_on_an_image_that_is_not_trusted_goes_on_for_ever(
+    repair: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = tmp_path / "qemu-img"
+    stuck.write_text("#!/bin/sh\nexec sleep 60\n", encoding="ascii")
+    stuck.chmod(0o755)
+    monkeypatch.setattr(_qemu_img_run, "LOOK_LIMITS", Limits(seconds=0.2))
+    monkeypatch.setattr(_qemu_img_run, "WORK_LIMITS", Limits(idle_seconds=0.2))
+    door = QemuImg(str(stuck)).limiting()
+    runs: dict[str, Callable[[], object]] = {
+        "check": lambda: door.check("/disk", "qcow2", repair),
+        "map": lambda: door.map("/disk", "qcow2"),
+        "measure": lambda: door.measure("/disk", "qcow2", "raw", {}),
+        "convert": lambda: door.convert("/disk", "qcow2", "/new", "raw", {}),
+        "compare": lambda: door.same_content("/disk", "qcow2", "/new", "raw"),
+        "snapshot": lambda: door.take_snapshot("/disk", b"x"),
+    }
+    for verb, run in runs.items():
+        with pytest.raises(QemuImgFailed, match=rf"qemu-img {verb} .* for /disk, and was ended"):
+            run()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._create import ImageWi
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._reconcile import (
     growth_in_bytes,
     plan_reconcile,
@@ -23,6 +24,7 @@ from unit.samples import MIB, NO_QEMU_IMG, qcow2, raw, snapshot
 
 PATH = "/images/web.qcow2"
 GIB = 1 << 30
+OTHER: dict[str, Any] = {"backing_file": "/images/other.qcow2", "backing_format": "qcow2"}
 OVERLAY: dict[str, Any] = {"backing_file": "/images/golden.qcow2", "backing_format": "qcow2"}
 
 
@@ -154,16 +156,27 @@ def test_an_overlay_is_changed_when_the_task_names_its_backing_file() -> None:
     assert decide(wish(20 * MIB, preallocation="full", extended_l2=True, **OVERLAY), qcow2(extended_l2=True, **OVERLAY))
 
 
-@pytest.mark.parametrize("found", [None, "/images/other.qcow2"])
-def test_another_backing_file_is_an_error_that_names_both(found: str | None) -> None:
-    with pytest.raises(DiskError, match=f"its backing file is {found or 'none'}, asked for /images/golden") as caught:
-        decide(wish(**OVERLAY), qcow2(backing_file=found))
-    assert caught.value.facts == {"differences": ["backing_file"]}
+def rebased(wanted: ImageWish) -> Plan:
+    path = wanted.backing_file or None
+    return Plan({"backing_file": "/images/golden.qcow2"}, {"backing_file": path}, (Step("rebase", lambda: None),))
 
 
-def test_another_backing_format_than_the_recorded_one_is_an_error() -> None:
-    with pytest.raises(DiskError, match="records format raw for its backing file, asked for qcow2"):
-        decide(wish(**OVERLAY), qcow2(backing_file="/images/golden.qcow2", backing_format="raw"))
+def test_an_image_grows_over_its_old_backing_file_and_is_rebased_last() -> None:
+    wanted = wish(20 * MIB, **OTHER)
+    plan = plan_reconcile(wanted, qcow2(**OVERLAY), NO_QEMU_IMG, rebased(wanted))
+    assert [action.split()[0] for action in plan.report()["actions"]] == ["grow", "rebase"]
+    assert plan.before == {"virtual_size": 10 * MIB, "backing_file": "/images/golden.qcow2"}
+    assert plan.after == {"virtual_size": 20 * MIB, "backing_file": "/images/other.qcow2"}
+
+
+def test_a_reference_is_rewritten_before_anything_opens_the_old_backing_file() -> None:
+    wanted = replace(wish(20 * MIB, **OTHER), rebase="unsafe")
+    plan = plan_reconcile(wanted, qcow2(**OVERLAY), NO_QEMU_IMG, rebased(wanted))
+    assert [action.split()[0] for action in plan.report()["actions"]] == ["rebase", "grow"]
+
+
+def test_a_trusted_overlay_is_changed_without_naming_its_backing_file() -> None:
+    assert decide(replace(wish(20 * MIB), trusted=True), qcow2(**OVERLAY)).after == {"virtual_size": 20 * MIB}
 
 
 def test_shrinking_below_the_backing_file_is_refused() -> None:

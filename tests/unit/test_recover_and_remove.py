@@ -49,7 +49,18 @@ def test_a_half_reverted_disk_is_only_settled_by_reverting_it(path: str) -> None
         UnsafeImage, match=f"revert to its snapshot 'before' was interrupted .* remove {left.record_path}"
     ):
         settle(left, NO_QEMU_IMG)
-    (step,) = settle(left, NO_QEMU_IMG, reverting=True)
+    (step,) = settle(left, NO_QEMU_IMG, finishing="snapshot-revert")
+    assert step.summary.startswith("check")
+
+
+def test_a_half_merged_image_is_only_settled_by_merging_it(path: str) -> None:
+    record = {**DEAD, "verb": "commit", "overlay": "/images/top", "base": "/images/base"}
+    left = Leftovers(path, "qcow2", record, half_merged="/images/top")
+    with pytest.raises(UnsafeImage, match=f"merge of /images/top into /images/base .* remove {left.record_path}"):
+        settle(left, NO_QEMU_IMG)
+    with pytest.raises(UnsafeImage):
+        settle(left, NO_QEMU_IMG, finishing="snapshot-revert")
+    (step,) = settle(left, NO_QEMU_IMG, finishing="commit")
     assert step.summary.startswith("check")
 
 

@@ -25,6 +25,7 @@ WATCHED = {
     "pwrite",
     "rename",
     "unlink",
+    "virDomainBlockCommit",
     "virDomainBlockCopy",
     "virDomainBlockJobAbort",
     "virDomainBlockPull",
@@ -36,8 +37,11 @@ WATCHED = {
     "virDomainDestroy",
     "virDomainQemuMonitorCommand",
     "virDomainSetMetadata",
+    "virDomainRevertToSnapshot",
     "virDomainShutdown",
     "virDomainUndefineFlags",
+    "virDomainSnapshotCreateXML",
+    "virDomainSnapshotDelete",
 }
 seen: Counter[str] = Counter()
 wanted = os.environ.get("AT_POINT", "")

@@ -1,0 +1,256 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The decision to merge an overlay into an image below it, and what becomes of the overlay. Pure, but for its steps."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+from functools import partial
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, RESIZABLE_FORMATS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._ranges import Ranges, length, overlap, united
+from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+
+#: The formats of overlays that qemu-img merges, and whose headers say the format of what they read.
+OVERLAYS = ("qcow2", "qed")
+#: The formats of images that it merges into: those that QEMU can open anew for writing.
+BASE_FORMATS = tuple(name for name in FORMATS if name != "parallels")
+#: What can become of an overlay.
+ENDS = ("keep", "empty", "remove")
+
+
+@dataclass(frozen=True)
+class CommitWish:
+    """What the task wants: *path*, an overlay, merged into *base* (None: its backing file).
+
+    *end* is what then becomes of it: keep, empty or remove. *rate*: bytes in a second.
+    """
+
+    path: str
+    format: str
+    base: str | None = None
+    base_format: str | None = None
+    end: str = "empty"
+    rate: int | None = None
+
+    def require_valid(self) -> None:
+        """Raises InvalidRequest where no world could grant the wish."""
+        if self.base == self.path:
+            raise InvalidRequest(f"base: {self.path} cannot be merged into itself: name an image below it")
+        if self.end == "empty" and self.format != "qcow2":
+            raise InvalidRequest(f"overlay: {self.format} images are not emptied: set overlay to keep, or to remove")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The chain from the overlay down to the base; the base is the last of *images*.
+
+    *held*: the ranges of the disk, in bytes, that the images above the base hold; *differs*: whether the base has other
+    content there, as far as that is known.
+    """
+
+    images: tuple[Image, ...]
+    held: Ranges
+    differs: bool = True
+
+    @property
+    def overlay(self) -> Image:
+        return self.images[0]
+
+    @property
+    def base(self) -> Image:
+        return self.images[-1]
+
+    @property
+    def between(self) -> tuple[Image, ...]:
+        return self.images[1:-1]
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the base, by itself, is the disk that the overlay shows."""
+        has_all = not self.held or not self.differs
+        return has_all and self.base.virtual_size >= self.overlay.virtual_size
+
+
+@dataclass(frozen=True)
+class Deeds:
+    """How it is done: the merge with its proof, the overlay emptied or that withdrawn, a file removed."""
+
+    merge: t.Callable[[], None]
+    empty: t.Callable[[], None]
+    withdraw: t.Callable[[], None]
+    remove: t.Callable[[str], None]
+
+
+def depth_of_base(wish: CommitWish, chain: t.Sequence[Image], same: t.Callable[[str, str], bool]) -> int:
+    """The place of the base in *chain*, whose first is the overlay; *same* tells whether two names mean one file.
+
+    Raises DiskError where there is no backing file, or none that the task means.
+    """
+    below = chain[1:]
+    if not below:
+        raise DiskError(f"{wish.path}: has no backing file, so that there is nothing to merge it into", path=wish.path)
+    depth = 1
+    if wish.base is not None:
+        found = [number for number, image in enumerate(chain) if number and same(image.path, wish.base)]
+        if not found:
+            shown = ", ".join(image.path for image in below)
+            raise InvalidRequest(
+                f"base: {wish.base} is not below {wish.path}, which reads {shown}: name one of these",
+                backing_chain=[image.path for image in below],
+            )
+        depth = found[0]
+    base = chain[depth]
+    if wish.base_format is not None and wish.base_format != base.format:
+        raise UnsafeImage(
+            f"{base.path}: asked for {wish.base_format}, but {chain[depth - 1].path} reads it as {base.format}: name "
+            "the right format",
+            path=base.path,
+            format=base.format,
+        )
+    return depth
+
+
+def require_readable(images: t.Iterable[Image]) -> None:
+    """Raises where qemu-img cannot read one of *images* as it is, or would follow what the task does not name."""
+    for image in images:
+        _require_plain(image)
+
+
+def require_mergeable(observed: Observed) -> None:
+    """Raises where QEMU could not merge the images, or where the base would not be the disk that the overlay shows."""
+    for above, below in zip(observed.images, observed.images[1:]):
+        if above.virtual_size < below.virtual_size:
+            raise UnsafeImage(
+                f"{above.path}: has {exact_size(above.virtual_size)}, less than its backing file {below.path} with "
+                f"{exact_size(below.virtual_size)}: it cuts the disk off, which a merge would undo: grow it to "
+                "the same size first",
+                path=above.path,
+                virtual_size=above.virtual_size,
+            )
+    base, size = observed.base, observed.overlay.virtual_size
+    if base.format not in BASE_FORMATS:
+        raise DiskError(f"{base.path}: QEMU merges nothing into a {base.format} image: convert it", path=base.path)
+    if base.virtual_size < size:
+        _require_growable(base, size)
+
+
+def require_endable(wish: CommitWish, overlay: Image, bitmaps: t.Sequence[str]) -> None:
+    """Raises DiskError where emptying or removing the overlay would lose more than what the base then has.
+
+    *bitmaps* are the names of its dirty bitmaps.
+    """
+    for what, names, way_out in (
+        ("internal snapshot(s)", [snapshot.name for snapshot in overlay.snapshots], "delete them first"),
+        (
+            "dirty bitmap(s)",
+            bitmaps,
+            "merge them into those of the base, or remove them, with kvmops.disk.qcow2_bitmap",
+        ),
+    ):
+        if names and wish.end != "keep":
+            raise DiskError(
+                f"{overlay.path}: holds {len(names)} {what} ({', '.join(names)}), which the base does not get: "
+                f"{way_out}, or set overlay to keep",
+                path=overlay.path,
+            )
+
+
+def bytes_needed(observed: Observed, in_base: Ranges) -> int:
+    """What the base may have to take more, at most; *in_base* are the ranges of data that it holds already."""
+    base, held = observed.base, observed.held
+    size = max(base.virtual_size, observed.overlay.virtual_size)
+    cluster = base.cluster_size or 1
+    aligned = united([(start // cluster * cluster, min(-(-end // cluster) * cluster, size)) for start, end in held])
+    new = length(aligned) - (0 if base.snapshots else overlap(aligned, in_base))
+    if base.format == "raw":
+        return min(new, max(0, size - base.actual_size))
+    clusters = -(-new // cluster)
+    tables = -(-clusters * (8 + (base.refcount_bits or 0) // 8) // cluster) + 3 if clusters else 0
+    return new + tables * cluster
+
+
+def plan_commit(wish: CommitWish, observed: Observed, deeds: Deeds) -> Plan:
+    """The plan that merges the overlay and deals with it; empty where that is done."""
+    overlay, base = observed.overlay, observed.base
+    steps = []
+    if not observed.is_merged:
+        steps.append(Step(_summary(observed), deeds.merge))
+    if wish.end == "empty" and (observed.held or steps):
+        steps.append(Step(f"empty {overlay.path}", deeds.empty, deeds.withdraw))
+    gone = removed(wish, observed)
+    steps += [Step(f"remove {path}", partial(deeds.remove, path)) for path in gone]
+    before = {
+        "base": base.path,
+        "virtual_size": base.virtual_size,
+        "unmerged_bytes": 0 if observed.is_merged and wish.end == "keep" else length(observed.held),
+        "overlay": "present",
+    }
+    size = max(base.virtual_size, overlay.virtual_size)
+    after = {**before, "virtual_size": size, "unmerged_bytes": 0, "overlay": "absent" if gone else "present"}
+    return Plan(before, after, tuple(steps))
+
+
+def removed(wish: CommitWish, observed: Observed) -> list[str]:
+    """The files that go, the overlay first: each is whole as long as those below it are there."""
+    return [image.path for image in observed.images[:-1]] if wish.end == "remove" else []
+
+
+def invalid(wish: CommitWish, observed: Observed) -> list[str]:
+    """The images between that are left, and are no disk of their own any more: what they read was written to."""
+    return [] if observed.is_merged or wish.end == "remove" else [image.path for image in observed.between]
+
+
+def empty_layout(overlay: Image) -> Layout:
+    """The layout of an empty image in the place of *overlay*, a qcow2 image."""
+    return Layout("qcow2").amended(overlay)
+
+
+def _summary(observed: Observed) -> str:
+    overlay, base, between = observed.overlay, observed.base, observed.between
+    also = f", with {', '.join(image.path for image in between)}," if between else ""
+    grown = ""
+    if base.virtual_size < overlay.virtual_size:
+        grown = f", which grows from {exact_size(base.virtual_size)} to {exact_size(overlay.virtual_size)}"
+    return f"merge {overlay.path}{also} into {base.path}{grown}"
+
+
+def _require_plain(image: Image) -> None:
+    if image.data_file is not None:
+        raise UnsafeImage(
+            f"{image.path}: keeps its data in another file, {image.data_file}, which the task does not name: "
+            "not followed",
+            path=image.path,
+        )
+    if image.encrypted:
+        raise DiskError(
+            f"{image.path}: is encrypted, and qemu-img needs its secret to merge it, which this module cannot be given",
+            path=image.path,
+        )
+    if image.corrupt:
+        raise UnsafeImage(
+            f"{image.path}: is marked corrupt: check and repair it first (kvmops.disk.qcow2_check with repair=all)",
+            path=image.path,
+        )
+
+
+def _require_growable(base: Image, size: int) -> None:
+    found, asked = exact_size(base.virtual_size), exact_size(size)
+    if base.format not in RESIZABLE_FORMATS:
+        raise DiskError(
+            f"{base.path}: has {found}, its overlay {asked}: {base.format} images cannot be grown: convert it into a "
+            f"new image ({' or '.join(RESIZABLE_FORMATS)})",
+            virtual_size=base.virtual_size,
+        )
+    if base.snapshots and base.compat == "0.10":
+        raise DiskError(
+            f"{base.path}: has {found}, its overlay {asked}: an image of compat 0.10 with {len(base.snapshots)} "
+            "snapshot(s) cannot be grown: bring it to compat 1.1 with kvmops.disk.qcow2_image, or delete the snapshots",
+            snapshots=[snapshot.name for snapshot in base.snapshots],
+        )

@@ -1,0 +1,55 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An image gets another backing file, or none: what is done for it.
+
+``qemu-img rebase`` writes the new reference before all that it copied (HAZARDS A1), so it works on a copy of the image,
+which is byte for byte the same, with its layout and its bitmaps, until then.
+"""
+
+from __future__ import annotations
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _image, _rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._exchange import Exchange
+from ansible_collections.kvmops.disk.plugins.module_utils._file_copy import copy_file
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._rebase import Rebase
+
+
+def plan_rebase(found: Rebase, qemu_img: QemuImg) -> Plan:
+    """The plan that gives the image its new backing file."""
+    before, after = _rebase.facts_before(found), _rebase.facts_after(found)
+    image = found.image
+    if found.rewrites and found.wanted is not None:
+        wanted = found.wanted
+        return Plan(before, after, (Step(str(found), lambda: qemu_img.refer(image.path, image.format, wanted)),))
+    exchange = Exchange(image.path, "rebase it")
+    step = Step(str(found), lambda: _rebase_in_new_file(found, exchange, qemu_img), exchange.withdraw, commits=True)
+    return Plan(before, after, (step,))
+
+
+def _rebase_in_new_file(found: Rebase, exchange: Exchange, qemu_img: QemuImg) -> None:
+    image_format = found.image.format
+    exchange.begin()
+    copy_file(exchange.file, exchange.name)
+    if found.below:  # a relative name means another file from there
+        qemu_img.refer(exchange.name, image_format, (found.below[0].path, found.below[0].format))
+    qemu_img.rebase(exchange.name, image_format, found.wanted)
+    _require_rebased(found, _image.inspect(qemu_img, exchange.name, image_format))
+    exchange.require_same_content(image_format, qemu_img)
+    exchange.dress()
+    exchange.put_in_place()
+    exchange.finish()
+
+
+def _require_rebased(found: Rebase, image: _image.Image) -> None:
+    reads = (image.backing_file, image.backing_format) if image.backing_file is not None else None
+    if reads != found.wanted:
+        raise DiskError(
+            f"{found.image.path}: the new image has the backing file {image.backing_file or 'none'} after its rebase, "
+            f"wanted {found.wanted[0] if found.wanted else 'none'}: it was removed, and the old one is as it was",
+            path=found.image.path,
+        )

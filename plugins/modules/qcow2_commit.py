@@ -1,0 +1,238 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: qcow2_commit
+short_description: Merge an overlay into its backing file
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Writes what an overlay holds into its backing file, or, with all that lies between, into an image deeper in its
+    chain. Afterwards that image, the base, is by itself the disk that the overlay shows.
+  - A base that is smaller than the overlay grows. A base keeps its owner, group and mode.
+  - The base is compared with the overlay, as a whole, before that is emptied or removed.
+  - Writing to a base destroys all other overlays of it. Where there are such, the task fails, unless
+    O(allow_dependents=true).
+  - Images that are in use are not touched, nor those of a domain that has a saved state, nor disks in snapshots that
+    libvirt knows of. For the overlays of a running machine, and for its snapshots, see
+    M(kvmops.disk.vm_disk_flatten) and libvirt.
+  - The formats of the base and of what lies between are those that the images above them record; where none is
+    recorded, the task fails, since a guessed one may come from what a guest wrote.
+  - Encrypted images, and images that keep their data in another file, are refused.
+  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
+    uses an image.
+extends_documentation_fragment:
+  - kvmops.disk.progress
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.changing
+  - kvmops.disk.attributes.action_group
+options:
+  path:
+    description:
+      - The absolute path of the overlay.
+    type: path
+    required: true
+  format:
+    description:
+      - The format of the overlay. It is never guessed; an image that is found in another format is an error.
+    type: str
+    choices: [qcow2, qed]
+    default: qcow2
+  base:
+    description:
+      - The absolute path of the image to merge it into, one of those below it. If it is left out, that is its
+        backing file.
+      - Where the base is deeper, the images between are merged as well. What they show by themselves is lost, since
+        what they read is written to. They go with O(overlay=remove); otherwise they stay, and are returned in
+        RV(invalid).
+      - A backing file that lies in another directory than the overlay has to be named here, or trusted. Whoever made
+        an image can have it name any file of the host, and this task writes to that file.
+    type: path
+  base_format:
+    description:
+      - The format of the base. It is an error if the image above it reads it as another one.
+      - It is only needed for the facts of the base where the overlay is gone already.
+    type: str
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc]
+  overlay:
+    description:
+      - What becomes of the overlay.
+      - V(keep) leaves it as it is. It shows the same as before, and so does the base; the next run compares the two.
+      - V(empty) puts an empty overlay of the base in its place, of the same size and layout, as C(qemu-img commit)
+        does. It only reads the base, even if there were images between. Only qcow2 images are emptied.
+      - V(remove) removes it, and the images between. An overlay that is not there counts as merged and removed;
+        whether it was is not known any more.
+      - An overlay with internal snapshots or dirty bitmaps is only kept.
+      - If it is left out, that is V(empty).
+    type: str
+    choices: [keep, empty, remove]
+  remove:
+    description:
+      - The same as O(overlay=remove).
+    type: bool
+  rate_limit:
+    description:
+      - How many bytes are written in a second at most; a number with V(K), V(M) or V(G) (powers of 1024), such as
+        V(50M).
+    type: str
+  allow_dependents:
+    description:
+      - Allows to merge where other images have the base, or one between, as their backing file, and to remove an
+        overlay that others read. Those are destroyed by it.
+    type: bool
+    default: false
+  search_paths:
+    description:
+      - Directories in which images are looked for that have one of these as their backing file, beside
+        their own directories and those of libvirt's storage pools.
+    type: list
+    elements: path
+    default: []
+  trusted:
+    description:
+      - Whether to write to a backing file in another directory that the task does not name, and to believe in a disk
+        of more than 64 TiB. Set it for your own overlays.
+    type: bool
+    default: false
+  uri:
+    description:
+      - The libvirt connection that is asked who uses the images. Where nothing answers there, only QEMU's own locks
+        are consulted.
+    type: str
+    default: qemu:///system
+requirements:
+  - python >= 3.9
+  - qemu-img >= 6.2
+notes:
+  - While an overlay is merged, hidden files C(.NAME.kvmops) stand beside all images of the chain. A merge that was
+    killed in the middle leaves a base that is neither what it was nor what the overlay shows, while the overlay still
+    shows what it did. All modules refuse to write to these images then, and the next run of the same task finishes
+    the merge.
+  - A C(qemu-img) that merges goes on to its end, even where this module is told to end, or killed.
+  - The space that the base needs is measured before. Where the file system gets full nevertheless, the merge stops in
+    the middle; make room, and run again.
+  - A base that is smaller than the overlay is grown without preallocation. Where it was preallocated, grow it with
+    M(kvmops.disk.qcow2_image) before.
+  - A definition of a domain that names an overlay is not changed. Where a domain has the overlay as its disk, it is
+    not removed.
+seealso:
+  - module: kvmops.disk.qcow2_image
+  - module: kvmops.disk.vm_disk_flatten
+"""
+
+EXAMPLES = r"""
+- name: Merge an overlay into its base, and remove it
+  kvmops.disk.qcow2_commit:
+    path: /var/lib/libvirt/images/web-test.qcow2
+    base: /var/lib/libvirt/images/web.qcow2
+    remove: true
+
+- name: Merge it into the backing file beside it, and go on with an empty overlay
+  kvmops.disk.qcow2_commit:
+    path: /var/lib/libvirt/images/web-test.qcow2
+
+- name: Merge a whole chain into its last image, slowly
+  kvmops.disk.qcow2_commit:
+    path: /srv/overlays/web-3.qcow2
+    base: /var/lib/libvirt/images/web.raw
+    base_format: raw
+    overlay: remove
+    rate_limit: 50M
+    trusted: true
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, in order.
+  returned: always
+  type: list
+  elements: str
+  sample: ["merge /srv/web-test.qcow2 into /srv/web.qcow2", "remove /srv/web-test.qcow2"]
+diff:
+  description:
+    - The virtual size of the base, how many bytes of the disk the overlay holds that are to be merged, and whether
+      it is there, before and after.
+  returned: always
+  type: dict
+removed:
+  description: The paths of the images that were removed, or would be in check mode.
+  returned: always
+  type: list
+  elements: str
+invalid:
+  description: The paths of the images between the overlay and the base that are left, and are no disks any more.
+  returned: always
+  type: list
+  elements: str
+verified:
+  description: Whether the base was compared with the overlay in this run.
+  returned: always
+  type: bool
+image:
+  description:
+    - The base as it is afterwards; in check mode with the size that it would have. Empty where the overlay is gone,
+      and the task does not say O(base) and O(base_format).
+    - See M(kvmops.disk.qcow2_image) for what is known of it.
+  returned: always
+  type: dict
+in_use_by:
+  description: The domains that use an image, where that made the task fail.
+  returned: failure
+  type: list
+  elements: dict
+dependents:
+  description: The images that read one that was to be written or removed, where that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+backing_chain:
+  description: The paths of the images below the overlay, where O(base) is none of them.
+  returned: failure
+  type: list
+  elements: str
+required_bytes:
+  description: The space that the merge may need, where there is less.
+  returned: failure
+  type: int
+available_bytes:
+  description: The space that there is.
+  returned: failure
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._commit import BASE_FORMATS, ENDS, OVERLAYS
+from ansible_collections.kvmops.disk.plugins.module_utils._managed_commit import manage
+from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, URI_SPEC, run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            **PROGRESS_SPEC,
+            "path": {"type": "path", "required": True},
+            "format": {"type": "str", "choices": list(OVERLAYS), "default": "qcow2"},
+            "base": {"type": "path"},
+            "base_format": {"type": "str", "choices": list(BASE_FORMATS)},
+            "overlay": {"type": "str", "choices": list(ENDS)},
+            "remove": {"type": "bool"},
+            "rate_limit": {"type": "str"},
+            "allow_dependents": {"type": "bool", "default": False},
+            "search_paths": {"type": "list", "elements": "path", "default": []},
+            "trusted": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=[("overlay", "remove")],
+        supports_check_mode=True,
+    )
+    run(module, manage)
+
+
+if __name__ == "__main__":
+    main()

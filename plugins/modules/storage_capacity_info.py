@@ -1,0 +1,216 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: storage_capacity_info
+short_description: What file systems and storage pools hold, and what they have promised to virtual machines
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Thin images are promises. Returns, for each file system or pool, its size, what is used, and what all images on it
+    may come to occupy, and says where that is more than a limit.
+  - Counted are all files in O(paths), in the directories of libvirt's storage pools and beside the disks of domains,
+    and the files that domains name as disks, as backing files or in snapshots, as far as they lie on a file system that
+    is meant. Each counts once, whatever hard links, symbolic links, paths and domains lead to it.
+  - An image that can still grow promises the size of its disk, or what it occupies, where that is more (with internal
+    snapshots, say).
+  - An image that others have as their backing file is not written any more. It promises what it occupies, as do the
+    images in the middle of a chain. Only the top of each chain promises the size of its disk. A backing file that a
+    running domain has as its own disk promises that all the same.
+  - An image whose data lie in a file of their own (an external data file, extents) promises what it occupies, and that
+    file its length.
+  - On file systems whose files can share extents (btrfs, xfs and others), the extents that files share which only
+    promise what they occupy count once. A file that can still grow may part from the others at any time, and counts as
+    if it shared nothing.
+  - A file that is no image, or cannot be read as one, counts as its length, or what it occupies, where that is more.
+  - Nothing but the header of an image is read, and no file is opened because an image points to it; a backing file that
+    is found in no other way is counted by its blocks. The format of a disk is the one that its domain says; a backing
+    file is raw where its overlay says so. The first bytes of an image are believed only where nobody says anything.
+extends_documentation_fragment:
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.info
+  - kvmops.disk.attributes.action_group
+options:
+  paths:
+    description:
+      - Absolute paths of directories or files. Each means the file system that it lies on.
+      - All files in a directory, or beside a file, count, those whose names begin with a dot among them.
+      - If neither this nor O(pools) is given, all active pools are meant, and all file systems with disks of domains.
+    type: list
+    elements: path
+    default: []
+    aliases: [path]
+  pools:
+    description:
+      - Names of active storage pools. One of files in a directory means the file system of that directory.
+      - Of another one, such as a volume group, libvirt tells the sizes. Each volume promises its capacity there, or
+        what it takes, where that is more.
+    type: list
+    elements: str
+    aliases: [pool]
+  recurse:
+    description:
+      - Whether the files in all directories below O(paths) count as well, as far as they are on the same file system.
+      - Symbolic links to directories are not followed.
+    type: bool
+    default: false
+  limit:
+    description:
+      - How many times its own size a file system should promise at most.
+    type: float
+    default: 1.2
+  uri:
+    description:
+      - The libvirt connection whose pools and domains are asked for images.
+      - Where nothing answers there, and O(paths) are all that is asked for, the files in them are all that counts.
+    type: str
+    default: qemu:///system
+requirements:
+  - python >= 3.9
+  - qemu-img >= 6.2
+  - libvirt-python and lxml, for O(pools) and for what libvirt knows
+seealso:
+  - module: kvmops.disk.qcow2_image
+    description: Its O(kvmops.disk.qcow2_image#module:max_overcommit) refuses images that would promise too much.
+  - module: kvmops.disk.qcow2_image_info
+  - module: kvmops.disk.vm_disk_info
+  - ref: ansible_collections.kvmops.disk.docsite.guide_capacity
+    description: What is counted how, with figures, and what to do about a file system that promises too much.
+"""
+
+EXAMPLES = r"""
+- name: Look at everything that libvirt has on this host
+  kvmops.disk.storage_capacity_info:
+  register: storage
+
+- name: Fail where a file system has promised more than 120 % of what it has
+  ansible.builtin.assert:
+    that: not item.over_limit
+    fail_msg: "{{ item.mount }} has {{ item.size | human_readable }}, promised are {{ item.promised | human_readable }}"
+  loop: "{{ storage.filesystems }}"
+  loop_control:
+    label: "{{ item.mount or item.pools[0] }}"
+
+- name: Look at one pool, and at a directory that libvirt does not know
+  kvmops.disk.storage_capacity_info:
+    pools: [default]
+    paths: [/srv/templates]
+    recurse: true
+    limit: 1.5
+"""
+
+RETURN = r"""
+filesystems:
+  description: The file systems, by where they are mounted, and then the pools that are none; each once.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    mount:
+      description: Where it is mounted. V(null) for a pool that is no directory.
+      type: str
+    device:
+      description: What is mounted there; of a pool where its volumes are.
+      type: str
+    type:
+      description: The type of the file system, such as V(ext4); of a pool V(logical), V(rbd), ...
+      type: str
+    pools:
+      description: The names of the storage pools that are meant and lie on it.
+      type: list
+      elements: str
+    size:
+      description: Its size in bytes.
+      type: int
+    used:
+      description: The bytes that are used, by whatever files.
+      type: int
+    available:
+      description: The bytes that QEMU, which has no rights of its own, may still write.
+      type: int
+    promised:
+      description: The bytes that the images on it may come to occupy.
+      type: int
+    ratio:
+      description: What is promised, in sizes of the file system.
+      type: float
+    limit:
+      description: The limit, as O(limit) says.
+      type: float
+    over_limit:
+      description: Whether more is promised.
+      type: bool
+    images:
+      description: What has been counted, by path.
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: Its absolute path.
+          type: str
+        format:
+          description: Its format. V(null) where it was not opened, or cannot be read.
+          type: str
+        virtual_size:
+          description: The size of its disk in bytes. V(null) where it was not opened.
+          type: int
+        actual_size:
+          description: The bytes that it occupies, those that it shares with others among them.
+          type: int
+        shared_size:
+          description: How much of that it shares with other files. V(null) where the file system does not tell.
+          type: int
+        promised:
+          description: What it adds to RV(filesystems[].promised), in bytes.
+          type: int
+        grows:
+          description: Whether it can still grow.
+          type: bool
+        backing_file:
+          description: The absolute path of its backing file.
+          type: str
+        dependents:
+          description: The images that have it as their backing file, as far as they were found.
+          type: list
+          elements: str
+        domains:
+          description: The domains that use it, as a disk, as a backing file, or in a snapshot.
+          type: list
+          elements: str
+        problem:
+          description: Why it cannot be read, or what it needs and is missing. V(null) where nothing is wrong.
+          type: str
+failures:
+  description: The directories that could not be read with O(recurse=true), each with path and msg.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._storage import gather
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            "paths": {"type": "list", "elements": "path", "default": [], "aliases": ["path"]},
+            "pools": {"type": "list", "elements": "str", "aliases": ["pool"]},
+            "recurse": {"type": "bool", "default": False},
+            "limit": {"type": "float", "default": 1.2},
+        },
+        supports_check_mode=True,
+    )
+    run(module, gather)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small file systems of known sizes, some of which share extents between files, for the tests of capacity."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: How each is made; one of xfs has 300 MiB at least.
+MAKERS = {"xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "btrfs": ["mkfs.btrfs", "--quiet"], "ext4": ["mkfs.ext4", "-q"]}
+
+
+@contextmanager
+def mounted(place: Path, kind: str, mib: int = 320) -> Iterator[Path]:
+    """A file system of KIND, in a sparse file beside PLACE, mounted at PLACE."""
+    image = place.with_name(f"{place.name}.{kind}")
+    image.touch()
+    os.truncate(image, mib << 20)
+    subprocess.run([*MAKERS[kind], image], check=True, capture_output=True)
+    place.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    try:
+        place.chmod(0o711)
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+        image.unlink()
+
+
+@contextmanager
+def in_memory(place: Path, mib: int) -> Iterator[Path]:
+    """A tmpfs of exactly MIB mebibytes, mounted at PLACE."""
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0711", "images", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
