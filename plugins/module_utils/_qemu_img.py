@@ -296,6 +296,19 @@ class QemuImg(Runner):
         """Makes the active layer what the snapshot with that ID holds; QEMU looks for an ID first (HAZARDS E2)."""
         self._work_on_snapshot("-a", identifier, path)
 
+    def bitmap(
+        self, path: str, name: bytes, *actions: str, granularity: int | None = None, source: str | None = None
+    ) -> None:
+        """Does *actions* (add, remove, clear, enable, disable, merge=OTHER), in order, on a dirty bitmap of the qcow2
+        image at *path*. *source* is another qcow2 image, which has what is merged.
+
+        Neither's backing file is opened.
+        """
+        argv = ["bitmap", *(f"--{action}" for action in actions)]
+        argv += ["-g", str(granularity)] if granularity else []
+        argv += ["-b", "json:" + json.dumps({**_node(source, "qcow2"), "backing": None})] if source else []
+        self._write(*argv, "--image-opts", "--", image_by_itself(path, "qcow2"), os.fsdecode(name), in_place=True)
+
     def _work_on_snapshot(self, option: str, which: str, path: str) -> None:
         """The verb knows no format flag before QEMU 10.1 (HAZARDS E6)."""
         alone = image_by_itself(path, "qcow2")

@@ -74,6 +74,12 @@ def commit(image: Hostile, _work: Path) -> dict[str, Any]:
     return run_forked("qcow2_commit", params, timeout=SECONDS)
 
 
+def mark(image: Hostile, _work: Path) -> dict[str, Any]:
+    return run_forked(
+        "qcow2_bitmap", {"path": str(image.path), "bitmap": "new", "uri": NOBODY}, check=True, timeout=SECONDS
+    )
+
+
 def promise(image: Hostile, work: Path) -> dict[str, Any]:
     """All files beside an image are looked at as well: where the canary is among them, the image is taken away."""
     path = image.path
@@ -105,7 +111,9 @@ def found(module: Module, image: Hostile, canary: Canary, work: Path) -> dict[st
 
 
 @pytest.mark.parametrize(
-    "module", [convert, overlay_of, update, compare, look, manage, promise, commit], ids=lambda module: module.__name__
+    "module",
+    [convert, overlay_of, update, compare, look, manage, promise, commit, mark],
+    ids=lambda module: module.__name__,
 )
 def test_no_hostile_image_leads_a_module_anywhere(module: Module, scene: tuple[Canary, list[Hostile], Path]) -> None:
     canary, images, work = scene
