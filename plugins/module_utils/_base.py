@@ -57,6 +57,12 @@ def look(base: str) -> BaseNote | None:
         return _read(base, stream.read())
 
 
+def own_note(base: str) -> BaseNote | None:
+    """As look(), but None where the note is of an earlier file at that name."""
+    note = look(base)
+    return note if note is not None and note.inode == os.stat(base).st_ino else None
+
+
 def noted_dependents(base: str, known: t.Container[str] = ()) -> list[str]:
     """The noted overlays of *base* that are in the way of writing it: they read it, or nobody can tell now.
 

@@ -17,7 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _base,
     _capacity,
     _clone_source,
-    _convert,
+    _disk_chain,
     _domain,
     _domain_identity,
     _domain_xml,
@@ -56,10 +56,7 @@ def _disk(state: DomainState, disk: DomainDisk, qemu_img: QemuImg, trusted: bool
     path = t.cast(str, disk.path)
     _image.require_format(path, disk.format)
     image = _image.inspect(qemu_img, path, disk.format, by_header=True)
-    item = _convert.Conversion(disk, path, path)
-    _convert.require_known_references(state, item, [image], trusted)
-    images = _image.chain(qemu_img, image) if image.backing_file else (image,)
-    _convert.require_known_references(state, item, images, trusted)
+    images = _disk_chain.followed(qemu_img, state, disk, image, trusted=trusted)
     block = tuple(stat.S_ISBLK(os.stat(one.path).st_mode) for one in images)
     element = _domain_xml.find_disk(_xml.parse(state.definition), disk.target)
     note = None if block[0] else _base.look(path)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _base, _domain_xml, _references
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _domain_xml, _references, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
@@ -73,6 +73,12 @@ def of(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) ->
     """The images that depend on *path*, looked for in *directories*, among the files of *users* wherever those are,
     and where it is noted."""
     return Dependents(directories, users).of(path)
+
+
+def known(path: str, users: t.Collection[User]) -> list[str]:
+    """The images that depend on *path* as far as that is known without a search: by *users*, and where it is noted."""
+    found = _usage.overlays_over(path, users)
+    return sorted({*found, *_base.noted_dependents(path, found)})
 
 
 def require_none(path: str, found: t.Sequence[str], to_do: str, otherwise: str) -> None:

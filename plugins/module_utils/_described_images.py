@@ -11,7 +11,7 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _image, _surroundings, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _dependents, _image, _surroundings, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -90,7 +90,7 @@ class Look:
         if params["backing_chain"]:
             facts["backing_chain"] = [self._facts(link) for link in chain]
         if self.dependents is not None:
-            facts["dependents"] = self.dependents.of(path)
+            facts.update(_as_base(path, self.dependents.of(path)))
         return {**facts, **self._by_content(by_content, chain)} if by_content else facts
 
     def _inspect(self, named: tuple[str, str]) -> _image.Image:
@@ -181,6 +181,18 @@ def _files(directory: str, recurse: bool) -> t.Iterator[str]:
             path = os.path.join(parent, name)
             if not name.startswith(".") and os.path.isfile(path):
                 yield path
+
+
+def _as_base(path: str, dependents: list[str]) -> Facts:
+    """What depends on the image at *path*, and whether it is known to have been made a base."""
+    note = _base.own_note(path)
+    unused = note is not None and not dependents
+    return {
+        "dependents": dependents,
+        "protected_base": note is not None and note.mode is not None,
+        "unused_base": unused,
+        "unused_since": note.unused_since if note is not None and unused else None,
+    }
 
 
 def _dependents_of(paths: list[str], params: Facts) -> _dependents.Dependents:

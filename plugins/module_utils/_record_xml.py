@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _xml
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
@@ -49,6 +50,11 @@ class Record:
     remove_source: bool
     disks: tuple[RecordedDisk, ...]
     run: str | None = None
+
+
+def now() -> str:
+    """When an operation begins, as its record says it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def record_to_xml(record: Record) -> str:

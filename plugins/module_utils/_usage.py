@@ -22,6 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._references import ide
 # somebody does not let others have (block/file-posix.c).
 _HAS, _UNSHARES = 100, 200
 _WRITE, _RESIZE = 1, 3
+_DISK, _BACKING = "disk", "backing file of"
 _FLOCK = struct.Struct("hhqqi4x")
 _F_OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
 
@@ -91,6 +92,12 @@ def is_same_file(one: str, other: str) -> bool:
     return identity(one) == identity(other)
 
 
+def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
+    """The images of disks that read the file at *path*, as far as *users* tell."""
+    readers = {(user.uuid, user.target) for user in users_of(path, users) if user.role == _BACKING}
+    return sorted({user.path for user in users if user.role == _DISK and (user.uuid, user.target) in readers})
+
+
 def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: bool = True) -> None:
     """Raises ImageInUse where one of *users* names the image at *path*, or, with *locks*, somebody has it open."""
     found = users_of(path, users)
@@ -111,9 +118,9 @@ def _users_by(listed: Listed, hypervisor: Hypervisor, below: _image.Links) -> t.
     domain = listed.domain
     definitions = []
     if listed.persistent:
-        definitions.append((_domain_xml.disks(domain.xml(inactive=True, secrets=False)), "disk"))
+        definitions.append((_domain_xml.disks(domain.xml(inactive=True, secrets=False)), _DISK))
     if listed.active:
-        definitions.append((_domain_xml.disks(domain.xml(inactive=False, secrets=False)), "disk"))
+        definitions.append((_domain_xml.disks(domain.xml(inactive=False, secrets=False)), _DISK))
     snapshots = domain.snapshot_definitions() if listed.has_snapshots else ()
     definitions += [(_domain_xml.snapshot_disks(xml), "disk in a snapshot") for xml in snapshots]
     seen = set()
@@ -135,10 +142,10 @@ def _files_of(
         yield source, None, disk.format
         if disk.device == "disk":
             for path, image_format in below.of(source, disk.format):
-                yield path, "backing file of", image_format
+                yield path, _BACKING, image_format
     for link in disk.chain or ():
         if link.path:
-            yield link.path, "backing file of", link.format
+            yield link.path, _BACKING, link.format
     if disk.mirror:
         yield disk.mirror, "destination of a block job on", None
 

@@ -80,7 +80,7 @@ options:
     description:
       - Whether to look for the images that have each image as their backing or data file.
       - They are looked for beside the images, in O(search_paths), in libvirt's storage pools and among the disks
-        of domains.
+        of domains, and where M(kvmops.disk.vm_linked_clone) noted them beside the image.
     type: bool
     default: false
   search_paths:
@@ -132,7 +132,12 @@ EXAMPLES = r"""
   kvmops.disk.qcow2_image_info:
     paths: /srv/golden
     dependents: true
+    search_paths: [/srv/clones]
   register: golden
+
+- name: Name them
+  ansible.builtin.debug:
+    msg: "{{ golden.images | selectattr('unused_base') | map(attribute='path') }}"
 
 - name: Look at the chains of the clones, whose base images are in a directory of their own
   kvmops.disk.qcow2_image_info:
@@ -274,6 +279,23 @@ images:
       returned: with O(dependents=true)
       type: list
       elements: str
+    protected_base:
+      description: Whether M(kvmops.disk.vm_linked_clone) made it read-only, since clones depend on it.
+      returned: with O(dependents=true)
+      type: bool
+    unused_base:
+      description:
+        - Whether it was a base of linked clones once, by what M(kvmops.disk.vm_linked_clone) noted beside it, and
+          nothing depends on it any more.
+        - Of an image on which clones were made in another way nobody knows that it is a base. This is V(false) then,
+          and RV(images[].dependents) is empty.
+      returned: with O(dependents=true)
+      type: bool
+    unused_since:
+      description: When the last clone went (ISO 8601); V(null) where it is used, was never a base, or its clones were
+        removed by hand.
+      returned: with O(dependents=true)
+      type: str
 failures:
   description:
     - The files that were found in directories or by patterns and that could not be looked at, each with path and msg.

@@ -98,6 +98,14 @@ disks:
       description: The other domains that use the same file, as what, and in which format they read it.
       type: list
       elements: dict
+    dependents:
+      description:
+        - The images that read this one, as far as the disks of domains, and what M(kvmops.disk.vm_linked_clone) noted
+          beside it, tell. M(kvmops.disk.qcow2_image_info) also searches directories.
+        - Where the domain runs and can write it, there is a warning. Nothing else prevents that a machine is started on
+          an image that clones depend on, unless the image is read-only and QEMU does not run as root.
+      type: list
+      elements: str
     job:
       description: Whether a block job runs on it.
       type: bool
@@ -115,7 +123,7 @@ import typing as t
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain, _image, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _domain, _image, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import is_missing_domain
@@ -150,6 +158,7 @@ def facts(
     element = disk.element
     images, problem = _images(qemu_img, disk)
     others = [user for user in _usage.users_of(disk.path, users) if user.uuid != state.uuid] if disk.path else []
+    overlays = _dependents.known(disk.path, users) if disk.path else []
     return {
         "domain": state.name,
         "uuid": state.uuid,
@@ -166,10 +175,20 @@ def facts(
         "actual_size": images[0].actual_size if images else None,
         "backing_chain": [image.facts() for image in images],
         "users": [asdict(user) for user in others],
+        "dependents": overlays,
         "job": disk.target in jobs,
         "unfinished": state.record is not None and disk.target in [recorded.target for recorded in state.record.disks],
         "problem": problem,
     }
+
+
+def _endangered(disk: dict[str, t.Any]) -> str:
+    """What to say of a disk that a guest writes while clones read its image, which nothing prevents (HAZARDS G18)."""
+    return (
+        f"{disk['domain']} is {disk['state']} on {disk['path']} ({disk['target']}), which {len(disk['dependents'])} "
+        f"image(s) read as their backing file ({', '.join(disk['dependents'][:5])}): what its guest writes destroys "
+        "those: shut it down, and make them anew from a base that no domain runs on"
+    )
 
 
 def _images(qemu_img: QemuImg, disk: _domain.DomainDisk) -> tuple[tuple[_image.Image, ...], str | None]:
@@ -195,6 +214,9 @@ def gather(module: AnsibleModule) -> dict[str, t.Any]:
     users = _usage.domain_users(hypervisor)
     disks = [(state, disk, jobs) for state, jobs in observed for disk in state.disks]
     described = in_parallel(lambda item: facts(qemu_img, item[0], item[1], item[2], users), disks)
+    for (state, _disk, _jobs), found in zip(disks, described):
+        if state.active and found["dependents"] and not found["readonly"]:
+            module.warn(_endangered(found))
     return {"changed": False, "disks": described}
 
 

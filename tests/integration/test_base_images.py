@@ -17,7 +17,7 @@ import libvirt
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import _base
 from integration.damage import leak
-from integration.image_tools import MIB, create, overlay, qemu_img, qemu_io
+from integration.image_tools import MIB, NOBODY, create, overlay, qemu_img, qemu_io
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
 from unit.test_architecture import MODULES
@@ -45,7 +45,7 @@ WRITES: list[tuple[str, str, dict[str, Any]]] = [
 ]
 BASES = ("full", "plain", DISK)
 #: Modules that write no image which others may read.
-READS_ONLY = {"qcow2_compare", "qcow2_image_info", "vm_disk_info"}
+READS_ONLY = {"qcow2_compare", "qcow2_image_info", "storage_capacity_info", "vm_disk_info"}
 #: What is written has the same content for those who read it: the image of a clone gets what it read from its base.
 KEEPS_CONTENT = {"vm_disk_flatten"}
 
@@ -222,3 +222,102 @@ def test_each_of_these_would_have_been_done_for_an_image_that_nobody_reads(place
         place.clone()
     result = run_module(module, place.asked(module, base, params))
     assert result.get("changed"), f"{module}: {result}"
+
+
+# --- bases of linked clones ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Golden:
+    """A domain that is off, and linked clones of it in another directory."""
+
+    hv: Hypervisor
+    name: str
+    image: Path
+    directory: Path
+
+    def clones(self, *names: str, **params: Any) -> dict[str, Any]:
+        asked = {"source": self.name, "clones": [{"name": name} for name in names], "disk_dir": str(self.directory)}
+        result = run_module("vm_linked_clone", {**asked, "uri": self.hv.uri, **params})
+        assert not result.get("failed"), result["msg"]
+        return result
+
+    def info(self, path: Path | None = None, **params: Any) -> dict[str, Any]:
+        """What is said of the base where no libvirt answers, and nobody names the clones' directory."""
+        asked = {"paths": [str(path or self.image)], "dependents": True, "uri": NOBODY, **params}
+        image = run_module("qcow2_image_info", asked)["images"][0]
+        return {name: image[name] for name in ("dependents", "protected_base", "unused_base")}
+
+    def paths(self, *names: str) -> list[str]:
+        return [str(self.directory / f"{name}.qcow2") for name in names]
+
+
+@pytest.fixture
+def source(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Iterator[Golden]:
+    image = create(images / "golden.qcow2")
+    image.chmod(0o664)
+    name = make_domain([Disk(image, "qcow2")], name="golden", kernel=False).name
+    (images / "clones").mkdir(mode=0o711)
+    yield Golden(hv, name, image, images / "clones")
+    for clone in ("one", "two"):
+        hv.remove(clone)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+def test_a_base_is_read_only_until_its_last_clone_has_gone(source: Golden) -> None:
+    assert source.info() == {"dependents": [], "protected_base": False, "unused_base": False}
+    source.clones("one", "two")
+    assert source.info() == {"dependents": source.paths("one", "two"), "protected_base": True, "unused_base": False}
+    source.clones("one", state="absent")
+    assert (source.info()["dependents"], mode(source.image)) == (source.paths("two"), 0o444)
+    source.clones("two", state="absent")
+    assert source.info() == {"dependents": [], "protected_base": False, "unused_base": True}
+    assert mode(source.image) == 0o664
+    told = run_module("qcow2_image_info", {"paths": [str(source.image)], "dependents": True, "uri": NOBODY})
+    assert told["images"][0]["unused_since"].startswith("20")
+
+
+def test_a_base_whose_clones_were_removed_by_hand_is_unused(source: Golden) -> None:
+    source.clones("one")
+    source.hv.remove("one")
+    (source.directory / "one.qcow2").unlink()
+    assert source.info() == {"dependents": [], "protected_base": True, "unused_base": True}
+    assert mode(source.image) == 0o444, "whoever looks changes nothing"
+
+
+def test_what_was_never_cloned_is_no_unused_base(source: Golden) -> None:
+    by_hand = overlay(source.image.with_name("by-hand"), source.image.name)
+    assert source.info()["dependents"] == [str(by_hand)]
+    by_hand.unlink()
+    assert source.info() == {"dependents": [], "protected_base": False, "unused_base": False}
+
+
+def test_the_machine_of_a_protected_base_does_not_start(source: Golden) -> None:
+    source.clones("one")
+    with contextlib.closing(source.hv.connect()) as connection, pytest.raises(libvirt.libvirtError, match="denied"):
+        connection.lookupByName(source.name).create()
+    source.clones("one", state="absent")
+    source.hv.start(source.name)
+
+
+def test_a_machine_that_runs_on_a_base_is_warned_of(source: Golden) -> None:
+    source.clones("one", protect_base=False)
+    asked = {"names": [source.name, "one"], "uri": source.hv.uri}
+    found = run_module("vm_disk_info", asked)
+    assert [disk["dependents"] for disk in found["disks"]] == [source.paths("one"), []]
+    assert "warnings" not in found, "it is off"
+    source.hv.start(source.name)
+    warning = str(run_module("vm_disk_info", asked)["warnings"][0])
+    assert f"{source.name} is running on {source.image} (vda), which 1 image(s) read" in warning
+    assert source.paths("one")[0] in warning
+
+
+def test_a_base_is_removed_with_what_is_noted_of_it(source: Golden) -> None:
+    source.clones("one")
+    asked = {"path": str(source.image), "state": "absent", "force": True, "uri": source.hv.uri}
+    assert run_module("qcow2_image", asked)["dependents"] == source.paths("one")
+    assert run_module("qcow2_image", {**asked, "allow_dependents": True})["changed"]
+    assert sorted(path.name for path in source.image.parent.iterdir()) == ["clones"]
