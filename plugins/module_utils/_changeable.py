@@ -13,6 +13,18 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 
 
 def require_ready(state: DomainState, jobs: t.Sequence[str], change: str, why_not_saved: str) -> None:
+    """Raises DiskError where the domain is in no state for *change*, such as a conversion, which its snapshots would
+    not survive; the rest is as in require_quiet."""
+    require_quiet(state, jobs, change, why_not_saved)
+    if state.snapshots:
+        raise DiskError(
+            f"{state.name}: has {len(state.snapshots)} snapshot(s) ({', '.join(state.snapshots)}), "
+            f"which {change} would break: delete them first",
+            snapshots=list(state.snapshots),
+        )
+
+
+def require_quiet(state: DomainState, jobs: t.Sequence[str], change: str, why_not_saved: str) -> None:
     """Raises DiskError where the domain is in no state for *change*, such as a conversion; *jobs* are its block jobs.
 
     *why_not_saved*: what is wrong with a managed-save image.
@@ -24,12 +36,6 @@ def require_ready(state: DomainState, jobs: t.Sequence[str], change: str, why_no
         raise DiskError(
             f"{name}: has a managed-save image, {why_not_saved}: start the domain, "
             "or drop it with virsh managedsave-remove"
-        )
-    if state.snapshots:
-        raise DiskError(
-            f"{name}: has {len(state.snapshots)} snapshot(s) ({', '.join(state.snapshots)}), "
-            f"which {change} would break: delete them first",
-            snapshots=list(state.snapshots),
         )
     if state.checkpoints:
         raise DiskError(
@@ -45,16 +51,17 @@ def require_ready(state: DomainState, jobs: t.Sequence[str], change: str, why_no
         )
 
 
-def require_plain_disk(name: str, disk: DomainDisk, verb: str) -> None:
-    """Raises DiskError where the disk is none of those whose image may be exchanged; *verb*: convert, flatten."""
-    element, target = disk.element, f"{name}: {disk.target}"
+def require_plain_disk(name: str, disk: DomainDisk, verb: str, done: str | None = None) -> None:
+    """Raises DiskError where the disk is none of those whose image may be exchanged; *verb*: convert, flatten, and
+    *done* what is said of one to which that was done."""
+    element, target, done = disk.element, f"{name}: {disk.target}", done or f"{verb}ed"
     if element.device != "disk":
         raise DiskError(f"{target}: is a {element.device}, asked to {verb} a disk: name another")
     if disk.path is None or element.type not in ("file", "volume"):
-        raise DiskError(f"{target}: its source is of type {element.type}, and only image files are {verb}ed")
+        raise DiskError(f"{target}: its source is of type {element.type}, and only image files are {done}")
     if element.readonly or element.shareable or element.transient:
         kind = "read-only" if element.readonly else "shareable" if element.shareable else "transient"
-        raise DiskError(f"{target}: is {kind}, so that it may have other users or must not be changed: not {verb}ed")
+        raise DiskError(f"{target}: is {kind}, so that it may have other users or must not be changed: not {done}")
     if disk.defined is None or (
         disk.live is not None and (disk.live.source, disk.live.format) != (disk.defined.source, disk.defined.format)
     ):

@@ -13,6 +13,7 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _record_xml, _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
@@ -27,7 +28,11 @@ NEW_FILE = "new_file"
 NoteOf = t.Callable[[str], t.Optional[dict[str, t.Any]]]
 
 #: What a run with that verb does to a disk, and the module that finishes it.
-_DOING = {"convert": ("converts", "vm_disk_convert"), "flatten": ("flattens", "vm_disk_flatten")}
+_DOING = {
+    "convert": ("converts", "vm_disk_convert"),
+    "flatten": ("flattens", "vm_disk_flatten"),
+    DISK_SNAPSHOT: ("works on a snapshot of", "vm_disk_snapshot"),
+}
 
 
 def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) -> None:
@@ -38,7 +43,8 @@ def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) ->
     doing, module = _DOING.get(record.verb, (record.verb, None))
     for disk in record.disks:
         note = note_of(disk.dest)
-        what = f"{doing} {disk.target}" + (f" to {disk.dest}" if disk.dest != disk.source else f" ({disk.dest})")
+        moves = disk.dest != disk.source and record.snapshot is None
+        what = f"{doing} {disk.target}" + (f" to {disk.dest}" if moves else f" ({disk.dest})")
         if note is not None and note.get("alive"):
             raise OperationInFlight(
                 f"{name}: another run {what} since {note.get('started')} (process {note.get('pid')}): "
@@ -132,6 +138,12 @@ class Records:
             if path not in images:
                 self.operation.release(path)
         self._remove_from_metadata()
+
+    def let_go(self, gone: t.Collection[str]) -> None:
+        """Removes the records, those beside the images that are *gone* first: who looks for what a dead run left does
+        not look there. All others stay held, for what is still to be done."""
+        paths = self.operation.paths
+        self.forget([path for path in paths if path not in gone])
 
     def _remove_from_metadata(self) -> None:
         """Removes the record from the metadata, and the metadata where libvirt leaves an empty element of it.

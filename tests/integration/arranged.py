@@ -53,9 +53,9 @@ class Scene:
     def qcow2(self, name: str = "vm.qcow2") -> Path:
         return make_image(self.images / name, "qcow2")
 
-    def small_file_system(self, size: str) -> Path:
+    def small_file_system(self, size: str, *, exist_ok: bool = False) -> Path:
         small = self.images / "small"
-        small.mkdir()
+        small.mkdir(exist_ok=exist_ok)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0711", "tmpfs", small], check=True)
         self.stack.callback(lambda: subprocess.run(["umount", small], check=True))
         return small
