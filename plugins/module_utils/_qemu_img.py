@@ -322,8 +322,8 @@ class QemuImg(Unlocking):
         """
         argv = ["bitmap", *(f"--{action}" for action in actions)]
         argv += ["-g", str(granularity)] if granularity else []
-        argv += ["-b", "json:" + json.dumps({**_node(source, "qcow2"), "backing": None})] if source else []
-        self._write(*argv, "--image-opts", "--", image_by_itself(path, "qcow2"), os.fsdecode(name), in_place=True)
+        argv += ["-b", node([Layer(source, "qcow2")], alone=True)] if source else []
+        self._write(*argv, "--image-opts", "--", self._by_itself(path, "qcow2"), os.fsdecode(name), in_place=True)
 
     def _work_on_snapshot(self, option: str, which: str, path: str) -> None:
         """The verb knows no format flag before QEMU 10.1 (HAZARDS E6)."""
