@@ -18,7 +18,9 @@ options:
         when each part of it begins and ends. Off line the bytes are those that hold data, as far as the file system
         tells; below a running guest they are those of QEMU's block job, and grow as the guest writes.
       - With C(async) or C(no_log) on the task, and in check mode, nothing is printed.
-      - The lines go to the standard output. Set this to V(false) where a program reads that.
+      - The lines go to the standard output. Set this to V(false) where a program reads that. From ansible-core 2.21 on
+        Python keeps what goes to a file or a pipe until it is much, unless E(PYTHONUNBUFFERED) is set on the
+        controller.
     type: bool
     default: true
 notes:

@@ -135,10 +135,10 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
         sign_of_life = connected = time.monotonic()
         while not signals:
             try:
-                phases = self._look(job)
-                for line in lines.new(phases):
-                    display.display(line)
+                self._tell(job, lines)
                 result = None if job.alive else self._result(job, task_vars)
+                if result is not None and job.pid is None:  # it began and ended between the two looks
+                    self._tell(job, lines)
                 connected = time.monotonic()
             except AnsibleError as error:
                 if signals:
@@ -158,6 +158,11 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
             elif connected - sign_of_life > LOST_SECONDS:
                 return self._lost(job)
         return None
+
+    def _tell(self, job: Job, lines: Lines) -> None:
+        """Prints how far the job is, where that is news."""
+        for line in lines.new(self._look(job)):
+            display.display(line)
 
     def _look(self, job: Job) -> list[dict[str, t.Any]]:
         """The phases so far. Looks at once for a job that is new, else when it ends, or after some seconds."""

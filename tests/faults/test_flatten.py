@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -204,7 +205,7 @@ def test_the_pull_of_a_killed_run_goes_on_and_is_waited_for(running: Machine) ->
 def test_a_pull_that_is_over_is_found_and_written_out(running: Machine) -> None:
     with paused_at("virDomainQemuMonitorCommand 1", running.params, module=MODULE) as run:
         assert not running.is_pulled()
-        assert content(running.top, "qcow2") != running.content, "QEMU keeps it in its memory"
+        is_kept_in_memory(running)
         run.kill()
     running.assert_converges()
 
@@ -228,12 +229,23 @@ def test_a_guest_that_goes_off_in_the_middle_keeps_its_image(running: Machine) -
 def test_a_guest_that_runs_on_an_image_that_lost_content_is_not_left_alone(running: Machine) -> None:
     killed_at("virDomainQemuMonitorCommand 1", running.params, module=MODULE)
     running.kill_qemu()
-    assert content(running.top, "qcow2") != running.content
+    lost = is_kept_in_memory(running)
     running.start()
-    refused = run_module(MODULE, running.params)
-    assert "lost a part of what was pulled into it" in refused["msg"]
-    running.destroy()
+    if lost:
+        refused = run_module(MODULE, running.params)
+        assert "lost a part of what was pulled into it" in refused["msg"]
+        running.destroy()
     running.assert_converges()
+
+
+def is_kept_in_memory(machine: Machine) -> bool:
+    """Whether the image does not hold what was pulled into it: so it is with QEMU 7.2, and no more with 10.0."""
+    said = subprocess.run(["qemu-img", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = re.search(r"version (\d+)", said)
+    assert found
+    lost = content(machine.top, "qcow2") != machine.content
+    assert lost or int(found[1]) >= 8, "QEMU has it in its image: this test shows nothing"
+    return lost
 
 
 def test_libvirtd_killed_in_the_middle_the_next_run_finishes_the_job(running: Machine) -> None:

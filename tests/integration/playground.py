@@ -103,6 +103,8 @@ class Playground:
             "ANSIBLE_ASYNC_DIR": str(self.async_dir),
             "ANSIBLE_REMOTE_TMP": str(self.remote_tmp),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.directory / "cp"),
+            # ansible-core 2.21 leaves it to Python when what goes to a file is written.
+            "PYTHONUNBUFFERED": "1",
         }
         playbook = [str(Path(sys.executable).with_name("ansible-playbook")), str(self.directory / "play.yml")]
         output = self.directory / "output"

@@ -64,9 +64,8 @@ def web(hv: Hypervisor, images: Path, make_web: MakeWeb) -> Web:
 
 def assert_tells(run: Run, web: Web) -> None:
     """The lines of the copy, from its beginning to its end."""
-    assert {(line["host"], line["subject"], line["verb"]) for line in run.lines()} == {
-        ("here", f"{web.name} vda", "copy")
-    }
+    told = {(line["host"], line["subject"], line["verb"]) for line in run.lines()}
+    assert told == {("here", f"{web.name} vda", "copy")}, run.output
     found = percents(run, "here", "copy")
     assert found == sorted(found)
     assert (found[0], found[-1]) == (0, 100)

@@ -33,7 +33,7 @@ def enter_root(root: Path, argv: Sequence[str | Path], mounts: Sequence[Mount] =
         target = shlex.quote(f"{root}{mount.target}")
         if mount.make_target:
             parent = shlex.quote(str(Path(f"{root}{mount.target}").parent))
-            make = "touch" if Path(mount.arguments[-1]).is_file() else "mkdir -p"
+            make = "mkdir -p" if Path(mount.arguments[-1]).is_dir() else "touch"
             lines.append(f"mkdir -p {parent}; {make} {target}")
         lines.append(f"mount --no-mtab {shlex.join(mount.arguments)} {target}")
     # Not chroot: a namespace made inside must have this root, too.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lab.cache import cache_root, locked
+from lab.cache import cache_key, cache_root, locked
 from lab.namespaces import ENVIRONMENT, LabError, Mount
 from lab.pip_settings import pip_environment, pip_mounts
 from lab.root import ReleaseRoot
@@ -29,8 +29,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 DEFAULT_TESTS = ("tests/lab", "tests/integration", "tests/faults")
 CACHE = "/var/cache/kvmops-lab"
 VENV = "/opt/kvmops-venv"
-# What pyproject.toml's settings of pytest ask for; ansible-core as new as the release's Python takes it.
-REQUIREMENTS = ("ansible-core", "pytest>=9.2", "pytest-timeout", "pytest-xdist", "hypothesis")
+# What pyproject.toml's settings of pytest and the tests ask for; ansible-core as new as the release's Python takes it.
+REQUIREMENTS = ("ansible-core", "pytest>=9.2", "pytest-timeout", "pytest-xdist", "hypothesis", "dissect.hypervisor")
+COMPLETE = f"{VENV}/complete-{cache_key(*REQUIREMENTS)}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class OtherRelease:
     def __init__(self, suite: str) -> None:
         self._root = ReleaseRoot(suite)
         with locked(f"venv-{suite}"):
-            if not (self._root.path / VENV.lstrip("/") / "complete").exists():
+            if not (self._root.path / COMPLETE.lstrip("/")).exists():
                 self._make_venv()
 
     def run(self, argv: Sequence[str | Path], results: Path, capture: bool = False) -> str:
@@ -82,6 +83,7 @@ class OtherRelease:
             Mount.bind(CHECKOUT, CHECKOUT, make_target=True, read_only=True),
             Mount.bind(results, results, make_target=True),
             Mount.bind(cache_root(), CACHE, make_target=True),
+            *(Mount.bind(device, device, make_target=True) for device in sorted(Path("/dev").glob("loop*"))),
         ]
         environment = {
             **ENVIRONMENT,
@@ -94,7 +96,7 @@ class OtherRelease:
     def _make_venv(self) -> None:
         script = (
             f"rm -rf {VENV} && python3 -m venv --system-site-packages {VENV}"
-            f' && {VENV}/bin/pip install -q "$@" && touch {VENV}/complete'
+            f' && {VENV}/bin/pip install -q "$@" && touch {COMPLETE}'
         )
         command = self._root.command(["sh", "-c", script, "sh", *REQUIREMENTS], pip_mounts())
         made = subprocess.run(command, env={**ENVIRONMENT, **pip_environment()}, stdin=subprocess.DEVNULL, check=False)

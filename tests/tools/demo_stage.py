@@ -80,6 +80,7 @@ def play(uri: str, **variables: str) -> Played:
         "ANSIBLE_INVENTORY": "/dev/null",
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
         "ANSIBLE_NOCOLOR": "1",
+        "PYTHONUNBUFFERED": "1",  # what is printed is to be seen at once
     }
     command = [str(Path(sys.executable).with_name("ansible-playbook")), PLAYBOOK, *options]
     began = time.monotonic()

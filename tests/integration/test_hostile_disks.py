@@ -1,0 +1,108 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Domains on images of the hostile corpus: no module for domains writes or copies what such a disk points to.
+
+libvirt, and these modules with it, look at the images below a disk as a start of the domain would; so the victim may
+be opened here, and nothing of it may come out.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hostile import FORMATS, SECRET, Canary, Hostile, corpus
+from integration.image_tools import small_file_system
+from lab import Disk, Hypervisor, run_module
+from lab.tree import tree_state
+
+#: Far above what any of them takes, far below what one that got out of hand would.
+SECONDS = 30
+#: What libvirt has a word for.
+DISK_FORMATS = ("raw", *FORMATS[:5])
+#: Those that lead somewhere, or nowhere.
+LEADING = (
+    *("backing_file", "backing_json", "backing_nbd", "qed_backing_file", "data_file", "raw_data_file"),
+    *("raw_disk_that_looks_like_an_overlay", "circle_of_two", "chain_of_seventy", "extent_elsewhere", "extent_beside"),
+    *("parent_elsewhere", "qcow2_of_511_bytes"),
+)
+
+
+@pytest.fixture(scope="module")
+def canary(hv: Hypervisor) -> Iterator[Canary]:
+    with small_file_system(hv.images / "hostile", "256M") as small:
+        (small / "corpus").mkdir()
+        found = Canary(small / "canary")
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def images(canary: Canary) -> list[Hostile]:
+    return corpus(canary.directory.parent / "corpus", canary)
+
+
+def harmless(hv: Hypervisor, canary: Canary, name: str, params: dict[str, Any], *, check: bool) -> dict[str, Any]:
+    """What module NAME says; the victim is as it was, and so is all else where nothing new was to be made."""
+    corpus_directory = canary.directory.parent / "corpus"
+    before, start = tree_state(corpus_directory), time.monotonic()
+    with canary.untouched(unopened=False):
+        result = run_module(name, {**params, "uri": hv.uri}, check=check, timeout=SECONDS)
+    assert time.monotonic() - start < SECONDS
+    said = json.dumps(result)
+    assert "Traceback" not in said, result
+    assert SECRET.decode()[:20] not in said
+    after = tree_state(corpus_directory)
+    if check or result.get("failed"):
+        assert after == before
+    for path in corpus_directory.glob("*/new*"):
+        assert SECRET not in path.read_bytes()
+        path.unlink()
+    return result
+
+
+def test_all_of_them_are_described_at_once(hv: Hypervisor, canary: Canary, images: list[Hostile]) -> None:
+    known = [image for image in images if image.format in DISK_FORMATS]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    targets = [f"sd{first}{second}".strip() for first in ("", *letters) for second in letters]
+    disks = [Disk(image.path, image.format, target) for image, target in zip(known, targets, strict=False)]
+    hv.define(hv.domain_xml("hostile-all", disks, kernel=False))
+    try:
+        result = harmless(hv, canary, "vm_disk_info", {"names": ["hostile-all"]}, check=False)
+    finally:
+        hv.remove("hostile-all")
+    assert not result.get("failed"), result
+    problems = {disk["path"]: disk["problem"] for disk in result["disks"]}
+    assert len(problems) == len(known)
+    for image in known:
+        if image.name.startswith(("circle", "chain", "extent")):
+            assert problems[str(image.path)], image.name
+
+
+@pytest.mark.parametrize("name", LEADING)
+def test_no_module_for_domains_is_led_anywhere(
+    name: str, hv: Hypervisor, canary: Canary, images: list[Hostile]
+) -> None:
+    (image,) = [image for image in images if image.name == name]
+    domain = f"hostile-{name.replace('_', '-')}"
+    hv.define(hv.domain_xml(domain, [Disk(image.path, image.format)], kernel=False))
+    one = {"name": domain, "disk": "vda"}
+    new = str(image.path.with_name("new"))
+    clones = [{"name": f"{domain}-clone"}]
+    runs: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("vm_disk_flatten", {**one}),
+        ("vm_disk_resize", {**one, "size": "80P"}),
+        ("vm_linked_clone", {"source": domain, "clones": clones, "mode": "full"}),
+        ("vm_disk_convert", {**one, "format": "qcow2" if image.format == "raw" else "raw", "dest": new}),
+    )
+    try:
+        for module, params in runs:
+            result = harmless(hv, canary, module, params, check=module == "vm_linked_clone")
+            if name.startswith(("backing", "data", "raw_data", "circle", "chain", "extent", "parent", "qed")):
+                assert result.get("failed") or not result["changed"], (module, result)
+    finally:
+        hv.remove(domain)
