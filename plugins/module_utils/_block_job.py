@@ -39,18 +39,18 @@ def live_disk(domain: Domain, target: str) -> DiskElement | None:
     return next(found, None)
 
 
-def await_copy(domain: Domain, target: str, dest: str, seconds: float, report: Report) -> None:
-    """Waits until the copy of a disk to *dest* holds what the disk does, and is kept so.
+def await_copy(domain: Domain, target: str, dest: str, seconds: float, report: Report, *, job: str = "copy") -> None:
+    """Waits until the copy of a disk to *dest*, or the *job* like one, holds what the disk does, and is kept so.
 
     Raises DiskError where the copy fails, the domain goes off, nothing moves, or *seconds* are over. The copy then goes
     on where it can: to be ended by whoever began it.
     """
 
-    what = f"for the copy of {target} to {dest} to be complete"
+    what = f"for the {job} of {target} to {dest} to be complete"
 
     def is_ready(disk: DiskElement, wait: Wait) -> bool:
         if disk.mirror != dest:
-            raise _gone(domain, target, what) if _goes_off(domain, wait) else _failed(domain, target, dest)
+            raise _gone(domain, target, what) if _goes_off(domain, wait) else _failed(domain, target, dest, job)
         return disk.mirror_ready == "yes"
 
     _await(domain, target, is_ready, seconds, report, what)
@@ -79,6 +79,30 @@ def await_pull(domain: Domain, target: str, base: str | None, seconds: float, re
     on where it can: to be ended by whoever began it.
     """
     what = f"for the backing files of {target} to be in its image"
+    _await_end(domain, target, lambda disk: is_shortened(disk, base), _pull_failed, seconds, report, what)
+
+
+def await_merge(domain: Domain, target: str, overlay: str, seconds: float, report: Report) -> None:
+    """Waits until *overlay* is none of a disk's backing files any more, as its content is in what was below it, and no
+    job is left. Raises DiskError as await_pull does."""
+
+    def is_merged(disk: DiskElement) -> bool:
+        return all(link.path != overlay for link in disk.chain or ())
+
+    what = f"for {overlay} to be merged below {target}"
+    _await_end(domain, target, is_merged, _merge_failed, seconds, report, what)
+
+
+def _await_end(
+    domain: Domain,
+    target: str,
+    is_over: t.Callable[[DiskElement], bool],
+    failure: t.Callable[[Domain, str, str | None], DiskError],
+    seconds: float,
+    report: Report,
+    what: str,
+) -> None:
+    """Waits for the end of a job that ends by itself; what counts is what *is_over* finds in the disk then."""
 
     def is_done(disk: DiskElement, wait: Wait) -> bool:
         try:
@@ -88,9 +112,9 @@ def await_pull(domain: Domain, target: str, base: str | None, seconds: float, re
         if works:
             return False
         again = live_disk(domain, target)  # the job may have ended after the first look
-        if again is not None and is_shortened(again, base):
+        if again is not None and is_over(again):
             return True
-        raise _gone(domain, target, what) if _goes_off(domain, wait) else _pull_failed(domain, target, disk.source)
+        raise _gone(domain, target, what) if _goes_off(domain, wait) else failure(domain, target, disk.source)
 
     _await(domain, target, is_done, seconds, report, what)
 
@@ -180,11 +204,11 @@ def _too_late(domain: Domain, seconds: float, what: str) -> DiskError:
     return DiskError(f"{domain.name}: waited {seconds:g} s {what}: given up", state=domain.state())
 
 
-def _failed(domain: Domain, target: str, dest: str) -> DiskError:
+def _failed(domain: Domain, target: str, dest: str, job: str) -> DiskError:
     """A copy that is not there any more: QEMU gave up, and does not say why."""
     left = _left_for(dest)
     return DiskError(
-        f"{domain.name}: the copy of {target} to {dest} failed: {_likely_reason(left)}: "
+        f"{domain.name}: the {job} of {target} to {dest} failed: {_likely_reason(left)}: "
         "the guest runs on its old image",
         available_bytes=left,
     )
@@ -196,6 +220,16 @@ def _pull_failed(domain: Domain, target: str, path: str | None) -> DiskError:
     return DiskError(
         f"{domain.name}: the pull of the backing files of {target} into {path} failed, or was ended by somebody else: "
         f"{_likely_reason(left)}: the guest runs on, and its image still has its backing files",
+        available_bytes=left,
+    )
+
+
+def _merge_failed(domain: Domain, target: str, path: str | None) -> DiskError:
+    """A merge that is gone, and has left the chain as it was: QEMU does not say why."""
+    left = _left_for(path) if path else None
+    return DiskError(
+        f"{domain.name}: the merge of an image below {target} failed, or was ended by somebody else: "
+        f"{_likely_reason(left)}: the guest runs on, and reads what it did",
         available_bytes=left,
     )
 

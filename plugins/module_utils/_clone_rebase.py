@@ -76,6 +76,7 @@ def move(
         raise InvalidRequest(f"{what}: {base.path} or what it reads is a block device, on which nothing is moved")
     images = chain(disk)
     if images[0].backing_file is not None and is_same_file(images[0].backing_file, base.path):
+        _require_expected_chain(what, disk, (base.path, marked.base))
         return Move(disk, base, marked.base, None)
     found = _rebase.Rebase(images[0], base.images, images[1:])
     if images[0].virtual_size < base.size:
@@ -89,6 +90,17 @@ def move(
     )
     _rebase.require_possible(wish, found)
     return Move(disk, base, marked.base, found)
+
+
+def _require_expected_chain(what: str, disk: DomainDisk, bases: t.Collection[str]) -> None:
+    """Raises DiskError where the definition has the guest see something else than what the image reads: that is the new
+    base, over which it is the same as over the old one."""
+    named = disk.chain[0].path if disk.chain else None
+    if named is not None and not any(is_same_file(named, base) for base in bases):
+        raise DiskError(
+            f"{what}: the definition says that {disk.path} reads {named}, expected {' or '.join(bases)}: bring the two "
+            "together first"
+        )
 
 
 def require_at_rest(state: DomainState) -> None:

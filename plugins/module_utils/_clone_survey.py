@@ -17,12 +17,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _base,
     _capacity,
     _clone_source,
-    _convert,
+    _disk_chain,
     _domain,
     _domain_identity,
     _domain_xml,
     _image,
     _lock,
+    _staging,
     _xml,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import LINKED, REFLINK, CloneWish
@@ -37,11 +38,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuI
 
 @dataclass(frozen=True)
 class Left:
-    """A file on which a run died that made, or removed, a clone; *start* is owed to it."""
+    """A path on which a run died that made, or removed, a clone. *start* is owed to it; *there*: so is a file of it."""
 
     path: str
-    verb: str
-    start: bool
+    start: bool = False
+    there: bool = False
 
 
 def look_at_source(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Source:
@@ -56,10 +57,7 @@ def _disk(state: DomainState, disk: DomainDisk, qemu_img: QemuImg, trusted: bool
     path = t.cast(str, disk.path)
     _image.require_format(path, disk.format)
     image = _image.inspect(qemu_img, path, disk.format, by_header=True)
-    item = _convert.Conversion(disk, path, path)
-    _convert.require_known_references(state, item, [image], trusted)
-    images = _image.chain(qemu_img, image) if image.backing_file else (image,)
-    _convert.require_known_references(state, item, images, trusted)
+    images = _disk_chain.followed(qemu_img, state, disk, image, trusted=trusted)
     block = tuple(stat.S_ISBLK(os.stat(one.path).st_mode) for one in images)
     element = _domain_xml.find_disk(_xml.parse(state.definition), disk.target)
     note = None if block[0] else _base.look(path)
@@ -164,7 +162,8 @@ def left_behind(directories: t.Iterable[str], names: t.Container[str]) -> dict[s
         for record in _lock.look_in(directory):
             name, path = record.get("item"), record.get("path")
             if not record["alive"] and record.get("verb") in (MAKE, REMOVE) and name in names and path:
-                found.setdefault(str(name), []).append(Left(path, record["verb"], bool(record.get("start"))))
+                there = os.path.lexists(path) or _staging.left_over(path)
+                found.setdefault(str(name), []).append(Left(path, bool(record.get("start")), there))
     return found
 
 

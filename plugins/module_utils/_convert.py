@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import typing as t
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
+from ansible_collections.kvmops.disk.plugins.module_utils import _changeable
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskChange, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
@@ -26,7 +26,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._layout import (
     known_suffixes,
     suffix,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk, now
+from ansible_collections.kvmops.disk.plugins.module_utils._transcode import Recipe
 
 #: The formats that libvirt can give to a guest as a writable disk.
 DISK_FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc")
@@ -130,42 +131,9 @@ def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], lis
 
 def require_convertible(state: DomainState, conversions: t.Sequence[Conversion], jobs: t.Sequence[str]) -> None:
     """Raises DiskError where the domain, or a disk of it, is in no state to be converted; *jobs* are its block jobs."""
-    require_ready(state, jobs, "a conversion", "which would resume on the old disk")
+    _changeable.require_ready(state, jobs, "a conversion", "which would resume on the old disk")
     for conversion in conversions:
-        require_plain_disk(state.name, conversion.disk, "convert")
-
-
-def require_ready(state: DomainState, jobs: t.Sequence[str], change: str, why_not_saved: str) -> None:
-    """Raises DiskError where the domain is in no state for *change*, such as a conversion; *jobs* are its block jobs.
-
-    *why_not_saved*: what is wrong with a managed-save image.
-    """
-    name = state.name
-    if not state.persistent:
-        raise DiskError(f"{name}: is transient: it has no definition that could name the new disk: define it first")
-    if state.managed_save:
-        raise DiskError(
-            f"{name}: has a managed-save image, {why_not_saved}: start the domain, "
-            "or drop it with virsh managedsave-remove"
-        )
-    if state.snapshots:
-        raise DiskError(
-            f"{name}: has {len(state.snapshots)} snapshot(s) ({', '.join(state.snapshots)}), "
-            f"which {change} would break: delete them first",
-            snapshots=list(state.snapshots),
-        )
-    if state.checkpoints:
-        raise DiskError(
-            f"{name}: has checkpoints ({', '.join(state.checkpoints)}), which {change} would break: delete them first"
-        )
-    if state.busy:
-        raise DiskError(f"{name}: is being migrated, saved, dumped or backed up: wait until that is over")
-    if jobs:
-        raise DiskError(
-            f"{name}: a block job runs on {', '.join(jobs)}: wait until it is over, "
-            "or end it with virsh blockjob --abort",
-            block_jobs=list(jobs),
-        )
+        _changeable.require_plain_disk(state.name, conversion.disk, "convert")
 
 
 def way(state: DomainState, wish: ConvertWish) -> str:
@@ -221,39 +189,6 @@ def require_stoppable(state: DomainState, wish: ConvertWish) -> None:
         raise DiskError(
             f"{state.name}: is {state.state}, so that its guest cannot shut down: resume it, or set shutdown to force",
             state=state.state,
-        )
-
-
-def require_known_references(
-    state: DomainState, conversion: Conversion, chain: t.Sequence[Image], trusted: bool
-) -> None:
-    """Raises UnsafeImage where an image refers to a file that the domain's definition does not name.
-
-    Following it would copy that file into the guest's disk (HAZARDS A7). *trusted* says that the task knows.
-    """
-    known = {link.path for link in conversion.disk.chain or ()}
-    for image in chain:
-        if image.data_file is not None and not trusted:
-            raise _unknown(state, conversion, image.path, f"keeps its data in {image.data_file}")
-        if image.backing_file is not None and image.backing_file not in known and not trusted:
-            raise _unknown(state, conversion, image.path, f"has the backing file {image.backing_file}")
-
-
-def require_same_chain(state: DomainState, disk: DomainDisk, images: t.Sequence[Image]) -> None:
-    """Raises UnsafeImage where libvirt's XML names other backing files of the disk than its *images* do, the disk's own
-    first: the guest sees what the XML says, and qemu-img what they say."""
-    named = disk.chain
-    if named is None:
-        return
-    below = [(os.path.realpath(image.path), image.format) for image in images[1:]]
-    same = [(os.path.realpath(link.path or ""), link.format or found[1]) for link, found in zip(named, below)]
-    if same != below or len(named) != len(below):
-        in_xml = " -> ".join(f"{link.path} ({link.format})" for link in named) or "none"
-        in_images = " -> ".join(f"{image.path} ({image.format})" for image in images[1:]) or "none"
-        raise UnsafeImage(
-            f"{state.name}: {disk.target}: libvirt's XML names the backing files {in_xml}, the images {in_images}: "
-            "bring the two together first: the guest sees what the XML says",
-            path=images[0].path,
         )
 
 
@@ -348,7 +283,7 @@ def record(mode: str, runs: bool, wish: ConvertWish, conversions: t.Sequence[Con
     return Record(
         verb="convert",
         mode=mode,
-        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        started=now(),
         was_running=runs,
         remove_source=not wish.keep_source,
         disks=tuple(recorded(item, wish) for item in conversions),
@@ -363,6 +298,18 @@ def recorded(item: Conversion, wish: ConvertWish) -> RecordedDisk:
         base=item.backing.path if item.backing else None,
         options=",".join(f"{name}={value}" for name, value in sorted(options.items())),
         block="yes" if wish.block_device else None,
+    )
+
+
+def recipe(item: Conversion, wish: ConvertWish) -> Recipe:
+    """How the new image is made off line; what is below the old one is read as a part of it, or kept below both."""
+    base = item.backing
+    return Recipe(
+        *(item.source, item.source_format, wish.layout),
+        base=(base.path or "", base.format or "") if base else None,
+        reads_base=True,
+        compress=wish.compress,
+        verify=wish.verify,
     )
 
 
@@ -413,43 +360,3 @@ def _is_granted(disk: DomainDisk, wish: ConvertWish) -> bool:
 
 def _conversion(disk: DomainDisk, wish: ConvertWish) -> Conversion:
     return Conversion(disk, disk.path or "", wish.destination(disk.path) if disk.path else "")
-
-
-def require_plain_disk(name: str, disk: DomainDisk, verb: str) -> None:
-    """Raises DiskError where the disk is none of those whose image may be exchanged; *verb*: convert, flatten."""
-    element, target = disk.element, f"{name}: {disk.target}"
-    if element.device != "disk":
-        raise DiskError(f"{target}: is a {element.device}, asked to {verb} a disk: name another")
-    if disk.path is None or element.type not in ("file", "volume"):
-        raise DiskError(f"{target}: its source is of type {element.type}, and only image files are {verb}ed")
-    if element.readonly or element.shareable or element.transient:
-        kind = "read-only" if element.readonly else "shareable" if element.shareable else "transient"
-        raise DiskError(f"{target}: is {kind}, so that it may have other users or must not be changed: not {verb}ed")
-    if disk.defined is None or (
-        disk.live is not None and (disk.live.source, disk.live.format) != (disk.defined.source, disk.defined.format)
-    ):
-        defined = f"{disk.defined.source} ({disk.defined.format})" if disk.defined else "nothing"
-        raise DiskError(
-            f"{target}: the guest runs on {disk.path} ({disk.format}), but the definition names {defined}: "
-            "bring the two together first, "
-            "by a restart or with virsh"
-        )
-
-
-def _unknown(state: DomainState, conversion: Conversion, path: str, points: str) -> UnsafeImage:
-    return UnsafeImage(
-        f"{path}: {points}, which the definition of {state.name} does not name for {conversion.target}: "
-        "following it could copy a foreign file "
-        "into the disk: name it as backingStore in the definition, "
-        "or set trusted=true where you know that it belongs there",
-        path=path,
-    )
-
-
-def require_unchanged_size(conversion: Conversion, before: int, after: int) -> None:
-    """Raises DiskError where the new image has cut off the end of the disk."""
-    if after < before:
-        raise DiskError(
-            f"{conversion.dest}: the new image has {after} bytes, its source {before}: the formats do not fit: "
-            "choose another"
-        )

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
+from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
@@ -25,21 +25,16 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _xml,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
     carry_out,
     layout_from,
-    refresh_pools,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step, refusal
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey
@@ -70,47 +65,19 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
     return wish
 
 
-class ConvertTask:
-    """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
+class ConvertTask(DomainTask):
+    """The disks of a domain as *wish* wants them."""
+
+    verb = "convert"
 
     def __init__(self, module: AnsibleModule, wish: ConvertWish) -> None:
-        self.progress = Progress.wanted()
-        self.params = module.params
-        self.check_mode = module.check_mode
+        super().__init__(module)
         self.wish = wish
-        self.qemu_img = QemuImg.find()
-        self.hypervisor = Hypervisor.connect(module.params["uri"])
-        self.domain = self.hypervisor.domain(module.params["name"])
-        self.state: DomainState
         self.survey: Survey
-        self.mode: str | None = None
         self.conversions: list[Conversion] = []
         self.targets: list[str] = []
-        self.directories: set[str] = set()
         self.unfinished = Unfinished()
         self.work: _offline.Work | None = None
-
-    def decide(self, operation: Operation | None) -> Plan:
-        """The plan. Where the wish is refused, but a dead run left something, it settles that and then refuses."""
-        plan = self._decided(operation)
-        self.directories = {os.path.dirname(name) for path in self.paths() for name in (path, os.path.realpath(path))}
-        return plan
-
-    def _decided(self, operation: Operation | None) -> Plan:
-        self.conversions = []
-        self.work = None
-        self.state = _domain.observe(self.hypervisor, self.domain)
-        self.survey = Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
-        self.unfinished = _unfinished.find(self.state, [], _lock.notes(operation))
-        try:
-            return self._plan(operation)
-        except OperationInFlight:
-            raise
-        except DiskError as error:
-            if self.check_mode or not self.unfinished:
-                raise
-            self.conversions = []
-            return Plan({}, {}, (*self._settlement(operation, restart=True), refusal(error)))
 
     def paths(self) -> set[str]:
         """The images whose records are to be held."""
@@ -119,9 +86,7 @@ class ConvertTask:
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns, read from the world again after a change."""
         before = {item.target: item for item in self.conversions}
-        state = _domain.observe(self.hypervisor, self.domain) if plan and not self.check_mode else self.state
-        if plan and not self.check_mode:
-            refresh_pools(self.hypervisor, self.directories)
+        state = self.state_after(plan)
         disks = [disk for target in self.targets for disk in state.disks if disk.target == target]
         return {
             **plan.report(),
@@ -130,7 +95,10 @@ class ConvertTask:
         }
 
     def _plan(self, operation: Operation | None) -> Plan:
+        self.conversions, self.work = [], None
+        self.survey = Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
         note_of = _lock.notes(operation)
+        self.unfinished = _unfinished.find(self.state, [], note_of)
         meant, conversions = _convert.select(self.state, self.wish)
         self.targets = [disk.target for disk in meant]
         there = {disk.target for disk in self.unfinished.pivoted if self.wish.is_granted(disk.dest, disk.format)}
@@ -153,6 +121,12 @@ class ConvertTask:
         self.survey.require_space(new, share=self.state.active)
         self.survey.require_promise(conversions, self.params["max_overcommit"])
         return self._conversion_plan(operation, adopted)
+
+    def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
+        if not self.unfinished:
+            return ()
+        self.conversions = []
+        return self._settlement(operation, restart=True)
 
     def _is_taken(self, path: str) -> bool:
         """Whether something stands at a destination that is not to be overwritten."""
@@ -184,16 +158,7 @@ class ConvertTask:
 
     def _steps(self, operation: Operation | None, adopted: t.Container[str]) -> tuple[Step, ...]:
         if self.mode == "live":
-            work = _live.LiveWork(
-                hypervisor=self.hypervisor,
-                domain=self.domain,
-                qemu_img=self._holding(operation),
-                records=self._records(operation),
-                wish=self.wish,
-                progress=self.progress,
-                images=self.survey.images,
-                adopted=adopted,
-            )
+            work = _live.LiveWork(**self.hands(operation), wish=self.wish, images=self.survey.images, adopted=adopted)
             return _live.steps(self.state, self.wish, self.conversions, work)
         return _offline.steps(self.state, self.wish, self.conversions, self._work(operation))
 
@@ -235,28 +200,19 @@ class ConvertTask:
         if self.wish.keep_source or not self.unfinished.sources:
             return ()
         return tuple(
-            Step(f"remove {source}", _remover(source)) for source in self.survey.removable(self.unfinished.sources)
+            Step(f"remove {source}", partial(_base.remove_image, source))
+            for source in self.survey.removable(self.unfinished.sources)
         )
 
     def _work(self, operation: Operation | None) -> _offline.Work:
         self.work = _offline.Work(
-            hypervisor=self.hypervisor,
-            domain=self.domain,
-            qemu_img=self._holding(operation),
-            records=self._records(operation),
+            **self.hands(operation),
             wish=self.wish,
+            chains=self.survey.chains,
             runs=self.state.active or self.unfinished.owed,
             require_space=lambda: self.survey.require_space(self.conversions, share=False),
-            progress=self.progress,
         )
         return self.work
-
-    def _records(self, operation: Operation | None) -> Records:
-        return Records(self.hypervisor, self.domain, operation or Operation("convert"), self.state.record)
-
-    def _holding(self, operation: Operation | None) -> QemuImg:
-        """qemu-img, which keeps the locks of the operation for as long as it works."""
-        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
 
     def _facts(self, disk: DomainDisk, item: Conversion | None) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""
@@ -285,14 +241,7 @@ class ConvertTask:
         if self.check_mode and item:
             top = _convert.predicted(item, self.survey.images[item.target], self.wish.layout.format)
             return (top, *_image.chain(self.qemu_img, self.survey.images[item.target])[1:]) if item.backing else (top,)
-        if disk.path is None:
-            return ()
-        image = _image.inspect(self.qemu_img, disk.path, disk.format)
-        return _image.chain(self.qemu_img, image) if image.backing_file else (image,)
-
-
-def _remover(path: str) -> t.Callable[[], None]:
-    return lambda: _base.remove_image(path)
+        return self.images_of(disk) if disk.path is not None else ()
 
 
 def convert(module: AnsibleModule) -> dict[str, t.Any]:

@@ -7,12 +7,11 @@ result."""
 
 from __future__ import annotations
 
-import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _convert,
+    _disk_chain,
     _domain,
     _domain_xml,
     _flatten,
@@ -24,19 +23,16 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _record_xml,
     _recover,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_task import DomainTask
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten_left import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten_survey import FlattenSurvey
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, carry_out, refresh_pools
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step, refusal
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
+from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
 
@@ -53,55 +49,27 @@ def wish_from(params: dict[str, t.Any]) -> FlattenWish:
     return wish
 
 
-class FlattenTask:
-    """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
+class FlattenTask(DomainTask):
+    """The disks of a domain independent, as *wish* wants them."""
+
+    verb = "flatten"
 
     def __init__(self, module: AnsibleModule, wish: FlattenWish) -> None:
-        self.progress = Progress.wanted()
-        self.check_mode = module.check_mode
+        super().__init__(module)
         self.wish = wish
-        self.qemu_img = QemuImg.find()
-        self.hypervisor = Hypervisor.connect(module.params["uri"])
-        self.domain = self.hypervisor.domain(module.params["name"])
-        self.state: DomainState
         self.survey: FlattenSurvey
-        self.mode: str | None = None
         self.meant: list[Flattening] = []
         self.items: list[Flattening] = []
         self.left = Left()
         self.lost: tuple[_record_xml.RecordedDisk, ...] = ()
 
-    def decide(self, operation: Operation | None) -> Plan:
-        """The plan. Where the wish is refused, but a dead run left something, it settles that and then refuses."""
-        self.meant, self.items = [], []
-        self.state = _domain.observe(self.hypervisor, self.domain)
-        self.survey = FlattenSurvey(self.hypervisor, self.qemu_img, self.state, self.wish)
-        self.left = self._find_left(operation)
-        self.lost = _flatten_left.lost(self.left, self.qemu_img)
-        if self.lost:
-            return self._repair(operation)
-        try:
-            return self._plan(operation)
-        except OperationInFlight:
-            raise
-        except DiskError as error:
-            if self.check_mode or not self.left:
-                raise
-            self.items = []
-            return Plan({}, {}, (*self._settlement(operation), refusal(error)))
-
     def paths(self) -> set[str]:
-        """The images whose records are to be held."""
         return self.left.paths | {item.path for item in self.items}
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns, read from the world again after a change."""
         changed = bool(plan) and not self.check_mode
-        state = _domain.observe(self.hypervisor, self.domain) if changed else self.state
-        if changed:
-            directories = {os.path.dirname(path) for path in self.left.paths}
-            refresh_pools(self.hypervisor, self.survey.directories(self.items) | directories)
-        now = {disk.target: disk for disk in state.disks}
+        now = {disk.target: disk for disk in self.state_after(plan).disks}
         return {
             **plan.report(),
             "diff": [{"before": plan.before, "after": plan.after}, *plan.diff],
@@ -109,6 +77,19 @@ class FlattenTask:
         }
 
     def _plan(self, operation: Operation | None) -> Plan:
+        self.meant, self.items = [], []
+        self.survey = FlattenSurvey(self.hypervisor, self.qemu_img, self.state, self.wish)
+        self.left = self._find_left(operation)
+        self.lost = _flatten_left.lost(self.left, self.qemu_img)
+        return self._repair(operation) if self.lost else self._flattening(operation)
+
+    def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
+        if self.lost or not self.left:
+            return ()
+        self.items = []
+        return self._settlement(operation)
+
+    def _flattening(self, operation: Operation | None) -> Plan:
         self.meant = [self.survey.observed(disk) for disk in _flatten.select(self.state, self.wish)]
         items = [item for item in self.meant if not _flatten.is_granted(item)]
         self.left = self._find_left(operation)
@@ -144,14 +125,11 @@ class FlattenTask:
         return Plan({}, {}, (*self._naming(stale), *settlement), self._definition_diff(stale) if stale else ())
 
     def _steps(self, operation: Operation | None, adopted: t.Collection[str]) -> tuple[Step, ...]:
-        records, qemu_img = self._records(operation), self._holding(operation)
+        hands = self.hands(operation)
         if self.mode == "live":
-            live = _flatten_live.LiveWork(
-                *(self.hypervisor, self.domain, qemu_img, records, self.wish, self.progress, self.left.owners, adopted)
-            )
+            live = _flatten_live.LiveWork(**hands, wish=self.wish, owners=self.left.owners, adopted=adopted)
             return _flatten_live.steps(self.state, self.items, live)
-        work = _flatten_offline.OfflineWork(self.hypervisor, self.domain, qemu_img, records, self.wish, self.progress)
-        return _flatten_offline.steps(self.state, self.items, work)
+        return _flatten_offline.steps(self.state, self.items, _flatten_offline.OfflineWork(**hands, wish=self.wish))
 
     def _is_misnamed(self, item: Flattening) -> bool:
         """Whether the definition names backing files that the image has no more, since a run died that flattened it.
@@ -163,7 +141,7 @@ class FlattenTask:
         if found is None or found == self.state.definition:
             return False
         if item.target not in self.left.targets:
-            _convert.require_same_chain(self.state, item.disk, item.images)
+            _disk_chain.require_same_chain(self.state, item.disk, item.images)
         return True
 
     def _naming(self, stale: t.Sequence[Flattening]) -> tuple[Step, ...]:
@@ -191,7 +169,7 @@ class FlattenTask:
                 "what was below",
                 state=self.state.state,
             )
-        again = _flatten_left.give_reference_back(self.lost, self._holding(operation))
+        again = _flatten_left.give_reference_back(self.lost, self.holding(operation))
         named = _flatten_left.with_old_chains(self.state.definition, self.lost, self.qemu_img)
         define = Step("", lambda: self._define(named))
         return Plan({}, {}, (*again, define, *self._settlement(operation)))
@@ -202,7 +180,7 @@ class FlattenTask:
 
     def _settlement(self, operation: Operation | None) -> tuple[Step, ...]:
         """The steps that end what a dead run left, where there is nothing else to do."""
-        records = self._records(operation)
+        records = self.hands(operation)["records"]
         images = {disk.path for disk in self.state.disks if disk.path}
         return (
             *self._clean_up(),
@@ -238,17 +216,10 @@ class FlattenTask:
         run, images = self.domain.run_number(), [item.path for item in self.meant]
         return _flatten_left.find(self.state, run, images, _lock.notes(operation), self.domain.is_pulled)
 
-    def _records(self, operation: Operation | None) -> Records:
-        return Records(self.hypervisor, self.domain, operation or Operation("flatten"), self.state.record)
-
-    def _holding(self, operation: Operation | None) -> QemuImg:
-        """qemu-img, which keeps the locks of the operation for as long as it works."""
-        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
-
     def _facts(self, item: Flattening, disk: DomainDisk, changed: bool) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""
         mine = item in self.items
-        images = self._images_of(disk) if changed else _flatten.predicted(item) if mine else item.images
+        images = self.images_of(disk) if changed else _flatten.predicted(item) if mine else item.images
         return {
             "domain": self.state.name,
             "target": item.target,
@@ -262,10 +233,6 @@ class FlattenTask:
             "mode": self.mode if mine else None,
             "verified": mine and self.mode == "offline" and self.wish.verify and not self.check_mode,
         }
-
-    def _images_of(self, disk: DomainDisk) -> tuple[_image.Image, ...]:
-        image = _image.inspect(self.qemu_img, t.cast(str, disk.path), disk.format)
-        return _image.chain(self.qemu_img, image) if image.backing_file else (image,)
 
 
 def _paths(images: t.Iterable[_image.Image]) -> list[str]:

@@ -16,8 +16,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _clone_rebase,
     _clone_survey,
-    _convert,
     _dependents,
+    _disk_chain,
     _domain,
     _domain_identity,
     _domain_xml,
@@ -166,10 +166,8 @@ class RebaseTask:
         target = next((one for one in self.target.disks if one.target == disk.target), None)
         if image.backing_file is None or (target and _usage.is_same_file(image.backing_file, target.path)):
             return (image,)
-        item = _convert.Conversion(disk, path, path)
-        _convert.require_known_references(state, item, [image], self.wish.trusted)
-        images = _image.chain(self.qemu_img, image)
-        _convert.require_known_references(state, item, images, self.wish.trusted)
+        images = _disk_chain.followed(self.qemu_img, state, disk, image, trusted=self.wish.trusted)
+        _disk_chain.require_same_chain(state, disk, images)
         return images
 
     def _require_possible(self, item: RebaseItem) -> None:

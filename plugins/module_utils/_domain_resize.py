@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
-    _convert,
     _dependents,
+    _disk_chain,
     _domain,
     _image,
     _lock,
@@ -168,7 +168,7 @@ class ResizeTask:
         if plan and not self.module.check_mode:
             refresh_pools(self.hypervisor, {os.path.dirname(item.path), os.path.dirname(os.path.realpath(item.path))})
             item = replace(item, image=self._image(item.disk))
-        chain = _image.chain(self.qemu_img, item.image) if item.image.backing_file else (item.image,)
+        chain = _image.chain(self.qemu_img, item.image)
         if self.module.check_mode:
             chain = (replace(chain[0], virtual_size=item.after), *chain[1:])
         return {
@@ -237,14 +237,11 @@ class ResizeTask:
 
     def _require_known_chain(self, item: Resizing) -> None:
         """qemu-img opens the chain to resize its top: all of it has to be known, and to fit."""
-        chain: tuple[_image.Image, ...] = (item.image,)
+        images: tuple[_image.Image, ...] = (item.image,)
         if item.image.backing_file is not None:
-            step = _convert.Conversion(item.disk, item.path, item.path)
-            _convert.require_known_references(self.state, step, chain, self.wish.trusted)
-            chain = _image.chain(self.qemu_img, item.image)
-            _convert.require_known_references(self.state, step, chain, self.wish.trusted)
-            _resize.require_no_cut(item, chain[1])
-        _convert.require_same_chain(self.state, item.disk, chain)
+            images = _disk_chain.followed(self.qemu_img, self.state, item.disk, item.image, trusted=self.wish.trusted)
+            _resize.require_no_cut(item, images[1])
+        _disk_chain.require_same_chain(self.state, item.disk, images)
 
     def _require_unused(self, item: Resizing) -> list[_usage.User]:
         """All users of images. Raises ImageInUse or HasDependents where others have to do with this one."""

@@ -167,6 +167,44 @@ def with_chain(xml: str, target: str, links: t.Sequence[ChainLink]) -> str:
     return _xml.text(domain)
 
 
+def with_image(xml: str, target: str, image: ChainLink, chain: t.Sequence[ChainLink] | None) -> str:
+    """The domain's XML whose disk *target* has *image*, and names *chain* as the backing files of it, the upper ones
+    first; where that is None it says nothing of them. The same text where it said so. Raises DiskError where the disk
+    is not in the XML."""
+    before = next((disk for disk in disks(xml) if disk.target == target), None)
+    wanted = None if chain is None else tuple(chain)
+    if before is not None and (before.source, before.format, before.chain) == (image.path, image.format, wanted):
+        return xml
+    changed = with_changes(xml, [DiskChange(target, image.path or "", image.format or "raw")])
+    if wanted is None:
+        return changed
+    domain = _xml.parse(changed)
+    element = find_disk(domain, target)
+    source = element.find("source")
+    store = chain_element(wanted)
+    store.tail = source.tail
+    source.addnext(store)
+    return _xml.text(domain)
+
+
+def without_link(xml: str, target: str, path: str) -> str:
+    """The domain's XML whose disk *target* does not name *path* among its backing files, but what is below that one;
+    the same text where it does not anyway. Raises DiskError where the disk is not in the XML."""
+    domain = _xml.parse(xml)
+    link = find_disk(domain, target).find("backingStore")
+    while link is not None and _path(link.find("source")) != path:
+        link = link.find("backingStore")
+    if link is None:
+        return xml
+    below = link.find("backingStore")
+    if below is None:  # what is further down is left to the image
+        _xml.remove(link)
+    else:
+        below.tail = link.tail
+        link.getparent().replace(link, below)
+    return _xml.text(domain)
+
+
 def chain_element(links: t.Sequence[ChainLink]) -> t.Any:
     """The ``<backingStore>`` that names *links*, the upper ones first; an empty one says that there are none."""
     chain = _xml.element("backingStore")

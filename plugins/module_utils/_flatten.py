@@ -9,16 +9,14 @@ from __future__ import annotations
 import os
 import typing as t
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _convert
-from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils import _changeable, _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import REBASEABLE_FORMATS, Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk, now
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def select(state: DomainState, wish: FlattenWish) -> list[DomainDisk]:
         if disk is None:
             raise state.no_such_disk(wanted)
         if disk.element.device != "disk" or disk.path is None:
-            _convert.require_plain_disk(state.name, disk, "flatten")
+            _changeable.require_plain_disk(state.name, disk, "flatten")
         if disk not in meant:
             meant.append(disk)
     return meant
@@ -152,19 +150,13 @@ def way(state: DomainState, wish: FlattenWish) -> str:
 
 def require_flattenable(state: DomainState, items: t.Sequence[Flattening], jobs: t.Sequence[str]) -> None:
     """Raises DiskError where the domain, or a disk of it, is in no state to be flattened; *jobs* are its block jobs."""
-    _convert.require_ready(state, jobs, "a flattening", "which knows the old backing files")
+    _changeable.require_ready(state, jobs, "a flattening", "which knows the old backing files")
     for item in items:
-        _convert.require_plain_disk(state.name, item.disk, "flatten")
-        _convert.require_same_chain(state, item.disk, item.images)
+        _changeable.require_plain_disk(state.name, item.disk, "flatten")
+        _disk_chain.require_same_chain(state, item.disk, item.images)
         if item.disk.element.sliced:
             raise DiskError(f"{state.name}: {item.target}: is a slice of {item.path}: not flattened", path=item.path)
         _require_flattenable_image(item)
-
-
-def require_known_references(state: DomainState, disk: DomainDisk, images: t.Sequence[Image], trusted: bool) -> None:
-    """Raises UnsafeImage where an image refers to a file that libvirt's XML does not name (HAZARDS A7)."""
-    path = images[0].path
-    _convert.require_known_references(state, Conversion(disk, path, path), images, trusted)
 
 
 def require_no_bitmaps(item: Flattening, bitmaps: t.Sequence[str]) -> None:
@@ -212,7 +204,7 @@ def record(state: DomainState, mode: str, run: str | None, items: t.Sequence[Fla
     return Record(
         verb="flatten",
         mode=mode,
-        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        started=now(),
         was_running=state.active,
         remove_source=False,
         disks=tuple(recorded(item) for item in items),

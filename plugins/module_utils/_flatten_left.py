@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import typing as t
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _image, _staging, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
@@ -21,7 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import covers
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._records import NoteOf, require_own
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NoteOf, discarding, require_own, traces
 
 #: The key of a record under which the owners of the backing files stand.
 OWNERS = "owners"
@@ -76,10 +77,8 @@ def find(
     record = state.record
     require_own(state.name, record, "flatten", note_of)
     disks = record.disks if record else ()
-    paths = {*images, *(disk.source for disk in disks)}
-    notes = {path: note for path in paths if (note := note_of(path)) is not None}
-    dead = sorted(path for path in paths if not notes.get(path, {}).get("alive"))
-    ours = [path for path in dead if notes.get(path, {}).get("verb") == "flatten"]
+    found = traces([*images, *(disk.source for disk in disks)], note_of)
+    ours = found.of("flatten")
     live = disks if record and record.mode == "live" else ()
     same_run = [disk for disk in live if record and run == record.run and _runs_on(state, disk)]
     pulled = tuple(disk for disk in same_run if is_pulled(disk.target))
@@ -88,9 +87,11 @@ def find(
         pulled=pulled,
         unwritten=tuple(disk for disk in same_run if disk not in pulled),
         doubtful=tuple(disk for disk in live if disk not in same_run),
-        staging=tuple(path for path in dead if _staging.left_over(os.path.realpath(path))),
-        noted=tuple(ours),
-        owners={path: (owner[0], owner[1]) for one in ours for path, owner in (notes[one].get(OWNERS) or {}).items()},
+        staging=found.half_made(),
+        noted=ours,
+        owners={
+            path: (owner[0], owner[1]) for one in ours for path, owner in (found.notes[one].get(OWNERS) or {}).items()
+        },
     )
 
 
@@ -127,7 +128,7 @@ def give_reference_back(disks: t.Iterable[RecordedDisk], qemu_img: QemuImg) -> t
     return tuple(
         Step(
             f"have {disk.source} refer to {disk.below} again: {disk.target} went off before all of that was in it",
-            _referring(disk, qemu_img),
+            partial(_refer_again, disk, qemu_img),
         )
         for disk in disks
     )
@@ -139,20 +140,13 @@ def settle(left: Left, end_pull: t.Callable[[str], None], write_out: t.Callable[
     pulls = [
         Step(
             f"end the pull into {disk.source} ({disk.target}), which an interrupted run began",
-            _of(end_pull, disk.target),
+            partial(end_pull, disk.target),
         )
         for disk in left.pulled
     ]
-    half_made = [
-        Step(
-            f"remove the unfinished image that an interrupted run left for {path}",
-            _of(_staging.discard, os.path.realpath(path)),
-        )
-        for path in left.staging
-    ]
-    owners = [Step("", lambda: _staging.give_back(left.owners))] if left.owners else []
-    written = [Step("", _of(write_out, disk.target)) for disk in left.unwritten]
-    return (*pulls, *half_made, *owners, *written)
+    owners = [Step("", partial(_staging.give_back, left.owners))] if left.owners else []
+    written = [Step("", partial(write_out, disk.target)) for disk in left.unwritten]
+    return (*pulls, *discarding(left.staging), *owners, *written)
 
 
 def _runs_on(state: DomainState, disk: RecordedDisk) -> bool:
@@ -178,14 +172,7 @@ def _chain_below(disk: RecordedDisk, qemu_img: QemuImg) -> tuple[_image.Image, .
     return _image.chain(qemu_img, _image.inspect(qemu_img, disk.below or "", disk.below_format))
 
 
-def _referring(disk: RecordedDisk, qemu_img: QemuImg) -> t.Callable[[], None]:
-    def refer() -> None:
-        _usage.require_unused(disk.source, (), f"have it refer to {disk.below} again")
-        qemu_img.refer(disk.source, disk.format, (disk.below or "", disk.below_format or ""))
-        _staging.sync(disk.source)
-
-    return refer
-
-
-def _of(function: t.Callable[[str], None], argument: str) -> t.Callable[[], None]:
-    return lambda: function(argument)
+def _refer_again(disk: RecordedDisk, qemu_img: QemuImg) -> None:
+    _usage.require_unused(disk.source, (), f"have it refer to {disk.below} again")
+    qemu_img.refer(disk.source, disk.format, (disk.below or "", disk.below_format or ""))
+    _staging.sync(disk.source)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import typing as t
 from dataclasses import dataclass, field
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _block_job,
@@ -22,27 +23,20 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainS
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten_left import OWNERS
+from ansible_collections.kvmops.disk.plugins.module_utils._hands import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
 
 
 @dataclass
-class LiveWork:
-    """The hands of a live flattening: one method for each step, no decisions between them.
+class LiveWork(Hands):
+    """The hands of a live flattening.
 
     *adopted*: the targets whose pull a dead run began. *owners*: those that it found the backing files with.
     """
 
-    hypervisor: Hypervisor
-    domain: Domain
-    qemu_img: QemuImg
-    records: Records
     wish: FlattenWish
-    progress: Progress
     owners: t.Mapping[str, tuple[int, int]]
     adopted: t.Collection[str] = ()
     _begun: dict[str, Flattening] = field(default_factory=dict, init=False)
@@ -61,7 +55,7 @@ class LiveWork:
         """Fills the image, and waits until nothing is left between it and its base. Raises DiskError where it fails."""
         named = item.named_base
         self._require_as_decided(item)
-        with self.progress.phase(f"{self.domain.name} {item.target}", "pull", item.image.virtual_size) as phase:
+        with self.phase(item.target, "pull", item.image.virtual_size) as phase:
             if item.target in self.adopted:
                 self._limit(item.target)
             else:
@@ -126,12 +120,14 @@ class LiveWork:
 def steps(state: DomainState, items: t.Sequence[Flattening], work: LiveWork) -> tuple[Step, ...]:
     """The steps of a live flattening, in order: record, pull each, forget. A pull that fails leaves its image valid."""
     record = _flatten.record(state, "live", work.domain.run_number(), items)
-    found = [Step("", lambda: work.begin(record, items), work.restore)]
+    found = [Step("", partial(work.begin, record, items), work.restore)]
     for item in items:
         what = f"the pull of {item}" if item.target in work.adopted else f"{item}"
         how = f"wait for {what}, which an interrupted run began" if item.target in work.adopted else f"pull {what}"
-        found.append(Step(f"{how}, below {state.name} while it runs", _each(work.pull, item), _each(work.end, item)))
-    found.append(Step("", lambda: work.finish({item.path for item in items})))
+        found.append(
+            Step(f"{how}, below {state.name} while it runs", partial(work.pull, item), partial(work.end, item))
+        )
+    found.append(Step("", partial(work.finish, {item.path for item in items})))
     return tuple(found)
 
 
@@ -182,7 +178,3 @@ def _named(definition: str, item: Flattening) -> str | None:
     links = [link for disk in _domain_xml.disks(definition) if disk.target == item.target for link in disk.chain or ()]
     names = [link.path for link in links if link.path and os.path.realpath(link.path) == wanted]
     return names[0] if names else item.base.path
-
-
-def _each(method: t.Callable[[Flattening], None], item: Flattening) -> t.Callable[[], None]:
-    return lambda: method(item)

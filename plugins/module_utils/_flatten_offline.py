@@ -12,33 +12,24 @@ backing files, too: by a definition that still names them, whatever the moment o
 from __future__ import annotations
 
 import typing as t
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _flatten, _flatten_live, _image
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._exchange import Exchange
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._hands import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, Records
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 
 
 @dataclass
-class OfflineWork:
-    """The hands of a flattening of what is off: one method for each step, no decisions between them."""
+class OfflineWork(Hands):
+    """The hands of a flattening of what is off."""
 
-    hypervisor: Hypervisor
-    domain: Domain
-    qemu_img: QemuImg
-    records: Records
     wish: FlattenWish
-    progress: Progress
     _exchanges: dict[str, Exchange] = field(default_factory=dict, init=False)
     _before: str | None = field(default=None, init=False)
 
@@ -48,20 +39,20 @@ class OfflineWork:
 
     def stage(self, item: Flattening) -> None:
         """Makes and verifies the new file. Raises DiskError, and leaves it to be withdrawn."""
-        self._require_off()
+        self.require_off()
         new = self._exchanges[item.target] = Exchange(item.path, "flatten it")
         new.begin()
         self._fill(item, new.name)
         _flatten.require_alike(item, _image.inspect(self.qemu_img, new.name, item.image.format))
         if self.wish.verify:
-            with self._phase(item, "compare") as phase:
+            with self.phase(item.target, "compare", item.image.virtual_size) as phase:
                 new.require_same_content(item.image.format, self.qemu_img, phase.percent)
         self.records.note(_flatten.recorded(item), item.path, **{NEW_FILE: new.dress()})
 
     def exchange(self, items: t.Sequence[Flattening]) -> None:
         """Puts the new files in the place of the old ones, and has the definition name what is below them."""
         for item in items:
-            self._require_off()
+            self.require_off()
             self._exchanges[item.target].put_in_place()
         self._before = self.domain.xml(inactive=True)
         _flatten_live.name_chain(self.hypervisor, self.domain, items)
@@ -88,43 +79,28 @@ class OfflineWork:
             "backing_file": below.path,
             "backing_fmt": below.format,
         }
-        with self._phase(item, "convert", image.actual_size) as phase:
+        with self.phase(item.target, "convert", image.actual_size) as phase:
             self.qemu_img.convert(item.path, image.format, name, image.format, options, report=phase.percent)
         base = (item.base.path, item.base.format) if item.base else None
-        with self._phase(item, "merge") as phase:
+        with self.phase(item.target, "merge", image.virtual_size) as phase:
             self.qemu_img.rebase(name, image.format, base, report=phase.percent)
-
-    def _phase(self, item: Flattening, verb: str, total: int | None = None) -> AbstractContextManager[Phase]:
-        total = item.image.virtual_size if total is None else total
-        return self.progress.phase(f"{self.domain.name} {item.target}", verb, total)
-
-    def _require_off(self) -> None:
-        if self.domain.is_active():
-            raise ImageInUse(
-                f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again",
-                in_use_by=[],
-            )
 
 
 def steps(state: DomainState, items: t.Sequence[Flattening], work: OfflineWork) -> tuple[Step, ...]:
     """The steps, in order: record, make each new file, put all in place, let the old ones go and forget."""
     record = _flatten.record(state, "offline", None, items)
-    found = [Step("", lambda: work.records.write(record), work.restore)]
+    found = [Step("", partial(work.records.write, record), work.restore)]
     found += [
-        Step(f"merge {item} of {state.name}, in a new file", _each(work.stage, item), _each(work.withdraw, item))
+        Step(f"merge {item} of {state.name}, in a new file", partial(work.stage, item), partial(work.withdraw, item))
         for item in items
     ]
     found.append(
         Step(
             f"put the new {', '.join(item.path for item in items)} in place of the old",
-            lambda: work.exchange(items),
+            partial(work.exchange, items),
             work.define_as_before,
             commits=True,
         )
     )
-    found.append(Step("", lambda: work.finish(items)))
+    found.append(Step("", partial(work.finish, items)))
     return tuple(found)
-
-
-def _each(method: t.Callable[[Flattening], None], item: Flattening) -> t.Callable[[], None]:
-    return lambda: method(item)

@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _flatten, _image, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _disk_chain, _flatten, _image, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
@@ -34,9 +33,7 @@ class FlattenSurvey:
         image = _image.inspect(self.qemu_img, path, disk.format)
         images: tuple[_image.Image, ...] = (image,)
         if image.backing_file is not None:
-            _flatten.require_known_references(self.state, disk, images, self.wish.trusted)
-            images = _image.chain(self.qemu_img, image)
-            _flatten.require_known_references(self.state, disk, images, self.wish.trusted)
+            images = _disk_chain.followed(self.qemu_img, self.state, disk, image, trusted=self.wish.trusted)
         return Flattening(disk, images, _flatten.position(self.state, disk, images, self.wish.base))
 
     def require_unused(self, items: t.Sequence[Flattening]) -> None:
@@ -81,7 +78,3 @@ class FlattenSurvey:
             needed = _flatten.most_bytes(item, measured)
             demands.append((item.file, max(0, needed - image.actual_size) if live else needed))
         _capacity.require_space(demands)
-
-    def directories(self, items: t.Sequence[Flattening]) -> set[str]:
-        """Where the images lie, by each of their names."""
-        return {os.path.dirname(path) for item in items for path in (item.path, item.file)}

@@ -15,6 +15,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 
 #: The verbs of the records of runs that write internal snapshots.
 CREATE, DELETE, REVERT = "snapshot-create", "snapshot-delete", "snapshot-revert"
+#: The verb of those of runs that take or merge overlays of a domain's disks.
+DISK_SNAPSHOT = "disk-snapshot"
 #: The verb of those that merge an overlay into an image below it, and the stages that they come through.
 COMMIT = "commit"
 MERGING, MERGED = "merging", "merged"

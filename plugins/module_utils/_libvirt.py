@@ -37,6 +37,12 @@ class Hypervisor:
         with translated(f"{uri}: cannot connect to libvirt"):
             return cls(binding.libvirt.openReadOnly(uri) if readonly else binding.libvirt.open(uri), uri)
 
+    def version(self) -> tuple[int, int]:
+        """The release of libvirt that answers, such as (9, 10): for what it tells in no other way."""
+        with translated(f"{self.uri}: cannot ask for libvirt's version"):
+            number = int(self._connection.getLibVersion())
+        return number // 1000000, number // 1000 % 1000
+
     def domain(self, name: str) -> Domain:
         """The domain of that name or UUID. Raises LibvirtFailed where there is none."""
         for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):

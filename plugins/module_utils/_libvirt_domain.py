@@ -75,6 +75,47 @@ class Domain:
         with translated(f"{self.name}: cannot read the snapshots"):
             return [snapshot.getXMLDesc(0) for snapshot in self._domain.listAllSnapshots(0)]
 
+    def snapshot_xmls(self) -> tuple[list[str], str | None]:
+        """The XML of the snapshots, with secrets, so that a redefinition loses none, and the name of the one from which
+        the domain goes on."""
+        with translated(f"{self.name}: cannot read the snapshots"):
+            secure = binding.libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE
+            found = [snapshot.getXMLDesc(secure) for snapshot in self._domain.listAllSnapshots(0)]
+            current = self._domain.snapshotCurrent(0).getName() if self._domain.hasCurrentSnapshot(0) else None
+            return found, current
+
+    def take_snapshot(self, xml: str, *, quiesce: bool = False) -> None:
+        """A snapshot of disks alone, all of them at one point in time or none, into overlays that are there already.
+
+        *quiesce*: the guest agent freezes the file systems meanwhile.
+        """
+        library = binding.libvirt
+        flags = library.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | library.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+        flags |= library.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+        flags |= library.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE if quiesce else 0
+        with translated(f"{self.name}: cannot take the snapshot"):
+            self._domain.snapshotCreateXML(xml, flags)
+
+    def redefine_snapshot(self, xml: str) -> None:
+        """Has libvirt say of a snapshot what *xml* does; nothing happens to images, nor to which one is current."""
+        with translated(f"{self.name}: cannot redefine a snapshot"):
+            self._domain.snapshotCreateXML(xml, binding.libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
+
+    def forget_snapshot(self, name: str) -> None:
+        """Has libvirt know nothing of a snapshot any more; its images stay. Nothing to do where it knows nothing."""
+        try:
+            found = self._domain.snapshotLookupByName(name)
+            found.delete(binding.libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+        except binding.libvirt.libvirtError as error:
+            if error.get_error_code() != binding.libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
+                raise failure(f"{self.name}: cannot remove libvirt's record of the snapshot {name}", error) from error
+
+    def revert(self, name: str) -> None:
+        """Brings the disks, and the definition, back to the snapshot: on new overlays that libvirt makes. A domain that
+        runs is off afterwards (HAZARDS J). Raises LibvirtFailed, before 9.10 for every external snapshot."""
+        with translated(f"{self.name}: cannot go back to the snapshot {name}"):
+            self._domain.revertToSnapshot(self._domain.snapshotLookupByName(name), 0)
+
     def checkpoints(self) -> list[str]:
         """The names of the checkpoints; none where the driver has no checkpoints."""
         try:
@@ -224,6 +265,25 @@ class Domain:
             else:
                 flag = binding.libvirt.VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES
                 self._domain.blockRebase(target, base, bandwidth or 0, flag)
+
+    def commit(self, target: str, top: str | None, base: str, *, bandwidth: int | None = None) -> None:
+        """Begins to write what lies above the backing file *base* of a disk, up to *top*, into *base*.
+
+        Both are indexes (``vda[3]``). *top* is None for the image of the disk itself: that job goes on until pivot(),
+        or its end, which leaves the guest on its image. *bandwidth* in bytes a second.
+        """
+        flags = binding.libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
+        flags |= binding.libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if top is None else 0
+        with translated(f"{self.name}: cannot merge an image of {target} into its backing file"):
+            self._domain.blockCommit(target, base, top, bandwidth or 0, flags)
+
+    def is_committed(self, target: str) -> bool:
+        """Whether a backing file of a disk of the running domain is being written from what is above it."""
+        kinds = (
+            binding.libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT,
+            binding.libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT,
+        )
+        return self.block_job(target).get("type") in kinds
 
     def flush(self, target: str, index: str) -> None:
         """Has QEMU write what it keeps of the image of a running domain's disk in its memory, metadata above all.

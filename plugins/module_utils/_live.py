@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, field
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _base,
@@ -22,28 +23,22 @@ from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conver
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._hands import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, Records
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 
 
 @dataclass
-class LiveWork:
-    """The hands of a live conversion: one method for each step, no decisions between them.
+class LiveWork(Hands):
+    """The hands of a live conversion.
 
     *images*: the source of each target, as it was found. *adopted*: the targets whose copy a dead run began.
     """
 
-    hypervisor: Hypervisor
-    domain: Domain
-    qemu_img: QemuImg
-    records: Records
     wish: ConvertWish
-    progress: Progress
     images: t.Mapping[str, Image]
     adopted: t.Container[str] = ()
     _made: dict[str, list[int]] = field(default_factory=dict, init=False)
@@ -67,7 +62,10 @@ class LiveWork:
         """Puts an image of the right size in place, empty, with the owner that the source has while nobody runs it.
 
         libvirt would make one that nobody else can read, and overwrite an empty file that stands there (HAZARDS G6).
+        That of an adopted copy is there already.
         """
+        if item.target in self.adopted:
+            return
         layout = self.wish.layout
         if self.wish.block_device:
             if layout.format != "raw":
@@ -92,7 +90,7 @@ class LiveWork:
 
     def copy(self, item: Conversion) -> None:
         """Copies the disk, and keeps both images the same from then on. Raises DiskError where that fails."""
-        with self.progress.phase(f"{self.domain.name} {item.target}", "copy", 0) as phase:
+        with self.phase(item.target, "copy", 0) as phase:
             self._require_as_decided(item)
             if item.target in self.adopted:
                 self.domain.limit_block_job(item.target, self.wish.bandwidth)
@@ -181,33 +179,27 @@ def steps(
     """
     name = state.name
     record = _convert.record("live", True, wish, conversions)
-    found = [Step("", lambda: work.begin(record, conversions), lambda: work.restore(conversions))]
+    found = [Step("", partial(work.begin, record, conversions), partial(work.restore, conversions))]
     for item in conversions:
         known = (
             f"{item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} ({wish.layout.format})"
         )
         if item.target in work.adopted:
-            found.append(Step("", _nothing, _each(work.withdraw, item)))
-            found.append(
-                Step(
-                    f"go on with the copy of {known} that an interrupted run began",
-                    _each(work.copy, item),
-                    _each(work.end, item),
-                )
-            )
-            continue
-        found.append(Step("", _each(work.stage, item), _each(work.withdraw, item)))
-        found.append(Step(f"copy {known} while it runs", _each(work.copy, item), _each(work.end, item)))
+            how = f"go on with the copy of {known} that an interrupted run began"
+        else:
+            how = f"copy {known} while it runs"
+        found.append(Step("", partial(work.stage, item), partial(work.withdraw, item)))
+        found.append(Step(how, partial(work.copy, item), partial(work.end, item)))
     found.append(
         Step(
             f"let {name} go on with {', '.join(item.dest for item in conversions)}",
-            lambda: work.pivot(conversions),
+            partial(work.pivot, conversions),
             commits=True,
         )
     )
     if not wish.keep_source:
-        found += [Step(f"remove {item.source}", _removal(item.source)) for item in conversions]
-    found.append(Step("", lambda: work.records.forget({item.dest for item in conversions})))
+        found += [Step(f"remove {item.source}", partial(_base.remove_image, item.source)) for item in conversions]
+    found.append(Step("", partial(work.records.forget, {item.dest for item in conversions})))
     return tuple(found)
 
 
@@ -255,15 +247,3 @@ def _is_in_place(domain: Domain, target: str, path: str) -> bool:
     live = _block_job.live_disk(domain, target)
     defined = [disk.source for disk in _domain_xml.disks(domain.xml(inactive=True)) if disk.target == target]
     return (live is None or live.source == path) and defined == [path]
-
-
-def _each(method: t.Callable[[Conversion], None], item: Conversion) -> t.Callable[[], None]:
-    return lambda: method(item)
-
-
-def _removal(path: str) -> t.Callable[[], None]:
-    return lambda: _base.remove_image(path)
-
-
-def _nothing() -> None:
-    """The image of an adopted copy is there already."""

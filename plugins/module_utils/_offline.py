@@ -8,40 +8,40 @@ from __future__ import annotations
 
 import time
 import typing as t
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _base, _convert, _domain_xml, _image, _staging, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
+    _convert,
+    _domain_xml,
+    _staging,
+    _transcode,
+    _usage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._hands import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, Records
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 
 
 @dataclass
-class Work:
-    """The hands of an offline conversion: one method for each step, no decisions between them.
+class Work(Hands):
+    """The hands of an offline conversion.
 
-    *runs* says whether the domain ran when all this began, before a run that died meanwhile, too. *require_space*
-    measures again and raises NotEnoughSpace. *_asked* is libvirt's number of the run whose guest was asked to shut
-    down.
+    *chains*: the images of each target, top first, as they were found. *runs* says whether the domain ran when all this
+    began, before a run that died meanwhile, too. *require_space* measures again and raises NotEnoughSpace. *_asked* is
+    libvirt's number of the run whose guest was asked to shut down.
     """
 
-    hypervisor: Hypervisor
-    domain: Domain
-    qemu_img: QemuImg
-    records: Records
     wish: ConvertWish
+    chains: t.Mapping[str, t.Sequence[Image]]
     runs: bool
     require_space: t.Callable[[], None]
-    progress: Progress
     _before: str | None = field(default=None, init=False)
     _named: bool = field(default=False, init=False)
     _as_read: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
@@ -77,54 +77,19 @@ class Work:
 
     def convert(self, item: Conversion, new_file: _staging.NewFile) -> None:
         """Makes, verifies and publishes the new image. Raises DiskError, and leaves it to be withdrawn."""
-        self._require_off()
+        self.require_off()
         _usage.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
-        layout = self.wish.layout
-        before = _image.inspect(self.qemu_img, item.source, item.source_format)
-        new_file.begin()
-        with self._phase(item, "convert", self._occupied(before)) as phase:
-            self.qemu_img.convert(
-                item.source,
-                item.source_format,
-                new_file.name,
-                layout.format,
-                _options(layout, item),
-                compress=self.wish.compress,
-                out_of_order=layout.format == "raw",
-                report=phase.percent,
-            )
-        after = _image.inspect(self.qemu_img, new_file.name, layout.format)
-        _convert.require_unchanged_size(item, before.virtual_size, after.virtual_size)
-        if self.wish.verify:
-            with self._phase(item, "compare", before.virtual_size) as phase:
-                self._verify(item, new_file.name, phase)
+        source, recipe = self.chains[item.target], _convert.recipe(item, self.wish)
+        size = source[0].virtual_size
+        _transcode.make(self.qemu_img, recipe, source, size, new_file, partial(self.phase, item.target))
         _staging.resemble(new_file.name, item.source)
         self.records.note(_convert.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
 
-    def _phase(self, item: Conversion, verb: str, total: int) -> AbstractContextManager[Phase]:
-        return self.progress.phase(f"{self.domain.name} {item.target}", verb, total)
-
-    def _occupied(self, image: _image.Image) -> int:
-        """The bytes that a conversion of *image* reads, as its files tell: with those below it, without holes."""
-        images = _image.chain(self.qemu_img, image) if image.backing_file else (image,)
-        return min(image.virtual_size, sum(each.actual_size for each in images))
-
-    def _verify(self, item: Conversion, name: str, phase: Phase) -> None:
-        with _staging.syncing(name):
-            same = self.qemu_img.same_content(
-                item.source, item.source_format, name, self.wish.layout.format, report=phase.percent
-            )
-        if not same:
-            raise DiskError(
-                f"{item.dest}: the new image has not the content of {item.source}: it was removed, "
-                "and the source is as it was"
-            )
-
     def define(self, changes: t.Sequence[_domain_xml.DiskChange]) -> None:
         """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""
-        self._require_off()
+        self.require_off()
         self._require_unwritten()
         self._before = self.domain.xml(inactive=True)
         wanted = _domain_xml.with_changes(self._before, changes)
@@ -163,12 +128,6 @@ class Work:
         if self._off_since is not None:
             self.downtime = time.monotonic() - self._off_since
 
-    def _require_off(self) -> None:
-        if self.domain.is_active():
-            raise DiskError(
-                f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again"
-            )
-
     def _require_unwritten(self) -> None:
         """Raises DiskError where a source was written to after it was read: by a domain that ran in between, say."""
         for source, as_read in self._as_read.items():
@@ -189,7 +148,7 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
     restart = work.runs and wish.restart
     name = state.name
     record = _convert.record("offline", work.runs, wish, conversions)
-    found = [Step("", lambda: work.records.write(record), work.restore)]
+    found = [Step("", partial(work.records.write, record), work.restore)]
     if state.active:
         how = "destroy" if wish.shutdown == "force" else "shut down"
         found += [Step(f"{how} {name}", work.power_off), Step("", work.require_space)]
@@ -199,15 +158,15 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
             Step(
                 f"convert {item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} "
                 f"({wish.layout.format})",
-                _convert_one(work, item, new_file),
-                _withdraw(work, new_file),
+                partial(work.convert, item, new_file),
+                partial(work.withdraw, new_file),
             )
         )
     named = [_convert.change(item, wish) for item in conversions]
     found.append(
         Step(
             f"define {name} with {', '.join(item.path for item in named)}",
-            lambda: work.define(named),
+            partial(work.define, named),
             work.define_as_before,
             not restart,
         )
@@ -215,31 +174,11 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
     if restart:
         found.append(Step(f"start {name}", work.start, commits=True))
     if not wish.keep_source:
-        found += [Step(f"remove {item.source}", _remove(item.source)) for item in conversions]
-    found.append(Step("", lambda: work.records.forget({item.dest for item in conversions})))
+        found += [Step(f"remove {item.source}", partial(_base.remove_image, item.source)) for item in conversions]
+    found.append(Step("", partial(work.records.forget, {item.dest for item in conversions})))
     return tuple(found)
-
-
-def _options(layout: Layout, item: Conversion) -> dict[str, str]:
-    """The options of the new image, the backing file that it is to have among them."""
-    if item.backing is None:
-        return creation_options(layout)
-    backing = {"backing_file": item.backing.path or "", "backing_fmt": item.backing.format or ""}
-    return {**creation_options(layout), **backing}
-
-
-def _convert_one(work: Work, item: Conversion, new_file: _staging.NewFile) -> t.Callable[[], None]:
-    return lambda: work.convert(item, new_file)
-
-
-def _withdraw(work: Work, new_file: _staging.NewFile) -> t.Callable[[], None]:
-    return lambda: work.withdraw(new_file)
 
 
 def _runs_on(domain: Domain, changes: t.Sequence[_domain_xml.DiskChange]) -> bool:
     live = {disk.target: disk.source for disk in _domain_xml.disks(domain.xml(inactive=False))}
     return all(live.get(change.target) == change.path for change in changes)
-
-
-def _remove(path: str) -> t.Callable[[], None]:
-    return lambda: _base.remove_image(path)

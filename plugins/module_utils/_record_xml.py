@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _xml
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 
 RECORD_URI = "urn:kvmops:disk:1"
+#: What only the records of some operations say.
+_OPTIONAL = ("run", "snapshot", "change")
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class RecordedDisk:
 
     An image that is flattened stays where it is, so *source* and *dest* are the same; *below* is its backing file, and
     *base* the one of those further down that it is to have, if any. A new image has *base* as its backing file, if it
-    is to have one, *options* are those that it is made with, and *block* is yes where it is a block device.
+    is to have one, *options* are those that it is made with, and *block* is yes where it is a block device. Of an
+    overlay that is merged into its backing file, *source* is that overlay, *dest* the file, *base* what is above it.
     """
 
     target: str
@@ -40,6 +44,7 @@ class Record:
     """An operation in flight, as it stands in the domain's metadata. *mode*: offline or live.
 
     *run* is libvirt's number of the domain's run, where the operation is bound to it: another run is another guest.
+    *snapshot* is the snapshot that it is about, and *change* what becomes of that: take, merge or revert.
     """
 
     verb: str
@@ -49,6 +54,13 @@ class Record:
     remove_source: bool
     disks: tuple[RecordedDisk, ...]
     run: str | None = None
+    snapshot: str | None = None
+    change: str | None = None
+
+
+def now() -> str:
+    """When an operation begins, as its record says it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def record_to_xml(record: Record) -> str:
@@ -61,7 +73,7 @@ def record_to_xml(record: Record) -> str:
             "started": record.started,
             "was_running": "yes" if record.was_running else "no",
             "remove_source": "yes" if record.remove_source else "no",
-            **({"run": record.run} if record.run is not None else {}),
+            **{name: value for name in _OPTIONAL if (value := getattr(record, name)) is not None},
         },
     )
     for disk in record.disks:
@@ -84,7 +96,7 @@ def record_from_xml(xml: str) -> Record:
                 for disk in root
                 if _xml.local_name(disk.tag) == "disk"
             ),
-            run=root.get("run"),
+            **{name: root.get(name) for name in _OPTIONAL},
         )
     except (KeyError, TypeError) as error:
         raise DiskError(

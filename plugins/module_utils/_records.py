@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import dataclass, field
+from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _record_xml
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _record_xml, _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 
 #: The key of a record under which the identity of a new image stands.
@@ -24,7 +28,11 @@ NEW_FILE = "new_file"
 NoteOf = t.Callable[[str], t.Optional[dict[str, t.Any]]]
 
 #: What a run with that verb does to a disk, and the module that finishes it.
-_DOING = {"convert": ("converts", "vm_disk_convert"), "flatten": ("flattens", "vm_disk_flatten")}
+_DOING = {
+    "convert": ("converts", "vm_disk_convert"),
+    "flatten": ("flattens", "vm_disk_flatten"),
+    DISK_SNAPSHOT: ("works on a snapshot of", "vm_disk_snapshot"),
+}
 
 
 def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) -> None:
@@ -35,7 +43,8 @@ def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) ->
     doing, module = _DOING.get(record.verb, (record.verb, None))
     for disk in record.disks:
         note = note_of(disk.dest)
-        what = f"{doing} {disk.target}" + (f" to {disk.dest}" if disk.dest != disk.source else f" ({disk.dest})")
+        moves = disk.dest != disk.source and record.snapshot is None
+        what = f"{doing} {disk.target}" + (f" to {disk.dest}" if moves else f" ({disk.dest})")
         if note is not None and note.get("alive"):
             raise OperationInFlight(
                 f"{name}: another run {what} since {note.get('started')} (process {note.get('pid')}): "
@@ -49,6 +58,40 @@ def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) ->
             + (f"run {module} on {targets} again, which finishes or reverts that" if module else "finish that first"),
             interrupted={"verb": record.verb, "started": record.started, "disks": targets.split(", ")},
         )
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What dead runs left beside some images: their notes by path, and the paths where no run lives."""
+
+    notes: t.Mapping[str, dict[str, t.Any]]
+    dead: tuple[str, ...]
+
+    def of(self, verb: str) -> tuple[str, ...]:
+        """The images beside which the record of a dead run of *verb* stands."""
+        return tuple(path for path in self.dead if self.notes.get(path, {}).get("verb") == verb)
+
+    def half_made(self) -> tuple[str, ...]:
+        """The images for which a dead run has left a directory with a new file."""
+        return tuple(path for path in self.dead if _staging.left_over(os.path.realpath(path)))
+
+
+def traces(paths: t.Iterable[str], note_of: NoteOf) -> Traces:
+    """What stands beside *paths*."""
+    known = sorted({*paths})
+    notes = {path: note for path in known if (note := note_of(path)) is not None}
+    return Traces(notes, tuple(path for path in known if not notes.get(path, {}).get("alive")))
+
+
+def discarding(half_made: t.Iterable[str]) -> tuple[Step, ...]:
+    """The steps that remove the directories with new files that dead runs left for those images."""
+    return tuple(
+        Step(
+            f"remove the unfinished image that an interrupted run left for {path}",
+            partial(_staging.discard, os.path.realpath(path)),
+        )
+        for path in half_made
+    )
 
 
 @dataclass
@@ -95,6 +138,12 @@ class Records:
             if path not in images:
                 self.operation.release(path)
         self._remove_from_metadata()
+
+    def let_go(self, gone: t.Collection[str]) -> None:
+        """Removes the records, those beside the images that are *gone* first: who looks for what a dead run left does
+        not look there. All others stay held, for what is still to be done."""
+        paths = self.operation.paths
+        self.forget([path for path in paths if path not in gone])
 
     def _remove_from_metadata(self) -> None:
         """Removes the record from the metadata, and the metadata where libvirt leaves an empty element of it.

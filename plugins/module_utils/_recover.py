@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
     COMMIT,
     CREATE,
     DELETE,
+    DISK_SNAPSHOT,
     REVERT,
     Leftovers,
     left_on,
@@ -29,7 +30,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._repair import REPAIR,
 _OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
 #: The verbs that change an image in place, and the one of a record that was cut off. The others make new files, of
 #: which only staging directories can be left.
-IN_PLACE = frozenset(["reconcile", "resize", REPAIR, COMMIT, "unknown", *_OF_SNAPSHOTS])
+IN_PLACE = frozenset(["reconcile", "resize", REPAIR, COMMIT, DISK_SNAPSHOT, "unknown", *_OF_SNAPSHOTS])
 
 
 def interrupted(

@@ -232,19 +232,28 @@ def resemble(path: str, model: str) -> None:
     Where a guest runs on *model*, libvirt has lent it to QEMU's user; its owner is the one that it gets back then. What
     an unprivileged user may not give is left: the file then is that user's own.
     """
-    wanted = os.stat(model)
-    found = os.stat(path)
-    owner = _remembered_owner(model) or (wanted.st_uid, wanted.st_gid)
-    if (found.st_uid, found.st_gid) != owner:
-        try:
-            os.chown(path, *owner)
-        except PermissionError:
-            if os.geteuid() == 0:
-                raise
-    os.chmod(path, stat.S_IMODE(wanted.st_mode))
+    lay_to_rest(path, at_rest(model))
     for name in os.listxattr(model):
         if not name.startswith(_NOT_OURS):
             _copy_attribute(name, model, path)
+
+
+def at_rest(path: str) -> tuple[int, int, int]:
+    """Owner, group and mode that a file has while no guest runs on it."""
+    status = os.stat(path)
+    return (*(_remembered_owner(path) or (status.st_uid, status.st_gid)), stat.S_IMODE(status.st_mode))
+
+
+def lay_to_rest(path: str, wanted: tuple[int, int, int]) -> None:
+    """Gives *path*, on which no guest runs, owner, group and mode as at_rest() found them, as far as this user may."""
+    found = os.stat(path)
+    if (found.st_uid, found.st_gid) != wanted[:2]:
+        try:
+            os.chown(path, *wanted[:2])
+        except PermissionError:
+            if os.geteuid() == 0:
+                raise
+    os.chmod(path, wanted[2])
 
 
 def owners(paths: t.Iterable[str]) -> dict[str, tuple[int, int]]:

@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _convert,
     _dependents,
+    _disk_chain,
     _image,
     _staging,
     _usage,
@@ -29,7 +30,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuI
 
 @dataclass
 class Survey:
-    """One look at everything around the disks of *state* that *wish* means; *images* are the sources by target."""
+    """One look at everything around the disks of *state* that *wish* means.
+
+    *images* are the sources by target, *chains* those with what is below them.
+    """
 
     hypervisor: Hypervisor
     qemu_img: QemuImg
@@ -37,6 +41,7 @@ class Survey:
     wish: ConvertWish
     search_paths: t.Sequence[str]
     images: dict[str, _image.Image] = field(default_factory=dict, init=False)
+    chains: dict[str, tuple[_image.Image, ...]] = field(default_factory=dict, init=False)
 
     def examined(self, item: Conversion) -> Conversion:
         """The conversion with what its image says of it. Raises DiskError where the image cannot be converted."""
@@ -45,14 +50,10 @@ class Survey:
             _staging.require_directory(item.dest, "dest")
         _image.require_regular_file(item.source)
         image = _image.inspect(self.qemu_img, item.source, item.source_format)
-        images: tuple[_image.Image, ...] = (image,)
-        _convert.require_known_references(self.state, item, images, self.wish.trusted)
-        if image.backing_file is not None:
-            images = _image.chain(self.qemu_img, image)
-            _convert.require_known_references(self.state, item, images, self.wish.trusted)
-        _convert.require_same_chain(self.state, item.disk, images)
+        images = _disk_chain.followed(self.qemu_img, self.state, item.disk, image, trusted=self.wish.trusted)
+        _disk_chain.require_same_chain(self.state, item.disk, images)
         _convert.require_convertible_image(item, image, self.wish.keep_source)
-        self.images[item.target] = image
+        self.images[item.target], self.chains[item.target] = image, images
         if not (self.wish.shallow and image.backing_file):
             return item
         return replace(item, backing=_convert.kept_backing(self.state, item, image, self.wish.layout))

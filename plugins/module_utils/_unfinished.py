@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import typing as t
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import (
@@ -21,7 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._convert import (
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, require_own
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, discarding, require_own, traces
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,7 @@ def find(
     record = state.record
     require_own(state.name, record, "convert", note_of)
     disks = record.disks if record else ()
-    paths = {*images, *(disk.dest for disk in disks)}
-    notes = {path: note for path in paths if (note := note_of(path)) is not None}
-    dead = sorted(path for path in paths if not notes.get(path, {}).get("alive"))
+    found = traces([*images, *(disk.dest for disk in disks)], note_of)
     unnamed = [disk for disk in disks if not is_defined(state, disk)]
     return Unfinished(
         record=record,
@@ -73,9 +72,9 @@ def find(
         copied=tuple(disk for disk in disks if is_copied(state, disk)),
         pivoted=tuple(disk for disk in unnamed if is_live(state, disk)),
         stale=tuple(disk.dest for disk in unnamed if not is_live(state, disk) and _is_ours(disk.dest, note_of)),
-        staging=tuple(path for path in dead if _staging.left_over(path)),
+        staging=found.half_made(),
         sources=tuple(disk.source for disk in disks if record and record.remove_source and is_defined(state, disk)),
-        noted=tuple(path for path in dead if notes.get(path, {}).get("verb") == "convert"),
+        noted=found.of("convert"),
     )
 
 
@@ -97,18 +96,16 @@ def without(unfinished: Unfinished, kept: t.Container[str]) -> Unfinished:
 def clean_up(unfinished: Unfinished, end_copy: t.Callable[[RecordedDisk], None]) -> tuple[Step, ...]:
     """The steps that end what goes on for nobody, and remove what nobody can use any more."""
     copies = [
-        Step(f"end the copy of {disk.target} to {disk.dest}, which an interrupted run began", _ended(end_copy, disk))
+        Step(f"end the copy of {disk.target} to {disk.dest}, which an interrupted run began", partial(end_copy, disk))
         for disk in unfinished.copied
     ]
-    half_made = [
-        Step(f"remove the unfinished image that an interrupted run left for {path}", _discard(path))
-        for path in unfinished.staging
-    ]
     unused = [
-        Step(f"remove {path}, which an interrupted run made and the domain does not use", _remove(path))
+        Step(
+            f"remove {path}, which an interrupted run made and the domain does not use", partial(_staging.remove, path)
+        )
         for path in unfinished.stale
     ]
-    return (*copies, *half_made, *unused)
+    return (*copies, *discarding(unfinished.staging), *unused)
 
 
 def existing(path: str, unfinished: Unfinished) -> bool:
@@ -119,15 +116,3 @@ def existing(path: str, unfinished: Unfinished) -> bool:
 def _is_ours(path: str, note_of: t.Callable[[str], dict[str, t.Any] | None]) -> bool:
     note = note_of(path)
     return note is not None and _staging.is_file(path, note.get(NEW_FILE))
-
-
-def _ended(end_copy: t.Callable[[RecordedDisk], None], disk: RecordedDisk) -> t.Callable[[], None]:
-    return lambda: end_copy(disk)
-
-
-def _discard(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.discard(path)
-
-
-def _remove(path: str) -> t.Callable[[], None]:
-    return lambda: _staging.remove(path)

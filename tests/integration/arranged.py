@@ -53,9 +53,9 @@ class Scene:
     def qcow2(self, name: str = "vm.qcow2") -> Path:
         return make_image(self.images / name, "qcow2")
 
-    def small_file_system(self, size: str) -> Path:
+    def small_file_system(self, size: str, *, exist_ok: bool = False) -> Path:
         small = self.images / "small"
-        small.mkdir()
+        small.mkdir(exist_ok=exist_ok)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0711", "tmpfs", small], check=True)
         self.stack.callback(lambda: subprocess.run(["umount", small], check=True))
         return small
@@ -95,7 +95,25 @@ Arrange = Callable[[Scene], Asked]
 
 
 class Cases(dict[str, tuple[Arrange, list[str]]]):
-    """Arrangers by their names, with what the message must say."""
+    """Arrangers by their names, with what the message of MODULE must say; USUAL is what each of them asks for.
+
+    *facts* look at what else comes back, by the names of the cases.
+    """
+
+    def __init__(self, module: str, **usual: Any) -> None:
+        super().__init__()
+        self.module, self.usual = module, usual
+        self.facts: dict[str, Callable[[dict[str, Any]], None]] = {}
+
+    def assert_refused(self, name: str, scene: Scene) -> None:
+        """Sets the scene of a case; then it is refused as it has to be, and nothing has changed."""
+        arrange, said = self[name]
+        asked = {**self.usual, "uri": scene.hv.uri, **arrange(scene)}
+        if "disks" in asked:
+            asked.pop("disk", None)
+        refused = assert_refused(self.module, scene, asked, said)
+        if name in self.facts:
+            self.facts[name](refused)
 
     def case(self, *said: str) -> Callable[[Arrange], Arrange]:
         """Registers an arranger."""

@@ -1,16 +1,18 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the tests of live progress play, and a hypervisor of another kind."""
+"""Where the tests of live progress and of refusals play, and a hypervisor of another kind."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from integration.arranged import Scene
 from integration.playground import SLOW_MIB, MakeWeb, Playground
 from integration.throttled import slowed
 from lab import Disk, Hypervisor
@@ -23,6 +25,13 @@ def static_hv() -> Iterator[Hypervisor]:
     """A hypervisor that leaves the owners of images alone."""
     with Hypervisor(Path(tempfile.gettempdir()), f"static-{os.getpid()}", dynamic_ownership=False) as hypervisor:
         yield hypervisor
+
+
+@pytest.fixture
+def scene(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Iterator[Scene]:
+    """Where an arranger of a refusal works."""
+    with contextlib.ExitStack() as stack:
+        yield Scene(hv, images, make_domain, stack)
 
 
 @pytest.fixture

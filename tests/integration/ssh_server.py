@@ -16,13 +16,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from lab.debs import unpacked
+from lab import sshd
 
 USER = "operator"
 _UID = 64321
-#: The account of the part of sshd that meets strangers; its name is fixed.
-_SEPARATED = "sshd"
-INSTALLED = Path("/usr/sbin/sshd")
 _CONFIG = """\
 ListenAddress 127.0.0.1
 Port {port}
@@ -59,7 +56,7 @@ class SshServer:
     def __enter__(self) -> SshServer:
         self._write_files()
         script = self.directory / "start"
-        lines = _PREPARE.format(directory=self.directory, more=self._more, sshd=_sshd())
+        lines = _PREPARE.format(directory=self.directory, more=self._more, sshd=sshd.command())
         script.write_text(f"set -e\n{lines}", encoding="utf-8")
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._process = subprocess.Popen([*namespaces, "sh", script], stdin=subprocess.DEVNULL)
@@ -92,16 +89,11 @@ class SshServer:
     def _write_files(self) -> None:
         self.home.mkdir()
         os.chown(self.home, _UID, _UID)
-        for key in ("host_key", "user_key"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.directory / key], check=True)
-        host_key = (self.directory / "host_key.pub").read_text(encoding="ascii")
-        accounts = (
-            f"{USER}:x:{_UID}:{_UID}::{self.home}:/bin/sh\n{_SEPARATED}:x:{_UID + 1}:{_UID + 1}::/run/sshd:/bin/false\n"
-        )
+        host_key = sshd.make_keys(self.directory)
         files = {
             "sshd_config": _CONFIG.format(port=self.port, directory=self.directory),
             "known_hosts": f"[127.0.0.1]:{self.port} {host_key}",
-            "passwd": _without(_SEPARATED, Path("/etc/passwd").read_text(encoding="utf-8")) + accounts,
+            "passwd": sshd.accounts() + f"{USER}:x:{_UID}:{_UID}::{self.home}:/bin/sh\n",
             "shadow": Path("/etc/shadow").read_text(encoding="utf-8") + f"{USER}:*:19000:0:99999:7:::\n",
             "sudoers": f"root ALL=(ALL:ALL) ALL\n{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n",
         }
@@ -122,19 +114,6 @@ class SshServer:
                 assert self._process.poll() is None, f"sshd did not start: {said}"
                 assert time.monotonic() < deadline, f"sshd does not answer: {said}"
                 time.sleep(0.05)
-
-
-def _sshd() -> str:
-    """The command of sshd: of an unpacked package where none is installed, since installing it would open the host."""
-    if INSTALLED.exists():
-        return str(INSTALLED)
-    packages = [unpacked(name) for name in ("libwrap0", "libnsl2", "libtirpc3")]
-    libraries = {str(path.parent) for tree in packages for path in tree.rglob("lib*.so.*")}
-    return f"env LD_LIBRARY_PATH={':'.join(sorted(libraries))} {unpacked('openssh-server')}/usr/sbin/sshd"
-
-
-def _without(account: str, passwd: str) -> str:
-    return "".join(line for line in passwd.splitlines(keepends=True) if not line.startswith(f"{account}:"))
 
 
 def _children(pid: int) -> list[int]:

@@ -48,6 +48,8 @@ BASES = ("full", "plain", DISK)
 READS_ONLY = {"qcow2_compare", "qcow2_image_info", "storage_capacity_info", "vm_disk_info"}
 #: What is written has the same content for those who read it: the image of a clone gets what it read from its base.
 KEEPS_CONTENT = {"vm_disk_flatten"}
+#: Writes the base by merging a snapshot into it, which has to be taken first.
+MERGES = {"vm_disk_snapshot"}
 
 
 @dataclass
@@ -210,8 +212,25 @@ def test_a_base_with_an_overlay_is_left_alone_by_every_module(place: Place, arra
         assert tree_state(place.images) == before, f"{module} {asked} wrote something"
 
 
+@pytest.mark.parametrize(
+    "arrange", [beside_it, where_it_is_noted, in_a_pool_that_is_not_started, in_a_snapshot_of_a_domain]
+)
+def test_no_snapshot_is_merged_into_a_base_with_another_overlay(place: Place, arrange: Callable[[Place], None]) -> None:
+    place.clone()
+    asked = {"name": CLONE, "snapshot": "s", "uri": place.hv.uri}
+    assert run_module("vm_disk_snapshot", asked).get("changed")
+    arrange(place)
+    before = tree_state(place.images)
+    result = run_module("vm_disk_snapshot", {**asked, "state": "absent"})
+    assert result.get("failed"), result
+    users = [user["domain"] for user in result.get("in_use_by", [])]
+    by_name = result.get("dependents") == [str(path) for path in place.images.rglob(f"on-{DISK}")]
+    assert by_name or any(user.startswith("clone") for user in users), result
+    assert tree_state(place.images) == before
+
+
 def test_every_module_that_writes_images_is_asked() -> None:
-    assert {module for module, _base, _params in WRITES} | READS_ONLY | KEEPS_CONTENT == {*MODULES}
+    assert {module for module, _base, _params in WRITES} | READS_ONLY | KEEPS_CONTENT | MERGES == {*MODULES}
 
 
 @pytest.mark.parametrize("row", range(len(WRITES)))

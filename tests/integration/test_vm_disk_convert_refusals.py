@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
-from integration.arranged import Asked, Cases, Scene, assert_refused
+from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Guest, GuestError, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
 from scene import (
@@ -32,30 +31,19 @@ from scene import (
 MODULE = "vm_disk_convert"
 
 
-CASES = Cases()
+CASES = Cases(MODULE, disk="vda")
 case = CASES.case
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_is_refused_and_nothing_changed(hv: Hypervisor, images: Path, make_domain: MakeDomain, name: str) -> None:
-    arrange, said = CASES[name]
-    with contextlib.ExitStack() as stack:
-        scene = Scene(hv, images, make_domain, stack)
-        asked = {"disk": "vda", "uri": hv.uri, **arrange(scene)}
-        if "disks" in asked:
-            del asked["disk"]
-        refused = assert_refused(MODULE, scene, asked, said)
-        if name in FACTS:
-            FACTS[name](refused)
+def test_is_refused_and_nothing_changed(scene: Scene, name: str) -> None:
+    CASES.assert_refused(name, scene)
 
 
 def _figures(refused: dict[str, Any]) -> None:
     assert refused["required_bytes"] > refused["available_bytes"] > 0
     assert f"{refused['required_bytes']} bytes" in refused["msg"]
     assert f"{refused['available_bytes']} bytes" in refused["msg"]
-
-
-FACTS: dict[str, Callable[[dict[str, Any]], None]] = {}
 
 
 # What is at the destination, and who uses the images
@@ -148,8 +136,8 @@ def the_source_is_to_go_but_an_overlay_in_a_pool_needs_it(scene: Scene) -> Asked
     return {"name": scene.domain(Disk(scene.images / "vm.raw")), "keep_source": False}
 
 
-FACTS["the_source_is_to_go_but_an_overlay_beside_it_needs_it"] = lambda refused: _has(refused, "dependents")
-FACTS["another_domain_runs_on_the_source"] = lambda refused: _has(refused, "in_use_by")
+CASES.facts["the_source_is_to_go_but_an_overlay_beside_it_needs_it"] = lambda refused: _has(refused, "dependents")
+CASES.facts["another_domain_runs_on_the_source"] = lambda refused: _has(refused, "in_use_by")
 
 
 def _has(refused: dict[str, Any], fact: str) -> None:
@@ -428,9 +416,9 @@ def there_is_not_enough_space_for_two_disks_together(scene: Scene) -> Asked:
     return {"name": scene.domain(*disks), "disks": ["vda", "vdb"], "dest_dir": str(scene.small_file_system("5m"))}
 
 
-FACTS["there_is_not_enough_space"] = _figures
-FACTS["there_is_not_enough_space_for_what_a_running_domain_has"] = _figures
-FACTS["there_is_not_enough_space_for_a_thick_image"] = _figures
+CASES.facts["there_is_not_enough_space"] = _figures
+CASES.facts["there_is_not_enough_space_for_what_a_running_domain_has"] = _figures
+CASES.facts["there_is_not_enough_space_for_a_thick_image"] = _figures
 
 
 # The wish itself

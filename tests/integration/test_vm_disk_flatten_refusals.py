@@ -5,32 +5,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.arranged import Asked, Cases, Scene, assert_refused
+from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
 from scene import make_image, make_overlay, qemu_img, unchanged, with_backing
 
 MODULE = "vm_disk_flatten"
-CASES = Cases()
+CASES = Cases(MODULE, disk="vda", trusted=True)
 case = CASES.case
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_is_refused_and_nothing_changed(hv: Hypervisor, images: Path, make_domain: MakeDomain, name: str) -> None:
-    arrange, said = CASES[name]
-    with contextlib.ExitStack() as stack:
-        scene = Scene(hv, images, make_domain, stack)
-        asked = {"disk": "vda", "uri": hv.uri, "trusted": True, **arrange(scene)}
-        refused = assert_refused(MODULE, scene, asked, said)
-        if name in FACTS:
-            FACTS[name](refused)
+def test_is_refused_and_nothing_changed(scene: Scene, name: str) -> None:
+    CASES.assert_refused(name, scene)
 
 
 def _figures(refused: dict[str, Any]) -> None:
@@ -41,7 +33,7 @@ def _the_chain(refused: dict[str, Any]) -> None:
     assert [Path(path).name for path in refused["backing_chain"]] == ["vm.qcow2", "base.raw"]
 
 
-FACTS: dict[str, Callable[[dict[str, Any]], None]] = {
+CASES.facts = {
     "a_new_image_has_no_room": _figures,
     "a_base_that_is_not_in_the_chain": _the_chain,
 }

@@ -8,32 +8,24 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
-from integration.arranged import Asked, Cases, Scene, assert_refused
+from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
 from scene import MIB, make_encrypted, make_overlay, qemu_img, unchanged, with_backing
 
 MODULE = "vm_disk_resize"
-CASES = Cases()
+CASES = Cases(MODULE, disk="vda", size="16M")
 case = CASES.case
-FACTS: dict[str, Callable[[dict[str, Any]], None]] = {}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_is_refused_and_nothing_changed(hv: Hypervisor, images: Path, make_domain: MakeDomain, name: str) -> None:
-    arrange, said = CASES[name]
-    with contextlib.ExitStack() as stack:
-        scene = Scene(hv, images, make_domain, stack)
-        asked = {"disk": "vda", "size": "16M", "uri": hv.uri, **arrange(scene)}
-        refused = assert_refused(MODULE, scene, asked, said)
-        if name in FACTS:
-            FACTS[name](refused)
+def test_is_refused_and_nothing_changed(scene: Scene, name: str) -> None:
+    CASES.assert_refused(name, scene)
 
 
 #: What is asked of a disk of 8 MiB, and what is said of it; the same whether the domain runs or not.
@@ -177,8 +169,8 @@ def an_overlay_in_a_search_path_reads_the_image(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.images / "vm.raw")), "search_paths": [str(scene.images / "elsewhere")]}
 
 
-FACTS["another_domain_runs_on_the_image"] = lambda refused: _has(refused, "in_use_by")
-FACTS["an_overlay_beside_it_reads_the_image"] = lambda refused: _has(refused, "dependents")
+CASES.facts["another_domain_runs_on_the_image"] = lambda refused: _has(refused, "in_use_by")
+CASES.facts["an_overlay_beside_it_reads_the_image"] = lambda refused: _has(refused, "dependents")
 
 
 def _has(refused: dict[str, Any], fact: str) -> None:
@@ -346,8 +338,8 @@ def _figures(refused: dict[str, Any]) -> None:
     assert f"{refused['required_bytes']} bytes" in refused["msg"]
 
 
-FACTS["there_is_not_enough_space_for_what_is_to_be_reserved"] = _figures
-FACTS["there_is_not_enough_space_for_an_image_that_is_reserved"] = _figures
+CASES.facts["there_is_not_enough_space_for_what_is_to_be_reserved"] = _figures
+CASES.facts["there_is_not_enough_space_for_an_image_that_is_reserved"] = _figures
 
 
 @case("raw images have no metadata")

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lab import sshd
 from lab.boot_disk import build_boot_disk
 from lab.domain import Disk
 from lab.guest import Guest, GuestError
@@ -46,6 +49,8 @@ def up(options: argparse.Namespace) -> None:
     root = ReleaseRoot(options.release).path if options.release else None
     made = kind(base(), options.name, not options.static_ownership, root=root, detach=True)
     made.up()
+    if options.ssh:
+        sshd.open_door(made)
     print(f"{options.name} is up: {made.uri}")
 
 
@@ -88,6 +93,30 @@ def execute(options: argparse.Namespace) -> int:
     return find(options.name).exec(options.argv, capture_output=False).returncode
 
 
+def serve_ssh(options: argparse.Namespace) -> int:
+    return sshd.serve(find(options.name))
+
+
+def kill_libvirtd(options: argparse.Namespace) -> None:
+    hypervisor = find(options.name)
+    deadline = time.monotonic() + options.timeout
+    while options.copying and not is_copied(hypervisor, options.copying):
+        if time.monotonic() > deadline:
+            raise LabError(f"{options.copying}: no disk of it was copied within {options.timeout:g} s")
+        time.sleep(0.05)
+    hypervisor.kill_libvirtd()
+    print(f"libvirtd of {options.name} is dead, its guests run on")
+
+
+def is_copied(hypervisor: Hypervisor, domain: str) -> bool:
+    with contextlib.closing(hypervisor.connect()) as connection:
+        return "<mirror" in connection.lookupByName(domain).XMLDesc()
+
+
+def start_libvirtd(options: argparse.Namespace) -> None:
+    find(options.name).start_libvirtd()
+
+
 def boot_disk(options: argparse.Namespace) -> None:
     print(build_boot_disk(options.path, options.size, options.data))
 
@@ -109,6 +138,12 @@ def arguments() -> argparse.ArgumentParser:
     starting.add_argument("--static-ownership", action="store_true", help="with dynamic_ownership = 0")
     starting.add_argument("--session", action="store_true", help="a libvirtd of a user without rights")
     starting.add_argument("--release", metavar="SUITE", help="with the libvirt and QEMU of another Debian release")
+    starting.add_argument("--ssh", action="store_true", help="and let root come in by ssh (serve-ssh)")
+    command(serve_ssh, "be the SSH server of one connection, as ssh's ProxyCommand", "name")
+    killing = command(kill_libvirtd, "kill libvirtd; guests run on", "name")
+    killing.add_argument("--copying", metavar="DOMAIN", help="not before a disk of this domain is copied live")
+    killing.add_argument("--timeout", type=float, default=60)
+    command(start_libvirtd, "start libvirtd again", "name")
     command(down, "end a hypervisor with its guests and remove its state", "name")
     command(uri, "print the connection URI", "name")
     command(images, "print the directory for images", "name")

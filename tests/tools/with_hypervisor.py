@@ -37,7 +37,14 @@ def main() -> None:
                 LAB_KERNEL=str(guest.kernel),
                 LAB_INITRD=str(guest.initrd),
             )
-            status = subprocess.run(sys.argv[1:], env=environment, check=False).returncode
+            try:
+                status = subprocess.run(sys.argv[1:], env=environment, check=False).returncode
+            finally:
+                for state in Path(base).glob("*/lab.json"):  # what the command has made beside it, and left
+                    if state.parent != hypervisor.directory and (
+                        left := Hypervisor.running(Path(base), state.parent.name)
+                    ):
+                        left.down()
     sys.exit(status)
 
 

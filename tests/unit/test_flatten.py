@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _convert,
+    _disk_chain,
     _flatten,
     _flatten_left,
     _records,
@@ -146,7 +146,7 @@ def test_the_chain_may_be_unsaid_or_said_without_formats() -> None:
 
 
 def same_chain(found: Flattening) -> None:
-    _convert.require_same_chain(state(), found.disk, found.images)
+    _disk_chain.require_same_chain(state(), found.disk, found.images)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ WATCHED = {
     "pwrite",
     "rename",
     "unlink",
+    "virDomainBlockCommit",
     "virDomainBlockCopy",
     "virDomainBlockJobAbort",
     "virDomainBlockPull",
@@ -35,7 +37,11 @@ WATCHED = {
     "virDomainDestroy",
     "virDomainQemuMonitorCommand",
     "virDomainSetMetadata",
+    "virDomainRevertToSnapshot",
     "virDomainShutdown",
+    "virDomainUndefineFlags",
+    "virDomainSnapshotCreateXML",
+    "virDomainSnapshotDelete",
 }
 seen: Counter[str] = Counter()
 wanted = os.environ.get("AT_POINT", "")
@@ -73,6 +79,7 @@ def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
             os.kill(os.getpid(), signal.Signals[os.environ["AT_SIGNAL"]])
         else:
             sys.setprofile(on_call)
+            threading.setprofile(on_call)  # for those that are begun later
 
 
 if wanted or log:

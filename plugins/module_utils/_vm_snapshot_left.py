@@ -1,0 +1,176 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a run that took, merged or went back to a snapshot has left when it died, and the steps that settle it.
+
+What libvirt does to all disks at once is done or not. A merge is neither: the image below has changed already, and is
+not any more what the snapshot kept. So it is finished by the next run, whatever that one wants.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _staging, _usage, _vm_snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import DISK_SNAPSHOT
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._ranges import covers
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, NoteOf, require_own
+from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import Chains, same
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a dead run left of a domain's snapshots.
+
+    *unfinished*: the snapshot whose overlays it was merging. *unused*: overlays that nobody uses: made for a snapshot
+    that was never taken, or merged. *staging*: overlays that are half made. *working*: targets whose merge goes on
+    without it. *doubtful*: merged overlays whose QEMU is gone, and may have taken along what it had merged. *owed*: the
+    domain ran before it went back, and is off. *noted*: images beside which its record stands.
+    """
+
+    record: Record | None = None
+    unfinished: DomainSnapshot | None = None
+    unused: tuple[str, ...] = ()
+    staging: tuple[str, ...] = ()
+    working: frozenset[str] = frozenset()
+    doubtful: tuple[RecordedDisk, ...] = ()
+    owed: bool = False
+    noted: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.record is not None or bool(self.staging or self.noted)
+
+    @property
+    def paths(self) -> set[str]:
+        disks = self.record.disks if self.record else ()
+        return {path for disk in disks for path in (disk.source, disk.dest) if path} | {*self.staging, *self.noted}
+
+    @property
+    def recorded(self) -> dict[str, RecordedDisk]:
+        """The overlays of the merge that is to be finished."""
+        return {disk.source: disk for disk in self.record.disks} if self.record and self.unfinished else {}
+
+
+def find(
+    state: DomainState,
+    snapshots: t.Sequence[DomainSnapshot],
+    chains: Chains,
+    run: str | None,
+    note_of: NoteOf,
+    is_committed: t.Callable[[str], bool],
+) -> Left:
+    """What stands unfinished of the domain's record, and beside its images. *run*: libvirt's number of its run.
+
+    Raises OperationInFlight where the run that wrote the record lives, DiskError where it was another module's.
+    """
+    record = state.record
+    require_own(state.name, record, DISK_SNAPSHOT, note_of)
+    disks = record.disks if record else ()
+    images = {str(link.path) for chain in chains.values() for link in chain}
+    paths = {*images, *(path for disk in disks for path in (disk.source, disk.dest) if path)}
+    notes = {path: note for path in paths if (note := note_of(path)) is not None}
+    dead = sorted(path for path in paths if not notes.get(path, {}).get("alive"))
+    change = record.change if record else None
+    named = images | {str(one.source) for snapshot in snapshots for one in snapshot.defined}
+    named |= {str(one.overlay) for snapshot in snapshots for one in snapshot.external}
+    made = [disk.dest for disk in disks if change == "take" and _is_ours(disk.dest, notes)]
+    known = _vm_snapshot.find(record.snapshot, snapshots) if record else None
+    merged = [disk.source for disk in disks if change == "merge" and known is None and os.path.exists(disk.source)]
+    return Left(
+        record=record,
+        unfinished=known if change == "merge" else None,
+        unused=tuple(path for path in (*made, *merged) if not any(same(path, other) for other in named)),
+        staging=tuple(path for path in dead if _staging.left_over(path)),
+        working=frozenset(
+            disk.target for disk in disks if change == "merge" and state.active and is_committed(disk.target)
+        ),
+        doubtful=tuple(disk for disk in disks if record and _is_doubtful(record, disk, run, chains)),
+        owed=change == "revert" and bool(record and record.was_running) and not state.active,
+        noted=tuple(path for path in dead if notes.get(path, {}).get("verb") == DISK_SNAPSHOT),
+    )
+
+
+def lost(left: Left, qemu_img: QemuImg) -> tuple[RecordedDisk, ...]:
+    """The doubtful overlays of which the image below has not all.
+
+    QEMU changes the reference of the image above before it writes the metadata of what it merged; it is killed in
+    between, or the host fails, and that is gone. The overlay still has it.
+    """
+    return tuple(disk for disk in left.doubtful if _is_lost(disk, qemu_img))
+
+
+def settle(left: Left) -> tuple[Step, ...]:
+    """The steps that remove what nobody can use any more."""
+    staged = [
+        Step(f"remove the unfinished overlay that an interrupted run left for {path}", _of(_staging.discard, path))
+        for path in left.staging
+    ]
+    unused = [
+        Step(f"remove {path}, which an interrupted run left and the domain does not use", _of(_staging.remove, path))
+        for path in left.unused
+    ]
+    return (*staged, *unused)
+
+
+def merge_again(disks: t.Iterable[RecordedDisk], qemu_img: QemuImg) -> tuple[Step, ...]:
+    """The steps that write again, into images which nobody has open, what they have lost of overlays."""
+    return tuple(
+        Step(
+            f"merge {disk.source} into {disk.dest} again: {disk.target} went off before all of that was in it",
+            _merging(disk, qemu_img),
+        )
+        for disk in disks
+    )
+
+
+def require_settleable(state: DomainState, disks: t.Sequence[RecordedDisk]) -> None:
+    """Raises DiskError where the guest runs on images that lack something of *disks*."""
+    if disks and state.active:
+        raise DiskError(
+            f"{state.name}: {', '.join(disk.dest for disk in disks)} lost a part of what was merged into it, as its "
+            "QEMU "
+            "was killed then; a guest runs on it again: destroy the domain and run again, which merges anew",
+            state=state.state,
+        )
+
+
+def _is_doubtful(record: Record, disk: RecordedDisk, run: str | None, chains: Chains) -> bool:
+    """Whether the overlay was merged below another one, in a run of the domain that is over."""
+    if record.change != "merge" or record.mode != "live" or record.run == run or disk.base is None:
+        return False
+    in_use = any(same(link.path, disk.source) for link in chains.get(disk.target, ()))
+    return not in_use and disk.format != "raw" and os.path.exists(disk.source)
+
+
+def _is_lost(disk: RecordedDisk, qemu_img: QemuImg) -> bool:
+    held = qemu_img.allocated(disk.source, disk.source_format, 1)
+    size = max((end for _start, end in held), default=0)
+    return not covers(qemu_img.allocated(disk.dest, disk.format, 1), held, size)
+
+
+def _is_ours(path: str, notes: t.Mapping[str, dict[str, t.Any]]) -> bool:
+    note = notes.get(path)
+    return note is not None and _staging.is_file(path, note.get(NEW_FILE))
+
+
+def _merging(disk: RecordedDisk, qemu_img: QemuImg) -> t.Callable[[], None]:
+    def merge() -> None:
+        for path in (disk.source, disk.dest):
+            _usage.require_unused(path, (), f"merge {disk.source} into {disk.dest} again")
+        qemu_img.commit(disk.source, disk.source_format)
+        _staging.sync(disk.dest)
+
+    return merge
+
+
+def _of(function: t.Callable[[str], None], argument: str) -> t.Callable[[], None]:
+    return lambda: function(argument)

@@ -1,0 +1,69 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A domain goes back to a snapshot: libvirt does it, on new overlays of its own, and the domain runs again if it
+ran."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _staging, _vm_snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
+from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
+
+
+@dataclass
+class RevertWork:
+    """The hands of a way back: one method for each step. *runs*: the domain is to run afterwards."""
+
+    domain: Domain
+    records: Records
+    state: DomainState
+    snapshot: DomainSnapshot
+    runs: bool
+
+    def begin(self) -> None:
+        record = _vm_snapshot.revert_record(self.state, self.runs, self.domain.run_number(), self.snapshot)
+        self.records.write(record)
+
+    def restore(self) -> None:
+        self.records.keep()
+        self.records.remove()
+
+    def revert(self) -> None:
+        """libvirt stops the guest, and gives its disks new overlays, which it makes for nobody in particular."""
+        models = {disk.target: _staging.at_rest(str(disk.path)) for disk in self._disks()}
+        self.domain.revert(self.snapshot.name)
+        for disk in _domain_xml.disks(self.domain.xml(inactive=True)) if not self.domain.is_active() else ():
+            if disk.target in models and disk.source is not None and os.path.isfile(disk.source):
+                _staging.lay_to_rest(disk.source, models[disk.target])
+
+    def _disks(self) -> list[DomainDisk]:
+        """The disks that go back."""
+        targets = {disk.target for disk in self.snapshot.external}
+        return [disk for disk in self.state.disks if disk.target in targets and disk.path is not None]
+
+    def start(self) -> None:
+        if not self.domain.is_active():
+            self.domain.start()
+
+    def finish(self) -> None:
+        self.records.remove()
+
+
+def steps(work: RevertWork, *, is_there: bool = False) -> tuple[Step, ...]:
+    """The steps, in order: record, go back unless the domain *is_there* already, start, forget."""
+    name = work.state.name
+    found: list[Step] = [Step("", work.begin, work.restore)]
+    if not is_there:
+        found.append(Step(f"go back to the snapshot {work.snapshot.name} of {name}", work.revert, commits=True))
+    if work.runs:
+        found.append(Step(f"start {name}, which ran before", work.start, commits=True))
+    found.append(Step("", work.finish))
+    return tuple(found)

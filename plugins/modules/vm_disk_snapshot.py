@@ -1,0 +1,327 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: vm_disk_snapshot
+short_description: External snapshots of the disks of a virtual machine
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Takes a snapshot of the disks of a domain, all of them at one point in time, merges it back, or brings the domain
+    back to it. The domain may run or be off.
+  - The image of each disk stays as it was at the snapshot, and the guest goes on with a new qcow2 image over it, the
+    overlay. The overlay of C(web.qcow2) for a snapshot C(nightly) is C(web.nightly.qcow2) beside it. A file that stands
+    there already is never overwritten. It gets the owner, mode and labels of the image below it.
+  - To remove a snapshot is to write what its overlays hold into the images below them, by block commit while the domain
+    runs, which the guest does not notice, and by C(qemu-img commit) while it is off. The overlays are removed then, and
+    libvirt forgets the snapshot. A snapshot in the middle of others is removed in the same way. Where the disk has the
+    image again that it had before, the definition is what it was before.
+  - Neither takes a domain off, nor starts one. Only O(state=reverted) stops a domain, and starts it again.
+  - With O(keep) the oldest snapshots beyond a number are removed, too.
+  - libvirt knows the snapshots (C(virsh snapshot-list)); this module also removes those that others took.
+  - When the module is killed, a block commit goes on without it. The next run on the domain, whatever it wants,
+    finishes the removal first, and waits for a block commit that goes on. Half a merge cannot be undone, as the image
+    below the overlay is not any more what it was; the guest reads the right content at any moment. A merge that fails,
+    or is told to end, is finished by the next run in the same way.
+extends_documentation_fragment:
+  - kvmops.disk.libvirt
+  - kvmops.disk.libvirt.requirements
+  - kvmops.disk.progress
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.changing
+  - kvmops.disk.attributes.action_group
+options:
+  name:
+    description:
+      - The name or the UUID of the domain.
+    type: str
+    required: true
+    aliases: [domain]
+  snapshot:
+    description:
+      - The name of the snapshot. It becomes a part of the names of overlays, so that it has no slash, and no dot at its
+        beginning.
+      - May be left out where O(keep) is given, to remove what is too old and nothing else.
+    type: str
+  state:
+    description:
+      - V(present) makes sure that there is a snapshot of this name. One that exists is left as it is; it is an error if
+        it is of other O(disks), inside of images, or holds the memory of the guest.
+      - V(absent) makes sure that there is none, by merging it back.
+      - V(reverted) brings the disks, and the definition of the domain, back to the snapshot. What the guest wrote since
+        is lost. libvirt can do that from 9.10 on; with an older one the task fails, and says what to do by hand.
+        libvirt puts the disks on new overlays of its own, which RV(disks) has. A domain that runs is stopped, as if its
+        plug was pulled, and started again; one that is off stays off.
+      - V(reverted) changes nothing where the domain is off, and its overlays over the images of the snapshot are empty.
+        That the definition may have changed since does not count. What a running guest has written is not known, so
+        that a domain that runs goes back each time.
+    type: str
+    choices: [present, absent, reverted]
+    default: present
+  disks:
+    description:
+      - The disks that a new snapshot is of, each by its target (such as V(vda)) or by the path of its image.
+      - By default all disks that the guest may write to. CD-ROMs, floppies and read-only disks are no part of it then.
+        Where a snapshot of the name exists, its disks are only compared if this is given.
+    type: list
+    elements: str
+  quiesce:
+    description:
+      - Whether the guest agent freezes the file systems of a running guest while the snapshot is taken, so that they
+        are clean in it. Otherwise they are as after a power failure, which journals are made for.
+      - V(auto) does so where an agent answers, and takes the snapshot without where it does not, or cannot freeze.
+        RV(quiesced) says which it was. V(required) makes the task fail then. V(never) does not ask.
+      - For a domain that is off it says nothing.
+    type: str
+    choices: [auto, required, never]
+    default: auto
+  keep:
+    description:
+      - How many external snapshots whose names begin with O(prefix) may stay. The oldest beyond these are removed, a
+        new one is counted. A snapshot that the same task wants to be there is never removed.
+    type: int
+  prefix:
+    description:
+      - Which snapshots O(keep) is about. By default all external ones.
+    type: str
+  bandwidth:
+    description:
+      - How many bytes a second a block commit may write, such as V(50M). The default is no limit.
+    type: str
+  timeout:
+    description:
+      - How many seconds the merge of one overlay may take while the domain runs. Then it is ended, the task fails, and
+        the next run finishes it.
+    type: int
+    default: 86400
+  search_paths:
+    description:
+      - More directories in which overlays are looked for that read the images of the snapshot, such as linked clones.
+        It is always looked beside the images, in the directories of libvirt's storage pools, and at the disks of all
+        domains.
+    type: list
+    elements: path
+    default: []
+  trusted:
+    description:
+      - Whether to follow references to backing and data files that are in the images, but neither in the definition nor
+        in a snapshot. Matters for a domain that is off, whose snapshot is removed.
+    type: bool
+    default: false
+notes:
+  - A snapshot is no backup, as the overlay needs the image below it. A chain of many overlays makes a disk slower.
+  - Refused are domains that are transient, that have a managed-save image, checkpoints, or a block job of somebody
+    else; disks that are shareable, transient, encrypted, or no image files; and the removal of a snapshot where other
+    images, such as linked clones, read one that would be written or removed.
+  - Other modules of this collection do not convert or flatten the disks of a domain that has snapshots.
+  - "Which module to use: M(kvmops.disk.qcow2_snapshot) has snapshots inside of a qcow2 image, of a domain that is off
+    or of none at all. They need no other file, can always be gone back to, and are one image's alone."
+seealso:
+  - module: kvmops.disk.qcow2_snapshot
+  - module: kvmops.disk.vm_disk_info
+  - module: kvmops.disk.vm_disk_flatten
+"""
+
+EXAMPLES = r"""
+- name: Take a snapshot of all disks before an upgrade, with clean file systems
+  kvmops.disk.vm_disk_snapshot:
+    name: web
+    snapshot: before-upgrade
+    quiesce: required
+
+- name: The upgrade was fine, so merge the snapshot back, with 100 MiB a second at most
+  kvmops.disk.vm_disk_snapshot:
+    name: web
+    snapshot: before-upgrade
+    state: absent
+    bandwidth: 100M
+
+- name: It was not, so go back (libvirt 9.10 or newer)
+  kvmops.disk.vm_disk_snapshot:
+    name: web
+    snapshot: before-upgrade
+    state: reverted
+
+- name: Take a snapshot each night, and keep those of a week
+  kvmops.disk.vm_disk_snapshot:
+    name: db
+    snapshot: "nightly-{{ ansible_date_time.date }}"
+    disks: [vda, vdb]
+    keep: 7
+    prefix: nightly-
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, in order.
+  returned: always
+  type: list
+  elements: str
+diff:
+  description: The snapshots and the images of the disks before and after, and the change of the domain's definition as
+    a unified diff. Passwords are hidden. What the definition becomes by O(state=reverted) is not known in check mode.
+  returned: always
+  type: list
+  elements: dict
+snapshots:
+  description: All snapshots of the domain, afterwards.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+    date:
+      description: When it was taken; null for one that would be taken.
+      type: str
+    state:
+      description: C(disk-snapshot) where the domain ran, C(shutoff) where it was off; others for snapshots with memory.
+      type: str
+    parent:
+      description: The snapshot that it was taken after; null for a first one.
+      type: str
+    current:
+      description: Whether it is the one that the domain goes on from.
+      type: bool
+    external:
+      description: Whether it is one of disks alone, in files of their own.
+      type: bool
+    disks:
+      description: Its disks that have an overlay.
+      type: list
+      elements: dict
+      contains:
+        target:
+          description: The name of the disk inside the domain's definition.
+          type: str
+        overlay:
+          description: The image that the guest went on with.
+          type: str
+        format:
+          description: The format of the overlay.
+          type: str
+        backing_file:
+          description: The image that it has kept as it was.
+          type: str
+        backing_format:
+          description: The format of that.
+          type: str
+removed:
+  description: The names of the snapshots that were merged back, or would be in check mode.
+  returned: always
+  type: list
+  elements: str
+quiesced:
+  description: Whether the file systems of the guest were frozen while the snapshot was taken; null where none was
+    taken, or the domain is off.
+  returned: always
+  type: bool
+disks:
+  description: The disks of the snapshots that the task is about, afterwards.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    domain:
+      description: The name of the domain.
+      type: str
+    target:
+      description: The name of the disk inside the domain's definition.
+      type: str
+    path:
+      description: Its image.
+      type: str
+    format:
+      description: The format of the image.
+      type: str
+    backing_file:
+      description: What is below it; null where nothing is.
+      type: str
+    backing_format:
+      description: The format of that.
+      type: str
+    virtual_size:
+      description: The size that the guest sees, in bytes; null for an image that would be made.
+      type: int
+    actual_size:
+      description: The bytes that the image occupies; null for an image that would be made.
+      type: int
+    backing_chain:
+      description: The image and those below it, top first, as far as they are there.
+      type: list
+      elements: dict
+snapshot_disks:
+  description: The disks of the snapshot that exists, where it is of others.
+  returned: failure
+  type: list
+  elements: str
+block_jobs:
+  description: The disks on which somebody else's block job runs, where that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+dependents:
+  description: The images that read one which would be written or removed, where that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+in_use_by:
+  description: The domains that use an image, where that made the task fail.
+  returned: failure
+  type: list
+  elements: dict
+interrupted:
+  description: What another module left unfinished on the domain, where that made the task fail.
+  returned: failure
+  type: dict
+libvirt_version:
+  description: The version of libvirt, major and minor, where it is too old to go back to a snapshot.
+  returned: failure
+  type: list
+  elements: int
+required_bytes:
+  description: The space that the images need, where there is less.
+  returned: failure
+  type: int
+available_bytes:
+  description: The space that there is.
+  returned: failure
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_snapshots import manage
+from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, URI_SPEC, run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            **PROGRESS_SPEC,
+            "name": {"type": "str", "required": True, "aliases": ["domain"]},
+            "snapshot": {"type": "str"},
+            "state": {"type": "str", "choices": ["present", "absent", "reverted"], "default": "present"},
+            "disks": {"type": "list", "elements": "str"},
+            "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
+            "keep": {"type": "int"},
+            "prefix": {"type": "str"},
+            "bandwidth": {"type": "str"},
+            "timeout": {"type": "int", "default": 86400},
+            "search_paths": {"type": "list", "elements": "path", "default": []},
+            "trusted": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    run(module, manage)
+
+
+if __name__ == "__main__":
+    main()

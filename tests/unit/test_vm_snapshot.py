@@ -1,0 +1,337 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which snapshots of a domain are taken, too many, merged into what, and what a dead run left: decisions, no world."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _domain_xml,
+    _record_xml,
+    _snapshot_xml,
+    _vm_snapshot,
+    _vm_snapshot_left,
+    _vm_snapshot_removal,
+    _vm_snapshot_take,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskElement
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import VmSnapshotWish
+
+BASE, ONE, TWO = "/images/vm.raw", "/images/vm.s1.qcow2", "/images/vm.s2.qcow2"
+LINKS = (ChainLink(TWO, "qcow2"), ChainLink(ONE, "qcow2"), ChainLink(BASE, "raw"))
+CHAINS = {"vda": LINKS}
+ELEMENT = DiskElement(
+    *("vda", "virtio", "disk", "file", TWO, "qcow2", None, None, False, False, False, False, None, None)
+)
+
+
+def disk(**element: Any) -> DomainDisk:
+    found = replace(ELEMENT, **element)
+    return DomainDisk(found.target, found.source, found, None)
+
+
+def state(*disks: DomainDisk, **fields: Any) -> DomainState:
+    usual = DomainState("vm", "u", "shut off", False, True, False, (), (), False, "<domain/>", disks or (disk(),), None)
+    return replace(usual, **fields)
+
+
+def domain_xml(source: str, image_format: str, backing: str = "") -> str:
+    return (
+        "<domain type='qemu'><name>vm</name><devices><disk type='file' device='disk'>"
+        f"<driver name='qemu' type='{image_format}'/><source file='{source}'/>{backing}<target dev='vda' bus='virtio'/>"
+        "</disk></devices></domain>"
+    )
+
+
+def snapshot(
+    name: str,
+    overlay: str,
+    image: str,
+    image_format: str = "qcow2",
+    *,
+    parent: str = "",
+    date: int = 0,
+    backing: str = "",
+) -> DomainSnapshot:
+    return _snapshot_xml.snapshot(
+        f"<domainsnapshot><name>{name}</name>"
+        + (f"<parent><name>{parent}</name></parent>" if parent else "")
+        + f"<creationTime>{date}</creationTime><state>shutoff</state><memory snapshot='no'/><disks>"
+        f"<disk name='vda' snapshot='external' type='file'><driver type='qcow2'/><source file='{overlay}'/></disk>"
+        f"</disks>{domain_xml(image, image_format, backing)}</domainsnapshot>"
+    )
+
+
+FIRST = snapshot("s1", ONE, BASE, "raw")
+SECOND = snapshot("s2", TWO, ONE, parent="s1", date=1)
+
+
+def removed(*doomed: str, chains: Any = None, snapshots: Any = (FIRST, SECOND), **more: Any) -> Any:
+    arguments = {"recorded": {}, "named": {"vda": False}, **more}
+    return _vm_snapshot_removal.removals(state(), doomed, chains or CHAINS, snapshots, **arguments)
+
+
+# What is asked
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "a/b"}, "no slash"),
+        ({"name": ".hidden"}, "no dot at its beginning"),
+        ({"name": "a\nb"}, "control characters"),
+        ({"name": ""}, "from 1 to 200 bytes"),
+        ({"name": "x" * 201}, "from 1 to 200 bytes"),
+        ({"name": None}, "state=present needs the name"),
+        ({"name": "s", "keep": -1}, "keep: -1"),
+        ({"name": "s", "prefix": "a"}, "give keep, too"),
+        ({"name": "s", "state": "reverted", "keep": 1}, "not with reverted"),
+        ({"name": "s", "state": "absent", "disks": ("vda",)}, "give it with state=present"),
+        ({"name": "s", "disks": ()}, "names one disk at least"),
+        ({"name": "s", "timeout": 0}, "timeout: 0 s"),
+        ({"name": "s", "bandwidth": 0}, "bandwidth: 0"),
+    ],
+)
+def test_what_no_world_could_grant_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        VmSnapshotWish(**fields).require_valid()
+
+
+def test_a_name_may_have_blanks_commas_and_colons() -> None:
+    VmSnapshotWish("before: a, b ü").require_valid()
+
+
+# What is taken
+
+
+@pytest.mark.parametrize(
+    ("path", "earlier", "overlay"),
+    [
+        ("/i/web.qcow2", [], "/i/web.new.qcow2"),
+        ("/i/web.img", [], "/i/web.new.qcow2"),
+        ("/i/web", [], "/i/web.new.qcow2"),
+        ("/i/web.v2", [], "/i/web.v2.new.qcow2"),
+        ("/i/web.old.qcow2", [("old", "/i/web.old.qcow2")], "/i/web.new.qcow2"),
+        ("/i/web.old.qcow2", [("old", "/i/other.qcow2")], "/i/web.old.new.qcow2"),
+        ("/i/-a b, c:d.raw", [], "/i/-a b, c:d.new.qcow2"),
+    ],
+)
+def test_an_overlay_is_named_after_its_image_and_the_snapshot(
+    path: str, earlier: list[tuple[str, str]], overlay: str
+) -> None:
+    chains = {"vda": (ChainLink(path, "raw"), ChainLink(BASE, "raw"))}
+    known = [snapshot(name, of, BASE) for name, of in earlier]
+    (item,) = _vm_snapshot.takings("new", [disk(source=path)], chains, known, ())
+    assert item.overlay == overlay
+    assert [link.path for link in item.outcome.images] == [overlay, path, BASE]
+
+
+def test_two_images_of_one_name_get_two_overlays() -> None:
+    disks = [disk(source="/i/a.raw"), disk(target="vdb", source="/i/a.qcow2"), disk(target="vdc", source="/j/a.raw")]
+    chains = {one.target: (ChainLink(one.path, "raw"),) for one in disks}
+    found = [item.overlay for item in _vm_snapshot.takings("s", disks, chains, (), ())]
+    assert found == ["/i/a.vda.s.qcow2", "/i/a.vdb.s.qcow2", "/j/a.s.qcow2"]
+
+
+def test_all_disks_that_can_be_written_to_are_meant() -> None:
+    cdrom = disk(target="hda", device="cdrom", source=None, readonly=True)
+    readonly = disk(target="vdb", readonly=True)
+    found = _vm_snapshot.select(state(disk(), cdrom, readonly, disk(target="vdc")), VmSnapshotWish("s"))
+    assert [one.target for one in found] == ["vda", "vdc"]
+
+
+@pytest.mark.parametrize(
+    ("element", "said"),
+    [
+        ({"readonly": True}, "vdb: is read-only"),
+        ({"shareable": True}, "vdb: is shareable"),
+        ({"transient": True}, "vdb: is transient"),
+        ({"encrypted": True}, "vdb: is encrypted"),
+        ({"sliced": True}, "vdb: is a slice"),
+        ({"type": "block"}, "source is of type block, and only image files are snapshotted"),
+        ({"device": "cdrom"}, "is a cdrom, asked to snapshot a disk"),
+    ],
+)
+def test_a_disk_that_is_named_and_cannot_get_an_overlay_is_refused(element: dict[str, Any], said: str) -> None:
+    with pytest.raises(DiskError, match=said):
+        _vm_snapshot.select(state(disk(), disk(target="vdb", **element)), VmSnapshotWish("s", disks=("vdb",)))
+
+
+def test_quiescing_is_for_a_running_guest_with_an_agent() -> None:
+    _vm_snapshot_take.require_quiescable(state(), "required", False)
+    running = state(active=True, state="running")
+    _vm_snapshot_take.require_quiescable(running, "auto", False)
+    _vm_snapshot_take.require_quiescable(running, "required", True)
+    with pytest.raises(DiskError, match="no guest agent answers"):
+        _vm_snapshot_take.require_quiescable(running, "required", False)
+    with pytest.raises(DiskError, match="is paused"):
+        _vm_snapshot_take.require_quiescable(replace(running, state="paused"), "required", True)
+
+
+def test_a_snapshot_with_the_memory_of_the_guest_is_none_of_disks_alone() -> None:
+    xml = FIRST.xml.replace("<memory snapshot='no'/>", "<memory snapshot='external' file='/m'/>")
+    found = _snapshot_xml.snapshot(xml)
+    assert not found.is_external
+    with pytest.raises(DiskError, match="with the memory of the guest"):
+        _vm_snapshot.require_same(state(), VmSnapshotWish("s1"), found)
+
+
+# What is too many
+
+
+def test_the_oldest_beyond_the_number_to_keep_are_too_many() -> None:
+    known = [snapshot(f"n-{number}", ONE, BASE, date=number) for number in (3, 1, 2)]
+    other = snapshot("other", ONE, BASE, date=0)
+
+    def names(keep: int, name: str | None = None, state_: str = "present", prefix: str = "n-") -> list[str]:
+        wish = VmSnapshotWish(name, state_, keep=keep, prefix=prefix)
+        return [one.name for one in _vm_snapshot_removal.surplus(wish, [*known, other], ())]
+
+    assert names(2) == ["n-1"]
+    assert names(2, "n-4") == ["n-1", "n-2"], "the new one counts"
+    assert names(2, "x") == ["n-1"], "if it has the prefix"
+    assert names(0, "n-1") == ["n-2", "n-3"], "what is wanted stays"
+    assert names(3, prefix="") == ["other"]
+    assert names(9) == []
+
+
+def test_of_one_second_the_upper_one_in_the_tree_is_the_older() -> None:
+    child, parent = snapshot("a", TWO, ONE, parent="b"), snapshot("b", ONE, BASE)
+    wish = VmSnapshotWish(None, "absent", keep=1)
+    assert [one.name for one in _vm_snapshot_removal.surplus(wish, [child, parent], ())] == ["b"]
+
+
+# What is merged
+
+
+def test_an_overlay_in_the_middle_is_merged_and_those_above_go_on_over_its_base() -> None:
+    (removal,) = removed("s1")
+    (merge,) = removal.merges
+    assert (merge.overlay.path, merge.into.path) == (ONE, BASE)
+    assert merge.above is not None
+    assert merge.above.path == TWO
+    assert [link.path for link in merge.after] == [TWO, BASE]
+    (left,) = _vm_snapshot_removal.predicted([FIRST, SECOND], [removal], {"vda": merge.after})
+    image = left.image("vda")
+    assert image is not None
+    assert (left.name, left.parent, image.source, image.format) == ("s2", None, BASE, "raw")
+
+
+def test_several_go_one_after_the_other_the_oldest_into_the_image_first() -> None:
+    first, second = removed("s1", "s2")
+    assert [str(merge) for merge in (*first.merges, *second.merges)] == [
+        f"{ONE} into {BASE} (vda)",
+        f"{TWO} into {BASE} (vda)",
+    ]
+    assert second.merges[0].above is None
+
+
+def test_the_definition_says_of_backing_files_what_it_did_before_the_snapshot() -> None:
+    definition = domain_xml(TWO, "qcow2")
+    chain = (*LINKS, ChainLink("/images/golden.raw", "raw"))
+    source = "<format type='raw'/><source file='/images/golden.raw'/>"
+    golden = f"<backingStore type='file'>{source}<backingStore/></backingStore>"
+    for backing, said in (("", None), (golden, (ChainLink("/images/golden.raw", "raw"),))):
+        snapshots = (snapshot("s1", ONE, BASE, "raw", backing=backing), SECOND)
+        found = removed("s1", "s2", chains={"vda": chain}, snapshots=snapshots)
+        outcomes = [outcome for removal in found for outcome in removal.outcomes]
+        (after,) = _domain_xml.disks(_vm_snapshot.with_outcomes(definition, outcomes))
+        assert (after.source, after.format, after.chain) == (BASE, "raw", said)
+
+
+def test_a_chain_that_is_named_is_named_without_the_overlay() -> None:
+    (removal,) = removed("s1", named={"vda": True})
+    (after,) = _domain_xml.disks(_vm_snapshot.with_outcomes(domain_xml(TWO, "qcow2"), removal.outcomes))
+    assert after.chain == (ChainLink(BASE, "raw"),)
+    deeper = _domain_xml.with_image(domain_xml(TWO, "qcow2"), "vda", LINKS[0], LINKS[1:])
+    assert _domain_xml.disks(_domain_xml.without_link(deeper, "vda", ONE))[0].chain == (ChainLink(BASE, "raw"),)
+    assert _domain_xml.without_link(deeper, "vda", "/elsewhere") == deeper
+    assert _domain_xml.with_image(deeper, "vda", LINKS[0], LINKS[1:]) == deeper
+
+
+def test_an_overlay_that_is_gone_is_no_merge() -> None:
+    recorded = RecordedDisk("vda", ONE, "qcow2", BASE, "raw")
+    chains = {"vda": (ChainLink(BASE, "raw"),)}
+    (ours,) = removed("s1", chains=chains, snapshots=(FIRST,), recorded={ONE: recorded})
+    assert (ours.merges, ours.recorded, ours.orphans) == ((), (recorded,), ())
+    (theirs,) = removed("s1", chains=chains, snapshots=(FIRST,))
+    assert (theirs.merges, theirs.recorded, theirs.orphans) == ((), (), (ONE,))
+
+
+def test_what_others_build_on_is_not_given_up() -> None:
+    with pytest.raises(DiskError, match=r"other snapshots \(s2\) build on it"):
+        removed("s1", chains={"vda": (ChainLink(BASE, "raw"),)})
+    with pytest.raises(DiskError, match="somebody changed the chain"):
+        removed("s2", chains={"vda": (LINKS[0], LINKS[2])})
+    with pytest.raises(DiskError, match="which the domain has no more"):
+        removed("s1", chains={"vdb": LINKS})
+
+
+# What is gone back to
+
+
+def test_only_a_new_libvirt_goes_back() -> None:
+    wish = VmSnapshotWish("s1", "reverted")
+    assert _vm_snapshot.require_revertible(state(), wish, [FIRST], (9, 10)) == FIRST
+    assert _vm_snapshot.require_revertible(state(), wish, [FIRST], (12, 8)) == FIRST
+    with pytest.raises(DiskError, match=r"libvirt 9\.9 cannot go back .*vda: /images/vm\.raw"):
+        _vm_snapshot.require_revertible(state(), wish, [FIRST], (9, 9))
+
+
+def test_overlays_that_libvirt_would_give_one_name_are_refused() -> None:
+    xml = FIRST.xml
+    another = xml[xml.index("<disk name") : xml.index("</disks>")].replace("vda", "vdb")
+    two = xml.replace("</disks>", another + "</disks>")
+    devices = domain_xml("/images/vm.qcow2", "qcow2").replace("vda", "vdb")
+    disks = devices[devices.index("<disk") : devices.index("</devices>")]
+    found = _snapshot_xml.snapshot(two.replace("</devices>", disks + "</devices>"))
+    with pytest.raises(DiskError, match=r"would have one name, /images/vm\.EPOCH"):
+        _vm_snapshot.require_revertible(state(), VmSnapshotWish("s1", "reverted"), [found], (9, 10))
+
+
+# What is left
+
+
+def record(change: str, *disks: RecordedDisk, **fields: Any) -> Record:
+    usual = Record("disk-snapshot", "live", "2024-01-01T00:00:00+00:00", True, False, disks, "7", "s1", change)
+    return replace(usual, **fields)
+
+
+def left(found: Record, chains: Any = None, snapshots: Any = (FIRST, SECOND), run: str | None = "7") -> Any:
+    now = state(record=found, active=run is not None)
+    return _vm_snapshot_left.find(now, snapshots, chains or CHAINS, run, lambda _path: None, lambda _target: True)
+
+
+def test_a_record_comes_back_as_it_was_written() -> None:
+    wanted = record("merge", RecordedDisk("vda", ONE, "qcow2", BASE, "raw", base=TWO))
+    assert _record_xml.record_from_xml(_record_xml.record_to_xml(wanted)) == wanted
+
+
+def test_a_merge_is_to_be_finished_while_libvirt_knows_the_snapshot() -> None:
+    found = left(record("merge", RecordedDisk("vda", ONE, "qcow2", BASE, "raw", base=TWO)))
+    assert found.unfinished == FIRST
+    assert found.working == {"vda"}
+    assert set(found.recorded) == {ONE}
+    assert not found.doubtful
+    assert not found.unused
+
+
+def test_a_domain_that_was_to_run_again_is_owed_its_start() -> None:
+    assert left(record("revert"), run=None).owed
+    assert not left(record("revert", was_running=False), run=None).owed
+    assert not left(record("revert")).owed
+
+
+def test_a_snapshot_that_was_taken_leaves_nothing_to_remove() -> None:
+    found = left(record("take", RecordedDisk("vda", BASE, "raw", ONE, "qcow2")))
+    assert found
+    assert (found.unfinished, found.unused, found.owed) == (None, (), False)
+    assert _vm_snapshot_left.settle(found) == ()
