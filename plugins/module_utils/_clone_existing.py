@@ -99,37 +99,39 @@ def differences(spec: CloneSpec, wish: CloneWish, source: Source, found: Neighbo
     ]
 
 
-def require_free(
-    spec: CloneSpec, macs: t.Iterable[str], paths: t.Iterable[str], neighbours: t.Iterable[Neighbour]
-) -> None:
-    """Raises DiskError where another domain has something that is to be the new clone's."""
-    wanted, files = set(macs), {os.path.realpath(path) for path in paths}
-    for other in neighbours:
-        name = other.looks.name
-        if spec.uuid is not None and other.looks.uuid == spec.uuid:
-            raise DiskError(f"{spec.name}: uuid: {spec.uuid} is that of the domain {name}: choose another")
-        taken = sorted(wanted & other.macs)
-        if taken:
-            given = "choose another" if set(taken) <= set(spec.macs) else "which its name led to: give it one with mac"
-            raise DiskError(f"{spec.name}: mac: {', '.join(taken)} is that of the domain {name}: {given}", mac=taken)
-        own = [*(disk.path for disk in other.disks), *([other.looks.nvram] if other.looks.nvram else [])]
-        for path in own:
-            if os.path.realpath(path) in files:
+class Taken:
+    """What other domains have that a clone must have for itself, by who has it: any number of questions, one look."""
+
+    def __init__(self, neighbours: t.Iterable[Neighbour]) -> None:
+        self._uuids: dict[str, str] = {}
+        self._macs: dict[str, str] = {}
+        self._files: dict[str, str] = {}
+        for other in neighbours:
+            name = other.looks.name
+            self._uuids[other.looks.uuid] = name
+            self._macs.update(dict.fromkeys(other.macs, name))
+            own = [*(disk.path for disk in other.disks), *([other.looks.nvram] if other.looks.nvram else [])]
+            self._files.update((os.path.realpath(path), name) for path in own)
+
+    def require_free(self, spec: CloneSpec, macs: t.Iterable[str], paths: t.Iterable[str]) -> None:
+        """Raises DiskError where another domain has something that is to be the new clone's."""
+        if spec.uuid in self._uuids:
+            raise DiskError(
+                f"{spec.name}: uuid: {spec.uuid} is that of the domain {self._uuids[spec.uuid]}: choose another"
+            )
+        for mac in macs:
+            if mac in self._macs:
+                given = "choose another" if mac in spec.macs else "its name leads to this one: give it another with mac"
+                raise DiskError(f"{spec.name}: mac: {mac} is that of the domain {self._macs[mac]}: {given}", mac=mac)
+            self._macs[mac] = spec.name
+        for path in paths:
+            owner = self._files.get(os.path.realpath(path))
+            if owner is not None:
                 raise DiskError(
-                    f"{spec.name}: {path} is a disk of the domain {name}, though no such file may be there: choose "
+                    f"{spec.name}: {path} is a disk of the domain {owner}, though no such file may be there: choose "
                     "another name or disk_dir",
                     path=path,
                 )
-
-
-def require_no_files(name: str, paths: t.Iterable[str], ours: t.Container[str]) -> None:
-    """Raises DiskError where something stands at one of *paths* that is not of *ours*, left by a dead run."""
-    for path in paths:
-        if os.path.lexists(path) and path not in ours:
-            raise DiskError(
-                f"{name}: {path} exists already: it was left alone: remove it, or choose another name or disk_dir",
-                path=path,
-            )
 
 
 def overlay_over(found: Neighbour, base: SourceDisk) -> str | None:

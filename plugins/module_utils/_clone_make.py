@@ -24,7 +24,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._clone import FULL, LI
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_xml import Definition, Identity
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
@@ -57,7 +57,8 @@ class NewImage:
 class Blueprint:
     """A clone that is to be made. *nvram*: the source's variable store and the clone's, where there is one to copy.
 
-    *left*: files of a dead run that are removed first; *validate*: libvirt is to check the definition by its schema.
+    *left*: where a dead run was at work, and *debris*, where it left something that is removed first. *validate*:
+    libvirt is to check the definition by its schema.
     """
 
     spec: CloneSpec
@@ -66,6 +67,7 @@ class Blueprint:
     images: tuple[NewImage, ...]
     nvram: tuple[str, str] | None = None
     left: tuple[str, ...] = ()
+    debris: tuple[str, ...] = ()
     validate: bool = False
 
     @property
@@ -115,6 +117,7 @@ class Making:
     stopped: t.Callable[[], bool]
     _files: dict[str, NewFile] = field(default_factory=dict, init=False)
     _domain: Domain | None = field(default=None, init=False)
+    _unsure: bool = field(default=False, init=False)
 
     def make_image(self, image: NewImage) -> None:
         new = self._begin(image.path)
@@ -136,18 +139,27 @@ class Making:
 
     def withdraw(self, path: str) -> None:
         new = self._files.get(path)
-        if new is not None:
+        if new is not None and not self._unsure:
             new.withdraw()
 
     def define(self) -> None:
         """libvirt takes a definition of a known name and UUID for a change of that domain, so both are looked for."""
         if self.hypervisor.find(self.plan.identity.name) is not None:
             raise DiskError(f"{self.plan.identity.name}: a domain of this name was defined by somebody else meanwhile")
-        self._domain = self.hypervisor.define(self.plan.definition.xml, validate=self.plan.validate)
+        try:
+            self._domain = self.hypervisor.define(self.plan.definition.xml, validate=self.plan.validate)
+        except LibvirtFailed:
+            self._look_again()
+            raise
 
     def undefine(self) -> None:
-        if self._domain is not None:
+        if self._domain is None:
+            return
+        try:
             self._domain.undefine()
+        except LibvirtFailed:
+            self._keep()
+            raise
 
     def start(self) -> None:
         if self._domain is not None:
@@ -156,6 +168,22 @@ class Making:
     def stop(self) -> None:
         if self._domain is not None and self._domain.is_active():
             self._domain.destroy()
+
+    def _look_again(self) -> None:
+        """A definition that failed may have been made (HAZARDS G9)."""
+        try:
+            found = self.hypervisor.find(self.plan.identity.name)
+        except LibvirtFailed:
+            self._keep()
+            return
+        if found is not None and found.uuid == self.plan.identity.uuid:
+            self._domain = found
+
+    def _keep(self) -> None:
+        """Leaves the files where a definition may name them, and their records for the next run, which can tell."""
+        self._unsure = True
+        for path in self.operation.paths:
+            self.operation.keep(path)
 
     def _begin(self, path: str) -> NewFile:
         self._require_wanted()
@@ -225,7 +253,7 @@ def steps(source: Source, making: Making) -> tuple[Step, ...]:
     """The steps that make a clone, in order."""
     plan, wish = making.plan, making.wish
     name = plan.spec.name
-    found = [Step(f"remove {path}, which an interrupted run left", lambda: None) for path in plan.left]
+    found = [Step(f"remove {path}, which an interrupted run left", lambda: None) for path in plan.debris]
     found.append(Step("", lambda: clear(making.operation)))
     found += [
         Step(_said(plan, image), _each(making.make_image, image), _each(making.withdraw, image.path))

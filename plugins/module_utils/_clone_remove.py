@@ -94,6 +94,9 @@ class Removing:
             self.operation.settled(path)
             self.operation.note(path, item=self.plan.name, new_file=_staging.file_identity(path))
 
+    def stop(self) -> None:
+        self.domain.destroy()
+
     def undefine(self) -> None:
         self._xml = self.domain.xml(inactive=True)
         self.domain.undefine()
@@ -116,7 +119,7 @@ def steps(removing: Removing, *, stop: bool) -> tuple[Step, ...]:
     plan = removing.plan
     found = [Step("", removing.note)]
     if stop:
-        found.append(Step(f"pull the plug of {plan.name}", removing.domain.destroy))
+        found.append(Step(f"pull the plug of {plan.name}", removing.stop))
     found.append(Step(f"undefine {plan.name}", removing.undefine, removing.define_again, commits=True))
     if plan.files:
         found.append(Step(f"remove {', '.join(plan.files)}", removing.remove_files))

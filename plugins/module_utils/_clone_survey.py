@@ -23,6 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _domain_xml,
     _image,
     _lock,
+    _staging,
     _xml,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import LINKED, REFLINK, CloneWish
@@ -37,11 +38,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuI
 
 @dataclass(frozen=True)
 class Left:
-    """A file on which a run died that made, or removed, a clone; *start* is owed to it."""
+    """A path on which a run died that made, or removed, a clone. *start* is owed to it; *there*: so is a file of it."""
 
     path: str
-    verb: str
-    start: bool
+    start: bool = False
+    there: bool = False
 
 
 def look_at_source(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Source:
@@ -161,7 +162,8 @@ def left_behind(directories: t.Iterable[str], names: t.Container[str]) -> dict[s
         for record in _lock.look_in(directory):
             name, path = record.get("item"), record.get("path")
             if not record["alive"] and record.get("verb") in (MAKE, REMOVE) and name in names and path:
-                found.setdefault(str(name), []).append(Left(path, record["verb"], bool(record.get("start"))))
+                there = os.path.lexists(path) or _staging.left_over(path)
+                found.setdefault(str(name), []).append(Left(path, bool(record.get("start")), there))
     return found
 
 

@@ -103,6 +103,7 @@ class CloneTask:
         self.source = _clone_survey.look_at_source(self.hypervisor, self.qemu_img, wish)
         _records.require_own(wish.source, self.source.state.record, _clone_make.MAKE, _lock.notes(None))
         self.neighbours = _clone_existing.look_around(self.hypervisor)
+        self.taken = _clone_existing.Taken(self.neighbours)
         self._require_quiet()
         self.directory = _clone_survey.place(self.source, wish)
         _clone_survey.require_place(self.directory, self.hypervisor.qemu_user)
@@ -128,7 +129,19 @@ class CloneTask:
         if not self.module.check_mode and (unprotected or any(item.open for item in items)):
             self._carry_out(items)
             refresh_pools(self.hypervisor, places)
+        self._warn(items)
         return report(items, "clones", {"diff": self._diff(items)}, first=[f"protect {path}" for path in unprotected])
+
+    def _warn(self, items: t.Sequence[CloneItem]) -> None:
+        """Tells of what is done as asked, and may still hurt."""
+        new = [item for item in items if item.plan and item.error is None]
+        if new and self.mode == LINKED and not self.wish.protect_base:
+            self.module.warn(
+                f"{self.wish.source} is not protected: to start it, or to change its images, destroys its clones"
+            )
+        shared = new[0].plan.definition.shared if new and new[0].plan else ()
+        if shared:
+            self.module.warn(f"{self.wish.source} and its clones cannot run at once: they share {', '.join(shared)}")
 
     def _carry_out(self, items: t.Sequence[CloneItem]) -> None:
         owners = _staging.owners(image.path for disk in self.source.disks for image in disk.images)
@@ -151,12 +164,10 @@ class CloneTask:
                 _base.protect(path, overlays)
 
     def _release(self, items: t.Sequence[CloneItem]) -> None:
-        """Forgets the clones that could not be made; without any, the images of the source are as they were."""
-        failed = [item for item in items if item.error is not None]
-        for path, overlays in self._overlays(failed).items():
-            gone = [overlay for overlay in overlays if not os.path.lexists(overlay)]
-            if gone:
-                _base.release(path, gone)
+        """Forgets the clones that were not made; without any, the images of the source are as they were."""
+        for path, overlays in self._overlays(items).items():
+            if any(item.error for item in items) or not all(map(os.path.exists, overlays)):
+                _base.release(path, ())
 
     def _overlays(self, items: t.Sequence[CloneItem]) -> dict[str, list[str]]:
         """The overlays of *items* by the images of the source; none where those are not to be protected.
@@ -179,6 +190,10 @@ class CloneTask:
                 self._keep(item, found, left)
             else:
                 self._design(item, left)
+                appeared = self._require_no_files(item, {one.path for one in left})
+                if appeared is not None:
+                    item.plan = None
+                    self._keep(item, appeared, left)
         except DiskError as error:
             item.error = error
         return item
@@ -210,16 +225,35 @@ class CloneTask:
         own_nvram = _clone_xml.own_path(nvram, source.state.name, spec.name) if nvram else None
         macs = _clone.macs_of(spec, len(source.looks.macs))
         paths = [*(image.path for image in images), *([own_nvram] if own_nvram else [])]
-        _clone_existing.require_free(spec, macs, paths, self.neighbours)
-        _clone_existing.require_no_files(spec.name, paths, {one.path for one in left})
+        self.taken.require_free(spec, macs, paths)
         self.room.take([(image.disk, image.path, image.size) for image in images])
         identity = self._identity(spec, images, macs, own_nvram)
         definition = _clone_xml.cloned(source.definition, identity)
         copied = (nvram, own_nvram) if nvram and own_nvram and os.path.exists(nvram) else None
-        item.plan = Blueprint(spec, identity, definition, images, copied, tuple(one.path for one in left))
+        debris = tuple(one.path for one in left if one.there)
+        item.plan = Blueprint(spec, identity, definition, images, copied, tuple(one.path for one in left), debris)
         item.paths = tuple(item.plan.paths)
         item.facts = self._facts_of_new(item.plan)
         item.actions = tuple(step.summary for step in self._making(item, None) if step.summary)
+
+    def _require_no_files(self, item: CloneItem, ours: t.Container[str]) -> Neighbour | None:
+        """Raises DiskError where a file stands at a place of the clone that no run of ours made.
+
+        Where another run has made the clone since we looked, that; where one is about it, it is waited for later.
+        """
+        for path in item.paths:
+            if path in ours or not os.path.lexists(path):
+                continue
+            domain = self.hypervisor.find(item.name)
+            if domain is not None:
+                return _clone_existing.look_at(self.hypervisor, domain)
+            if not (_lock.look(path) or {}).get("alive"):
+                raise DiskError(
+                    f"{item.name}: {path} exists already: it was left alone: remove it, or choose another name or "
+                    "disk_dir",
+                    path=path,
+                )
+        return None
 
     def _identity(
         self, spec: CloneSpec, images: t.Sequence[NewImage], macs: tuple[str, ...], nvram: str | None
@@ -257,7 +291,7 @@ class CloneTask:
         """What is to be done for the clone, whose files are held: another run may have made it meanwhile."""
         domain = self.hypervisor.find(item.name)
         if domain is not None:
-            left = [Left(path, "", False) for path in item.paths if operation.left_behind(path)]
+            left = [Left(path) for path in item.paths if operation.left_behind(path)]
             start = item.start
             self._keep(item, _clone_existing.look_at(self.hypervisor, domain), left)
             item.start = start and domain.run_number() is None

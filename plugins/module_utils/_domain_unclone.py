@@ -64,9 +64,9 @@ class RemovalTask:
         items = [self._item(name, left.get(name, [])) for name in self.names]
         paths = [path for item in items for path in item.paths]
         released = self._unused(items)
-        if not self.module.check_mode and any(item.open for item in items):
+        if not self.module.check_mode and (released or any(item.open for item in items)):
             Several(_clone_make.REMOVE).carry_out(items, self._decided)
-            for base in {base for item in items if item.plan for base in item.plan.bases}:
+            for base in self._bases(items):
                 self._release(base, paths)
             refresh_pools(self.hypervisor, {os.path.dirname(path) for path in paths})
         for item in items:
@@ -94,11 +94,11 @@ class RemovalTask:
         plan = _clone_remove.removal(found, mark)
         _clone_remove.require_stoppable(found, self.params["force"])
         for path in plan.files:
-            others = [user for user in self.users if user.uuid != found.looks.uuid]
-            _usage.require_unused(path, others, "remove it with its clone", locks=not found.active)
             _dependents.require_none(
                 path, self.readers.of(path), "remove it with its clone", "remove them (snapshots, say) first"
             )
+            others = [user for user in self.users if user.uuid != found.looks.uuid]
+            _usage.require_unused(path, others, "remove it with its clone", locks=not found.active)
         item.plan = plan
         item.paths = plan.files
         item.facts = {
@@ -116,7 +116,7 @@ class RemovalTask:
         """What is to be done for the clone, whose files are held: another run may have removed it meanwhile."""
         domain = self.hypervisor.find(item.name)
         if domain is None:
-            left = [Left(path, "", False) for path in operation.paths if operation.left_behind(path)]
+            left = [Left(path) for path in operation.paths if operation.left_behind(path)]
             return Plan({}, {}, _clearing(left, operation))
         found = _clone_existing.look_at(self.hypervisor, domain)
         self._plan(item, found)
@@ -126,8 +126,13 @@ class RemovalTask:
     def _unused(self, items: t.Sequence[RemovalItem]) -> list[str]:
         """The protected bases that nothing reads when the clones have gone."""
         going = {path for item in items if item.plan and item.error is None for path in item.plan.files}
-        bases = {base for item in items if item.plan and item.error is None for base in item.plan.bases}
-        return [base for base in sorted(bases) if self._is_noted(base) and not {*self.readers.of(base)} - going]
+        return [base for base in self._bases(items) if self._is_noted(base) and not {*self.readers.of(base)} - going]
+
+    def _bases(self, items: t.Sequence[RemovalItem]) -> list[str]:
+        """The images that the clones read, or have read: those of the source, too, where a run died before the end."""
+        source = self.known.get(self.params["source"])
+        own = [disk.path for disk in source.disks] if source is not None else []
+        return sorted({*own, *(base for item in items if item.plan for base in item.plan.bases)})
 
     def _release(self, base: str, paths: t.Sequence[str]) -> None:
         """Forgets the clones that have gone; a base that nothing reads any more gets its mode back."""

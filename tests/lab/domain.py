@@ -11,6 +11,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from lab.guest_image import COMMAND_LINE, GuestImage
 
+#: Of the package ovmf.
+UEFI, UEFI_VARIABLES = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
 BUS_OF_PREFIX = {"vd": "virtio", "sd": "scsi", "hd": "ide", "fd": "fdc"}
 
 
@@ -64,13 +66,16 @@ def domain_xml(
     metadata: str = "",
     vnc_password: str | None = None,
     agent: bool = False,
+    mac: str | None = None,
+    nvram: Path | None = None,
     extra_devices: str = "",
 ) -> str:
     """The XML of domain NAME, to be defined.
 
     SERIAL is the socket that QEMU makes for the console; its output is kept in the same path with the suffix .log.
     With KERNEL the lab's guest is started directly; without, the domain boots from its first disk.
-    AGENT adds the guest agent's channel. METADATA and EXTRA_DEVICES are XML.
+    AGENT adds the guest agent's channel, MAC a network interface that leads nowhere but to QEMU. With NVRAM the
+    firmware is UEFI, which keeps its variables there and wants 256 MiB. METADATA and EXTRA_DEVICES are XML.
     """
     if kernel:
         command_line = escape(f"{COMMAND_LINE} {cmdline_extra}".strip())
@@ -80,6 +85,9 @@ def domain_xml(
         )
     else:
         boot = "" if any(disk.boot_order for disk in disks) else "<boot dev='hd'/>"
+    if nvram is not None:
+        store = f"<nvram template={quoteattr(UEFI_VARIABLES)}>{escape(str(nvram))}</nvram>"
+        boot = f"<loader readonly='yes' type='pflash'>{UEFI}</loader>{store}{boot}"
     devices = [disk.xml() for disk in disks]
     if any(disk.bus_name == "scsi" for disk in disks):
         devices.append("<controller type='scsi' model='virtio-scsi'/>")
@@ -89,6 +97,8 @@ def domain_xml(
     )
     if agent:
         devices.append("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>")
+    if mac is not None:
+        devices.append(f"<interface type='user'><mac address={quoteattr(mac)}/><model type='virtio'/></interface>")
     if vnc_password is not None:
         devices.append(f"<graphics type='vnc' autoport='yes' listen='127.0.0.1' passwd={quoteattr(vnc_password)}/>")
         devices.append("<video><model type='vga'/></video>")

@@ -291,13 +291,14 @@ def test_a_clone_without_a_disk_of_its_source_is_not_right() -> None:
     [
         (spec(name="b", uuid=UUID), [], [], "is that of the domain pc-1: choose another"),
         (spec(name="b", mac="52:54:00:00:00:01"), ["52:54:00:00:00:01"], [], "of the domain pc-1: choose another"),
-        (spec(name="b"), ["52:54:00:00:00:01"], [], "which its name led to: give it one with mac"),
+        (spec(name="b"), ["52:54:00:00:00:01"], [], "its name leads to this one: give it another with mac"),
         (spec(name="b"), [], ["/d/pc-1.qcow2"], "is a disk of the domain pc-1"),
+        (spec(name="b"), ["52:54:00:00:00:02"] * 2, [], "of the domain b: its name leads"),
     ],
 )
 def test_what_another_domain_has_is_taken(asked: CloneSpec, macs: list[str], paths: list[str], said: str) -> None:
     with pytest.raises(DiskError, match=said):
-        _clone_existing.require_free(asked, macs, paths, [THERE])
+        _clone_existing.Taken([THERE]).require_free(asked, macs, paths)
 
 
 @pytest.mark.parametrize(("size", "cluster", "wanted"), [(10 << 30, None, 4), (1 << 40, None, 4), (64 * MIB, 512, 35)])

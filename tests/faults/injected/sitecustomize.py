@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from types import FrameType
 from typing import Any
@@ -38,6 +39,7 @@ WATCHED = {
     "virDomainSetMetadata",
     "virDomainRevertToSnapshot",
     "virDomainShutdown",
+    "virDomainUndefineFlags",
     "virDomainSnapshotCreateXML",
     "virDomainSnapshotDelete",
 }
@@ -77,6 +79,7 @@ def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
             os.kill(os.getpid(), signal.Signals[os.environ["AT_SIGNAL"]])
         else:
             sys.setprofile(on_call)
+            threading.setprofile(on_call)  # for those that are begun later
 
 
 if wanted or log:
