@@ -251,9 +251,9 @@ def recorded_revert(snapshot: DomainSnapshot) -> tuple[RecordedDisk, ...]:
     found = []
     for one in snapshot.external:
         image = snapshot.image(one.target)
-        overlay = RecordedDisk(one.target, one.overlay or "", one.format or OVERLAY, one.overlay or "", OVERLAY)
-        known = image is not None and image.source is not None  # a volume is known by its pool
-        found.append(replace(overlay, dest=image.source, format=image.format) if image and known else overlay)
+        overlay, overlay_format = one.overlay or "", one.format or OVERLAY
+        known = (image.source, image.format) if image is not None and image.source else (overlay, overlay_format)
+        found.append(RecordedDisk(one.target, overlay, overlay_format, *known))
     return tuple(found)
 
 

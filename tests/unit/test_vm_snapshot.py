@@ -187,7 +187,7 @@ def test_a_snapshot_with_the_memory_of_the_guest_is_none_of_disks_alone() -> Non
 def test_a_disk_may_be_named_by_the_image_that_it_had_before_the_snapshot() -> None:
     for name in ("vda", TWO, ONE):
         _vm_snapshot.require_same(state(), VmSnapshotWish("s2", disks=(name,)), SECOND)
-    with pytest.raises(InvalidRequest, match="has no disk /images/vm.raw"):
+    with pytest.raises(InvalidRequest, match=r"has no disk /images/vm\.raw"):
         _vm_snapshot.require_same(state(), VmSnapshotWish("s2", disks=(BASE,)), SECOND)
     with pytest.raises(DiskError, match="but not of vdb and also of vda"):
         _vm_snapshot.require_same(state(disk(), disk(target="vdb")), VmSnapshotWish("s2", disks=("vdb",)), SECOND)
