@@ -123,6 +123,9 @@ def test_a_chain_promises_the_disk_of_its_top_and_what_is_below_it_holds(small: 
     assert [images[name]["grows"] for name in ("base.qcow2", "two.qcow2", "one.qcow2")] == [False, False, True]
     assert images["base.qcow2"]["dependents"] == [str(small / "one.qcow2"), str(small / "two.qcow2")]
     assert images["top.qcow2"]["backing_file"] == str(small / "two.qcow2")
+    assert images["base.qcow2"]["writable"]
+    base.chmod(0o444)
+    assert not by_name(only(look(small)))["base.qcow2"]["writable"]
 
 
 def test_an_overlay_counts_where_it_lies_and_its_base_where_that_does(small: Path, images: Path) -> None:
@@ -196,6 +199,7 @@ def test_broken_images_are_told_one_by_one(small: Path) -> None:
     images = by_name(only(look(small)))
     assert sorted(images) == ["empty.raw", "notes.txt", "orphan.qcow2", "torn.qcow2"]
     assert images["orphan.qcow2"]["problem"] == f"{small}/orphan.qcow2: it needs {base}, which is missing"
+    assert images["orphan.qcow2"]["missing"] == [str(base)]
     assert images["orphan.qcow2"]["promised"] == 8 * MIB
     assert "torn.qcow2" in images["torn.qcow2"]["problem"]
     assert (images["torn.qcow2"]["format"], images["torn.qcow2"]["promised"]) == (None, 4096)
