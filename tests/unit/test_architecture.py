@@ -114,7 +114,7 @@ NEIGHBOURS = {
     "_vm_snapshot_left": {"_plan", "_records", "_vm_snapshot"},
     "_vm_snapshot_merge": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_removal"},
     "_vm_snapshot_removal": {"_vm_snapshot"},
-    "_vm_snapshot_revert": {"_plan", "_records", "_vm_snapshot"},
+    "_vm_snapshot_revert": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_left"},
     "_vm_snapshot_survey": {"_vm_snapshot", "_vm_snapshot_left", "_vm_snapshot_removal"},
     "_vm_snapshot_take": {"_plan", "_records", "_vm_snapshot"},
     "_comparison": {"_surroundings"},

@@ -324,6 +324,15 @@ def test_a_record_comes_back_as_it_was_written() -> None:
     assert _record_xml.record_from_xml(_record_xml.record_to_xml(wanted)) == wanted
 
 
+def test_a_definition_is_freed_of_a_record_and_of_nothing_else() -> None:
+    ours = _record_xml.record_to_xml(record("take")).replace("<operation", "<k:operation xmlns:k='urn:kvmops:disk:1'")
+    ours = ours.replace("</operation>", "</k:operation>")
+    plain = "<domain><metadata><x:note xmlns:x='urn:test'>kept</x:note>%s</metadata></domain>"
+    assert "kvmops" not in _record_xml.without_record(plain % ours)
+    assert "kept" in _record_xml.without_record(plain % ours)
+    assert _record_xml.without_record(plain % "") == plain % ""
+
+
 def test_a_merge_is_to_be_finished_while_libvirt_knows_the_snapshot() -> None:
     found = left(record("merge", RecordedDisk("vda", ONE, "qcow2", BASE, "raw", base=TWO)))
     assert found.unfinished == FIRST
