@@ -106,7 +106,7 @@ lab: venv ## the lab itself: the private hypervisor and its guest
 	$(AS_ROOT) $(PYTEST) tests/lab
 
 integration: venv ## modules against the real QEMU, libvirt and guests
-	$(AS_ROOT) $(PYTEST) tests/integration $(FILE_BY_FILE)
+	$(AS_ROOT) $(PYTEST) tests/integration tests/browser $(FILE_BY_FILE)
 	$(SIDE_BY_SIDE) integration
 
 faults: venv ## kills, full disks and concurrent runs at the worst moment

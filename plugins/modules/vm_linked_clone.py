@@ -133,7 +133,8 @@ options:
     type: path
   disk_sizes:
     description:
-      - The sizes of disks, by their targets, such as V({vda: 40G}), where they are to be larger than those of the
+      - >-
+        The sizes of disks, by their targets, such as V({vda: 40G}), where they are to be larger than those of the
         source.
     type: dict
     default: {}
