@@ -30,8 +30,8 @@ FLOORS = (
         *("_leftovers", "_lock", "_promises", "_staging", "_usage"),
     },
     {
-        *("_clone", "_clone_existing", "_clone_make", "_clone_remove", "_clone_source", "_clone_survey"),
-        *("_changeable", "_disk_chain", "_hands"),
+        *("_clone", "_clone_existing", "_clone_make", "_clone_rebase", "_clone_remove"),
+        *("_changeable", "_clone_source", "_clone_survey", "_disk_chain", "_hands"),
         *("_commit", "_convert", "_create", "_live", "_offline", "_plan"),
         *("_reconcile", "_records", "_recover", "_remove"),
         *("_encrypting", "_encryption", "_exchange", "_rebase", "_rebase_survey", "_rebasing"),
@@ -44,7 +44,7 @@ FLOORS = (
     {"_in_place", "_several"},
     {
         *("_checked_image", "_comparison", "_domain_clone", "_domain_conversion", "_domain_flatten", "_domain_resize"),
-        *("_described_images", "_domain_snapshots", "_domain_task", "_domain_unclone"),
+        *("_described_images", "_domain_rebase", "_domain_snapshots", "_domain_task", "_domain_unclone"),
         "_image_conversion",
         *("_commit_survey", "_managed_commit", "_managed_image", "_managed_snapshots", "_storage", "_surroundings"),
     },
@@ -82,6 +82,7 @@ NEIGHBOURS = {
     "_commit": {"_plan"},
     "_clone_existing": {"_clone", "_clone_source"},
     "_clone_make": {"_clone", "_clone_source", "_create", "_plan", "_records", "_transcode"},
+    "_clone_rebase": {"_clone", "_clone_source", "_create", "_rebase"},
     "_clone_remove": {"_clone_existing", "_plan"},
     "_clone_source": {"_clone", "_create"},
     "_clone_survey": {"_clone", "_clone_make", "_clone_source", "_create", "_disk_chain"},
@@ -122,6 +123,7 @@ NEIGHBOURS = {
     "_domain_flatten": {"_domain_task"},
     "_described_images": {"_surroundings"},
     "_domain_clone": {"_surroundings"},
+    "_domain_rebase": {"_domain_clone", "_surroundings"},
     "_managed_commit": {"_commit_survey"},
     "_image_conversion": {"_surroundings"},
 }
