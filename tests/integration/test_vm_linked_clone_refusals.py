@@ -5,28 +5,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-from pathlib import Path
 
 import pytest
-from integration.arranged import Asked, Cases, Scene, assert_refused
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
+from integration.arranged import Asked, Cases, Scene
+from lab import Disk
 from scene import make_encrypted, make_overlay, qemu_img
 
 MODULE = "vm_linked_clone"
-CASES = Cases()
+CASES = Cases(MODULE, clones=[{"name": "refused-clone"}])
 case = CASES.case
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_is_refused_and_nothing_changed(hv: Hypervisor, images: Path, make_domain: MakeDomain, name: str) -> None:
-    arrange, said = CASES[name]
-    with contextlib.ExitStack() as stack:
-        asked = {"clones": [{"name": f"{images.name}-clone"}], "uri": hv.uri}
-        asked |= arrange(scene := Scene(hv, images, make_domain, stack))
-        assert_refused(MODULE, scene, asked, said)
+def test_is_refused_and_nothing_changed(scene: Scene, name: str) -> None:
+    CASES.assert_refused(name, scene)
 
 
 # The source
@@ -133,7 +126,8 @@ def a_source_without_a_disk(scene: Scene) -> Asked:
 def a_disk_somewhere_else(scene: Scene) -> Asked:
     disk = (
         "<disk type='network' device='disk'><driver name='qemu' type='raw'/>"
-        "<source protocol='nbd' name='x'><host name='localhost' port='1'/></source><target dev='vda' bus='virtio'/></disk>"
+        "<source protocol='nbd' name='x'><host name='localhost' port='1'/></source><target dev='vda' bus='virtio'/>"
+        "</disk>"
     )
     return {"source": scene.domain(extra_devices=disk)}
 
