@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import EncryptionWish
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
@@ -34,10 +35,15 @@ class ImageWish:
     shrink: bool = False
     rebase: str = "safe"
     trusted: bool = False
+    encryption: EncryptionWish | None = None
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
         self.layout.require_valid(size=self.size, overlay=bool(self.backing_file))
+        if self.encryption is not None:
+            self.encryption.require_valid(self.layout.format)
+        elif self.layout.format == "luks":
+            raise InvalidRequest("format: a luks image is nothing but encrypted: give encryption, with its secret")
         if self.backing_file == "" and self.rebase == "unsafe":
             raise InvalidRequest(
                 "rebase: unsafe with an empty backing_file would throw away all that is read from the present one: "
@@ -68,17 +74,22 @@ def new_size(wish: ImageWish, base: Image | None) -> int:
     return wish.size or base.virtual_size
 
 
-def require_usable_base(base: Image) -> None:
-    """Raises UnsafeImage where an overlay on *base*, or on what reads it, would not be what it seems."""
+def require_usable_base(base: Image, *, encrypted: bool = False) -> None:
+    """Raises UnsafeImage where an overlay on *base*, or on what reads it, would not be what it seems.
+
+    *encrypted*: the overlay is.
+    """
     if base.data_file is not None:
         raise UnsafeImage(
             f"{base.path}: keeps its data in another file, {base.data_file}, which the task does not name: "
             "not followed",
             path=base.path,
         )
-    if base.encrypted:
+    if base.encrypted and not encrypted:
         raise UnsafeImage(
-            f"{base.path}: is encrypted: an overlay on it would hold its changes in the clear: not made", path=base.path
+            f"{base.path}: is encrypted: an overlay on it would hold its changes in the clear: not made: encrypt the "
+            "overlay, too, where that is offered",
+            path=base.path,
         )
     if base.corrupt:
         raise UnsafeImage(f"{base.path}: is marked corrupt: check and repair it first", path=base.path)
@@ -92,12 +103,17 @@ def plan_create(
     image_format = wish.layout.format
     backing = (base.path, base.format) if base else None
 
+    options = creation_options(wish.layout)
+    if wish.encryption is not None:
+        options.update(wish.encryption.creation_options(image_format))
+
     def create() -> None:
         new_file.begin()
-        qemu_img.create(new_file.name, image_format, size, creation_options(wish.layout), backing)
+        qemu_img.create(new_file.name, image_format, size, options, backing)
         dress(new_file.name)
         new_file.publish()
 
+    kind = f"encrypted {image_format}" if wish.encryption else image_format
     over = f" over {base.path}" if base else ""
     policy = f", preallocation {wish.layout.preallocation}" if wish.layout.preallocation else ""
     return Plan(
@@ -109,10 +125,11 @@ def plan_create(
             "virtual_size": size,
             **({"backing_file": base.path, "backing_format": base.format} if base else {}),
             **wish.layout.choices(),
+            **({"encrypted": True} if wish.encryption else {}),
         },
         steps=(
             Step(
-                f"create {image_format} image {wish.path} of {exact_size(size)}{over}{policy}",
+                f"create {kind} image {wish.path} of {exact_size(size)}{over}{policy}",
                 create,
                 new_file.withdraw,
             ),

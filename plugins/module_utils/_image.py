@@ -25,6 +25,27 @@ Knows = t.Callable[[str], bool]
 
 
 @dataclass(frozen=True)
+class Encryption:
+    """How an image is encrypted, in QEMU's words; *format* is luks, or aes, which QEMU can only read any more.
+
+    *taken_slots* are the numbers of those that hold a key.
+    """
+
+    format: str
+    cipher_alg: str | None = None
+    cipher_mode: str | None = None
+    ivgen_alg: str | None = None
+    ivgen_hash_alg: str | None = None
+    hash_alg: str | None = None
+    taken_slots: tuple[int, ...] = ()
+
+    def facts(self) -> dict[str, t.Any]:
+        """The encryption as a module returns it."""
+        words = {name: value for name, value in vars(self).items() if name != "taken_slots"}
+        return {**words, "key_slots": len(self.taken_slots)}
+
+
+@dataclass(frozen=True)
 class Image:
     """The facts of one image; sizes in bytes, paths absolute, None where the format does not know the thing.
 
@@ -43,6 +64,7 @@ class Image:
     extended_l2: bool | None = None
     compression_type: str | None = None
     encrypted: bool = False
+    encryption: Encryption | None = None
     dirty: bool = False
     corrupt: bool = False
     backing_file: str | None = None
@@ -53,6 +75,7 @@ class Image:
     def facts(self) -> dict[str, t.Any]:
         """The image as a module returns it."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        own["encryption"] = self.encryption.facts() if self.encryption else None
         return {**own, "snapshots": [dict(vars(snapshot)) for snapshot in self.snapshots]}
 
 
@@ -115,6 +138,7 @@ def inspect(
         virtual_size=told["virtual-size"],
         actual_size=told["actual-size"],
         encrypted=bool(told.get("encrypted")),
+        encryption=_encryption(told, image_format),
         backing_file=_resolved(points_to.backing_file, path),
         backing_format=points_to.backing_format,
         data_file=_resolved(data_file, path),
@@ -264,6 +288,20 @@ def _told_by_header(path: str, image_format: str, header: _qcow2.Header | None) 
         "cluster-size": header.cluster_size,
         "format-specific": specific,
     }
+
+
+def _encryption(told: dict[str, t.Any], image_format: str) -> Encryption | None:
+    """A header of LUKS says all but the keys; qemu-img needs none to read it."""
+    specific = told.get("format-specific", {}).get("data", {})
+    found = specific if image_format == "luks" else specific.get("encrypt")
+    if found is None:
+        return None
+    words = ("cipher-alg", "cipher-mode", "ivgen-alg", "ivgen-hash-alg", "hash-alg")
+    return Encryption(
+        found.get("format", "luks"),
+        **{word.replace("-", "_"): found.get(word) for word in words},
+        taken_slots=tuple(number for number, slot in enumerate(found.get("slots", ())) if slot["active"]),
+    )
 
 
 def _specifics(told: dict[str, t.Any], header: _qcow2.Header | None) -> dict[str, t.Any]:

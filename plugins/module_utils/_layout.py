@@ -24,7 +24,7 @@ OVERLAY_FORMATS = ("qcow2", "qed", "vmdk", "qcow")
 #: Those of which QEMU can change it (bdrv_change_backing_file in its block drivers).
 REBASEABLE_FORMATS = ("qcow2", "qed")
 #: The formats that qemu-img can resize.
-RESIZABLE_FORMATS = ("raw", "qcow2", "qed")
+RESIZABLE_FORMATS = ("raw", "qcow2", "qed", "luks")
 
 PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 #: VMware's words for the same choice.

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _dependents,
     _domain_xml,
+    _encrypting,
+    _encryption,
     _image,
     _rebase,
+    _rebase_survey,
+    _rebasing,
     _staging,
     _usage,
 )
@@ -25,9 +28,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._create import (
     bytes_needed,
     new_size,
     plan_create,
-    require_usable_base,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, MissingImage, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import plan_keys
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import KeyChanges
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._in_place import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
@@ -37,7 +41,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     refresh_pools,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._rebasing import plan_rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._reconcile import (
     growth_in_bytes,
     plan_reconcile,
@@ -45,6 +48,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._reconcile import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._recover import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._remove import plan_remove
+from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
 
@@ -67,6 +71,7 @@ class ImageTask(InPlaceTask):
             shrink=params["shrink"],
             rebase=params["rebase"],
             trusted=params["trusted"],
+            encryption=_encrypting.wish_from(params["encryption"]),
         )
         wish.require_valid()
         return wish
@@ -74,8 +79,9 @@ class ImageTask(InPlaceTask):
     def present(self, wish: ImageWish, operation: Operation | None) -> Plan:
         """The plan for an image that is to be there."""
         image = self._existing(wish.layout.format)
+        changes = self._key_changes(wish, image) if image else None
         first = self.settling(image.format if image else None, operation)
-        plan = self._change(wish, image, operation) if image else self._creation(wish, operation)
+        plan = self._change(wish, image, changes, operation) if image else self._creation(wish, operation)
         if image and (first or plan) and not _rebase.is_wanted(wish, image):
             require_no_cut(wish, image, _image.chain(self.qemu_img, image)[1:])
         return recorded(first, plan, self.path, operation)
@@ -120,88 +126,64 @@ class ImageTask(InPlaceTask):
 
     def _creation(self, wish: ImageWish, operation: Operation | None) -> Plan:
         _staging.require_directory(self.path, "path")
-        below = self._below(wish, "make an overlay of it")
+        below = _rebase_survey.wanted_below(self.qemu_img, wish, "make an overlay of it")
         base = below[0] if below else None
         _capacity.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
         self._require_promise(new_size(wish, base), wish.backing_file)
-        return plan_create(wish, base, self.door(operation), _staging.NewFile(self.path), self.dress)
+        door, encryption = self.door(operation), wish.encryption
+        if encryption is None:
+            return plan_create(wish, base, door, _staging.NewFile(self.path), self.dress)
+        keys = _encryption.keys_to_add(self.path, encryption, (encryption.secret,), (0,))
 
-    def _change(self, wish: ImageWish, image: _image.Image, operation: Operation | None) -> Plan:
-        door = self.door(operation)
-        found = self._wanted_rebase(wish, image) if _rebase.is_wanted(wish, image) else None
-        plan = plan_reconcile(wish, image, door, plan_rebase(found, door) if found else None)
+        def fit_out(name: str) -> None:
+            opener = Layer(name, wish.layout.format, encryption.secret)
+            _encrypting.add_keys(door, opener, keys, encryption.iter_time)
+            self.dress(name)
+
+        return plan_create(wish, base, door.knowing(encryption.secret), _staging.NewFile(self.path), fit_out)
+
+    def _key_changes(self, wish: ImageWish, image: _image.Image) -> KeyChanges | None:
+        """What is to be done to the keys of an encrypted image, which from now on is opened with one of them.
+
+        Raises DiskError where the task has none, or the image is not encrypted as wanted.
+        """
+        _encryption.require_same_kind(wish.encryption, image)
+        if wish.encryption is None:
+            return None
+        opening = _encrypting.opening(self.qemu_img, image, wish.encryption.secrets)
+        changes = _encryption.key_changes(wish.encryption, image, opening)
+        self.qemu_img = self.qemu_img.unlocking([Layer(image.path, image.format, changes.opener)])
+        return changes
+
+    def _change(
+        self, wish: ImageWish, image: _image.Image, changes: KeyChanges | None, operation: Operation | None
+    ) -> Plan:
+        found = _rebase_survey.wanted_rebase(self.qemu_img, wish, image)
+        door, keys = self.door(operation), None
+        if wish.encryption is not None and changes is not None:
+            keys = plan_keys(image, wish.encryption, changes, door)
+            images = self._read_by(image, found)
+            self.qemu_img = self.qemu_img.unlocking(wish.encryption.layers(images, changes.opener))
+            door = door.unlocking(wish.encryption.layers(images))
+        rebase = _rebasing.plan_rebase(found, door, wish.encryption) if found else None
+        plan = plan_reconcile(wish, image, door, keys=keys, rebase=rebase)
         if not plan:
             return plan
         self._require_writable("change it", running_only=True)
         needed = growth_in_bytes(wish, image)
         if found:
             self._require_undescribed(found)
-            needed += self._bytes_to_rebase(found, needed)
+            needed += _rebase_survey.bytes_to_rebase(self.qemu_img, found, needed)
         _capacity.require_space([(os.path.realpath(self.path), needed)])
         if wish.size is not None and wish.size > image.virtual_size:
             self._require_promise(max(wish.size, image.actual_size))
         return plan
 
-    def _below(self, wish: ImageWish, to_do: str) -> tuple[_image.Image, ...]:
-        """The wanted backing file and what that reads. Raises DiskError where an overlay on it would not be right."""
-        if not wish.backing_file:
-            return ()
-        _image.require_format(wish.backing_file, t.cast(str, wish.backing_format))
-        base = _image.inspect(self.qemu_img, wish.backing_file, wish.backing_format)
-        below = _image.chain(self.qemu_img, base)
-        for link in below:
-            require_usable_base(link)
-        self._require_unwritten(base.path, to_do)
-        return below
-
-    def _wanted_rebase(self, wish: ImageWish, image: _image.Image) -> _rebase.Rebase:
-        """The image between the old backing files and the new ones."""
-        base = self._below(wish, f"have {self.path} read it")
-        found = _rebase.Rebase(image, base, rewrites=_rebase.rewrites(wish, image))
-        if not found.rewrites:
-            _rebase.require_vouched(wish, image)
-            found = replace(found, below=self._read_now(image))
-        _rebase.require_possible(wish, found)
-        if not os.path.isfile(self.path):
-            raise UnsafeImage(
-                f"{self.path}: is a block device, which a new file cannot replace: convert it into a new image "
-                "(kvmops.disk.qcow2_convert)",
-                path=self.path,
-            )
-        return found
-
-    def _read_now(self, image: _image.Image) -> tuple[_image.Image, ...]:
-        """The images that *image* reads, which nobody writes. Raises MissingImage where one is gone."""
-        try:
-            below = _image.chain(self.qemu_img, image)[1:]
-        except MissingImage as error:
-            raise MissingImage(
-                f"{error}: asked to give {self.path}, which reads it, another backing file: bring it back, or set "
-                "rebase=unsafe where the new one holds the same",
-                **error.facts,
-            ) from error
-        for one in below:
-            self._require_unwritten(one.path, f"copy from it into {self.path}")
-        return below
-
-    def _require_unwritten(self, path: str, to_do: str) -> None:
-        if _usage.is_locked(path, against_readers=True):
-            raise ImageInUse(
-                f"{path}: is open for writing, asked to {to_do}: what its user writes would change what is read of it: "
-                "stop that first",
-                path=path,
-                in_use_by=[],
-            )
-
-    def _bytes_to_rebase(self, found: _rebase.Rebase, growth: int) -> int:
-        image = found.image
-        if found.rewrites:
-            return 0
-        measured = 0
-        if found.merged:
-            options = {"cluster_size": str(image.cluster_size)} if image.format == "qcow2" else {}
-            measured = self.qemu_img.measure(self.path, image.format, "qcow2", options).required
-        return _rebase.bytes_needed(found, measured) + growth
+    def _read_by(self, image: _image.Image, found: _rebase.Rebase | None) -> tuple[_image.Image, ...]:
+        """The image and what is opened with it where it is changed."""
+        if found is not None:
+            return (image, *(found.base if found.rewrites else found.below))
+        return _image.chain(self.qemu_img, image) if image.backing_file is not None else (image,)
 
     def _require_undescribed(self, found: _rebase.Rebase) -> None:
         """Raises ImageInUse where a domain that is off would go on with the old backing files, or on the old disk."""
@@ -233,7 +215,8 @@ class ImageTask(InPlaceTask):
         measured = 0
         if wish.layout.format == "qcow2":
             measured = self.qemu_img.measure_empty(size, "qcow2", wish.layout.options()).required
-        return bytes_needed(wish.layout, size, measured)
+        header = _encryption.HEADER_BYTES if wish.encryption else 0
+        return bytes_needed(wish.layout, size, measured) + header
 
     def _require_writable(self, to_do: str, *, running_only: bool) -> None:
         """Raises where writing the image, or removing it, would hurt somebody."""

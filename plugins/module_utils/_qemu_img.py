@@ -16,7 +16,9 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _qemu_nbd
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import Report, Runner, parsed
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_keys import Unlocking, option_list
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import Report, parsed
+from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Layer, node
 
 #: Coroutines of a conversion: the most that qemu-img takes (MAX_COROUTINES in qemu-img.c).
 COROUTINES = 16
@@ -64,7 +66,7 @@ _CHECK_RESULTS = {0: "good", 2: "corrupt", 3: "leaks", 63: "unsupported"}
 
 
 @dataclass(frozen=True)
-class QemuImg(Runner):
+class QemuImg(Unlocking):
     """The verbs of qemu-img as it is installed on this host."""
 
     def info(self, path: str, image_format: str) -> dict[str, t.Any]:
@@ -89,15 +91,15 @@ class QemuImg(Runner):
         backing file holds.
         """
         argv = ["measure", "--output=json", *(["-U"] if share else []), *_snapshot(snapshot)]
-        source = ["-f", image_format, "--", path]
+        source = self._named(path, image_format)
         if alone:
-            source = ["--", "json:" + json.dumps({**_node(path, image_format), "backing": None})]
-        answer = self._json(*argv, "-O", target_format, *_options(options), *source, seconds=None)
+            source = ["--", node(self.unlocked.get(path, (Layer(path, image_format),)), alone=True)]
+        answer = self._json(*argv, "-O", target_format, *option_list(options), *source, seconds=None)
         return Measure(answer["required"], answer["fully-allocated"])
 
     def measure_empty(self, size: int, target_format: str, options: t.Mapping[str, str]) -> Measure:
         """What a new disk of *size* bytes needs as *target_format*."""
-        answer = self._json("measure", "--output=json", "--size", str(size), "-O", target_format, *_options(options))
+        answer = self._json("measure", "--output=json", "--size", str(size), "-O", target_format, *option_list(options))
         return Measure(answer["required"], answer["fully-allocated"])
 
     def create(
@@ -115,7 +117,7 @@ class QemuImg(Runner):
         *backing* is the backing file and its format; *size* may then be None for the same size. *unopened*: nothing
         looks at the backing file, nor at what that refers to; *size* is needed then.
         """
-        argv = ["create", "-q", *(["-u"] if unopened else []), "-f", image_format, *_options(options)]
+        argv = ["create", "-q", *(["-u"] if unopened else []), "-f", image_format, *option_list(options)]
         if backing:
             argv += ["-b", backing[0], "-F", backing[1]]
         self._write(*argv, "--", path, *([str(size)] if size is not None else []))
@@ -143,18 +145,19 @@ class QemuImg(Runner):
         *report* is told how much of the data has been copied.
         """
         argv = ["convert", "-p" if report else "-q", "-m", str(COROUTINES), *_snapshot(snapshot)]
-        argv += ["-f", source_format, "-O", target_format, *_options(options)]
+        source_options, name = self._name(source, source_format)
+        argv += [*source_options, "-O", target_format, *option_list(options)]
         argv += ["-c"] if compress else []
         argv += ["-W"] if out_of_order else []
         argv += ["--bitmaps"] if bitmaps else []
         argv += ["-r", str(rate)] if rate else []
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
-        self._write(*argv, "--", source, target, report=report)
+        self._write(*argv, "--", name, target, report=report)
 
     def map(self, path: str, image_format: str) -> list[Range]:
         """Where the content of the disk lies, its chain included, as it is on stable storage now: a running guest's
         QEMU may have more in its memory."""
-        rows = self._json("map", "-U", "--output=json", "-f", image_format, "--", path, seconds=None)
+        rows = self._json("map", "-U", "--output=json", *self._named(path, image_format), seconds=None)
         return [
             Range(
                 row["start"],
@@ -194,10 +197,10 @@ class QemuImg(Runner):
         A run that is killed has changed the base already; another one finishes it. Both stay locked meanwhile.
         *rate*: bytes in a second. *report* is told how much has been written.
         """
-        argv = ["commit", "-p" if report else "-q", "-d", "-f", image_format]
+        argv = ["commit", "-p" if report else "-q", "-d"]
         argv += ["-r", str(rate)] if rate else []
         argv += ["-b", base] if base else []
-        self._write(*argv, "--", path, in_place=True, report=report)
+        self._write(*argv, *self._named(path, image_format), in_place=True, report=report)
 
     def rebase(
         self, path: str, image_format: str, backing: tuple[str, str] | None, *, report: Report | None = None
@@ -207,14 +210,22 @@ class QemuImg(Runner):
         What it read from the old one and would not from the new one is copied. A run that is killed leaves a worthless
         file (HAZARDS A1). *report* is told how much of the disk has been looked at.
         """
-        argv = ["rebase", *(["-p"] if report else ["-q"]), "-f", image_format]
-        argv += ["-b", backing[0], "-F", backing[1]] if backing else ["-b", ""]
-        self._write(*argv, "--", path, report=report)
+        argv = ["rebase", *(["-p"] if report else ["-q"])]
+        unlocked = self.unlocked.get(backing[0]) if backing else None
+        if backing:
+            argv += ["-b", node(unlocked) if unlocked else backing[0], "-F", backing[1]]
+        else:
+            argv += ["-b", ""]
+        self._write(*argv, *self._named(path, image_format), report=report)
+        if backing and unlocked:  # the name with which it was opened is the one that was written
+            self.refer(path, image_format, backing)
 
     def refer(self, path: str, image_format: str, backing: tuple[str, str]) -> None:
         """Writes another backing file, and its format, into the header of *path*, and copies nothing."""
-        argv = ["rebase", "-q", "-u", "-f", image_format, "-b", backing[0], "-F", backing[1]]
-        self._write(*argv, "--", path, in_place=True)
+        argv = ["rebase", "-q", "-u", "-b", backing[0], "-F", backing[1]]
+        own = self.unlocked.get(path, ())[:1]  # it opens nothing that the image reads
+        named = ["--", node(own)] if own else ["-f", image_format, "--", path]
+        self._write(*argv, *named, in_place=True)
 
     def same_content(
         self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None
@@ -223,13 +234,18 @@ class QemuImg(Runner):
 
         *report* is told how much of the disk has been compared.
         """
-        return self._same("-f", one_format, "-F", other_format, "--", one, other, report=report)
+        return self._same(*self._pair(one, one_format, other, other_format), report=report)
 
     def identical(
         self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None
     ) -> bool:
         """The same, where a difference in size or allocation is one, too (``compare -s``)."""
-        return self._same("-s", "-f", one_format, "-F", other_format, "--", one, other, report=report)
+        return self._same("-s", *self._pair(one, one_format, other, other_format), report=report)
+
+    def _pair(self, one: str, one_format: str, other: str, other_format: str) -> list[str]:
+        options, name = self._name(one, one_format)
+        other_options, other_name = self._name(other, other_format, "-F")
+        return [*options, *other_options, "--", name, other_name]
 
     def same_as_snapshot(
         self,
@@ -248,19 +264,19 @@ class QemuImg(Runner):
         """
         with _qemu_nbd.serving(path, image_format, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
-            nodes = (served, _node(other, other_format))
-            return self._same("--", *(f"json:{json.dumps(node)}" for node in nodes), report=report)
+            nodes = (f"json:{json.dumps(served)}", node([Layer(other, other_format)]))
+            return self._same("--", *nodes, report=report)
 
     def resize(
         self, path: str, image_format: str, size: int, *, shrink: bool = False, preallocation: str | None = None
     ) -> None:
-        argv = ["resize", "-q", "-f", image_format]
+        argv = ["resize", "-q"]
         argv += ["--shrink"] if shrink else []
         argv += [f"--preallocation={preallocation}"] if preallocation else []
-        self._write(*argv, "--", path, str(size), in_place=True)
+        self._write(*argv, *self._named(path, image_format), str(size), in_place=True)
 
     def amend(self, path: str, image_format: str, options: t.Mapping[str, str]) -> None:
-        self._write("amend", "-q", "-f", image_format, *_options(options), "--", path, in_place=True)
+        self._write("amend", "-q", *option_list(options), *self._named(path, image_format), in_place=True)
 
     def check(
         self, path: str, image_format: str, repair: str | None = None, *, external_data: bool = False
@@ -270,7 +286,7 @@ class QemuImg(Runner):
         Nothing but *path* is opened: no backing file, and, where the image has *external_data*, no data file.
         """
         argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
-        alone = image_by_itself(path, image_format, external_data=external_data)
+        alone = self._by_itself(path, image_format, external_data=external_data)
         done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=bool(repair))
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
@@ -298,7 +314,7 @@ class QemuImg(Runner):
 
     def _work_on_snapshot(self, option: str, which: str, path: str) -> None:
         """The verb knows no format flag before QEMU 10.1 (HAZARDS E6)."""
-        alone = image_by_itself(path, "qcow2")
+        alone = self._by_itself(path, "qcow2")
         self._write("snapshot", "-q", option, which, "--image-opts", "--", alone, in_place=True)
 
     def _same(self, *arguments: str, report: Report | None) -> bool:
@@ -308,31 +324,9 @@ class QemuImg(Runner):
         return done.returncode == 0
 
 
-def _options(options: t.Mapping[str, str]) -> list[str]:
-    """One ``-o`` list; a comma in a value is doubled, so that it cannot start another option (HAZARDS C2, C3)."""
-    if not options:
-        return []
-    return ["-o", ",".join(f"{key}={value.replace(',', ',,')}" for key, value in options.items())]
-
-
 def _snapshot(snapshot: tuple[str, str] | None) -> list[str]:
     """The option for an internal snapshot, by ID and name, so that neither is taken for the other (HAZARDS E2)."""
     if snapshot is None:
         return []
     identity, name = (value.replace(",", ",,") for value in snapshot)
     return ["-l", f"snapshot.id={identity},snapshot.name={name}"]
-
-
-def _node(path: str, image_format: str) -> dict[str, t.Any]:
-    """The image at *path* as QEMU's ``json:`` names one."""
-    return {"driver": image_format, "file": {"driver": "file", "filename": path}}
-
-
-def image_by_itself(path: str, image_format: str, *, external_data: bool = False) -> str:
-    """The ``--image-opts`` for the image at *path*, and for no file that it refers to; a comma in *path* is doubled.
-
-    An empty ``backing`` is QEMU's word for none. With *external_data* a device without content stands in for the data
-    file.
-    """
-    data = ",data-file.driver=null-co" if external_data else ""
-    return f"driver={image_format},file.filename={path.replace(',', ',,')},backing={data}"

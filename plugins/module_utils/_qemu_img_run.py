@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ansible.module_utils.common.process import get_bin_path
 from ansible_collections.kvmops.disk.plugins.module_utils import _process
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Secret
 
 #: Seconds that a look at an image may take; it reads a header, so a longer one means a dead file system.
 LOOK_SECONDS = 60
@@ -32,6 +33,11 @@ _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 _WARNING = re.compile(r"^qemu-img: warning: .*\n?", re.MULTILINE)
 _FILE = re.compile(r"driver=[^,]*,file\.filename=((?:[^,]|,,)*)")
 _NO_SPACE = "No space left on device"
+_NODE = 'json:{"driver": '
+#: QEMU measures its key derivation by the CPU time that it takes, and gives up where that clock is too coarse to tell
+#: (qcrypto_pbkdf2_count_iters), before it writes anything: another attempt may have better luck.
+_COARSE = b"accurate CPU usage"
+_ATTEMPTS = 60
 _MOST_OUTPUT = 64 * 1024 * 1024
 
 
@@ -41,11 +47,13 @@ class Runner:
 
     *hold* are file descriptors that its writing verbs keep open: the locks of the operation that they serve, so
     that a lock outlives a killed module for as long as its qemu-img still writes. *limited*: it runs under limits.
+    *secrets* are those that it knows.
     """
 
     executable: str
     hold: tuple[int, ...] = ()
     limited: bool = False
+    secrets: tuple[Secret, ...] = ()
 
     @classmethod
     def find(cls: type[_Self]) -> _Self:
@@ -65,6 +73,10 @@ class Runner:
         """The same under limits of CPU time and memory, for images that a stranger wrote (HAZARDS F)."""
         return replace(self, limited=limited)
 
+    def knowing(self: _Self, *secrets: Secret) -> _Self:
+        """The same, for verbs that name one of *secrets*."""
+        return replace(self, secrets=tuple({secret.name: secret for secret in (*self.secrets, *secrets)}.values()))
+
     def _json(self, *arguments: str, seconds: int | None = LOOK_SECONDS) -> t.Any:
         done = self._run(*arguments, seconds=seconds)
         if done.returncode:
@@ -72,7 +84,10 @@ class Runner:
         return parsed(done.stdout)
 
     def _write(self, *arguments: str, in_place: bool = False, report: Report | None = None) -> None:
-        done = self._run(*arguments, seconds=None, writes=True, in_place=in_place, report=report)
+        for _attempt in range(_ATTEMPTS):
+            done = self._run(*arguments, seconds=None, writes=True, in_place=in_place, report=report)
+            if not (done.returncode and self.secrets and _COARSE in done.stderr):
+                break
         if done.returncode:
             raise self._failure(done)
 
@@ -91,9 +106,11 @@ class Runner:
         *report* is for a verb with ``-p``, that may take as long as it takes.
         """
         ways = self._ways(writes, in_place)
+        known = [part for secret in self.secrets for part in secret.definition]
+        argv = [self.executable, arguments[0], *known, *arguments[1:]]
         listen = _percents(report) if report else None
         try:
-            return _process.run([self.executable, *arguments], ways, seconds=seconds, most=_MOST_OUTPUT, listen=listen)
+            return _process.run(argv, ways, seconds=seconds, most=_MOST_OUTPUT, listen=listen)
         except _process.TooLong as error:
             limits = ways.limits
             took = (
@@ -114,14 +131,16 @@ class Runner:
 
     def _ways(self, writes: bool, in_place: bool = False) -> _process.Ways:
         limits = (WORK_LIMITS if writes else LOOK_LIMITS) if self.limited else NO_LIMITS
-        return _process.Ways(self.hold if writes else (), in_place, writes and not in_place, limits)
+        inherited = (*(self.hold if writes else ()), *(secret.descriptor for secret in self.secrets))
+        return _process.Ways(inherited, in_place, writes and not in_place, limits)
 
     def _failure(self, done: _process.Done) -> DiskError:
         """The typed error for a failed run; decided by the exit status, worded by the text (HAZARDS C12, I)."""
         verb, path = done.args[1], subject(done.args)
         said = done.stderr.decode(errors="replace").strip()[-4000:]
         said = re.sub(r"^qemu-img: ", "", _WARNING.sub("", said))
-        said = said.replace(done.args[-1], path) if _FILE.match(done.args[-1]) else said
+        for argument in done.args[2:]:
+            said = said.replace(argument, subject([argument])) if _is_set_of_options(argument) else said
         facts = {"rc": done.returncode, "stderr": said, "command": done.args}
         if _LOCKED.search(said):
             return ImageInUse(f"qemu-img {verb}: an image is open in another process: {said}", in_use_by=[], **facts)
@@ -156,8 +175,14 @@ def _percents(report: Report) -> t.Callable[[bytes], None]:
 def subject(argv: t.Sequence[str]) -> str:
     """The image that a command line is about: what follows its ``--``, or the file in such a set of options."""
     found = argv[argv.index("--") + 1] if "--" in argv else argv[-1]
+    if found.startswith(_NODE):
+        return str(json.loads(found[len("json:") :])["file"]["filename"])
     options = _FILE.match(found)
     return options.group(1).replace(",,", ",") if options else found
+
+
+def _is_set_of_options(argument: str) -> bool:
+    return argument.startswith(_NODE) or bool(_FILE.match(argument))
 
 
 def parsed(output: bytes) -> t.Any:

@@ -10,7 +10,10 @@ which is byte for byte the same, with its layout and its bitmaps, until then.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ansible_collections.kvmops.disk.plugins.module_utils import _image, _rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import EncryptionWish
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._exchange import Exchange
 from ansible_collections.kvmops.disk.plugins.module_utils._file_copy import copy_file
@@ -19,27 +22,37 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuI
 from ansible_collections.kvmops.disk.plugins.module_utils._rebase import Rebase
 
 
-def plan_rebase(found: Rebase, qemu_img: QemuImg) -> Plan:
-    """The plan that gives the image its new backing file."""
+def plan_rebase(found: Rebase, qemu_img: QemuImg, encryption: EncryptionWish | None = None) -> Plan:
+    """The plan that gives the image its new backing file. *encryption* has the secrets of what is encrypted."""
     before, after = _rebase.facts_before(found), _rebase.facts_after(found)
     image = found.image
     if found.rewrites and found.wanted is not None:
         wanted = found.wanted
         return Plan(before, after, (Step(str(found), lambda: qemu_img.refer(image.path, image.format, wanted)),))
     exchange = Exchange(image.path, "rebase it")
-    step = Step(str(found), lambda: _rebase_in_new_file(found, exchange, qemu_img), exchange.withdraw, commits=True)
+    step = Step(
+        str(found), lambda: _rebase_in_new_file(found, exchange, qemu_img, encryption), exchange.withdraw, commits=True
+    )
     return Plan(before, after, (step,))
 
 
-def _rebase_in_new_file(found: Rebase, exchange: Exchange, qemu_img: QemuImg) -> None:
+def _rebase_in_new_file(
+    found: Rebase, exchange: Exchange, qemu_img: QemuImg, encryption: EncryptionWish | None
+) -> None:
     image_format = found.image.format
     exchange.begin()
     copy_file(exchange.file, exchange.name)
+    copy = replace(found.image, path=exchange.name)
+    before = after = qemu_img
+    if encryption is not None:
+        before = before.unlocking(encryption.layers((copy, *found.below)))
+        before = before.unlocking(encryption.layers(found.base, encryption.below)) if found.base else before
+        after = after.unlocking(encryption.layers((copy, *found.base)))
     if found.below:  # a relative name means another file from there
-        qemu_img.refer(exchange.name, image_format, (found.below[0].path, found.below[0].format))
-    qemu_img.rebase(exchange.name, image_format, found.wanted)
+        before.refer(exchange.name, image_format, (found.below[0].path, found.below[0].format))
+    before.rebase(exchange.name, image_format, found.wanted)
     _require_rebased(found, _image.inspect(qemu_img, exchange.name, image_format))
-    exchange.require_same_content(image_format, qemu_img)
+    exchange.require_same_content(image_format, after)
     exchange.dress()
     exchange.put_in_place()
     exchange.finish()

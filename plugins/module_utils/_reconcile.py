@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils import _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._create import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
@@ -21,20 +22,24 @@ _REWRITE = (
 )
 
 
-def plan_reconcile(wish: ImageWish, image: Image, qemu_img: QemuImg, rebase: Plan | None = None) -> Plan:
+def plan_reconcile(
+    wish: ImageWish, image: Image, qemu_img: QemuImg, *, keys: Plan | None = None, rebase: Plan | None = None
+) -> Plan:
     """The plan that amends and resizes *image* in place; empty where it is as wanted.
 
-    *rebase* is the part that gives it another backing file. A rebase that copies comes last: an image grows over its
-    old backing file, so that the new one shows nothing in what is added. Where only the reference is rewritten, the old
-    backing file may not be there any more.
+    *keys* is the part that changes its keys, after which the secret of the task opens it. *rebase* is the part that
+    gives it another backing file. A rebase that copies comes last: an image grows over its old backing file, so that
+    the new one shows nothing in what is added. Where only the reference is rewritten, the old backing file may not be
+    there any more.
     Raises DiskError where the wish differs in what cannot be changed, or would cut off data that nobody gave up.
     """
     amend, fixed = wish.layout.differences(image)
     if fixed:
         found = ", ".join(f"{name} is {getattr(image, name)}, asked for {value}" for name, value in fixed.items())
         raise DiskError(f"{image.path}: {found}: {_REWRITE}", differences=sorted(fixed))
-    steps = []
-    after = {}
+    _encryption.require_same_kind(wish.encryption, image)
+    steps = list(keys.steps) if keys else []
+    before, after = dict(keys.before) if keys else {}, dict(keys.after) if keys else {}
     if amend:
         steps.append(_amend(image, amend, qemu_img))
         after.update(amend)
@@ -45,9 +50,10 @@ def plan_reconcile(wish: ImageWish, image: Image, qemu_img: QemuImg, rebase: Pla
     if rebase:
         steps = [*rebase.steps, *steps] if wish.rebase == "unsafe" else [*steps, *rebase.steps]
         after.update(rebase.after)
+        before.update(rebase.before)
     if steps:
         _require_changeable(wish, image, amend)
-    return Plan({name: getattr(image, name) for name in after}, after, tuple(steps))
+    return Plan({name: before.get(name, getattr(image, name)) for name in after}, after, tuple(steps))
 
 
 def require_no_cut(wish: ImageWish, image: Image, below: t.Sequence[Image]) -> None:
@@ -74,8 +80,6 @@ def _require_changeable(wish: ImageWish, image: Image, amend: dict[str, t.Any]) 
         raise UnsafeImage(
             f"{image.path}: is marked corrupt and cannot be written: check and repair it first", path=image.path
         )
-    if image.encrypted:
-        raise DiskError(f"{image.path}: is encrypted, and cannot be changed without its secret", path=image.path)
     if image.data_file is not None:
         raise UnsafeImage(
             f"{image.path}: keeps its data in another file, {image.data_file}, which the task does not name: "

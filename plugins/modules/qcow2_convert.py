@@ -289,6 +289,9 @@ image:
     encrypted:
       description: Whether it is encrypted.
       type: bool
+    encryption:
+      description: How it is encrypted, and in key_slots how many of its slots hold a key; nothing for one in the clear.
+      type: dict
     dirty:
       description: Whether it was not closed properly.
       type: bool

@@ -45,8 +45,9 @@ options:
   format:
     description:
       - The format of the image. It is never guessed; an image that is found in another format is an error.
+      - V(luks) is a raw disk that is encrypted as a whole. It needs O(encryption).
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
     default: qcow2
   size:
     description:
@@ -117,6 +118,92 @@ options:
       - Whether clusters have subclusters. Needs a O(cluster_size) of at least V(16K); allows preallocation beside a
         backing file.
     type: bool
+  encryption:
+    description:
+      - Encrypts a new image with LUKS, and says which secrets open an existing one. The secret is needed for each
+        change, and every run proves it by opening the image. A wrong one is an error, and nothing is changed.
+      - An existing image that is encrypted otherwise, or not at all, is an error, since only a rewrite could change
+        that. So is one that is encrypted where this is left out.
+      - Secrets come to C(qemu-img) through memory that it inherits, neither by its command line nor in a file. A secret
+        is UTF-8 text without a zero byte.
+      - An overlay of an encrypted image has to be encrypted, too.
+    type: dict
+    suboptions:
+      secret:
+        description:
+          - A secret that opens the image. It is made a key of an existing image where it is none yet and another secret
+            in O(encryption.keys) opens it, and it is never removed. So the last key of an image stays.
+          - One of O(encryption.secret) and O(encryption.secret_file) is required.
+        type: str
+      secret_file:
+        description:
+          - A file on the target that holds the secret, to its last byte, a line end included.
+        type: path
+      backing_secret:
+        description:
+          - The secret that opens the backing files, where they are encrypted and it is another one.
+        type: str
+      backing_secret_file:
+        description:
+          - A file on the target that holds it.
+        type: path
+      keys:
+        description:
+          - Further secrets that open the image, or must not open it any more. Those that it does not speak of stay.
+          - They are added before others are removed. All slots that a secret opens are erased with it.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          secret:
+            description:
+              - The secret. One of O(encryption.keys[].secret) and O(encryption.keys[].secret_file) is required.
+            type: str
+          secret_file:
+            description:
+              - A file on the target that holds the secret.
+            type: path
+          state:
+            description:
+              - Whether the secret is to open the image.
+            type: str
+            choices: [present, absent]
+            default: present
+          slot:
+            description:
+              - The key slot, from V(0) to V(7), that a new key gets, instead of the first free one. A secret that opens
+                the image is left where it is.
+            type: int
+      cipher_alg:
+        description:
+          - The cipher, with the bits of its key; QEMU takes V(aes-256). What there is depends on how QEMU was built.
+        type: str
+        choices: [aes-128, aes-192, aes-256, serpent-128, serpent-192, serpent-256, twofish-128, twofish-192,
+          twofish-256, cast5-128]
+      cipher_mode:
+        description:
+          - The mode of the cipher; QEMU takes V(xts).
+        type: str
+        choices: [xts, cbc, ctr, ecb]
+      ivgen_alg:
+        description:
+          - How initialization vectors are made; QEMU takes V(plain64).
+        type: str
+        choices: [plain64, plain, essiv]
+      ivgen_hash_alg:
+        description:
+          - The digest for O(encryption.ivgen_alg=essiv); QEMU takes V(sha256).
+        type: str
+        choices: [sha1, sha224, sha256, sha384, sha512, ripemd160]
+      hash_alg:
+        description:
+          - The digest by which a key is derived from a secret; QEMU takes V(sha256).
+        type: str
+        choices: [sha1, sha224, sha256, sha384, sha512, ripemd160]
+      iter_time:
+        description:
+          - How many milliseconds it takes to try one secret on this machine; QEMU takes V(2000). Only new keys get it.
+        type: int
   compression_type:
     description:
       - How compressed clusters are compressed.
@@ -197,6 +284,24 @@ EXAMPLES = r"""
     backing_format: qcow2
     rebase: unsafe
 
+- name: Make an encrypted image that two secrets open
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/vault.qcow2
+    size: 20G
+    encryption:
+      secret_file: /etc/keys/vault
+      keys:
+        - secret: "{{ rescue_passphrase }}"
+
+- name: Open it by a new secret from now on, and by the old one no longer
+  kvmops.disk.qcow2_image:
+    path: /var/lib/libvirt/images/vault.qcow2
+    encryption:
+      secret_file: /etc/keys/vault.new
+      keys:
+        - secret_file: /etc/keys/vault
+          state: absent
+
 - name: Grow an image, unless the images on its file system then promise more than 120 % of it
   kvmops.disk.qcow2_image:
     path: /var/lib/libvirt/images/web.qcow2
@@ -259,6 +364,11 @@ image:
     encrypted:
       description: Whether it is encrypted.
       type: bool
+    encryption:
+      description:
+        - How it is encrypted, with format, cipher_alg, cipher_mode, ivgen_alg, ivgen_hash_alg, hash_alg, and in
+          key_slots the number of those that hold a key; nothing for an image in the clear.
+      type: dict
     dirty:
       description: Whether it was not closed properly.
       type: bool
@@ -307,6 +417,7 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import ENCRYPTION_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._managed_image import manage
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
@@ -325,9 +436,10 @@ def main() -> None:
             **URI_SPEC,
             **ALLOCATION_SPEC,
             **OVERCOMMIT_SPEC,
+            **ENCRYPTION_SPEC,
             "path": {"type": "path", "required": True, "aliases": ["dest", "name"]},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
+            "format": {"type": "str", "choices": [*FORMATS, "luks"], "default": "qcow2"},
             "size": {"type": "str"},
             "shrink": {"type": "bool", "default": False},
             "rebase": {"type": "str", "choices": list(REBASES), "default": "safe"},

@@ -162,10 +162,10 @@ def small_file_system(directory: Path, size: str) -> Iterator[Path]:
 
 
 @contextmanager
-def opened_by_a_process(path: Path, image_format: str = "qcow2") -> Iterator[None]:
-    """PATH, open for writing in a process that libvirt knows nothing of."""
+def opened_by_a_process(path: Path, image_format: str = "qcow2", *, options: list[str] | None = None) -> Iterator[None]:
+    """PATH, or what OPTIONS make of it, open for writing in a process that libvirt knows nothing of."""
     process = subprocess.Popen(
-        ["qemu-io", "-f", image_format, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ["qemu-io", *(options or ["-f", image_format]), path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin
     assert process.stdout

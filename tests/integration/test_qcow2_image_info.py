@@ -134,6 +134,7 @@ def test_a_qcow2_image_is_described_in_full(tmp_path: Path) -> None:
         "extended_l2": True,
         "compression_type": "zstd",
         "encrypted": False,
+        "encryption": None,
         "dirty": False,
         "corrupt": False,
         "backing_file": str(base),
@@ -166,6 +167,8 @@ def test_an_encrypted_image_is_described_without_its_secret(tmp_path: Path) -> N
     luks, qcow2 = look(tmp_path / "disk.luks", tmp_path / "disk.qcow2")["images"]
     assert (luks["format"], luks["encrypted"], luks["virtual_size"]) == ("luks", True, MIB)
     assert (qcow2["format"], qcow2["encrypted"], qcow2["virtual_size"]) == ("qcow2", True, MIB)
+    for found in (luks["encryption"], qcow2["encryption"]):
+        assert (found["format"], found["cipher_alg"], found["key_slots"]) == ("luks", "aes-256", 1)
 
 
 def test_images_of_a_running_guest_are_described_and_not_disturbed(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import _options, image_by_itself
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_keys import image_by_itself, option_list
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import subject
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,19 +39,19 @@ def parsed(text: str) -> list[tuple[str, str]]:
 
 @given(st.dictionaries(names, values | nasty, min_size=1, max_size=6))
 def test_options_read_back_as_they_were_given(options: dict[str, str]) -> None:
-    flag, *lists = _options(options)
+    flag, *lists = option_list(options)
     assert flag == "-o"
     assert len(lists) == 1
     assert parsed(lists[0]) == list(options.items())
 
 
 def test_no_options_are_no_arguments() -> None:
-    assert _options({}) == []
+    assert option_list({}) == []
 
 
 @pytest.mark.parametrize("value", ["x,data_file=/victim", ",data_file=/victim", "x,,data_file=/victim,"])
 def test_a_value_cannot_bring_in_another_option(value: str) -> None:
-    (_flag, text) = _options({"compression_type": value})
+    (_flag, text) = option_list({"compression_type": value})
     assert [name for name, _value in parsed(text)] == ["compression_type"]
 
 

@@ -1,0 +1,66 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Encrypted images, opened with qemu-img and qemu-io beside the modules."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+#: New keys cost no time that a test would have to wait for; QEMU's own choice are two seconds.
+QUICK = 10
+
+
+def encryption(secret: str, *keys: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The parameter of that name."""
+    return {"secret": secret, "keys": list(keys), "iter_time": QUICK, **more}
+
+
+def opens(path: Path, secret: str, image_format: str = "qcow2") -> bool:
+    """Whether SECRET is a key of the image."""
+    return _run(["qemu-img", "map", "-U", "--output=json"], [(path, secret, image_format)]).returncode == 0
+
+
+def content(path: Path, secret: str, image_format: str = "qcow2", length: int | None = None, **below: str) -> str:
+    """The SHA-256 of what a guest would read, of LENGTH bytes. BELOW: the secrets of backing files, by their names."""
+    chain = [(path, secret, image_format), *((path.with_name(name), key, "qcow2") for name, key in below.items())]
+    with tempfile.TemporaryDirectory(prefix="kvmops-content-") as directory:
+        plain = Path(directory) / "plain"
+        done = _run(["qemu-img", "convert", "-O", "raw"], chain, str(plain))
+        assert done.returncode == 0, done.stderr
+        with plain.open("rb") as stream:
+            return hashlib.sha256(stream.read(length)).hexdigest()
+
+
+def write(path: Path, secret: str, command: str, image_format: str = "qcow2", **below: str) -> None:
+    """A command of qemu-io, on the image."""
+    chain = [(path, secret, image_format), *((path.with_name(name), key, "qcow2") for name, key in below.items())]
+    done = _run(["qemu-io", "-c", command], chain)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed" not in done.stdout, done.stdout
+
+
+def is_sound(path: Path, secret: str) -> bool:
+    return _run(["qemu-img", "check", "-q"], [(path, secret, "qcow2")]).returncode == 0
+
+
+def _run(argv: list[str], chain: list[tuple[Path, str, str]], *rest: str) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory(prefix="kvmops-secrets-") as directory:
+        objects: list[str] = []
+        node: dict[str, Any] | None = None
+        for number, (path, secret, image_format) in reversed(list(enumerate(chain))):
+            (Path(directory) / f"s{number}").write_text(secret, encoding="utf-8")
+            objects += ["--object", f"secret,id=s{number},file={directory}/s{number}"]
+            below, node = node, {"driver": image_format, "file": {"driver": "file", "filename": str(path)}}
+            if secret:
+                node["encrypt.key-secret" if image_format == "qcow2" else "key-secret"] = f"s{number}"
+            node.update({"backing": below} if below else {})
+        first = [argv[0], *objects] if argv[0] == "qemu-io" else [*argv[:2], *objects]
+        others = argv[1:] if argv[0] == "qemu-io" else argv[2:]
+        command = [*first, *others, f"json:{json.dumps(node)}", *rest]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
