@@ -11,7 +11,7 @@ TESTS := lint unit sanity docs build lab integration faults molecule
 SYSTEM_PACKAGES := \
     acl attr btrfs-progs chromium chromium-driver debootstrap dpkg-dev e2fsprogs git iproute2 mount \
     libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system openssh-client ovmf qemu-system-x86 qemu-utils \
-    python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo xfsprogs
+    python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo xfsprogs xorriso
 
 # Debian's own Python, because Debian's libvirt bindings are built for it.
 PYTHON := /usr/bin/python3
@@ -106,7 +106,7 @@ lab: venv ## the lab itself: the private hypervisor and its guest
 	$(AS_ROOT) $(PYTEST) tests/lab
 
 integration: venv ## modules against the real QEMU, libvirt and guests
-	$(AS_ROOT) $(PYTEST) tests/integration $(FILE_BY_FILE)
+	$(AS_ROOT) $(PYTEST) tests/integration tests/browser $(FILE_BY_FILE)
 	$(SIDE_BY_SIDE) integration
 
 faults: venv ## kills, full disks and concurrent runs at the worst moment

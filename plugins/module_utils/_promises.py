@@ -28,6 +28,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuI
 from ansible_collections.kvmops.disk.plugins.module_utils._references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
 
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
 
 @dataclass(frozen=True)
 class SeenFile:
@@ -42,6 +44,7 @@ class SeenFile:
     identity: tuple[int, int]
     length: int
     occupied: int
+    mode: int = 0o600
     format: str | None = None
     virtual_size: int | None = None
     backing_file: str | None = None
@@ -57,7 +60,7 @@ class Promise:
 
     *held* is what it occupies now, less what another image that is only held has counted already; *shared_size* is how
     much of it other files share, None where the file system does not tell. *dependents* are the images that have it as
-    their backing file.
+    their backing file; *missing* are files that it needs itself. *writable*: its mode lets somebody write it.
     """
 
     path: str
@@ -71,6 +74,8 @@ class Promise:
     backing_file: str | None = None
     dependents: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    writable: bool = True
     problem: str | None = None
 
     @property
@@ -80,9 +85,9 @@ class Promise:
     def facts(self) -> dict[str, t.Any]:
         """The image as storage_capacity_info returns it."""
         names = ("path", "format", "virtual_size", "actual_size", "shared_size", "promised", "grows")
-        also = ("backing_file", "dependents", "domains", "problem")
-        facts = {name: getattr(self, name) for name in (*names, *also)}
-        return {**facts, "dependents": list(self.dependents), "domains": list(self.domains)}
+        facts = {name: getattr(self, name) for name in (*names, "backing_file", "writable", "problem")}
+        lists = {name: list(getattr(self, name)) for name in ("dependents", "domains", "missing")}
+        return {**facts, **lists}
 
 
 def look(
@@ -155,7 +160,9 @@ def count(
             backing_file=one.backing_file,
             dependents=tuple(sorted(readers)),
             domains=tuple(sorted(domains.get(one.identity, ()))),
-            problem=one.problem or _missing(one),
+            missing=(missing := _missing(one)),
+            writable=bool(one.mode & _WRITABLE),
+            problem=one.problem or (f"{one.path}: it needs {missing[0]}, which is missing" if missing else None),
         )
         if known and not grows:
             promise = replace(promise, held=max(0, one.occupied - places.add(known)))
@@ -177,7 +184,8 @@ def _said(user: User) -> tuple[os.stat_result | None, str | None]:
 
 
 def _unopened(path: str, status: os.stat_result) -> SeenFile:
-    return SeenFile(path, (status.st_dev, status.st_ino), status.st_size, status.st_blocks * 512)
+    identity_of_it = (status.st_dev, status.st_ino)
+    return SeenFile(path, identity_of_it, status.st_size, status.st_blocks * 512, stat.S_IMODE(status.st_mode))
 
 
 def _seen(path: str, status: os.stat_result, image_format: str | None, qemu_img: QemuImg | None) -> SeenFile:
@@ -212,11 +220,9 @@ def _noted(path: str) -> tuple[tuple[str, ...], str | None]:
         return (), str(error)
 
 
-def _missing(one: SeenFile) -> str | None:
-    for name in (one.backing_file, *one.data_files):
-        if name and not os.path.lexists(os.path.realpath(name)):
-            return f"{one.path}: it needs {name}, which is missing"
-    return None
+def _missing(one: SeenFile) -> tuple[str, ...]:
+    names = filter(None, (one.backing_file, *one.data_files))
+    return tuple(name for name in names if not os.path.lexists(os.path.realpath(name)))
 
 
 def _by_domains(users: t.Iterable[User]) -> tuple[dict[Identity, set[str]], set[Identity], set[Identity]]:

@@ -73,7 +73,9 @@ def gather(module: AnsibleModule) -> Facts:
     """One run of the module."""
     params = module.params
     _capacity.require_ratio(params["limit"], "limit")
-    everything = not params["paths"] and params["pools"] is None
+    everything = params["libvirt"]
+    if everything is None:
+        everything = not params["paths"] and params["pools"] is None
     wish = Wish()
     for path in params["paths"]:
         wish.add_path(path, recurse=params["recurse"])
@@ -81,10 +83,15 @@ def gather(module: AnsibleModule) -> Facts:
     hypervisor = ask(params["uri"])
     users = _usage.domain_users(hypervisor) if hypervisor else []
     if hypervisor:
-        for pool in hypervisor.pools() if everything else map(hypervisor.pool, params["pools"] or ()):
-            wish.add_pool(pool, named=not everything)
+        for name in params["pools"] or ():
+            wish.add_pool(hypervisor.pool(name), named=True)
+        for pool in hypervisor.pools() if everything else ():
+            if pool.name not in (params["pools"] or ()):
+                wish.add_pool(pool, named=False)
     if everything:
-        wish.places += sorted({os.path.dirname(user.path) for user in users if os.path.isfile(user.path)})
+        wish.places += sorted(
+            {os.path.dirname(os.path.realpath(one.path)) for one in users if os.path.isfile(one.path)}
+        )
     directories = _dependents.directories_to_search(wish.places, wish.below, hypervisor)
     systems = _capacity.file_systems(wish.places, directories, users, QemuImg.find().limiting())
     found = [_file_system(system, wish.pool_names, params["limit"]) for system in systems]

@@ -26,6 +26,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FI
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import Chains, same
 
+#: The key of a record beside an image under which stands whether the domain is to run once it has gone back.
+RUNS = "runs"
+
 
 @dataclass(frozen=True)
 class Left:
@@ -94,7 +97,7 @@ def find(
             disk.target for disk in disks if change == "merge" and state.active and is_committed(disk.target)
         ),
         doubtful=tuple(disk for disk in disks if record and _is_doubtful(record, disk, run, chains)),
-        owed=change == "revert" and bool(record and record.was_running) and not state.active,
+        owed=not state.active and _is_owed(record, [notes[path] for path in dead if path in notes]),
         noted=tuple(path for path in dead if notes.get(path, {}).get("verb") == DISK_SNAPSHOT),
     )
 
@@ -141,6 +144,14 @@ def require_settleable(state: DomainState, disks: t.Sequence[RecordedDisk]) -> N
             "was killed then; a guest runs on it again: destroy the domain and run again, which merges anew",
             state=state.state,
         )
+
+
+def _is_owed(record: Record | None, notes: t.Iterable[dict[str, t.Any]]) -> bool:
+    """Whether the domain is to run once it has gone back: by the record, or, where it has gone, by what is beside its
+    images."""
+    if record is not None and record.change == "revert":
+        return record.was_running
+    return any(note.get("verb") == DISK_SNAPSHOT and note.get(RUNS) for note in notes)
 
 
 def _is_doubtful(record: Record, disk: RecordedDisk, run: str | None, chains: Chains) -> bool:

@@ -41,7 +41,6 @@ options:
     description:
       - Absolute paths of directories or files. Each means the file system that it lies on.
       - All files in a directory, or beside a file, count, those whose names begin with a dot among them.
-      - If neither this nor O(pools) is given, all active pools are meant, and all file systems with disks of domains.
     type: list
     elements: path
     default: []
@@ -54,6 +53,11 @@ options:
     type: list
     elements: str
     aliases: [pool]
+  libvirt:
+    description:
+      - Whether all active pools are meant as well, and all file systems with disks of domains.
+      - If left out, that is so where neither O(paths) nor O(pools) are given.
+    type: bool
   recurse:
     description:
       - Whether the files in all directories below O(paths) count as well, as far as they are on the same file system.
@@ -183,6 +187,13 @@ filesystems:
           description: The domains that use it, as a disk, as a backing file, or in a snapshot.
           type: list
           elements: str
+        missing:
+          description: The files that it needs, as backing or data file, and that are not there.
+          type: list
+          elements: str
+        writable:
+          description: Whether its mode lets anybody write it. That of a base should not.
+          type: bool
         problem:
           description: Why it cannot be read, or what it needs and is missing. V(null) where nothing is wrong.
           type: str
@@ -204,6 +215,7 @@ def main() -> None:
             **URI_SPEC,
             "paths": {"type": "list", "elements": "path", "default": [], "aliases": ["path"]},
             "pools": {"type": "list", "elements": "str", "aliases": ["pool"]},
+            "libvirt": {"type": "bool"},
             "recurse": {"type": "bool", "default": False},
             "limit": {"type": "float", "default": 1.2},
         },

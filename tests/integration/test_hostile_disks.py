@@ -104,5 +104,6 @@ def test_no_module_for_domains_is_led_anywhere(
             result = harmless(hv, canary, module, params, check=module == "vm_linked_clone")
             if name.startswith(("backing", "data", "raw_data", "circle", "chain", "extent", "parent", "qed")):
                 assert result.get("failed") or not result["changed"], (module, result)
+        harmless(hv, canary, "vm_disk_snapshot", {"name": domain, "snapshot": "s"}, check=True)
     finally:
         hv.remove(domain)

@@ -123,6 +123,9 @@ def test_a_chain_promises_the_disk_of_its_top_and_what_is_below_it_holds(small: 
     assert [images[name]["grows"] for name in ("base.qcow2", "two.qcow2", "one.qcow2")] == [False, False, True]
     assert images["base.qcow2"]["dependents"] == [str(small / "one.qcow2"), str(small / "two.qcow2")]
     assert images["top.qcow2"]["backing_file"] == str(small / "two.qcow2")
+    assert images["base.qcow2"]["writable"]
+    base.chmod(0o444)
+    assert not by_name(only(look(small)))["base.qcow2"]["writable"]
 
 
 def test_an_overlay_counts_where_it_lies_and_its_base_where_that_does(small: Path, images: Path) -> None:
@@ -196,6 +199,7 @@ def test_broken_images_are_told_one_by_one(small: Path) -> None:
     images = by_name(only(look(small)))
     assert sorted(images) == ["empty.raw", "notes.txt", "orphan.qcow2", "torn.qcow2"]
     assert images["orphan.qcow2"]["problem"] == f"{small}/orphan.qcow2: it needs {base}, which is missing"
+    assert images["orphan.qcow2"]["missing"] == [str(base)]
     assert images["orphan.qcow2"]["promised"] == 8 * MIB
     assert "torn.qcow2" in images["torn.qcow2"]["problem"]
     assert (images["torn.qcow2"]["format"], images["torn.qcow2"]["promised"]) == (None, 4096)
@@ -322,6 +326,16 @@ def test_images_are_found_where_domains_and_pools_have_them(
     assert "of-files: the storage pool is not active: start it first" in refused["msg"]
     refused = module(MODULE, {"pools": ["of-files"], "uri": hv.uri})
     assert "of-files: cannot find the storage pool" in refused["msg"]
+
+
+def test_a_disk_behind_a_link_counts_where_it_really_lies(
+    hv: Hypervisor, module: Module, images: Path, small: Path, make_domain: MakeDomain
+) -> None:
+    (images / "link.raw").symlink_to(make_image(small / "disk.raw", mib=1))
+    name = make_domain([Disk(images / "link.raw")], kernel=False).name
+    found = {one["mount"]: one for one in module(MODULE, {"uri": hv.uri})["filesystems"]}
+    assert list(promised(found[str(small)]).values()) == [8 * MIB]
+    assert found[str(small)]["images"][0]["domains"] == [name]
 
 
 def test_a_base_that_a_running_domain_writes_promises_its_disk(

@@ -163,6 +163,7 @@ def test_what_is_missing_below_an_image_is_its_problem(tmp_path: Path) -> None:
     qcow2(tmp_path / "one", MIB, "gone", "raw")
     (found,) = system(tmp_path).promises
     assert found.promised == MIB
+    assert found.missing == (f"{tmp_path}/gone",)
     assert found.problem == f"{tmp_path}/one: it needs {tmp_path}/gone, which is missing"
 
 
@@ -170,7 +171,7 @@ def test_a_data_file_promises_instead_of_the_image_that_it_belongs_to(tmp_path: 
     data = raw(tmp_path / "disk.raw", 10 * MIB)
     tables = qcow2(tmp_path / "disk.qcow2", 10 * MIB)
     files = [
-        SeenFile(str(tables), identity(tables), WHOLE, WHOLE, "qcow2", 10 * MIB, data_files=(str(data),)),
+        SeenFile(str(tables), identity(tables), WHOLE, WHOLE, 0o600, "qcow2", 10 * MIB, data_files=(str(data),)),
         SeenFile(str(data), identity(data), 10 * MIB, 0),
     ]
     assert [one.promised for one in _promises.count(files, ())] == [WHOLE, 10 * MIB]
@@ -178,7 +179,7 @@ def test_a_data_file_promises_instead_of_the_image_that_it_belongs_to(tmp_path: 
 
 def test_extents_that_images_share_count_once_where_they_are_only_held(tmp_path: Path) -> None:
     paths = [raw(tmp_path / name, 0) for name in ("base", "copy", "overlay", "leaf")]
-    base, copy, overlay, leaf = (SeenFile(str(path), identity(path), 100, 100, "raw", 100) for path in paths)
+    base, copy, overlay, leaf = (SeenFile(str(path), identity(path), 100, 100, 0o600, "raw", 100) for path in paths)
     files = [base, copy, replace(overlay, backing_file=base.path), leaf]
     shared = [Extent(0, 1000, 60, True), Extent(60, 5000, 40, False)]
     lies = {base.path: shared, copy.path: shared, leaf.path: shared, overlay.path: []}

@@ -184,6 +184,15 @@ def test_a_snapshot_with_the_memory_of_the_guest_is_none_of_disks_alone() -> Non
         _vm_snapshot.require_same(state(), VmSnapshotWish("s1"), found)
 
 
+def test_a_disk_may_be_named_by_the_image_that_it_had_before_the_snapshot() -> None:
+    for name in ("vda", TWO, ONE):
+        _vm_snapshot.require_same(state(), VmSnapshotWish("s2", disks=(name,)), SECOND)
+    with pytest.raises(InvalidRequest, match=r"has no disk /images/vm\.raw"):
+        _vm_snapshot.require_same(state(), VmSnapshotWish("s2", disks=(BASE,)), SECOND)
+    with pytest.raises(DiskError, match="but not of vdb and also of vda"):
+        _vm_snapshot.require_same(state(disk(), disk(target="vdb")), VmSnapshotWish("s2", disks=("vdb",)), SECOND)
+
+
 # What is too many
 
 
@@ -313,6 +322,15 @@ def left(found: Record, chains: Any = None, snapshots: Any = (FIRST, SECOND), ru
 def test_a_record_comes_back_as_it_was_written() -> None:
     wanted = record("merge", RecordedDisk("vda", ONE, "qcow2", BASE, "raw", base=TWO))
     assert _record_xml.record_from_xml(_record_xml.record_to_xml(wanted)) == wanted
+
+
+def test_a_definition_is_freed_of_a_record_and_of_nothing_else() -> None:
+    ours = _record_xml.record_to_xml(record("take")).replace("<operation", "<k:operation xmlns:k='urn:kvmops:disk:1'")
+    ours = ours.replace("</operation>", "</k:operation>")
+    plain = "<domain><metadata><x:note xmlns:x='urn:test'>kept</x:note>%s</metadata></domain>"
+    assert "kvmops" not in _record_xml.without_record(plain % ours)
+    assert "kept" in _record_xml.without_record(plain % ours)
+    assert _record_xml.without_record(plain % "") == plain % ""
 
 
 def test_a_merge_is_to_be_finished_while_libvirt_knows_the_snapshot() -> None:

@@ -1,0 +1,120 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The page of the capacity report as plain data: what the template has to say, and nothing to decide for it."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.kvmops.disk.plugins.plugin_utils._report_chains import Picture
+from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import Facts, Host, policy, short_size
+from ansible_collections.kvmops.disk.plugins.plugin_utils._report_warnings import warnings_of
+
+
+def page_of(reported: t.Iterable[Facts]) -> dict[str, t.Any]:
+    """The page from what each host reported: name, disks, filesystems, checks, or the problem that there was."""
+    hosts = [Host.of(one) for one in reported]
+    systems = [_system(host, system) for host in hosts for system in host.filesystems]
+    warnings = warnings_of(hosts)
+    rows = [row for host in hosts for row in (*_disk_rows(host), *_other_rows(host))]
+    pictures = [{"host": host.name, "picture": picture} for host in hosts if (picture := Picture(host).facts())]
+    return {
+        "hosts": [host.name for host in hosts],
+        "warnings": warnings,
+        "critical": sum(one["level"] == "critical" for one in warnings),
+        "filesystems": systems,
+        "rows": rows,
+        "pictures": pictures,
+        "totals": _totals(hosts),
+        "domains": len({(host.name, disk["uuid"]) for host in hosts for disk in host.disks}),
+    }
+
+
+def _system(host: Host, system: Facts) -> dict[str, t.Any]:
+    """A file system with its bar: the shares of the bar's length, whose end is a little beyond all that is on it."""
+    size, limit = system["size"], system["limit"]
+    scale = max(1.06, 1.06 * system["ratio"], 1.2 * limit)
+    share = 100 / (size * scale) if size else 0.0
+    return {
+        "host": host.name,
+        "name": system["mount"] or ", ".join(system["pools"]),
+        "device": system["device"] or "",
+        "type": system["type"] or "",
+        "pools": system["pools"],
+        "size": short_size(size),
+        "used": short_size(system["used"]),
+        "available": short_size(system["available"]),
+        "promised": short_size(system["promised"]),
+        "used_percent": round(100 * system["used"] / size) if size else 0,
+        "promised_percent": round(100 * system["ratio"]),
+        "limit_percent": round(100 * limit),
+        "over_limit": system["over_limit"],
+        "images": len(system["images"]),
+        "bar": {
+            "used": round(system["used"] * share, 2),
+            "promised": round(system["promised"] * share, 2),
+            "size": round(100 / scale, 2),
+            "limit": round(100 * limit / scale, 2),
+        },
+    }
+
+
+def _disk_rows(host: Host) -> t.Iterator[dict[str, t.Any]]:
+    """One row for each disk of a domain that has a file or a device."""
+    for disk in host.disks:
+        if disk["path"]:
+            image = host.images.get(disk["path"], {})
+            chain = disk["backing_chain"]
+            known = {**image, **(chain[0] if chain else {})}
+            row = _row(host, disk["path"], known, len(chain) or None, disk["problem"])
+            yield {**row, "domain": disk["domain"], "target": disk["target"], "state": disk["state"], "user": "disk"}
+
+
+def _other_rows(host: Host) -> t.Iterator[dict[str, t.Any]]:
+    """One row for each image that is no domain's disk."""
+    disks = {disk["path"] for disk in host.disks}
+    for path, image in sorted(host.images.items()):
+        if path not in disks:
+            dependents = len(image["dependents"])
+            user = f"base of {dependents}" if dependents else ", ".join(image["domains"]) or "nobody"
+            row = _row(host, path, image, 1 + len(host.below(path)), None)
+            yield {**row, "domain": "", "target": "", "state": "", "user": user}
+
+
+def _row(host: Host, path: str, image: Facts, depth: int | None, problem: str | None) -> dict[str, t.Any]:
+    health = host.health(path, problem)
+    virtual, actual = image.get("virtual_size"), image.get("actual_size")
+    return {
+        "host": host.name,
+        "path": path,
+        "format": image.get("format") or "",
+        "policy": policy(image),
+        "virtual_size": virtual,
+        "virtual_text": "" if virtual is None else short_size(virtual),
+        "actual_size": actual,
+        "actual_text": "" if actual is None else short_size(actual),
+        "depth": depth,
+        "snapshots": len(image["snapshots"]) if image.get("snapshots") is not None else host.snapshots(path),
+        "health": health.word,
+        "level": health.level,
+        "detail": health.detail,
+    }
+
+
+def _totals(hosts: t.Iterable[Host]) -> dict[str, t.Any]:
+    """The sums over all file systems; one that several hosts have from a server counts once."""
+    counted = {}
+    for host in hosts:
+        for system in host.filesystems:
+            device = system["device"] or ""
+            owner = "" if ":" in device else host.name
+            counted[owner, device, system["mount"] if owner else ""] = system
+    sums = {name: sum(system[name] for system in counted.values()) for name in ("size", "used", "promised")}
+    return {
+        **{name: short_size(value) for name, value in sums.items()},
+        "filesystems": len(counted),
+        "promised_percent": round(100 * sums["promised"] / sums["size"]) if sums["size"] else 0,
+        "used_percent": round(100 * sums["used"] / sums["size"]) if sums["size"] else 0,
+    }

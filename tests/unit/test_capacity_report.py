@@ -1,0 +1,293 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the capacity report says: which warnings in which order, how long the bars are, where the boxes stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.kvmops.disk.plugins.filter.capacity_report import FilterModule, capacity_report
+from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import short_size
+
+GIB = 1 << 30
+Facts = dict[str, Any]
+
+
+def image(path: str, **facts: Any) -> Facts:
+    usual = {
+        "path": path,
+        "format": "qcow2",
+        "virtual_size": 10 * GIB,
+        "actual_size": GIB,
+        "promised": 10 * GIB,
+        "grows": True,
+        "backing_file": None,
+        "dependents": [],
+        "domains": [],
+        "missing": [],
+        "writable": True,
+        "problem": None,
+    }
+    return {**usual, **facts}
+
+
+def system(*images: Facts, **facts: Any) -> Facts:
+    promised = sum(one["promised"] for one in images)
+    usual = {
+        "mount": "/srv",
+        "device": "/dev/sda1",
+        "type": "ext4",
+        "pools": [],
+        "size": 100 * GIB,
+        "used": 10 * GIB,
+        "available": 90 * GIB,
+        "promised": promised,
+        "ratio": promised / (100 * GIB),
+        "limit": 1.2,
+        "over_limit": promised > 120 * GIB,
+        "images": list(images),
+    }
+    return {**usual, **facts}
+
+
+def disk(domain: str, path: str | None, **facts: Any) -> Facts:
+    usual = {"uuid": domain, "state": "running", "target": "vda", "device": "disk", "readonly": False, "problem": None}
+    chain: list[Facts] = [
+        {"path": path, "format": "qcow2", "virtual_size": 10 * GIB, "actual_size": GIB, "snapshots": []}
+    ]
+    return {"domain": domain, "path": path, "backing_chain": chain if path else [], **usual, **facts}
+
+
+def checked(path: str, result: str = "good", **facts: Any) -> Facts:
+    numbers = {name: facts.pop(name, 0) for name in ("corruptions", "leaks", "check_errors")}
+    return {"path": path, "check": {"result": result, **numbers}, "snapshots": [], "problems": [], **facts}
+
+
+def page(*images: Facts, disks: tuple[Facts, ...] = (), checks: tuple[Facts, ...] = (), **facts: Any) -> Facts:
+    return capacity_report(
+        [{"name": "kvm1", "filesystems": [system(*images, **facts)], "disks": list(disks), "checks": list(checks)}]
+    )
+
+
+def kinds(found: Facts) -> list[tuple[str, str]]:
+    return [(one["level"], one["kind"]) for one in found["warnings"]]
+
+
+def health(found: Facts) -> dict[str, tuple[str, str]]:
+    return {row["path"]: (row["health"], row["level"]) for row in found["rows"]}
+
+
+def test_the_filter_has_its_name() -> None:
+    assert FilterModule().filters() == {"capacity_report": capacity_report}
+
+
+def test_what_no_host_reported_is_an_error() -> None:
+    with pytest.raises(AnsibleFilterError, match="not what hosts report"):
+        capacity_report([{"disks": []}])
+
+
+def test_where_all_is_well_nothing_is_warned_of() -> None:
+    found = page(image("/srv/a"), disks=(disk("web", "/srv/a"),), checks=(checked("/srv/a"),))
+    assert found["warnings"] == []
+    assert found["critical"] == 0
+    assert health(found) == {"/srv/a": ("good", "good")}
+
+
+def test_the_worst_comes_first_whatever_host_it_is_on() -> None:
+    full = system(image("/srv/a"), image("/srv/b", promised=120 * GIB), used=97 * GIB, available=3 * GIB)
+    found = capacity_report(
+        [
+            {"name": "a", "filesystems": [full], "disks": [], "checks": [checked("/srv/a", "leaks", leaks=1)]},
+            {"name": "b", "filesystems": [system(image("/srv/c", missing=["/gone"], problem="x"))], "disks": []},
+            {"name": "c", "problem": "It could not be reached."},
+        ]
+    )
+    assert [(one["level"], one["host"], one["kind"]) for one in found["warnings"]] == [
+        ("critical", "c", "not looked at"),
+        ("critical", "b", "missing base"),
+        ("critical", "a", "nearly full"),
+        ("warning", "a", "over the limit"),
+        ("warning", "a", "leaking image"),
+    ]
+    assert found["critical"] == 3
+    assert "130 GiB are promised, 1.30 times the 100 GiB" in found["warnings"][3]["text"]
+
+
+def test_a_full_file_system_on_which_nothing_grows_is_not_critical() -> None:
+    thick = image("/srv/a", actual_size=10 * GIB)
+    assert kinds(page(thick, used=97 * GIB, available=3 * GIB)) == [("warning", "nearly full")]
+
+
+def test_clones_of_a_missing_base_are_one_warning_and_so_is_what_stands_on_them() -> None:
+    clones = [image(f"/srv/{name}", missing=["/gone"], problem="needs") for name in "ab"]
+    clones[0] |= {"dependents": ["/srv/top"], "grows": False}
+    top = image("/srv/top", backing_file="/srv/a")
+    found = page(*clones, top, disks=(disk("web", "/srv/top", problem="no such image"),), checks=(checked("/srv/top"),))
+    assert kinds(found) == [("critical", "missing base")]
+    assert found["warnings"][0]["subject"] == "/gone"
+    assert found["warnings"][0]["text"] == "2 images need this file, and it is missing: /srv/a, /srv/b"
+    assert health(found)["/srv/top"] == ("broken chain", "critical")
+
+
+def test_a_disk_that_cannot_be_looked_at_is_a_warning_of_its_own() -> None:
+    found = page(disks=(disk("web", "/srv/a", problem="/srv/a: no such image", backing_chain=[]),))
+    assert kinds(found) == [("critical", "broken disk")]
+    assert found["warnings"][0]["subject"] == "web vda"
+    assert found["rows"][0]["depth"] is None
+
+
+def test_a_torn_image_that_nobody_uses_is_a_lesser_evil() -> None:
+    found = page(image("/srv/a", format=None, problem="/srv/a: the header is cut off"))
+    assert kinds(found) == [("warning", "unreadable image")]
+    assert health(found) == {"/srv/a": ("unreadable", "warning")}
+
+
+@pytest.mark.parametrize(
+    ("check", "kind", "word"),
+    [
+        (checked("/srv/a", "corrupt", corruptions=2), ("critical", "corrupt image"), ("corrupt", "critical")),
+        (checked("/srv/a", "good", corrupt=True), ("critical", "corrupt image"), ("corrupt", "critical")),
+        (checked("/srv/a", "leaks", leaks=5), ("warning", "leaking image"), ("leaks", "warning")),
+        (checked("/srv/a", "good", check_errors=1), ("warning", "check failed"), ("check failed", "warning")),
+        (checked("/srv/a", "unsupported"), None, ("not checked", "good")),
+        ({**checked("/srv/a"), "check": None}, None, ("in use", "good")),
+    ],
+)
+def test_what_a_check_found_is_told(check: Facts, kind: tuple[str, str] | None, word: tuple[str, str]) -> None:
+    found = page(image("/srv/a"), checks=(check,))
+    assert kinds(found) == ([kind] if kind else [])
+    assert health(found) == {"/srv/a": word}
+
+
+def test_a_check_that_failed_is_told() -> None:
+    found = capacity_report([{"name": "a", "filesystems": [system()], "check_problem": "/srv/a: no such image"}])
+    assert kinds(found) == [("warning", "not all checked")]
+    assert found["warnings"][0]["text"] == "/srv/a: no such image"
+
+
+def test_a_base_that_a_domain_would_write_is_in_danger_unless_its_mode_protects_it() -> None:
+    base = image("/srv/base", dependents=["/srv/clone"], grows=False)
+    clone = image("/srv/clone", backing_file="/srv/base")
+    golden = disk("golden", "/srv/base", state="shut off")
+    found = page(base, clone, disks=(golden,))
+    assert kinds(found) == [("warning", "base in danger")]
+    assert "1 image stands on it, and domain golden would write it" in found["warnings"][0]["text"]
+    assert kinds(page({**base, "writable": False}, clone, disks=(golden,))) == []
+    assert kinds(page(base, clone, disks=({**golden, "readonly": True},))) == []
+    assert kinds(page(base, clone)) == []
+    assert kinds(page({**base, "grows": True}, clone, disks=(golden,))) == [("critical", "base is written")]
+
+
+def test_rows_say_what_each_image_is_for_and_how_it_is_allocated() -> None:
+    base = image("/srv/base", dependents=["/srv/clone"], grows=False)
+    clone = image("/srv/clone", backing_file="/srv/base", domains=["web"])
+    thick = image("/srv/thick", actual_size=10 * GIB)
+    shot = image("/srv/shot", domains=["db"])
+    chain = [
+        {"path": "/srv/clone", "format": "qcow2", "virtual_size": GIB, "actual_size": 1, "backing_file": "/srv/base"}
+    ]
+    web = disk("web", "/srv/clone", backing_chain=[*chain, {"path": "/srv/base"}])
+    empty = disk("web", None, device="cdrom")
+    rows = {row["path"]: row for row in page(base, clone, thick, shot, disks=(web, empty))["rows"]}
+    told = {path: (row["domain"], row["user"], row["policy"], row["depth"]) for path, row in rows.items()}
+    assert told == {
+        "/srv/clone": ("web", "disk", "linked clone", 2),
+        "/srv/base": ("", "base of 1", "thin", 1),
+        "/srv/thick": ("", "nobody", "thick", 1),
+        "/srv/shot": ("", "db", "thin", 1),
+    }
+    assert rows["/srv/clone"]["virtual_text"] == "1 GiB"
+
+
+def test_a_bar_ends_beyond_all_that_is_on_it() -> None:
+    bars = [page(image("/srv/a", promised=promised * GIB))["filesystems"][0]["bar"] for promised in (50, 110, 900)]
+    for bar in bars:
+        assert max(bar.values()) < 100
+        assert bar["limit"] == pytest.approx(1.2 * bar["size"], abs=0.02)
+    assert bars[1]["promised"] == pytest.approx(1.1 * bars[1]["size"], abs=0.02)
+    assert bars[2]["promised"] > 90
+    assert page(size=0)["filesystems"][0]["bar"]["used"] == 0
+
+
+def test_storage_that_hosts_share_counts_once() -> None:
+    shared = system(device="server:/export", type="nfs4")
+    hosts = [{"name": name, "filesystems": [shared, system()], "disks": []} for name in ("a", "b")]
+    totals = capacity_report(hosts)["totals"]
+    assert (totals["filesystems"], totals["size"], totals["used_percent"]) == (3, "300 GiB", 10)
+
+
+def boxes(found: Facts) -> dict[str, Facts]:
+    return {node["path"]: node for node in found["pictures"][0]["picture"]["nodes"]}
+
+
+def test_each_link_of_a_chain_stands_one_column_further() -> None:
+    base = image("/srv/base", dependents=["/srv/a", "/srv/mid"])
+    mid = image("/srv/mid", backing_file="/srv/base", dependents=["/srv/top"])
+    found = page(base, mid, image("/srv/a"), image("/srv/top"), image("/srv/alone"))
+    drawn = boxes(found)
+    picture = found["pictures"][0]["picture"]
+    assert "/srv/alone" not in drawn
+    columns = [drawn[path]["x"] for path in ("/srv/base", "/srv/mid", "/srv/top")]
+    assert columns[0] < columns[1] < columns[2]
+    assert drawn["/srv/a"]["x"] == drawn["/srv/mid"]["x"]
+    assert len({(node["x"], node["y"]) for node in picture["nodes"]}) == 4
+    assert len(picture["lines"]) == 3
+    assert all(0 <= node["x"] <= picture["width"] - picture["node_width"] for node in picture["nodes"])
+    assert all(0 <= node["y"] <= picture["height"] - picture["node_height"] for node in picture["nodes"])
+
+
+def test_where_nothing_stands_on_anything_nothing_is_drawn() -> None:
+    assert page(image("/srv/a"))["pictures"] == []
+
+
+def test_a_missing_base_is_drawn_as_what_it_is() -> None:
+    drawn = boxes(page(image("/srv/a", missing=["/gone"], problem="x")))
+    assert (drawn["/gone"]["kind"], drawn["/gone"]["text"], drawn["/gone"]["level"]) == (
+        "missing",
+        "missing",
+        "critical",
+    )
+    assert drawn["/srv/a"]["text"] == "broken chain"
+
+
+def test_a_circle_is_drawn_once_around() -> None:
+    a = image("/srv/a", backing_file="/srv/b", dependents=["/srv/b"])
+    b = image("/srv/b", backing_file="/srv/a", dependents=["/srv/a"])
+    assert sorted(boxes(page(a, b))) == ["/srv/a", "/srv/b"]
+
+
+def test_of_many_sound_clones_some_are_drawn_and_none_that_is_not_sound_is_left_out() -> None:
+    names = [f"/srv/{number:03}" for number in range(100)]
+    base = image("/srv/base", dependents=names)
+    checks = (checked("/srv/099", "corrupt", corruptions=1),)
+    found = page(base, *(image(name, backing_file="/srv/base") for name in names), checks=checks)
+    drawn = found["pictures"][0]["picture"]["nodes"]
+    assert len(drawn) == 1 + 12 + 1 + 1
+    assert "and 87 more" in [node["name"] for node in drawn]
+    assert "/srv/099" in [node["path"] for node in drawn]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (512, "512 bytes"),
+        (1000, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (338 << 20, "338 MiB"),
+        (1023 << 20, "1 GiB"),
+    ],
+)
+def test_a_size_is_told_in_few_digits(size: int, text: str) -> None:
+    assert short_size(size) == text
+
+
+def test_a_long_name_keeps_both_its_ends() -> None:
+    name = "a-name-that-is-much-longer-than-the-box-2026-11-24.qcow2"
+    drawn = boxes(page(image(f"/srv/{name}", missing=["/gone"], problem="x")))
+    shown = drawn[f"/srv/{name}"]["name"]
+    assert len(shown) == 30
+    assert (shown[:10], shown[-10:]) == (name[:10], name[-10:])
