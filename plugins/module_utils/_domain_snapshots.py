@@ -164,6 +164,9 @@ class VmSnapshotTask:
             return tuple(found)
         if left.owed and self.wish.state == "reverted":
             return tuple(found)
+        if left.record is not None and left.record.change == "take":
+            name = str(left.record.snapshot)
+            found.append(Step("", lambda: _vm_snapshot_take.leave_no_record(self.domain, name)))
         if left.owed:
             found.append(Step(f"start {self.state.name}, which an interrupted run had left off", self.domain.start))
         records = self._records(operation, self.state.record)
