@@ -80,6 +80,7 @@ def find(
     disks = record.disks if record else ()
     images = {str(link.path) for chain in chains.values() for link in chain}
     paths = {*images, *(path for disk in disks for path in (disk.source, disk.dest) if path)}
+    paths |= {other for path in paths for other in _told_by(note_of(path))}
     notes = {path: note for path in paths if (note := note_of(path)) is not None}
     dead = sorted(path for path in paths if not notes.get(path, {}).get("alive"))
     change = record.change if record else None
@@ -144,6 +145,14 @@ def require_settleable(state: DomainState, disks: t.Sequence[RecordedDisk]) -> N
             "was killed then; a guest runs on it again: destroy the domain and run again, which merges anew",
             state=state.state,
         )
+
+
+def _told_by(note: dict[str, t.Any] | None) -> set[str]:
+    """The images that a record of ours beside an image names: libvirt removes some of them, and so the way to what
+    stands beside them."""
+    if note is None or note.get("verb") != DISK_SNAPSHOT:
+        return set()
+    return {str(note[key]) for key in ("source", "dest") if note.get(key)}
 
 
 def _is_owed(record: Record | None, notes: t.Iterable[dict[str, t.Any]]) -> bool:

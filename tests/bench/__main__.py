@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lab import Disk, Hypervisor, run_module
 
+from bench.clones import clones
 from bench.pair import HEADER, Row, Way, compare
 from bench.pauses import pauses
 from bench.search import search
@@ -243,6 +244,8 @@ def main() -> None:
             print(information(directory), flush=True)
             print(chains(directory), flush=True)
             print(search(hv), flush=True)
+            for row in clones(hv):
+                print(row, flush=True)
             print(comparison(directory), flush=True)
             print(compression(directory), flush=True)
             print(conversion(hv), flush=True)

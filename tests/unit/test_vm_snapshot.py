@@ -348,6 +348,16 @@ def test_a_domain_that_was_to_run_again_is_owed_its_start() -> None:
     assert not left(record("revert")).owed
 
 
+def test_what_stands_beside_an_image_that_is_gone_is_found_by_what_stands_beside_the_other() -> None:
+    """libvirt takes the record in the metadata along when it goes back, and removes the overlay."""
+    gone = "/images/vm.1700000000"
+    note = {"verb": "disk-snapshot", "source": gone, "dest": BASE, "runs": True, "alive": False}
+    notes = {BASE: note, gone: note}
+    found = _vm_snapshot_left.find(state(), (FIRST,), CHAINS, None, notes.get, lambda _target: False)
+    assert found.paths == {BASE, gone}
+    assert found.owed
+
+
 def test_a_snapshot_that_was_taken_leaves_nothing_to_remove() -> None:
     found = left(record("take", RecordedDisk("vda", BASE, "raw", ONE, "qcow2")))
     assert found
