@@ -11,7 +11,7 @@ TESTS := lint unit sanity docs build lab integration faults molecule
 SYSTEM_PACKAGES := \
     acl attr btrfs-progs chromium chromium-driver debootstrap dpkg-dev e2fsprogs git iproute2 mount \
     libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system openssh-client ovmf qemu-system-x86 qemu-utils \
-    python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo xfsprogs
+    python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo xfsprogs xorriso
 
 # Debian's own Python, because Debian's libvirt bindings are built for it.
 PYTHON := /usr/bin/python3

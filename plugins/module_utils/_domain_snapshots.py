@@ -164,6 +164,9 @@ class VmSnapshotTask:
             return tuple(found)
         if left.owed and self.wish.state == "reverted":
             return tuple(found)
+        if left.record is not None and left.record.change == "take":
+            name = str(left.record.snapshot)
+            found.append(Step("", lambda: _vm_snapshot_take.leave_no_record(self.domain, name)))
         if left.owed:
             found.append(Step(f"start {self.state.name}, which an interrupted run had left off", self.domain.start))
         records = self._records(operation, self.state.record)
@@ -265,7 +268,7 @@ class VmSnapshotTask:
         self.taker = _vm_snapshot_take.TakeWork(
             self.hypervisor,
             self.domain,
-            self._holding(operation),
+            self.qemu_img,
             self._records(operation, None),
             self.state,
             str(self.wish.name),
@@ -283,7 +286,7 @@ class VmSnapshotTask:
             work = _vm_snapshot_merge.MergeWork(
                 hypervisor=self.hypervisor,
                 domain=self.domain,
-                qemu_img=self._holding(operation),
+                qemu_img=self.qemu_img,
                 records=self._records(operation, found),
                 state=self.state,
                 wish=self.wish,

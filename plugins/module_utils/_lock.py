@@ -16,10 +16,11 @@ import json
 import os
 import time
 import typing as t
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._mounts import Mounts
 
 SUFFIX = ".kvmops"
 
@@ -111,6 +112,24 @@ def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> 
             running._take(path, deadline)  # pylint: disable=protected-access
             held.callback(running.release, path)
         yield running
+
+
+@contextmanager
+def alone_on(directories: t.Iterable[str]) -> t.Iterator[None]:
+    """Holds the file systems of *directories* against the others who want that, however long those take.
+
+    It is their mount points that are locked, so that nothing is written. Where one cannot be (some network file systems
+    know no such locks, another user may not open it), nobody is held up.
+    """
+    mounts = Mounts.now()
+    found = (mounts.of(directory, os.stat(directory).st_dev) for directory in directories if os.path.isdir(directory))
+    with ExitStack() as held:
+        for point in sorted({mount.point for mount in found if mount}):  # one order for everybody
+            with suppress(OSError):
+                descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def look(path: str) -> dict[str, t.Any] | None:

@@ -76,13 +76,19 @@ def require_directories(search_paths: t.Iterable[str]) -> None:
 
 
 def carry_out(
-    decide: t.Callable[[Operation | None], Plan], verb: str, paths: t.Callable[[], t.Iterable[str]], check_mode: bool
+    decide: t.Callable[[Operation | None], Plan],
+    verb: str,
+    paths: t.Callable[[], t.Iterable[str]],
+    check_mode: bool,
+    *,
+    alone_on: t.Iterable[str] = (),
 ) -> Plan:
     """Decides, and where there is something to do, does it.
 
     *decide* looks at the world and returns the plan. It is called once without a lock: what needs no change writes
     nothing, not even a record; and once more while the records of *paths* are held, since the world may have moved.
     *paths* is asked for after each; where the second plan means other images than are held, all begins anew.
+    *alone_on* are directories whose file systems nobody else may fill meanwhile, as far as he asks for that, too.
     """
     try:
         plan = decide(None)
@@ -93,7 +99,7 @@ def carry_out(
             pass
         plan = decide(None)
     while plan and not check_mode:
-        with _lock.operation(verb, paths()) as operation:
+        with _lock.operation(verb, paths()) as operation, _lock.alone_on(alone_on):
             plan = decide(operation)
             if {*paths()} <= {*operation.paths}:
                 plan.apply()

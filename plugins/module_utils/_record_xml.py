@@ -81,6 +81,15 @@ def record_to_xml(record: Record) -> str:
     return _xml.text(root)
 
 
+def without_record(definition: str) -> str:
+    """A domain's XML without an element of ours in its metadata; the same text where there is none."""
+    domain = _xml.parse(definition)
+    ours = [element for element in domain.iterfind("./metadata/*") if str(element.tag).startswith(f"{{{RECORD_URI}}}")]
+    for element in ours:
+        _xml.remove(element)
+    return _xml.text(domain) if ours else definition
+
+
 def record_from_xml(xml: str) -> Record:
     """The record that the element in a domain's metadata holds. Raises DiskError where it is none of ours."""
     root = _xml.parse(xml)

@@ -89,7 +89,9 @@ def gather(module: AnsibleModule) -> Facts:
             if pool.name not in (params["pools"] or ()):
                 wish.add_pool(pool, named=False)
     if everything:
-        wish.places += sorted({os.path.dirname(user.path) for user in users if os.path.isfile(user.path)})
+        wish.places += sorted(
+            {os.path.dirname(os.path.realpath(one.path)) for one in users if os.path.isfile(one.path)}
+        )
     directories = _dependents.directories_to_search(wish.places, wish.below, hypervisor)
     systems = _capacity.file_systems(wish.places, directories, users, QemuImg.find().limiting())
     found = [_file_system(system, wish.pool_names, params["limit"]) for system in systems]

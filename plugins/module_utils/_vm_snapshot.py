@@ -145,12 +145,7 @@ def require_same(state: DomainState, wish: VmSnapshotWish, found: DomainSnapshot
         raise DiskError(f"{what}{kind}: choose another name, or delete it with virsh snapshot-delete")
     if wish.disks is None:
         return
-    wanted = set()
-    for name in wish.disks:
-        disk = state.disk(name)
-        if disk is None:
-            raise state.no_such_disk(name)
-        wanted.add(disk.target)
+    wanted = {_target(state, found, name) for name in wish.disks}
     targets = {disk.target for disk in found.external}
     if targets != wanted:
         missing, more = sorted(wanted - targets), sorted(targets - wanted)
@@ -160,6 +155,18 @@ def require_same(state: DomainState, wish: VmSnapshotWish, found: DomainSnapshot
             f"{what}but {' and '.join(difference)}: choose another name, or remove it first with state=absent",
             snapshot_disks=sorted(targets),
         )
+
+
+def _target(state: DomainState, found: DomainSnapshot, name: str) -> str:
+    """The disk that *name* means: by its target, its image, or the image that it had before the snapshot *found*."""
+    disk = state.disk(name)
+    if disk is not None:
+        return disk.target
+    for one in found.external:
+        image = found.image(one.target)
+        if image is not None and image.source == name:
+            return one.target
+    raise state.no_such_disk(name)
 
 
 def takings(
@@ -244,8 +251,9 @@ def recorded_revert(snapshot: DomainSnapshot) -> tuple[RecordedDisk, ...]:
     found = []
     for one in snapshot.external:
         image = snapshot.image(one.target)
-        path, image_format = (image.source or "", image.format) if image else ("", "raw")
-        found.append(RecordedDisk(one.target, one.overlay or "", one.format or OVERLAY, path, image_format))
+        overlay, overlay_format = one.overlay or "", one.format or OVERLAY
+        known = (image.source, image.format) if image is not None and image.source else (overlay, overlay_format)
+        found.append(RecordedDisk(one.target, overlay, overlay_format, *known))
     return tuple(found)
 
 

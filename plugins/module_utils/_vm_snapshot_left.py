@@ -26,6 +26,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FI
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import Chains, same
 
+#: The key of a record beside an image under which stands whether the domain is to run once it has gone back.
+RUNS = "runs"
+
 
 @dataclass(frozen=True)
 class Left:
@@ -77,6 +80,7 @@ def find(
     disks = record.disks if record else ()
     images = {str(link.path) for chain in chains.values() for link in chain}
     paths = {*images, *(path for disk in disks for path in (disk.source, disk.dest) if path)}
+    paths |= {other for path in paths for other in _told_by(note_of(path))}
     notes = {path: note for path in paths if (note := note_of(path)) is not None}
     dead = sorted(path for path in paths if not notes.get(path, {}).get("alive"))
     change = record.change if record else None
@@ -94,7 +98,7 @@ def find(
             disk.target for disk in disks if change == "merge" and state.active and is_committed(disk.target)
         ),
         doubtful=tuple(disk for disk in disks if record and _is_doubtful(record, disk, run, chains)),
-        owed=change == "revert" and bool(record and record.was_running) and not state.active,
+        owed=not state.active and _is_owed(record, [notes[path] for path in dead if path in notes]),
         noted=tuple(path for path in dead if notes.get(path, {}).get("verb") == DISK_SNAPSHOT),
     )
 
@@ -141,6 +145,22 @@ def require_settleable(state: DomainState, disks: t.Sequence[RecordedDisk]) -> N
             "was killed then; a guest runs on it again: destroy the domain and run again, which merges anew",
             state=state.state,
         )
+
+
+def _told_by(note: dict[str, t.Any] | None) -> set[str]:
+    """The images that a record of ours beside an image names: libvirt removes some of them, and so the way to what
+    stands beside them."""
+    if note is None or note.get("verb") != DISK_SNAPSHOT:
+        return set()
+    return {str(note[key]) for key in ("source", "dest") if note.get(key)}
+
+
+def _is_owed(record: Record | None, notes: t.Iterable[dict[str, t.Any]]) -> bool:
+    """Whether the domain is to run once it has gone back: by the record, or, where it has gone, by what is beside its
+    images."""
+    if record is not None and record.change == "revert":
+        return record.was_running
+    return any(note.get("verb") == DISK_SNAPSHOT and note.get(RUNS) for note in notes)
 
 
 def _is_doubtful(record: Record, disk: RecordedDisk, run: str | None, chains: Chains) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import typing as t
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
@@ -30,7 +31,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import VmSnapshotWish
@@ -76,13 +77,12 @@ class MergeWork:
 
     def merge(self, item: Merge) -> None:
         """Merges one overlay. Raises DiskError where it fails; the disk reads the same then."""
-        total = os.stat(str(item.overlay.path)).st_blocks * 512
-        with self.progress.phase(f"{self.domain.name} {item.target}", "merge", total) as phase:
-            self._require_as_decided(item)
-            if self.state.active:
+        self._require_as_decided(item)
+        if self.state.active:
+            with self._phase(item, "merge") as phase:
                 self._merge_live(item, phase.at)
-            else:
-                self._merge_offline(item, phase.percent)
+        else:
+            self._merge_offline(item)
         self._begun.add(item.target)
 
     def end(self, item: Merge) -> None:
@@ -132,16 +132,37 @@ class MergeWork:
         else:
             _block_job.await_merge(self.domain, target, str(item.overlay.path), self.wish.timeout, report)
 
-    def _merge_offline(self, item: Merge, report: t.Callable[[float], None]) -> None:
+    @property
+    def _door(self) -> QemuImg:
+        """qemu-img, which keeps the locks that are held now: those of what is gone were let go."""
+        return self.qemu_img.holding(*self.records.operation.descriptors)
+
+    def _phase(self, item: Merge, verb: str) -> AbstractContextManager[Phase]:
+        total = os.stat(str(item.overlay.path)).st_blocks * 512
+        return self.progress.phase(f"{self.domain.name} {item.target}", verb, total)
+
+    def _merge_offline(self, item: Merge) -> None:
+        """Merges, and believes it once both read the same; only then does anybody read the image below directly."""
         overlay, into = item.overlay, item.into
         to_do = f"merge {overlay.path} into {into.path}"
         for path in item.paths:
             _usage.require_unused(path, (), to_do)
         self._begun.add(item.target)
-        commit(self.qemu_img, item, report)
+        both = (str(overlay.path), str(overlay.format), str(into.path), str(into.format))
+        with self._phase(item, "merge") as phase:
+            self._door.commit(*both[:2], report=phase.percent)
+        with self._phase(item, "compare") as phase, _staging.syncing(both[2]):
+            same = self._door.same_content(*both, report=phase.percent)
+        if not same:
+            raise DiskError(
+                f"{into.path}: has not the content of {overlay.path}, which was merged into it: the disk reads what it "
+                "did: "
+                "run again",
+                path=into.path,
+            )
         if item.above is not None:
             above = str(item.above.path)
-            self.qemu_img.refer(above, str(item.above.format), (str(into.path), str(into.format)))
+            self._door.refer(above, str(item.above.format), (str(into.path), str(into.format)))
             _staging.sync(above)
 
     def _limit(self, target: str) -> None:
@@ -181,12 +202,6 @@ class MergeWork:
         if not self.domain.is_active():
             return True
         return all(disk.source != path for disk in _domain_xml.disks(self.domain.xml(inactive=False)))
-
-
-def commit(qemu_img: QemuImg, item: Merge, report: t.Callable[[float], None]) -> None:
-    """Writes what an overlay holds into what is below it, durably."""
-    qemu_img.commit(str(item.overlay.path), str(item.overlay.format), report=report)
-    _staging.sync(str(item.into.path))
 
 
 def steps(removal: Removal, chains: _vm_snapshot.Chains, work: MergeWork) -> tuple[Step, ...]:

@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot_left import RUNS
 
 
 @dataclass
@@ -31,6 +32,8 @@ class RevertWork:
     def begin(self) -> None:
         record = _vm_snapshot.revert_record(self.state, self.runs, self.domain.run_number(), self.snapshot)
         self.records.write(record)
+        for disk in record.disks:  # libvirt takes the metadata, and the record in it, back to the snapshot, too
+            self.records.note(disk, disk.dest, **{RUNS: self.runs})
 
     def restore(self) -> None:
         self.records.keep()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _domain_xml,
     _image,
+    _record_xml,
     _snapshot_xml,
     _staging,
     _vm_snapshot,
@@ -65,7 +66,9 @@ class TakeWork:
         size = self._size(item)
         new_file = _staging.NewFile(item.overlay)
         new_file.begin()
-        self.qemu_img.create(new_file.name, OVERLAY, size, {}, (path, image_format), unopened=True)
+        self.qemu_img.holding(*self.records.operation.descriptors).create(
+            new_file.name, OVERLAY, size, {}, (path, image_format), unopened=True
+        )
         _staging.resemble(new_file.name, path)
         os.chmod(
             new_file.name, os.stat(new_file.name).st_mode & 0o7777 | stat.S_IWUSR
@@ -99,6 +102,7 @@ class TakeWork:
                     f"{item.overlay}: see what it is on with vm_disk_info"
                 )
         self._define(items)
+        leave_no_record(self.domain, self.name)
 
     def finish(self) -> None:
         """Removes the record; the images stay locked, as there may be more to do."""
@@ -176,6 +180,15 @@ def steps(items: t.Sequence[Taking], work: TakeWork) -> tuple[Step, ...]:
     )
     found.append(Step("", work.finish))
     return tuple(found)
+
+
+def leave_no_record(domain: Domain, name: str) -> None:
+    """Has libvirt's snapshot know nothing of the record that was in the definition when it was taken: whoever goes back
+    to it would have that record again."""
+    for xml in domain.snapshot_xmls()[0]:
+        new = _snapshot_xml.with_domains(xml, _record_xml.without_record)
+        if new != xml and _snapshot_xml.snapshot(xml).name == name:
+            domain.redefine_snapshot(new)
 
 
 def require_quiescable(state: DomainState, quiesce: str, has_agent: bool) -> None:

@@ -99,6 +99,17 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  rebase_to:
+    description:
+      - The name or the UUID of another domain, a newer version of O(source). The linked clones of the list, which have
+        to be there and off, get its images as their bases, in place of those of O(source).
+      - What their guests see stays the same. What differs between the bases, and a clone does not have in its own
+        image, is copied into that, in a new file that is compared with the old one. So a clone does not become the
+        newer version, but can do without the older one.
+      - That domain has to be off, without snapshots, and its disks must not be larger than those of the clones.
+      - Once no clone reads the images of O(source) any more, they are no longer protected.
+      - Beside it, only O(source), the names in O(clones), O(protect_base), O(trusted) and O(search_paths) count.
+    type: str
   mode:
     description:
       - V(linked) makes overlays. They depend on the images of the source, which nobody may write to from then on.
@@ -219,6 +230,12 @@ EXAMPLES = r"""
     mode: reflink
     fallback: full
 
+- name: Move the clones of an old version to the images of a new one, so that the old one can go
+  kvmops.disk.vm_linked_clone:
+    source: desktop-2024
+    rebase_to: desktop-2025
+    clones: [{name: pc-1}, {name: pc-2}]
+
 - name: Remove clones, whether they run or not
   kvmops.disk.vm_linked_clone:
     source: desktop
@@ -325,7 +342,7 @@ snapshots:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_clone, _domain_unclone
+from ansible_collections.kvmops.disk.plugins.module_utils import _domain_clone, _domain_rebase, _domain_unclone
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
@@ -362,6 +379,7 @@ def main() -> None:
                 "mutually_exclusive": [("mac", "macs")],
             },
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "rebase_to": {"type": "str"},
             "mode": {"type": "str", "choices": ["linked", "full", "reflink"], "default": "linked"},
             "fallback": {"type": "str", "choices": ["linked", "full"]},
             "disk_dir": {"type": "path"},
@@ -378,6 +396,8 @@ def main() -> None:
         mutually_exclusive=ALLOCATION_EXCLUSIVE,
         supports_check_mode=True,
     )
+    if module.params["rebase_to"] is not None:
+        run(module, _domain_rebase.manage)
     run(module, _domain_unclone.manage if module.params["state"] == "absent" else _domain_clone.manage)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lab import Disk, Hypervisor, run_module
 
+from bench.clones import clones
 from bench.pair import HEADER, Row, Way, compare
 from bench.pauses import pauses
 from bench.search import search
@@ -157,6 +158,30 @@ def information(directory: Path) -> Row:
     )
 
 
+def chains(directory: Path) -> Row:
+    """The chains of 200 clones of one image in one run, beside 200 times qemu-img info --backing-chain."""
+    clones = directory / "clones"
+    clones.mkdir()
+    base, paths = clones / "base.qcow2", [clones / f"{number}.qcow2" for number in range(IMAGES)]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", base, "10G"], check=True)
+    for path in paths:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path], check=True)
+
+    def ours() -> None:
+        found = run_module("qcow2_image_info", {"paths": [str(clones)], "backing_chain": True})["images"]
+        if sum(len(image["backing_chain"]) for image in found) != 2 * IMAGES + 1:
+            raise RuntimeError("not all chains were followed")
+
+    def by_hand() -> None:
+        for path in paths:
+            argv = ["qemu-img", "info", "--backing-chain", "--output=json", str(path)]
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+
+    return compare(
+        "qcow2_image_info, 200 chains, beside info --backing-chain", Way(ours), Way(by_hand), rounds=5, goal=0.6
+    )
+
+
 def unchanged(hv: Hypervisor, directory: Path) -> Iterator[Row]:
     """Runs that find everything as wanted, beside what any such module has to load and one qemu-img info."""
     image = directory / "unchanged.qcow2"
@@ -217,7 +242,10 @@ def main() -> None:
                 print(row, flush=True)
             print(reverted(directory), flush=True)
             print(information(directory), flush=True)
+            print(chains(directory), flush=True)
             print(search(hv), flush=True)
+            for row in clones(hv):
+                print(row, flush=True)
             print(comparison(directory), flush=True)
             print(compression(directory), flush=True)
             print(conversion(hv), flush=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.injection import paused_at
 from integration.image_tools import (
     MIB,
     allocated,
@@ -22,6 +23,7 @@ from integration.image_tools import (
     content,
     create,
     done,
+    image_params,
     info,
     names,
     qemu_img,
@@ -303,6 +305,26 @@ def test_runs_at_once_change_the_image_exactly_once(disk: Path) -> None:
     assert sorted(result["changed"] for result in results) == [False, False, False, True]
     assert (info(disk)["virtual-size"], specific(disk)["lazy-refcounts"]) == (20 * MIB, True)
     assert names(disk.parent) == ["disk"]
+
+
+def test_images_that_are_made_at_once_are_counted_one_after_the_other(tmp_path: Path) -> None:
+    with small_file_system(tmp_path / "small", "64M") as small:
+        wanted = {"size": "40M", "max_overcommit": 1}
+        first = image_params(small / "one", wanted)
+        with paused_at("qemu-img-create 1", first, module="qcow2_image") as run:
+            other = begin(small / "two", **wanted)
+            until(lambda: waits_for_a_lock(other.pid) or other.process.poll() is not None, "the other run waits")
+            assert done(small / "two", check=True, **wanted)["changed"], "who only looks does not wait"
+        assert run.result()["changed"]
+        result = other.result()
+        assert "max_overcommit is 1: ask for 24 MiB or less" in result["msg"]
+        assert names(small) == ["one"]
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Whether the process is held up by a lock that another one has (proc(5), locks)."""
+    waiting = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines() if "->" in line]
+    return any(fields[2] == "FLOCK" and fields[5] == str(pid) for fields in waiting)
 
 
 def test_check_mode_does_not_take_the_work_of_a_living_run_for_leftovers(tmp_path: Path) -> None:

@@ -179,23 +179,21 @@ WAYS = {
         (),
         True,
         {"snapshot": "s"},
-        "mkdir 2,link 2,virDomainSnapshotCreateXML 1,virDomainSetMetadata 3,unlink 5",
+        "link 2,virDomainSnapshotCreateXML 1,virDomainSetMetadata 3,unlink 5",
     ),
-    "take, off line": Way((), False, {"snapshot": "s"}, "pwrite 3,link 1,virDomainDefineXMLFlags 1,unlink 3"),
+    "take, off line": Way((), False, {"snapshot": "s"}, "link 1,virDomainDefineXMLFlags 1,unlink 3"),
     "merge two, live": Way(
         ("s1", "s2"),
         True,
         MERGED,
         "virDomainBlockCommit 2,virDomainSnapshotCreateXML 1,virDomainSnapshotDelete 1,unlink 2,"
-        "virDomainDefineXMLFlags 1,virDomainBlockJobAbort 1,virDomainBlockJobAbort 2,virDomainSnapshotDelete 2,"
-        "unlink 8",
+        "virDomainBlockJobAbort 2,unlink 8",
     ),
     "merge two, off line": Way(
         ("s1", "s2"),
         False,
         MERGED,
-        "qemu-img-rebase 1,virDomainDefineXMLFlags 1,virDomainSnapshotDelete 1,unlink 3,qemu-img-commit 4,"
-        "virDomainDefineXMLFlags 3,unlink 9",
+        "qemu-img-rebase 1,virDomainDefineXMLFlags 1,unlink 3,qemu-img-commit 4,unlink 9",
     ),
 }
 
@@ -211,7 +209,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, nam
     log.unlink()
     machine.assert_settled(*left)
     chosen = [point for point in way.points.split(",") if point in found]
-    assert len(chosen) >= 4, found
+    assert len(chosen) >= 3, found
     for number, point in enumerate(chosen):
         machine.prepare(*way.there, start=way.live)
         killed_at(point, params, children=bool(number % 2), module=MODULE)

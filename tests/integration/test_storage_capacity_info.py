@@ -328,6 +328,16 @@ def test_images_are_found_where_domains_and_pools_have_them(
     assert "of-files: cannot find the storage pool" in refused["msg"]
 
 
+def test_a_disk_behind_a_link_counts_where_it_really_lies(
+    hv: Hypervisor, module: Module, images: Path, small: Path, make_domain: MakeDomain
+) -> None:
+    (images / "link.raw").symlink_to(make_image(small / "disk.raw", mib=1))
+    name = make_domain([Disk(images / "link.raw")], kernel=False).name
+    found = {one["mount"]: one for one in module(MODULE, {"uri": hv.uri})["filesystems"]}
+    assert list(promised(found[str(small)]).values()) == [8 * MIB]
+    assert found[str(small)]["images"][0]["domains"] == [name]
+
+
 def test_a_base_that_a_running_domain_writes_promises_its_disk(
     hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from integration.stand_in import listening
 from lab import Disk, Guest, Hypervisor, build_boot_disk, run_module, tree_state
 from lab.fixtures import MakeDomain
 from scene import (
@@ -85,9 +86,9 @@ class Live:
         assert look() == before
 
     def resize(self, disk: str, size: str, **options: Any) -> dict[str, Any]:
-        check, env = options.pop("check", False), options.pop("env", None)
+        check, env, python = options.pop("check", False), options.pop("env", None), options.pop("python", None)
         params = {"name": self.guest.name, "uri": self.guest.hv.uri, "disk": disk, "size": size, **options}
-        return run_module(MODULE, params, check=check, env=env)
+        return run_module(MODULE, params, check=check, env=env, python=python)
 
     @contextlib.contextmanager
     def domain(self) -> Iterator[libvirt.virDomain]:
@@ -192,16 +193,13 @@ def test_a_running_disk_grows_within_what_its_file_system_may_promise(live: Live
 
 
 def test_one_call_does_it_and_qemu_img_is_not_run(live: Live, tmp_path: Path) -> None:
-    real = subprocess.run(["which", "qemu-img"], check=True, capture_output=True, text=True).stdout.strip()
     log, points = tmp_path / "log", tmp_path / "points"
-    wrapper = tmp_path / "qemu-img"
-    wrapper.write_text(f'#!/bin/sh\necho "$@" >>{log}\nexec {real} "$@"\n')
-    wrapper.chmod(0o755)
+    python = listening(tmp_path, log)
     injected = Path(__file__).parents[1] / "faults" / "injected"
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(injected), "POINTS": str(points)}
+    env = {"PYTHONPATH": str(injected), "POINTS": str(points)}
     for target in ("vdb", "vdd"):
         points.unlink(missing_ok=True)
-        assert live.resize(target, "32M", env=env)["changed"]
+        assert live.resize(target, "32M", env=env, python=python)["changed"]
         assert [point for point in points.read_text().splitlines() if "Resize" in point] == ["virDomainBlockResize 1"]
     assert not log.exists(), log.read_text()
 

@@ -25,6 +25,7 @@ from lab import Disk, Guest, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
 from scene import (
     MIB,
+    RECORD,
     chain_of,
     content,
     definition,
@@ -239,6 +240,7 @@ def test_libvirt_knows_only_images_that_are_there(journey: Journey) -> None:
     gone = {journey.directory / f"{disk}.nightly-{n}.qcow2" for n in (1, 2) for disk in DISKS}
     for xml in journey.xmls.values():
         assert not files_in(xml) & gone
+        assert RECORD not in xml, "who goes back finds no record of the taking"
     kept = {path.name for path in files_in(journey.xmls["nightly-3"])}
     assert {"system disk.raw", "system disk.nightly-3.qcow2"} <= kept
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import libvirt
+
 from lab import sshd
 from lab.boot_disk import build_boot_disk
 from lab.domain import Disk
@@ -109,8 +111,9 @@ def kill_libvirtd(options: argparse.Namespace) -> None:
 
 
 def is_copied(hypervisor: Hypervisor, domain: str) -> bool:
-    with contextlib.closing(hypervisor.connect()) as connection:
+    with contextlib.closing(hypervisor.connect()) as connection, contextlib.suppress(libvirt.libvirtError):
         return "<mirror" in connection.lookupByName(domain).XMLDesc()
+    return False
 
 
 def start_libvirtd(options: argparse.Namespace) -> None:

@@ -342,13 +342,51 @@ def test_the_tree_state_shows_every_kind_of_change(tmp_path: Path) -> None:
     assert set(tree_state(tmp_path)) == {".", "file", "new"}
 
 
-def test_the_command_line_keeps_a_hypervisor_between_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KVMOPS_LAB_BASE", str(TMP / f"lab7-{os.getpid()}"))
+def lab(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "lab", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def lab_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the command line's hypervisors live."""
+    base = TMP / f"lab7-{os.getpid()}"
+    monkeypatch.setenv("KVMOPS_LAB_BASE", str(base))
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    yield base
+    base.rmdir()
 
-    def lab(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "lab", *arguments], capture_output=True, text=True, check=False)
 
+def test_hypervisors_side_by_side_are_hosts_that_ssh_reaches_one_by_one(lab_base: Path) -> None:
+    def ssh(name: str, command: str) -> str:
+        door = lab_base / name / "ssh"
+        server = f"ProxyCommand={sys.executable} -m lab serve-ssh {name}"
+        options = ["-F", "none", "-i", f"{door}/user_key", "-o", f"UserKnownHostsFile={door}/known_hosts", "-o", server]
+        argv = ["ssh", *options, f"root@{name}", command]
+        return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, stdin=subprocess.DEVNULL).stdout
+
+    names = ("kvm1", "kvm2")
+    try:
+        for name in names:
+            assert lab("up", name, "--ssh").returncode == 0
+        for name in names:
+            assert ssh(name, "hostname; echo ~; virsh -q hostname; virsh -q list --all").split() == [
+                name, f"{lab_base}/{name}/ssh/home", name
+            ]  # fmt: skip
+        devices = {ssh(name, "readlink /proc/self/ns/net; ls /sys/class/net") for name in names}
+        assert len(devices | {os.readlink("/proc/self/ns/net")}) == 3, "each has a network namespace of its own"
+        assert lab("kill-libvirtd", "kvm2").returncode == 0
+        assert "Connection refused" in ssh("kvm2", "virsh list 2>&1; true")
+        assert ssh("kvm1", "virsh -q hostname").strip() == "kvm1"
+        assert lab("start-libvirtd", "kvm2").returncode == 0
+        assert ssh("kvm2", "virsh -q hostname").strip() == "kvm2"
+        late = lab("kill-libvirtd", "kvm2", "--copying", "nobody", "--timeout", "0.2")
+        assert "no disk of it was copied within 0.2 s" in late.stderr
+    finally:
+        for name in names:
+            lab("down", name)
+
+
+def test_the_command_line_keeps_a_hypervisor_between_calls(lab_base: Path) -> None:
     try:
         assert "is up:" in lab("up", "demo").stdout
         assert "is up already" in lab("up", "demo").stdout
@@ -362,7 +400,6 @@ def test_the_command_line_keeps_a_hypervisor_between_calls(monkeypatch: pytest.M
         assert "is down" in lab("down", "demo").stdout
     assert "was not up" in lab("down", "demo").stdout
     assert lab("uri", "demo").returncode == 1
-    (TMP / f"lab7-{os.getpid()}").rmdir()
 
 
 def test_the_handle_of_a_missing_domain_says_so(hv: Hypervisor) -> None:

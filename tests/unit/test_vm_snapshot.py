@@ -184,6 +184,15 @@ def test_a_snapshot_with_the_memory_of_the_guest_is_none_of_disks_alone() -> Non
         _vm_snapshot.require_same(state(), VmSnapshotWish("s1"), found)
 
 
+def test_a_disk_may_be_named_by_the_image_that_it_had_before_the_snapshot() -> None:
+    for name in ("vda", TWO, ONE):
+        _vm_snapshot.require_same(state(), VmSnapshotWish("s2", disks=(name,)), SECOND)
+    with pytest.raises(InvalidRequest, match=r"has no disk /images/vm\.raw"):
+        _vm_snapshot.require_same(state(), VmSnapshotWish("s2", disks=(BASE,)), SECOND)
+    with pytest.raises(DiskError, match="but not of vdb and also of vda"):
+        _vm_snapshot.require_same(state(disk(), disk(target="vdb")), VmSnapshotWish("s2", disks=("vdb",)), SECOND)
+
+
 # What is too many
 
 
@@ -315,6 +324,15 @@ def test_a_record_comes_back_as_it_was_written() -> None:
     assert _record_xml.record_from_xml(_record_xml.record_to_xml(wanted)) == wanted
 
 
+def test_a_definition_is_freed_of_a_record_and_of_nothing_else() -> None:
+    ours = _record_xml.record_to_xml(record("take")).replace("<operation", "<k:operation xmlns:k='urn:kvmops:disk:1'")
+    ours = ours.replace("</operation>", "</k:operation>")
+    plain = "<domain><metadata><x:note xmlns:x='urn:test'>kept</x:note>%s</metadata></domain>"
+    assert "kvmops" not in _record_xml.without_record(plain % ours)
+    assert "kept" in _record_xml.without_record(plain % ours)
+    assert _record_xml.without_record(plain % "") == plain % ""
+
+
 def test_a_merge_is_to_be_finished_while_libvirt_knows_the_snapshot() -> None:
     found = left(record("merge", RecordedDisk("vda", ONE, "qcow2", BASE, "raw", base=TWO)))
     assert found.unfinished == FIRST
@@ -328,6 +346,16 @@ def test_a_domain_that_was_to_run_again_is_owed_its_start() -> None:
     assert left(record("revert"), run=None).owed
     assert not left(record("revert", was_running=False), run=None).owed
     assert not left(record("revert")).owed
+
+
+def test_what_stands_beside_an_image_that_is_gone_is_found_by_what_stands_beside_the_other() -> None:
+    """libvirt takes the record in the metadata along when it goes back, and removes the overlay."""
+    gone = "/images/vm.1700000000"
+    note = {"verb": "disk-snapshot", "source": gone, "dest": BASE, "runs": True, "alive": False}
+    notes = {BASE: note, gone: note}
+    found = _vm_snapshot_left.find(state(), (FIRST,), CHAINS, None, notes.get, lambda _target: False)
+    assert found.paths == {BASE, gone}
+    assert found.owed
 
 
 def test_a_snapshot_that_was_taken_leaves_nothing_to_remove() -> None:

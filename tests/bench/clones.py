@@ -1,0 +1,159 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clones by one task, beside what one would loop over, and beside the least that makes them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import libvirt
+from lab import Disk, Hypervisor, run_module
+
+from bench.pair import Row, Way, compare
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The package that brings community.libvirt, in an environment of its own.
+PEER = ROOT / ".cache" / "venv-peer"
+CLONES = 50
+MODULE = "kvmops.disk.vm_linked_clone"
+#: The same calls of qemu-img and libvirt, and nothing around them.
+BARE = """
+import ansible.module_utils.basic, lxml.etree
+import libvirt, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+uri, base, directory, count = sys.argv[1:]
+connection = libvirt.open(uri)
+golden = connection.lookupByName("golden").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+uuid = connection.lookupByName("golden").UUIDString()
+def make(number):
+    path = f"{directory}/pc-{number}.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path], check=True)
+    xml = golden.replace(f"<uuid>{uuid}</uuid>", "").replace(base, path).replace(">golden<", f">pc-{number}<")
+    connection.defineXML(xml)
+with ThreadPoolExecutor(2) as threads:
+    list(threads.map(make, range(int(count))))
+"""
+
+
+class Bench:
+    """A golden domain, ways to make overlays of its disk, and the way back."""
+
+    def __init__(self, hv: Hypervisor) -> None:
+        self.hv = hv
+        self.base = hv.images / "golden.qcow2"
+        self.directory = hv.images / "clones"
+        self.directory.mkdir()
+        self.directory.chmod(0o711)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.base, "10G"], check=True)
+        hv.define(hv.domain_xml("golden", [Disk(self.base, "qcow2")], kernel=False, mac="52:54:00:00:00:01"))
+        hv.pool("clones", self.directory)
+
+    def wish(self, count: int = CLONES) -> dict[str, Any]:
+        clones = [{"name": f"pc-{number}"} for number in range(count)]
+        return {"source": "golden", "clones": clones, "disk_dir": str(self.directory), "uri": self.hv.uri}
+
+    def run(self, count: int = CLONES) -> None:
+        result = run_module("vm_linked_clone", self.wish(count))
+        if len(result["clones"]) != count or not result["changed"]:
+            raise RuntimeError(f"not all clones were made: {result}")
+
+    def bare(self) -> None:
+        argv = [sys.executable, "-c", BARE, self.hv.uri, str(self.base), str(self.directory), str(CLONES)]
+        subprocess.run(argv, check=True)
+
+    def start_over(self) -> None:
+        """No clone is there, and libvirt knows it."""
+        with contextlib.closing(self.hv.connect()) as connection:
+            for domain in connection.listAllDomains():
+                if domain.name().startswith("pc-"):
+                    domain.undefine()
+            for path in self.directory.iterdir():
+                path.unlink()
+            connection.storagePoolLookupByName("clones").refresh()
+        (self.base.parent / ".golden.qcow2.kvmops-base").unlink(missing_ok=True)
+        self.base.chmod(0o644)
+        os.sync()
+
+    def play(self, task: dict[str, Any]) -> None:
+        """One play with that task, by the same Ansible for all."""
+        interpreter = {"ansible_connection": "local", "ansible_python_interpreter": str(PEER / "bin/python")}
+        whole = [{"hosts": "localhost", "gather_facts": False, "vars": interpreter, "tasks": [task]}]
+        playbook = self.hv.directory / "clones.yml"
+        playbook.write_text(json.dumps(whole), encoding="utf-8")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        environment["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / ".ansible/collections")
+        environment["ANSIBLE_HOME"] = str(self.hv.directory / "ansible")
+        argv = [str(PEER / "bin/ansible-playbook"), "--inventory", "localhost,", str(playbook)]
+        subprocess.run(argv, check=True, env=environment, cwd=self.hv.directory, stdout=subprocess.DEVNULL)
+
+    def volumes(self) -> None:
+        """50 overlays by the module of the collection for libvirt; no domain is defined."""
+        xml = (
+            "<volume><name>{{ item }}</name><capacity>10737418240</capacity><target><format type='qcow2'/></target>"
+            f"<backingStore><path>{self.base}</path><format type='qcow2'/></backingStore></volume>"
+        )
+        wanted = {"pool": "clones", "state": "present", "xml": xml, "uri": self.hv.uri}
+        self.play({"community.libvirt.virt_volume": wanted, "loop": self.names()})
+
+    def commands(self) -> None:
+        argv = [
+            "qemu-img",
+            "create",
+            "-f",
+            "qcow2",
+            "-b",
+            str(self.base),
+            "-F",
+            "qcow2",
+            f"{self.directory}/{{{{ item }}}}",
+        ]
+        self.play({"ansible.builtin.command": {"argv": argv}, "loop": self.names()})
+
+    def names(self) -> list[str]:
+        return [f"pc-{number}.qcow2" for number in range(CLONES)]
+
+    def require(self, files: Sequence[str]) -> None:
+        if {path.name for path in self.directory.iterdir() if not path.name.startswith(".")} != set(files):
+            raise RuntimeError("not all overlays were made")
+
+
+def clones(hv: Hypervisor) -> Iterator[Row]:
+    """The rows about clones."""
+    _install_peer()
+    bench = Bench(hv)
+
+    def checked(make: Callable[[], None]) -> Way:
+        def run() -> None:
+            make()
+            bench.require(bench.names())
+
+        return Way(run, bench.start_over)
+
+    task, module = checked(lambda: bench.play({MODULE: bench.wish()})), checked(bench.run)
+    what = "vm_linked_clone, 50 clones with domains, beside"
+    yield compare(f"{what} 50 virt_volume", task, checked(bench.volumes), rounds=2, goal=0.17)
+    yield compare(f"{what} 50 qemu-img", task, checked(bench.commands), rounds=2, goal=0.15)
+    yield compare(f"{what} a bare loop", module, checked(bench.bare), rounds=7, goal=1.25)
+    hundred = Way(lambda: bench.run(2 * CLONES), bench.start_over)
+    yield compare("vm_linked_clone, 100 clones, beside 50", hundred, module, rounds=7, goal=2.2)
+    bench.start_over()
+    hv.remove("golden")
+    with contextlib.closing(hv.connect()) as connection, contextlib.suppress(libvirt.libvirtError):
+        connection.storagePoolLookupByName("clones").destroy()
+        connection.storagePoolLookupByName("clones").undefine()
+
+
+def _install_peer() -> None:
+    if not (PEER / "installed").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--system-site-packages", PEER], check=True)
+        pip = [str(PEER / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "ansible"]
+        subprocess.run(pip, check=True)
+        (PEER / "installed").touch()
