@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import Ranges, length, overlap, united
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+from ansible_collections.kvmops.disk.plugins.module_utils._trust import require_writable_alone
 
 #: The formats of overlays that qemu-img merges, and whose headers say the format of what they read.
 OVERLAYS = ("qcow2", "qed")
@@ -120,7 +121,7 @@ def depth_of_base(wish: CommitWish, chain: t.Sequence[Image], same: t.Callable[[
 def require_readable(images: t.Iterable[Image]) -> None:
     """Raises where qemu-img cannot read one of *images* as it is, or would follow what the task does not name."""
     for image in images:
-        _require_plain(image)
+        require_writable_alone(replace(image, dirty=False), "merge it")
 
 
 def require_mergeable(observed: Observed) -> None:
@@ -219,25 +220,6 @@ def _summary(observed: Observed) -> str:
     if base.virtual_size < overlay.virtual_size:
         grown = f", which grows from {exact_size(base.virtual_size)} to {exact_size(overlay.virtual_size)}"
     return f"merge {overlay.path}{also} into {base.path}{grown}"
-
-
-def _require_plain(image: Image) -> None:
-    if image.data_file is not None:
-        raise UnsafeImage(
-            f"{image.path}: keeps its data in another file, {image.data_file}, which the task does not name: "
-            "not followed",
-            path=image.path,
-        )
-    if image.encrypted:
-        raise DiskError(
-            f"{image.path}: is encrypted, and qemu-img needs its secret to merge it, which this module cannot be given",
-            path=image.path,
-        )
-    if image.corrupt:
-        raise UnsafeImage(
-            f"{image.path}: is marked corrupt: check and repair it first (kvmops.disk.qcow2_check with repair=all)",
-            path=image.path,
-        )
 
 
 def _require_growable(base: Image, size: int) -> None:

@@ -268,7 +268,7 @@ class VmSnapshotTask:
         self.taker = _vm_snapshot_take.TakeWork(
             self.hypervisor,
             self.domain,
-            self._holding(operation),
+            self.qemu_img,
             self._records(operation, None),
             self.state,
             str(self.wish.name),
@@ -286,7 +286,7 @@ class VmSnapshotTask:
             work = _vm_snapshot_merge.MergeWork(
                 hypervisor=self.hypervisor,
                 domain=self.domain,
-                qemu_img=self._holding(operation),
+                qemu_img=self.qemu_img,
                 records=self._records(operation, found),
                 state=self.state,
                 wish=self.wish,

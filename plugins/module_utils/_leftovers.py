@@ -20,6 +20,8 @@ DISK_SNAPSHOT = "disk-snapshot"
 #: The verb of those that merge an overlay into an image below it, and the stages that they come through.
 COMMIT = "commit"
 MERGING, MERGED = "merging", "merged"
+#: The verb of those that write dirty bitmaps.
+BITMAP = "bitmap"
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Bitmap:
 
     @property
     def text(self) -> str:
+        """The name as a person reads it."""
         return self.name.decode(errors="replace")
 
     def flags(self) -> list[str]:
@@ -59,10 +60,10 @@ class Bitmap:
 def read_bitmaps(stream: t.BinaryIO, header: Header, path: str) -> tuple[Bitmap, ...]:
     """The bitmaps of the image open as *stream*, in the order of its directory.
 
-    Where a program that knows no bitmaps wrote to the image, all of them are in use: they say nothing any more.
+    There are none where a program that knows no bitmaps wrote to the image: QEMU drops those that there were.
     Raises UnsafeImage where the directory cannot be right.
     """
-    if header.bitmaps is None:
+    if header.bitmaps is None or not header.autoclear & 1:
         return ()
     if len(header.bitmaps) != _EXTENSION.size:
         raise _damaged(path)
@@ -76,8 +77,6 @@ def read_bitmaps(stream: t.BinaryIO, header: Header, path: str) -> tuple[Bitmap,
     for _index in range(count):
         bitmap, at = _read_entry(directory, at, path)
         found.append(bitmap)
-    if not header.autoclear & 1:
-        found = [Bitmap(**{**vars(one), "in_use": True}) for one in found]
     return tuple(found)
 
 
@@ -88,6 +87,8 @@ class Bits:
         self._stream = stream
         self._path = path
         self._cluster = header.cluster_size
+        self.disk = header.virtual_size
+        self.granularity = bitmap.granularity
         #: The bytes that the bitmap has.
         self.length = -(-header.virtual_size // (8 * bitmap.granularity))
         entries = -(-self.length // self._cluster)
@@ -98,11 +99,35 @@ class Bits:
             raise _damaged(path)
         self._table = struct.unpack(f">{entries}Q", table)
 
-    def is_empty(self) -> bool:
-        """Whether no bit is set. A bitmap that QEMU wrote with none has no clusters at all."""
+    def count(self) -> int:
+        """How many bits are set. A bitmap that QEMU wrote with none has no clusters at all."""
         if not any(self._table):
-            return True
-        return not any(any(self.read(at, _PIECE)) for at in range(0, self.length, _PIECE))
+            return 0
+        pieces = (self.read(at, _PIECE) for at in range(0, self.length, _PIECE))
+        return sum(bin(int.from_bytes(piece, "big")).count("1") for piece in pieces)
+
+    def covers(self, other: Bits) -> bool:
+        """Whether all of the disk that *other*, of a disk as large, has set is set here, too."""
+        if self.granularity == other.granularity:
+            ours, theirs = self.read, other.read
+            places = range(0, self.length, _PIECE)
+            return all(not _number(theirs(at, _PIECE)) & ~_number(ours(at, _PIECE)) for at in places)
+        return all(self._has_range(start, end) for start, end in other.ranges())
+
+    def ranges(self) -> t.Iterator[tuple[int, int]]:
+        """The parts of the disk that are set, as (start, end) in bytes, a bit each."""
+        for at in range(0, self.length, _PIECE):
+            for place, byte in enumerate(self.read(at, _PIECE), at):
+                for bit in range(8) if byte else ():
+                    if byte >> bit & 1:
+                        start = (8 * place + bit) * self.granularity
+                        yield start, min(start + self.granularity, self.disk)
+
+    def _has_range(self, start: int, end: int) -> bool:
+        first, last = start // self.granularity, (end - 1) // self.granularity
+        piece = _number(self.read(first // 8, last // 8 - first // 8 + 1)) >> first % 8
+        wanted = (1 << (last - first + 1)) - 1
+        return piece & wanted == wanted
 
     def read(self, at: int, size: int) -> bytes:
         """The bytes from *at* on, *size* of them, or up to the end."""
@@ -122,6 +147,11 @@ class Bits:
         if len(data) < part:
             raise _damaged(self._path)
         return data
+
+
+def _number(bits: bytes) -> int:
+    """The bits as a number: the first is the lowest."""
+    return int.from_bytes(bits, "little")
 
 
 def _read_entry(directory: bytes, at: int, path: str) -> tuple[Bitmap, int]:

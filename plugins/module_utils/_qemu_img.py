@@ -312,6 +312,19 @@ class QemuImg(Unlocking):
         """Makes the active layer what the snapshot with that ID holds; QEMU looks for an ID first (HAZARDS E2)."""
         self._work_on_snapshot("-a", identifier, path)
 
+    def bitmap(
+        self, path: str, name: bytes, *actions: str, granularity: int | None = None, source: str | None = None
+    ) -> None:
+        """Does *actions* (add, remove, clear, enable, disable, merge=OTHER), in order, on a dirty bitmap of the qcow2
+        image at *path*. *source* is another qcow2 image, which has what is merged.
+
+        Neither's backing file is opened.
+        """
+        argv = ["bitmap", *(f"--{action}" for action in actions)]
+        argv += ["-g", str(granularity)] if granularity else []
+        argv += ["-b", node([Layer(source, "qcow2")], alone=True)] if source else []
+        self._write(*argv, "--image-opts", "--", self._by_itself(path, "qcow2"), os.fsdecode(name), in_place=True)
+
     def _work_on_snapshot(self, option: str, which: str, path: str) -> None:
         """The verb knows no format flag before QEMU 10.1 (HAZARDS E6)."""
         alone = self._by_itself(path, "qcow2")

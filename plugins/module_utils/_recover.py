@@ -13,6 +13,7 @@ from dataclasses import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils import _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
+    BITMAP,
     COMMIT,
     CREATE,
     DELETE,
@@ -30,7 +31,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._repair import REPAIR,
 _OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
 #: The verbs that change an image in place, and the one of a record that was cut off. The others make new files, of
 #: which only staging directories can be left.
-IN_PLACE = frozenset(["reconcile", "resize", REPAIR, COMMIT, DISK_SNAPSHOT, "unknown", *_OF_SNAPSHOTS])
+IN_PLACE = frozenset(["reconcile", "resize", REPAIR, COMMIT, BITMAP, DISK_SNAPSHOT, "unknown", *_OF_SNAPSHOTS])
 
 
 def interrupted(

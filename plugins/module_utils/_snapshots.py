@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Ste
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import MOST_SNAPSHOTS, Snapshot, SnapshotEntry
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+from ansible_collections.kvmops.disk.plugins.module_utils._trust import require_writable_alone
 
 #: QEMU keeps the first 255 bytes of a longer name, and never finds it again (HAZARDS E3).
 _LONGEST_NAME = 255
@@ -165,23 +166,12 @@ def _revert(wish: SnapshotWish, observed: Observed, qemu_img: QemuImg) -> Plan:
 
 def require_changeable(image: Image) -> None:
     """Raises where QEMU refuses to write *image* or to take snapshots of it, or needs more than the task can say."""
-    path = image.path
     if image.data_file is not None:
         raise UnsafeImage(
-            f"{path}: keeps its data in another file, {image.data_file}: QEMU takes no snapshots of such images",
-            path=path,
+            f"{image.path}: keeps its data in another file, {image.data_file}: QEMU takes no snapshots of such images",
+            path=image.path,
         )
-    if image.encrypted:
-        raise DiskError(
-            f"{path}: is encrypted, and qemu-img needs its secret to work on its snapshots, "
-            "which this module cannot be given",
-            path=path,
-        )
-    if image.corrupt or image.dirty:
-        found = "is marked corrupt" if image.corrupt else "was not closed properly"
-        raise UnsafeImage(
-            f"{path}: {found}: check and repair it first (kvmops.disk.qcow2_check with repair=all)", path=path
-        )
+    require_writable_alone(image, "work on its snapshots")
 
 
 def bytes_needed(observed: Observed) -> int:

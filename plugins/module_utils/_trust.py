@@ -16,7 +16,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _image, _qcow2
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size, format_size
 
@@ -97,6 +97,26 @@ class Trust:
                 path=path,
                 reference=reference,
             )
+
+
+def require_writable_alone(image: _image.Image, work: str) -> None:
+    """Raises where qemu-img would refuse to write *image* by itself for *work*, or needs what the task cannot say."""
+    path = image.path
+    if image.data_file is not None:
+        raise UnsafeImage(
+            f"{path}: keeps its data in another file, {image.data_file}, which the task does not name: not followed",
+            path=path,
+        )
+    if image.encrypted:
+        raise DiskError(
+            f"{path}: is encrypted, and qemu-img needs its secret to {work}, which this module cannot be given",
+            path=path,
+        )
+    if image.corrupt or image.dirty:
+        found = "is marked corrupt" if image.corrupt else "was not closed properly"
+        raise UnsafeImage(
+            f"{path}: {found}: check and repair it first (kvmops.disk.qcow2_check with repair=all)", path=path
+        )
 
 
 def require_readable(images: t.Iterable[_image.Image]) -> None:

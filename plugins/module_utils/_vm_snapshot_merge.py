@@ -132,6 +132,11 @@ class MergeWork:
         else:
             _block_job.await_merge(self.domain, target, str(item.overlay.path), self.wish.timeout, report)
 
+    @property
+    def _door(self) -> QemuImg:
+        """qemu-img, which keeps the locks that are held now: those of what is gone were let go."""
+        return self.qemu_img.holding(*self.records.operation.descriptors)
+
     def _phase(self, item: Merge, verb: str) -> AbstractContextManager[Phase]:
         total = os.stat(str(item.overlay.path)).st_blocks * 512
         return self.progress.phase(f"{self.domain.name} {item.target}", verb, total)
@@ -145,9 +150,9 @@ class MergeWork:
         self._begun.add(item.target)
         both = (str(overlay.path), str(overlay.format), str(into.path), str(into.format))
         with self._phase(item, "merge") as phase:
-            self.qemu_img.commit(*both[:2], report=phase.percent)
+            self._door.commit(*both[:2], report=phase.percent)
         with self._phase(item, "compare") as phase, _staging.syncing(both[2]):
-            same = self.qemu_img.same_content(*both, report=phase.percent)
+            same = self._door.same_content(*both, report=phase.percent)
         if not same:
             raise DiskError(
                 f"{into.path}: has not the content of {overlay.path}, which was merged into it: the disk reads what it "
@@ -157,7 +162,7 @@ class MergeWork:
             )
         if item.above is not None:
             above = str(item.above.path)
-            self.qemu_img.refer(above, str(item.above.format), (str(into.path), str(into.format)))
+            self._door.refer(above, str(item.above.format), (str(into.path), str(into.format)))
             _staging.sync(above)
 
     def _limit(self, target: str) -> None:

@@ -66,7 +66,9 @@ class TakeWork:
         size = self._size(item)
         new_file = _staging.NewFile(item.overlay)
         new_file.begin()
-        self.qemu_img.create(new_file.name, OVERLAY, size, {}, (path, image_format), unopened=True)
+        self.qemu_img.holding(*self.records.operation.descriptors).create(
+            new_file.name, OVERLAY, size, {}, (path, image_format), unopened=True
+        )
         _staging.resemble(new_file.name, path)
         os.chmod(
             new_file.name, os.stat(new_file.name).st_mode & 0o7777 | stat.S_IWUSR

@@ -125,14 +125,21 @@ def snapshots(image: Hostile, _work: Path) -> dict[str, Any]:
     return done
 
 
+def mark(image: Hostile, _work: Path) -> dict[str, Any]:
+    """A bitmap, added."""
+    params = {"path": str(image.path), "bitmap": "new", "uri": NOBODY}
+    return run_forked("qcow2_bitmap", params, timeout=SECONDS)
+
+
 READERS: tuple[Module, ...] = (convert, overlay_of, update, compare, manage, check, commit, promise)
-WRITERS: tuple[Module, ...] = (repair, grow, snapshots)
+WRITERS: tuple[Module, ...] = (repair, grow, snapshots, mark)
 #: What to these is, as to qemu-img, a work of many seconds: it ends, as the others show.
 SLOW: dict[Module, set[str]] = {
     manage: {"snapshots_65536"},
     update: {"snapshots_65536"},
     grow: {"snapshots_65536"},
     repair: {"snapshots_65536"},
+    mark: {"snapshots_65536"},
 }
 
 

@@ -204,9 +204,9 @@ def test_rows_say_what_each_image_is_for_and_how_it_is_allocated() -> None:
 
 def test_a_bar_ends_beyond_all_that_is_on_it() -> None:
     bars = [page(image("/srv/a", promised=promised * GIB))["filesystems"][0]["bar"] for promised in (50, 110, 900)]
-    for bar in bars:
-        assert max(bar.values()) < 100
-        assert bar["limit"] == pytest.approx(1.2 * bar["size"], abs=0.02)
+    for drawn in bars:
+        assert max(drawn.values()) < 100
+        assert drawn["limit"] == pytest.approx(1.2 * drawn["size"], abs=0.02)
     assert bars[1]["promised"] == pytest.approx(1.1 * bars[1]["size"], abs=0.02)
     assert bars[2]["promised"] > 90
     assert page(size=0)["filesystems"][0]["bar"]["used"] == 0

@@ -1,0 +1,205 @@
+#!/usr/bin/python
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: qcow2_bitmap
+short_description: Dirty bitmaps of qcow2 images
+version_added: 0.1.0
+author:
+  - kvmops.disk contributors (@kvmops)
+description:
+  - Adds and removes dirty bitmaps of a qcow2 image, has them count or not, clears them, and merges them.
+  - A dirty bitmap notes which parts of a disk were written to, for incremental backups. It says so from the moment
+    when it is made, and as long as it is enabled.
+  - Only qcow2 images of compat 1.1 have them.
+  - An image that is in use is not touched. For the bitmaps of a running machine, use libvirt's checkpoints.
+  - Nothing but the image itself, and the one that bitmaps are merged from, is opened; no backing file is needed. The
+    content of a disk is never changed.
+  - Encrypted images, and images that keep their data in another file, are refused.
+  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
+    uses an image.
+extends_documentation_fragment:
+  - kvmops.disk.attributes
+  - kvmops.disk.attributes.changing
+  - kvmops.disk.attributes.action_group
+options:
+  path:
+    description:
+      - The absolute path of the image.
+    type: path
+    required: true
+  bitmap:
+    description:
+      - The name of the bitmap, from 1 to 1023 bytes, without control characters.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) makes sure that there is a bitmap of that name. A new one is enabled, and nothing is set in it. One
+        that exists stays as it is.
+      - V(absent) makes sure that there is none.
+      - V(enabled) has what is written from now on be noted in it, V(disabled) has it stay as it is.
+      - V(cleared) makes sure that nothing is set in it. That is read from the image, so that a bitmap in which nothing
+        is set is no change.
+      - V(merged) makes sure that all that is set in the bitmaps O(merge_from) is set in this one, too. That is read
+        from the image, so that nothing is changed where it is so. Those bitmaps stay as they are, and their granularity
+        may be another one.
+      - All but V(present) and V(absent) need a bitmap that exists.
+    type: str
+    choices: [present, absent, enabled, disabled, cleared, merged]
+    default: present
+  granularity:
+    description:
+      - The bytes that a bit of a new bitmap stands for; a power of two from V(512) to V(2G), such as V(64K).
+      - If it is left out, that is the cluster size, but V(4K) at least and V(64K) at most. It cannot be changed later.
+    type: str
+  merge_from:
+    description:
+      - The names of the bitmaps that are merged into this one, with O(state=merged).
+    type: list
+    elements: str
+  merge_from_path:
+    description:
+      - The absolute path of the qcow2 image that has the bitmaps O(merge_from), an overlay that is to be merged for
+        example. Its disk must be as large. If it is left out, that is O(path).
+    type: path
+  uri:
+    description:
+      - The libvirt connection that is asked who uses the image. Where nothing answers there, only QEMU's own locks are
+        consulted.
+    type: str
+    default: qemu:///system
+requirements:
+  - python >= 3.9
+  - qemu-img >= 6.2
+notes:
+  - Whoever opens an image to write it has its bitmaps in memory, and marks them as in use meanwhile. After a crash of a
+    machine, a power failure or C(kill -9) of C(qemu-img), the mark stays, and the bitmap does not say any more what has
+    changed; V(in-use) is among its RV(bitmaps[].flags). Such a bitmap can only be removed. The content of the disk
+    does not depend on it.
+  - While a change is made, a hidden file C(.NAME.kvmops) stands beside the image. When a run is killed in the middle,
+    its C(qemu-img) still does what it began; the next run of any module that writes the image checks it first.
+  - A program that knows no bitmaps and writes to an image makes all of them invalid; QEMU drops them, and they are not
+    shown here either.
+seealso:
+  - module: kvmops.disk.qcow2_commit
+  - module: kvmops.disk.qcow2_convert
+"""
+
+EXAMPLES = r"""
+- name: Note from now on what is written
+  kvmops.disk.qcow2_bitmap:
+    path: /var/lib/libvirt/images/web.qcow2
+    bitmap: backup-monday
+    granularity: 64K
+
+- name: Begin anew after a full backup
+  kvmops.disk.qcow2_bitmap:
+    path: /var/lib/libvirt/images/web.qcow2
+    bitmap: backup-monday
+    state: cleared
+
+- name: Have all that was written since Monday in one bitmap
+  kvmops.disk.qcow2_bitmap:
+    path: /var/lib/libvirt/images/web.qcow2
+    bitmap: backup-monday
+    state: merged
+    merge_from: [backup-tuesday, backup-wednesday]
+
+- name: Keep what an overlay noted before it is merged
+  kvmops.disk.qcow2_bitmap:
+    path: /var/lib/libvirt/images/web.qcow2
+    bitmap: backup-monday
+    state: merged
+    merge_from: [backup-monday]
+    merge_from_path: /var/lib/libvirt/images/web-test.qcow2
+
+- name: Remove it
+  kvmops.disk.qcow2_bitmap:
+    path: /var/lib/libvirt/images/web.qcow2
+    bitmap: backup-monday
+    state: absent
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, in order.
+  returned: always
+  type: list
+  elements: str
+  sample: ["add bitmap backup-monday of /var/lib/libvirt/images/web.qcow2"]
+diff:
+  description: The facts of the bitmap before and after.
+  returned: always
+  type: dict
+bitmaps:
+  description: The bitmaps of the image as they are afterwards; in check mode, as they would be.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The name.
+      type: str
+    granularity:
+      description: The bytes that a bit stands for.
+      type: int
+    flags:
+      description: V(auto) where it is enabled, V(in-use) where it says nothing any more.
+      type: list
+      elements: str
+    dirty_bytes:
+      description:
+        - The bytes of the disk that are set in it, whole granules. V(null) where that is not known, for one that is in
+          use, or in check mode after a merge.
+      type: int
+image:
+  description:
+    - The image as it is afterwards.
+    - See M(kvmops.disk.qcow2_image) for what is known of it.
+  returned: always
+  type: dict
+in_use_by:
+  description: The domains that use the image, where that made the task fail.
+  returned: failure
+  type: list
+  elements: dict
+required_bytes:
+  description: The space that the bitmap may need, where there is less.
+  returned: failure
+  type: int
+available_bytes:
+  description: The space that there is.
+  returned: failure
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._bitmaps import STATES
+from ansible_collections.kvmops.disk.plugins.module_utils._managed_bitmaps import manage
+from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **URI_SPEC,
+            "path": {"type": "path", "required": True},
+            "bitmap": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": list(STATES), "default": "present"},
+            "granularity": {"type": "str"},
+            "merge_from": {"type": "list", "elements": "str"},
+            "merge_from_path": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    run(module, manage)
+
+
+if __name__ == "__main__":
+    main()
