@@ -42,8 +42,9 @@ WRITES: list[tuple[str, str, dict[str, Any]]] = [
     ("vm_disk_convert", DISK, {"format": "raw", "keep_source": False}),
     ("vm_disk_resize", DISK, {"size": "20M"}),
     ("vm_linked_clone", DISK, {"state": "absent"}),
+    ("qcow2_commit", "merged", {"path": "BASE/../top"}),
 ]
-BASES = ("full", "plain", DISK)
+BASES = ("full", "plain", "merged", DISK)
 #: Modules that write no image which others may read.
 READS_ONLY = {"qcow2_compare", "qcow2_image_info", "storage_capacity_info", "vm_disk_info"}
 #: What is written has the same content for those who read it: the image of a clone gets what it read from its base.
@@ -96,7 +97,7 @@ class Place:
         assert run_module("vm_linked_clone", {**params, **where}).get("changed")
 
     def domain(self, paths: list[Path]) -> str:
-        disks = [Disk(path, "qcow2", target) for path, target in zip(paths, ("vda", "vdb", "vdc"))]
+        disks = [Disk(path, "qcow2", target) for path, target in zip(paths, ("vda", "vdb", "vdc", "vdd"))]
         return self.make_domain(disks, name="clone", kernel=False).name
 
 
@@ -188,10 +189,12 @@ def place(hv: Hypervisor, images: Path, make_domain: MakeDomain, golden: Path) -
     with contextlib.ExitStack() as stack:
         found = Place(hv, images, make_domain, stack)
         (images / "bases").mkdir(mode=0o711)
-        full, plain, _disk = found.bases
+        full, plain, merged, _disk = found.bases
         shutil.copyfile(golden, full)
         create(plain, "qcow2", 10 * MIB)
         shutil.copyfile(plain, images / "bases" / "other")
+        overlay(merged.with_name("top"), create(merged, "qcow2", 10 * MIB).name)
+        qemu_io(merged.with_name("top"), "write -P 0x55 0 64k")
         yield found
 
 
