@@ -220,7 +220,7 @@ EXAMPLES = r"""
 - name: Provide a classroom with a hundred desktops
   kvmops.disk.vm_linked_clone:
     source: desktop
-    clones: "{{ range(1, 101) | map('regex_replace', '^', 'pc-') | map('community.general.dict_kv', 'name') }}"
+    clones: "{{ range(1, 101) | map('regex_replace', '^(.*)$', '{name: pc-\\1}') | map('from_yaml') }}"
     max_overcommit: 1.2
 
 - name: Make a copy that needs nothing of the original, in no time where the file system can do that
