@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import typing as t
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
@@ -20,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _clone,
     _clone_existing,
+    _clone_facts,
     _clone_make,
     _clone_source,
     _clone_survey,
@@ -203,7 +204,7 @@ class CloneTask:
         spec = t.cast(CloneSpec, item.spec)
         _clone_existing.require_right(spec, self.wish, self.source, found, self.qemu_img)
         item.found = found
-        item.facts = self._facts_of(found)
+        item.facts = _clone_facts.facts_of(found, self.source)
         item.paths = tuple(one.path for one in left)
         item.start = any(one.start for one in left) and self.wish.start and not found.active
         item.actions = tuple(step.summary for step in self._finishing(item, None)) if left else ()
@@ -233,7 +234,7 @@ class CloneTask:
         debris = tuple(one.path for one in left if one.there)
         item.plan = Blueprint(spec, identity, definition, images, copied, tuple(one.path for one in left), debris)
         item.paths = tuple(item.plan.paths)
-        item.facts = self._facts_of_new(item.plan)
+        item.facts = _clone_facts.facts_of_new(item.plan, self._chosen_later(item.plan))
         item.actions = tuple(step.summary for step in self._making(item, None) if step.summary)
 
     def _require_no_files(self, item: CloneItem, ours: t.Container[str]) -> Neighbour | None:
@@ -355,50 +356,6 @@ class CloneTask:
             if item.plan is not None:
                 item.plan.validate = True
                 return
-
-    def _facts_of(self, found: Neighbour) -> dict[str, t.Any]:
-        disks = [disk for disk in found.disks if disk.target in {one.target for one in self.source.disks}]
-        return {
-            "name": found.looks.name,
-            "uuid": found.looks.uuid,
-            "macs": list(found.looks.macs),
-            "nvram": found.looks.nvram,
-            "disks": [
-                {
-                    "target": disk.target,
-                    "path": disk.path,
-                    "format": disk.format,
-                    "backing_file": _clone_existing.first_backing(disk),
-                }
-                for disk in disks
-            ],
-            "identity": [],
-            "shared": [],
-        }
-
-    def _facts_of_new(self, plan: Blueprint) -> dict[str, t.Any]:
-        identity = plan.identity
-        unknown = self._chosen_later(plan)
-        return {
-            "name": identity.name,
-            "uuid": None if identity.uuid in unknown else identity.uuid,
-            "macs": list(identity.macs),
-            "nvram": identity.nvram,
-            "disks": [
-                {
-                    "target": disk.target,
-                    "path": disk.path,
-                    "format": disk.format,
-                    "backing_file": disk.chain[0].path if disk.chain else None,
-                }
-                for disk in identity.disks
-            ],
-            "identity": [
-                {**asdict(change), "after": None if change.after in unknown else change.after}
-                for change in plan.definition.changes
-            ],
-            "shared": list(plan.definition.shared),
-        }
 
     def _chosen_later(self, plan: Blueprint) -> set[str]:
         """What the plan says in check mode though it is random, so that the run will have something else."""

@@ -48,7 +48,8 @@ BASES = ("full", "plain", "merged", DISK)
 #: Modules that write no image which others may read.
 READS_ONLY = {"qcow2_compare", "qcow2_image_info", "storage_capacity_info", "vm_disk_info"}
 #: What is written has the same content for those who read it: the image of a clone gets what it read from its base.
-KEEPS_CONTENT = {"vm_disk_flatten"}
+#: And a bitmap only tells what was written; that of an overlay is copied into its base before a merge.
+KEEPS_CONTENT = {"qcow2_bitmap", "vm_disk_flatten"}
 #: Writes the base by merging a snapshot into it, which has to be taken first.
 MERGES = {"vm_disk_snapshot"}
 

@@ -30,7 +30,7 @@ FLOORS = (
         *("_leftovers", "_lock", "_promises", "_staging", "_usage"),
     },
     {
-        *("_clone", "_clone_existing", "_clone_make", "_clone_rebase", "_clone_remove"),
+        *("_clone", "_clone_existing", "_clone_facts", "_clone_make", "_clone_rebase", "_clone_remove"),
         *("_changeable", "_clone_source", "_clone_survey", "_disk_chain", "_hands"),
         *("_bitmaps", "_commit", "_convert", "_create", "_live", "_offline", "_plan"),
         *("_reconcile", "_records", "_recover", "_remove"),
@@ -90,6 +90,7 @@ NEIGHBOURS = {
     "_bitmaps": {"_plan"},
     "_commit": {"_plan", "_trust"},
     "_clone_existing": {"_clone", "_clone_source"},
+    "_clone_facts": {"_clone_existing", "_clone_make", "_clone_source"},
     "_clone_make": {"_clone", "_clone_source", "_create", "_plan", "_records", "_transcode"},
     "_clone_rebase": {"_clone", "_clone_source", "_create", "_rebase"},
     "_clone_remove": {"_clone_existing", "_plan"},
