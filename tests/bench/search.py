@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import struct
@@ -13,11 +14,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import conftest  # noqa: F401  the collection of this checkout can be imported then
 import libvirt
 from lab import Disk, Hypervisor
 
 from bench.pair import Row, Way, compare
+
+importlib.import_module("conftest")  # the collection of this checkout can be imported then
 
 CLONES = 1000
 DOMAINS = 50

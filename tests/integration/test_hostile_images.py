@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import shutil
@@ -12,14 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import libvirt  # noqa: F401 - loaded once, and not by each fork
-import lxml.etree  # noqa: F401 - likewise
 import pytest
 from forked import run_forked
 from hostile import FORMATS, SECRET, Canary, Hostile, corpus, flipped, make_sound
 from integration.image_tools import NOBODY, names, small_file_system
 from lab.module import run_module
 from lab.tree import tree_state
+
+for dear in ("libvirt", "lxml.etree"):  # loaded once, and not by each fork
+    importlib.import_module(dear)
 
 #: Far above what any of them takes, far below what one that got out of hand would.
 SECONDS = 20
