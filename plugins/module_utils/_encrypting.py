@@ -11,7 +11,7 @@ import stat
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _encryption
-from ansible_collections.kvmops.disk.plugins.module_utils._encryption import EncryptionWish, Key, KeyChanges
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import EncryptionWish, Key, KeyChanges, Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -27,13 +27,22 @@ _EITHER: dict[str, t.Any] = {
     "mutually_exclusive": [("secret", "secret_file")],
     "required_one_of": [("secret", "secret_file")],
 }
+_OPENERS: dict[str, t.Any] = {
+    **_SECRET,
+    "backing_secret": {"type": "str", "no_log": True},
+    "backing_secret_file": {"type": "path", "no_log": False},
+}
+_OPENING: dict[str, t.Any] = {
+    "mutually_exclusive": [*_EITHER["mutually_exclusive"], ("backing_secret", "backing_secret_file")],
+    "required_one_of": _EITHER["required_one_of"],
+}
+#: Of a module that reads an encrypted image, and changes nothing in it.
+SOURCE_SPEC: dict[str, t.Any] = {"src_encryption": {"type": "dict", "options": _OPENERS, **_OPENING}}
 ENCRYPTION_SPEC: dict[str, t.Any] = {
     "encryption": {
         "type": "dict",
         "options": {
-            **_SECRET,
-            "backing_secret": {"type": "str", "no_log": True},
-            "backing_secret_file": {"type": "path", "no_log": False},
+            **_OPENERS,
             "cipher_alg": {"type": "str", "choices": list(_encryption.CIPHERS)},
             "cipher_mode": {"type": "str", "choices": list(_encryption.MODES)},
             "ivgen_alg": {"type": "str", "choices": list(_encryption.GENERATORS)},
@@ -53,8 +62,7 @@ ENCRYPTION_SPEC: dict[str, t.Any] = {
                 **_EITHER,
             },
         },
-        "mutually_exclusive": [*_EITHER["mutually_exclusive"], ("backing_secret", "backing_secret_file")],
-        "required_one_of": _EITHER["required_one_of"],
+        **_OPENING,
     },
 }
 
@@ -63,16 +71,26 @@ def wish_from(params: dict[str, t.Any] | None) -> EncryptionWish | None:
     """The wish that a parameter *encryption* expresses. Raises InvalidRequest where one of its secrets is none."""
     if params is None:
         return None
-    secret = t.cast(Secret, secret_from(params, "encryption"))
+    openers = _openers(params, "encryption")
     return EncryptionWish(
-        secret,
-        secret_from(params, "encryption", "backing_secret") or secret,
+        openers.secret,
+        openers.below,
         **{name: params[name] for name in (*_encryption.FIXED, "iter_time")},
         keys=tuple(
             Key(t.cast(Secret, secret_from(key, "encryption: keys")), key["state"] == "present", key["slot"])
             for key in params["keys"]
         ),
     )
+
+
+def openers_from(params: dict[str, t.Any], name: str) -> Openers | None:
+    """The secrets that the parameter *name* gives. Raises InvalidRequest where one of them is none."""
+    return _openers(params[name], name) if params[name] is not None else None
+
+
+def _openers(params: dict[str, t.Any], where: str) -> Openers:
+    secret = t.cast(Secret, secret_from(params, where))
+    return Openers(secret, secret_from(params, where, "backing_secret") or secret)
 
 
 def secret_from(params: dict[str, t.Any], where: str, name: str = "secret") -> Secret | None:

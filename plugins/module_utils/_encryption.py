@@ -39,6 +39,23 @@ _ESSIV_KEYS = (16, 24, 32)
 
 
 @dataclass(frozen=True)
+class Openers:
+    """The secrets that open an image, *secret*, and what it reads, *below*."""
+
+    secret: Secret
+    below: Secret
+
+    def layers(self, images: t.Iterable[Image]) -> tuple[Layer, ...]:
+        """*images*, top first, each with the secret that opens it."""
+        secrets = [self.secret]
+        found = []
+        for image in images:
+            found.append(Layer(image.path, image.format, secrets[0] if image.encrypted else None))
+            secrets = [self.below]
+        return tuple(found)
+
+
+@dataclass(frozen=True)
 class Key:
     """A secret that is to open the image, or not; *slot* is the place of one that is added."""
 
@@ -140,12 +157,7 @@ class EncryptionWish:
 
     def layers(self, images: t.Iterable[Image], opener: Secret | None = None) -> tuple[Layer, ...]:
         """*images*, top first, each with the secret that opens it: *opener*, or that of the task, the first."""
-        secrets = [opener or self.secret]
-        found = []
-        for image in images:
-            found.append(Layer(image.path, image.format, secrets[0] if image.encrypted else None))
-            secrets = [self.below]
-        return tuple(found)
+        return Openers(opener or self.secret, self.below).layers(images)
 
 
 @dataclass(frozen=True)

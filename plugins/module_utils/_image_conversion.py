@@ -14,6 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _base,
     _capacity,
+    _encrypting,
     _image,
     _image_convert,
     _lock,
@@ -64,6 +65,8 @@ def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
         rate=parse_size(rate, "rate_limit") if rate is not None else None,
         verify=params["verify"],
         remove_src=params["remove_src"],
+        openers=_encrypting.openers_from(params, "src_encryption"),
+        decrypt=params["decrypt"],
     )
     wish.require_valid()
     return wish
@@ -147,6 +150,7 @@ class ConversionTask:
         if wish.backing_file is not None:  # first, since the source may refer to it
             base = self.trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))
         source = self.trust.look(self.qemu_img, wish.src, wish.src_format)
+        self._unlock(source)
         _surroundings.require_settled(self.qemu_img, wish.src, wish.src_format, self._left)
         snapshot = _image_convert.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None
         self._found = Observed(source, base, snapshot)
@@ -154,6 +158,14 @@ class ConversionTask:
         for image in (*source, *base):
             _surroundings.require_unwritten(image.path)
         return self._found
+
+    def _unlock(self, source: tuple[_image.Image, ...]) -> None:
+        """Has the source opened with its secrets from now on. Raises DiskError where it may not be, or they do not."""
+        _image_convert.require_decryptable(self.wish, source)
+        if self.wish.openers is not None:
+            layers = self.wish.openers.layers(source)
+            _encrypting.require_opens(self.qemu_img, layers)
+            self.qemu_img = self.qemu_img.unlocking(layers)
 
     def _reason(self, dest: _image.Image) -> str | None:
         """Why the image that is there does not do; None where it does."""

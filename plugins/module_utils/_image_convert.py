@@ -11,13 +11,14 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._create import require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 from ansible_collections.kvmops.disk.plugins.module_utils._transcode import Recipe
-from ansible_collections.kvmops.disk.plugins.module_utils._trust import require_readable
+from ansible_collections.kvmops.disk.plugins.module_utils._trust import require_not_corrupt
 
 #: When a destination that exists is made anew.
 UPDATES = ("missing", "changed", "always")
@@ -27,7 +28,8 @@ UPDATES = ("missing", "changed", "always")
 class ImageConvertWish:
     """The image that a task wants at *dest*: with the content of *src*, at *snapshot* where that is named.
 
-    *rate* is in bytes in a second, *backing_file* the one that the new image is to have.
+    *rate* is in bytes in a second, *backing_file* the one that the new image is to have. *openers* are the secrets of
+    an encrypted source; *decrypt*: its content may be stored in the clear.
     """
 
     src: str
@@ -43,6 +45,8 @@ class ImageConvertWish:
     rate: int | None = None
     verify: bool = True
     remove_src: bool = False
+    openers: Openers | None = None
+    decrypt: bool = False
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -101,6 +105,11 @@ class Observed:
         below = self.source[0].backing_file
         return bool(self.base) and below is not None and os.path.realpath(below) == os.path.realpath(self.base[0].path)
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether something that is read is encrypted."""
+        return any(image.encrypted for image in self.source)
+
 
 def find_snapshot(image: Image, name: str) -> Snapshot:
     """The snapshot of *image* with just that name. Raises DiskError without one, or with several (HAZARDS E1)."""
@@ -117,10 +126,34 @@ def find_snapshot(image: Image, name: str) -> Snapshot:
     )
 
 
+def require_decryptable(wish: ImageConvertWish, images: t.Iterable[Image]) -> None:
+    """Raises UnsafeImage where one of *images* is encrypted, and may not or cannot be stored in the clear."""
+    for image in images:
+        if not image.encrypted:
+            continue
+        kind = image.encryption.format if image.encryption else "aes"
+        if kind != "luks":
+            raise UnsafeImage(
+                f"{image.path}: is encrypted with {kind}, where nothing tells a wrong secret from the right one, and "
+                "would give garbage: copy it with qemu-img convert, and look at the result",
+                path=image.path,
+            )
+        missing = [
+            *(["src_encryption with its secret"] if wish.openers is None else []),
+            *(["decrypt=true"] if not wish.decrypt else []),
+        ]
+        if missing:
+            raise UnsafeImage(
+                f"{image.path}: is encrypted, and the new image would hold its content in the clear: set "
+                f"{' and '.join(missing)} where that is meant",
+                path=image.path,
+            )
+
+
 def require_convertible(wish: ImageConvertWish, found: Observed) -> None:
     """Raises DiskError where the conversion would lose something, or could not be what is asked for."""
     source = found.source[0]
-    require_readable(found.source)
+    require_not_corrupt(found.source)
     if found.snapshot:
         _require_fitting_snapshot(wish, source, found.snapshot)
     if source.snapshots and wish.remove_src:
@@ -213,7 +246,8 @@ def summary(wish: ImageConvertWish, found: Observed, reason: str | None) -> str:
     over = f" over {found.base[0].path}" if found.base else ""
     kind = f"compressed {wish.layout.format}" if wish.compress else wish.layout.format
     instead = f", in the place of the one that {reason}" if reason else ""
-    return f"convert {wish.src} ({wish.src_format}){at} to {wish.dest} ({kind}){over}{instead}"
+    origin = f"encrypted {wish.src_format}" if found.encrypted else wish.src_format
+    return f"convert {wish.src} ({origin}){at} to {wish.dest} ({kind}){over}{instead}"
 
 
 def _require_fitting_snapshot(wish: ImageConvertWish, source: Image, snapshot: Snapshot) -> None:

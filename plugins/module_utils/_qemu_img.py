@@ -262,7 +262,8 @@ class QemuImg(Unlocking):
         ``compare`` knows no snapshots, so that qemu-nbd, of the same package, serves it to ``compare``: to nobody
         else, on a socket in a directory of ours.
         """
-        with _qemu_nbd.serving(path, image_format, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
+        named = [*self._definitions(), *self._named(path, image_format)]
+        with _qemu_nbd.serving(path, named, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
             nodes = (f"json:{json.dumps(served)}", node([Layer(other, other_format)]))
             return self._same("--", *nodes, report=report)

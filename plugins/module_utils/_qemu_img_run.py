@@ -106,8 +106,7 @@ class Runner:
         *report* is for a verb with ``-p``, that may take as long as it takes.
         """
         ways = self._ways(writes, in_place)
-        known = [part for secret in self.secrets for part in secret.definition]
-        argv = [self.executable, arguments[0], *known, *arguments[1:]]
+        argv = [self.executable, arguments[0], *self._definitions(), *arguments[1:]]
         listen = _percents(report) if report else None
         try:
             return _process.run(argv, ways, seconds=seconds, most=_MOST_OUTPUT, listen=listen)
@@ -128,6 +127,10 @@ class Runner:
             ) from error
         except ValueError as error:  # an embedded NUL byte
             raise QemuImgFailed(f"qemu-img cannot be given {subject(arguments)!r}: {error}") from error
+
+    def _definitions(self) -> list[str]:
+        """The options that tell QEMU's tools of the secrets."""
+        return [part for secret in self.secrets for part in secret.definition]
 
     def _ways(self, writes: bool, in_place: bool = False) -> _process.Ways:
         limits = (WORK_LIMITS if writes else LOOK_LIMITS) if self.limited else NO_LIMITS

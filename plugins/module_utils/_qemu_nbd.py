@@ -19,11 +19,12 @@ _READY_SECONDS = 60
 
 
 @contextmanager
-def serving(path: str, image_format: str, snapshot: str, ways: _process.Ways) -> t.Iterator[str]:
+def serving(path: str, named: t.Sequence[str], snapshot: str, ways: _process.Ways) -> t.Iterator[str]:
     """The socket at which qemu-nbd serves the image at *path* for the length of the block, read-only.
 
-    *snapshot* is an option of its own kind, as qemu-img has it, too. The socket is in a directory that only we may
-    enter. Raises DiskError where there is no qemu-nbd, or it does not open the image.
+    *named* are the arguments that say which image that is, as qemu-img has them. *snapshot* is an option of its own
+    kind, as qemu-img has it, too. The socket is in a directory that only we may enter. Raises DiskError where there
+    is no qemu-nbd, or it does not open the image.
     """
     import tempfile  # loaded where a snapshot is compared
 
@@ -37,8 +38,8 @@ def serving(path: str, image_format: str, snapshot: str, ways: _process.Ways) ->
         ) from error
     with tempfile.TemporaryDirectory(prefix="kvmops-") as directory:
         socket, ready = os.path.join(directory, "nbd"), os.path.join(directory, "pid")
-        argv = [server, "--read-only", "--persistent", f"--format={image_format}", f"--load-snapshot={snapshot}"]
-        argv += [f"--socket={socket}", f"--pid-file={ready}", "--", path]
+        argv = [server, "--read-only", "--persistent", f"--load-snapshot={snapshot}"]
+        argv += [f"--socket={socket}", f"--pid-file={ready}", *named]
         try:
             with _process.serving(argv, ways, lambda: os.path.exists(ready), _READY_SECONDS):
                 yield socket

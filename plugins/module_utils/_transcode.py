@@ -19,6 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import sibling_n
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import Report
+from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._staging import NewFile
 
 #: Begins a phase of the progress: a verb, and the bytes that it is about.
@@ -72,7 +73,7 @@ def make(
     as_read = _staging.last_write(recipe.source)
     new_file.begin()
     with phases("convert", occupied(source)) as phase:
-        _fill(qemu_img, recipe, new_file, phase.percent)
+        _fill(qemu_img, recipe, source[0].virtual_size, new_file, phase.percent)
     if recipe.snapshot and source[0].virtual_size > size:  # a snapshot is read at the size that the image has now
         qemu_img.resize(new_file.name, recipe.layout.format, size, shrink=True)
     image = _image.inspect(qemu_img, new_file.name, recipe.layout.format)
@@ -108,9 +109,9 @@ def occupied(images: t.Sequence[_image.Image]) -> int:
     return min(images[0].virtual_size, sum(each.actual_size for each in images))
 
 
-def _fill(qemu_img: QemuImg, recipe: Recipe, new_file: NewFile, report: Report) -> None:
+def _fill(qemu_img: QemuImg, recipe: Recipe, size: int, new_file: NewFile, report: Report) -> None:
     if recipe.base is not None and not recipe.reads_base:
-        _fill_with_differences(qemu_img, recipe, recipe.base, new_file, report)
+        _fill_with_differences(qemu_img, recipe, size, recipe.base, new_file, report)
         return
     qemu_img.convert(
         recipe.source,
@@ -129,7 +130,7 @@ def _fill(qemu_img: QemuImg, recipe: Recipe, new_file: NewFile, report: Report) 
 
 
 def _fill_with_differences(
-    qemu_img: QemuImg, recipe: Recipe, base: tuple[str, str], new_file: NewFile, report: Report
+    qemu_img: QemuImg, recipe: Recipe, size: int, base: tuple[str, str], new_file: NewFile, report: Report
 ) -> None:
     """Fills the file with what the source has otherwise than *base*.
 
@@ -140,8 +141,9 @@ def _fill_with_differences(
     name, image_format = new_file.name, recipe.layout.format
     if recipe.compress:
         name = os.path.join(os.path.dirname(new_file.name), sibling_name(os.path.basename(new_file.name), ".plain"))
-    qemu_img.create(name, image_format, None, options, (recipe.source, recipe.source_format))
-    qemu_img.rebase(name, image_format, base, report=report)
+    qemu_img.create(name, image_format, size, options, (recipe.source, recipe.source_format), unopened=True)
+    below = qemu_img.unlocked.get(recipe.source, ())  # the overlay itself is in the clear
+    qemu_img.unlocking([Layer(name, image_format), *below]).rebase(name, image_format, base, report=report)
     if recipe.compress:
         qemu_img.convert(
             name,

@@ -119,11 +119,17 @@ def require_writable_alone(image: _image.Image, work: str) -> None:
         )
 
 
-def require_readable(images: t.Iterable[_image.Image]) -> None:
-    """Raises UnsafeImage where one of *images* cannot be believed, or read, as it is."""
+def require_not_corrupt(images: t.Iterable[_image.Image]) -> None:
+    """Raises UnsafeImage where one of *images* cannot be believed."""
     for image in images:
         if image.corrupt:
             raise UnsafeImage(f"{image.path}: is marked corrupt: check and repair it first", path=image.path)
+
+
+def require_readable(images: t.Collection[_image.Image]) -> None:
+    """Raises UnsafeImage where one of *images* cannot be believed, or read, as it is."""
+    require_not_corrupt(images)
+    for image in images:
         if image.encrypted:
             raise UnsafeImage(
                 f"{image.path}: is encrypted, and cannot be read without its secret: what is read of it would be "

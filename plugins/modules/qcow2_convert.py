@@ -46,9 +46,43 @@ options:
   src_format:
     description:
       - The format of O(src). It is never guessed; an image that is found in another format is an error.
+      - V(luks) is a raw disk that is encrypted as a whole.
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
     required: true
+  src_encryption:
+    description:
+      - The secrets that open O(src), where it, or an image that it reads, is encrypted with LUKS. Each is proved by
+        opening the image. A wrong one is an error, and nothing is written.
+      - The new image is not encrypted, so that O(decrypt=true) is needed as well.
+      - Secrets come to C(qemu-img) through memory that it inherits, neither by its command line nor in a file. A secret
+        is UTF-8 text without a zero byte.
+    type: dict
+    suboptions:
+      secret:
+        description:
+          - A secret that opens O(src).
+          - One of O(src_encryption.secret) and O(src_encryption.secret_file) is required.
+        type: str
+      secret_file:
+        description:
+          - A file on the target that holds the secret, to its last byte, a line end included.
+        type: path
+      backing_secret:
+        description:
+          - The secret that opens the backing files of O(src), where they are encrypted and it is another one.
+        type: str
+      backing_secret_file:
+        description:
+          - A file on the target that holds it.
+        type: path
+  decrypt:
+    description:
+      - Allows what is encrypted in O(src) to be stored in the clear in the new image. Without it, an encrypted O(src)
+        is an error.
+      - It says nothing against a O(src) that is in the clear itself.
+    type: bool
+    default: false
   dest:
     description:
       - The absolute path of the new image.
@@ -187,7 +221,9 @@ requirements:
 notes:
   - While an image is made, a hidden file C(.NAME.kvmops) and a hidden directory C(.NAME.kvmops.d) stand beside it.
     Those that a killed run left are removed by the next one.
-  - Encrypted images are not converted.
+  - The new image is never encrypted. Where encrypted images have to stay so, make one with M(kvmops.disk.qcow2_image),
+    and copy the content into it with C(qemu-img convert -n).
+  - Images that are encrypted with the old AES of qcow2 are refused, since nothing in them proves a secret.
 seealso:
   - module: kvmops.disk.qcow2_compare
   - module: kvmops.disk.qcow2_image
@@ -232,6 +268,16 @@ EXAMPLES = r"""
     dest: /var/lib/libvirt/images/clone.qcow2
     backing_file: /var/lib/libvirt/images/golden.qcow2
     backing_format: qcow2
+
+- name: Store the content of an encrypted image in the clear
+  kvmops.disk.qcow2_convert:
+    src: /var/lib/libvirt/images/vault.qcow2
+    src_format: qcow2
+    src_encryption:
+      secret_file: /etc/keys/vault
+    decrypt: true
+    dest: /srv/export/vault.raw
+    format: raw
 """
 
 RETURN = r"""
@@ -341,6 +387,7 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SOURCE_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image_conversion import convert
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import UPDATES
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
@@ -361,8 +408,10 @@ def main() -> None:
             **ALLOCATION_SPEC,
             **OVERCOMMIT_SPEC,
             **PROGRESS_SPEC,
+            **SOURCE_SPEC,
             "src": {"type": "path", "required": True},
-            "src_format": {"type": "str", "choices": list(FORMATS), "required": True},
+            "src_format": {"type": "str", "choices": [*FORMATS, "luks"], "required": True},
+            "decrypt": {"type": "bool", "default": False},
             "dest": {"type": "path", "required": True},
             "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
             "subformat": {"type": "str"},

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+
+from faults.injection import children_of, is_gone
 
 #: New keys cost no time that a test would have to wait for; QEMU's own choice are two seconds.
 QUICK = 10
@@ -47,6 +51,18 @@ def write(path: Path, secret: str, command: str, image_format: str = "qcow2", **
 
 def is_sound(path: Path, secret: str) -> bool:
     return _run(["qemu-img", "check", "-q"], [(path, secret, "qcow2")]).returncode == 0
+
+
+def seen_of(pid: int) -> set[bytes]:
+    """What others can see of a process and its children while they run: command lines and environments."""
+    seen: set[bytes] = set()
+    while not is_gone(pid):
+        for child in children_of(pid):
+            for name in ("cmdline", "environ"):
+                with contextlib.suppress(OSError):
+                    seen.add(Path(f"/proc/{child}/{name}").read_bytes())
+        time.sleep(0.002)
+    return seen
 
 
 def _run(argv: list[str], chain: list[tuple[Path, str, str]], *rest: str) -> subprocess.CompletedProcess[str]:

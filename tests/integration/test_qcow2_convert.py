@@ -19,7 +19,6 @@ from integration.image_tools import (
     allocated,
     content,
     create,
-    create_encrypted,
     info,
     names,
     opened_by_a_process,
@@ -365,10 +364,6 @@ def test_what_the_source_does_not_allow_is_refused_with_the_reason(raw: Path, tm
     (tmp_path / "link").symlink_to(raw)
     assert "is the same file as src" in refused(raw, "raw", tmp_path / "link", format="raw")
     assert "is a directory" in refused(raw, "raw", tmp_path)
-    secret, luks = tmp_path / "secret", tmp_path / "luks"
-    secret.write_text("x", encoding="ascii")
-    create_encrypted(luks, "qcow2", "encrypt.", secret)
-    assert "is encrypted, and cannot be read without its secret" in refused(luks, "qcow2", tmp_path / "x")
     with opened_by_a_process(raw, "raw"):
         assert "is open for writing" in refused(raw, "raw", tmp_path / "x")
     whole = create(tmp_path / "huge", "qcow2", "3T")

@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import children_of, is_gone
-from integration.encrypted import content, encryption, is_sound, opens, write
+from integration.encrypted import content, encryption, is_sound, opens, seen_of, write
 from integration.image_tools import (
     MIB,
     begin,
@@ -95,18 +92,6 @@ def test_an_encrypted_image_is_made_and_its_secrets_are_seen_nowhere(tmp_path: P
     again = tree_state(tmp_path)
     assert not done(path, **wanted)["changed"]
     assert tree_state(tmp_path) == again
-
-
-def seen_of(pid: int) -> set[bytes]:
-    """What others can see of a process and its children while they run: command lines and environments."""
-    seen: set[bytes] = set()
-    while not is_gone(pid):
-        for child in children_of(pid):
-            for name in ("cmdline", "environ"):
-                with contextlib.suppress(OSError):
-                    seen.add(Path(f"/proc/{child}/{name}").read_bytes())
-        time.sleep(0.002)
-    return seen
 
 
 def test_a_whole_disk_is_encrypted_as_luks(tmp_path: Path) -> None:

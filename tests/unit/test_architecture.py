@@ -105,7 +105,7 @@ NEIGHBOURS = {
     "_flatten_offline": {"_create", "_exchange", "_flatten", "_flatten_live", "_hands", "_plan", "_records"},
     "_flatten_survey": {"_disk_chain", "_flatten"},
     "_hands": {"_records"},
-    "_image_convert": {"_create", "_transcode", "_trust"},
+    "_image_convert": {"_create", "_encryption", "_transcode", "_trust"},
     "_live": {"_convert", "_create", "_hands", "_plan", "_records"},
     "_offline": {"_convert", "_hands", "_plan", "_records", "_transcode"},
     "_rebase": {"_create"},

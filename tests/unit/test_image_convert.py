@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import (
     ImageConvertWish,
     Observed,
@@ -20,12 +21,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import 
     predicted,
     recipe,
     require_convertible,
+    require_decryptable,
     require_replaceable,
     summary,
     visible_difference,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Secret
 
 GIB = 1 << 30
 SOURCE = Image("/images/web.qcow2", "qcow2", 10 * GIB, GIB, compat="1.1")
@@ -84,7 +87,6 @@ def test_wishes_that_go_together_are_valid() -> None:
 @pytest.mark.parametrize(
     ("wanted", "found", "reason"),
     [
-        (wish(), Observed((replace(SOURCE, encrypted=True),)), "is encrypted"),
         (wish(), Observed((SOURCE, replace(BASE, corrupt=True))), "is marked corrupt"),
         (
             wish(remove_src=True),
@@ -198,3 +200,36 @@ def test_a_prediction_says_what_the_image_will_be() -> None:
     assert summary(wish(compress=True), Observed((SOURCE,)), "has other content").endswith(
         "to /images/new (compressed qcow2), in the place of the one that has other content"
     )
+
+
+LUKS = replace(SOURCE, encrypted=True, encryption=Encryption("luks"))
+AES = replace(SOURCE, encrypted=True, encryption=Encryption("aes"))
+OPENERS = Openers(Secret(b"top"), Secret(b"below"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "images", "reason"),
+    [
+        (wish(), (LUKS,), "set src_encryption with its secret and decrypt=true where that is meant"),
+        (wish(openers=OPENERS), (LUKS,), "would hold its content in the clear: set decrypt=true"),
+        (wish(decrypt=True), (SOURCE, LUKS), "set src_encryption with its secret where"),
+        (wish(openers=OPENERS, decrypt=True), (AES,), "encrypted with aes, where nothing tells a wrong secret"),
+        (wish("qcow2"), (replace(SOURCE, format="qcow", encrypted=True),), "encrypted with aes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_encrypted_is_stored_in_the_clear_only_when_asked(
+    wanted: ImageConvertWish, images: tuple[Image, ...], reason: str
+) -> None:
+    with pytest.raises(UnsafeImage, match=reason):
+        require_decryptable(wanted, images)
+    require_decryptable(replace(wanted, decrypt=False, openers=None), (SOURCE, BASE))
+
+
+def test_an_encrypted_source_is_decrypted_when_asked_and_the_plan_says_so() -> None:
+    wanted = wish("raw", openers=OPENERS, decrypt=True)
+    require_decryptable(wanted, (LUKS, replace(BASE, encrypted=True, encryption=Encryption("luks"))))
+    assert (
+        summary(wanted, Observed((LUKS,)), None) == "convert /images/web.qcow2 (encrypted qcow2) to /images/new (raw)"
+    )
+    assert not predicted(wanted, Observed((LUKS,))).encrypted
