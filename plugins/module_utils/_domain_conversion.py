@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from functools import partial
 
@@ -82,6 +83,10 @@ class ConvertTask(DomainTask):
     def paths(self) -> set[str]:
         """The images whose records are to be held."""
         return self.unfinished.paths | {path for item in self.conversions for path in (item.source, item.dest)}
+
+    def directories(self) -> set[str]:
+        """Where the new images lie."""
+        return {os.path.dirname(os.path.realpath(item.dest)) for item in self.conversions}
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns, read from the world again after a change."""
@@ -247,5 +252,5 @@ class ConvertTask(DomainTask):
 def convert(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = ConvertTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "convert", task.paths, module.check_mode)
+    plan = carry_out(task.decide, "convert", task.paths, module, counted=task.directories)
     return task.result(plan)

@@ -33,7 +33,7 @@ class DomainTask(ABC):
         self.params = module.params
         self.check_mode = module.check_mode
         self.progress = Progress.wanted()
-        self.qemu_img = QemuImg.find()
+        self.qemu_img = QemuImg.find().limiting(not module.params["trusted"])
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.domain = self.hypervisor.domain(module.params["name"])
         self.state: DomainState

@@ -211,13 +211,27 @@ def test_clones_follow_the_owner_and_the_mode_of_the_base_and_the_base_is_protec
     assert run_module("qcow2_image", {"path": str(base), "size": "16M"})["changed"]
 
 
+def test_without_protection_the_clones_are_noted_all_the_same(golden: MakeGolden, images: Path) -> None:
+    gold = golden()
+    base = images / "golden.qcow2"
+    away = images / "away"
+    away.mkdir(mode=0o711)
+    made = gold.clone("a", protect_base=False, disk_dir=str(away))
+    assert "is not protected" in json.dumps(made["warnings"])
+    assert "protect" not in json.dumps(made["actions"])
+    assert mode_of(base) == 0o644
+    assert not gold.clone("a", protect_base=False, disk_dir=str(away))["changed"]
+    gold.hv.remove(gold.named("a"))
+    refused = run_module("qcow2_image", {"path": str(base), "size": "16M"})
+    assert refused["dependents"] == [str(away / gold.named("a.qcow2"))], "found though no domain has it"
+    (away / gold.named("a.qcow2")).unlink()
+    assert run_module("qcow2_image", {"path": str(base), "size": "16M"})["changed"]
+
+
 def test_a_base_that_lost_its_protection_gets_it_back(golden: MakeGolden, images: Path) -> None:
     gold = golden()
     base = images / "golden.qcow2"
-    made = gold.clone("a", protect_base=False)
-    assert "is not protected" in json.dumps(made["warnings"])
-    assert mode_of(base) == 0o644
-    assert ".golden.qcow2.kvmops-base" not in gold.files()
+    gold.clone("a", protect_base=False)
     predicted = gold.clone("a", check=True)
     assert predicted["actions"] == [f"protect {base}"]
     assert gold.clone("a")["actions"] == predicted["actions"]
@@ -559,6 +573,25 @@ def test_what_other_machines_read_or_another_module_made_is_not_removed(golden: 
     assert Path(kept[0]).exists()
     assert not Path(clones[1]["disks"][0]["path"]).exists()
     assert "left where it is" in json.dumps(result["warnings"])
+
+
+def test_a_clone_goes_in_one_list_with_its_own_clones_but_not_before_them(golden: MakeGolden, images: Path) -> None:
+    gold = golden()
+    template = gold.made("template")[0]["name"]
+    Golden(gold.hv, images, template).made("child", start=True)
+    child = f"{template}-child"
+    assert f"is a clone of {template}" in gold.clone({"name": child}, state="absent", force=True)["msg"]
+    listed: list[Any] = [{"name": template}, {"name": child}]
+    kept = gold.clone(*listed, state="absent")
+    assert [clone["name"] for clone in kept["failed_clones"]] == [template, child], "what runs keeps its template"
+    predicted = gold.clone(*listed, state="absent", force=True, check=True)
+    removed = gold.clone(*listed, state="absent", force=True)
+    assert predicted["actions"] == removed["actions"]
+    assert removed["actions"][-1] == f"release {images}/golden.qcow2"
+    assert gold.domains() == []
+    assert gold.files() == [".golden.qcow2.kvmops-base", "golden.qcow2"]
+    assert mode_of(images / "golden.qcow2") == 0o644
+    assert not gold.clone(*listed, state="absent")["changed"]
 
 
 def test_clones_of_a_source_that_is_gone_can_be_removed(golden: MakeGolden, images: Path) -> None:

@@ -27,7 +27,7 @@ FLOORS = (
     },
     {
         *("_base", "_block_device", "_block_job", "_capacity", "_dependents", "_domain", "_image", "_layout"),
-        *("_leftovers", "_lock", "_promises", "_staging", "_usage"),
+        *("_leftovers", "_lock", "_promises", "_staging", "_ties", "_usage"),
     },
     {
         *("_clone", "_clone_existing", "_clone_facts", "_clone_make", "_clone_rebase", "_clone_remove"),
@@ -86,6 +86,7 @@ NEIGHBOURS = {
     "_qcow2_bitmaps": {"_qcow2"},
     "_promises": {"_base", "_image", "_usage"},
     "_staging": {"_lock"},
+    "_ties": {"_base", "_lock"},
     "_usage": {"_image"},
     "_bitmaps": {"_plan"},
     "_commit": {"_plan", "_trust"},
@@ -98,6 +99,7 @@ NEIGHBOURS = {
     "_clone_survey": {"_clone", "_clone_make", "_clone_source", "_create", "_disk_chain"},
     "_convert": {"_changeable", "_transcode"},
     "_create": {"_encryption", "_plan"},
+    "_disk_chain": {"_trust"},
     "_encrypting": {"_encryption", "_plan"},
     "_flatten": {"_changeable", "_disk_chain"},
     "_flatten_left": {"_flatten", "_plan", "_records"},
@@ -126,7 +128,7 @@ NEIGHBOURS = {
     "_vm_snapshot_merge": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_removal"},
     "_vm_snapshot_removal": {"_vm_snapshot"},
     "_vm_snapshot_revert": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_left"},
-    "_vm_snapshot_survey": {"_vm_snapshot", "_vm_snapshot_left", "_vm_snapshot_removal"},
+    "_vm_snapshot_survey": {"_trust", "_vm_snapshot", "_vm_snapshot_left", "_vm_snapshot_removal"},
     "_vm_snapshot_take": {"_plan", "_records", "_vm_snapshot"},
     "_comparison": {"_surroundings"},
     "_domain_conversion": {"_domain_task"},

@@ -226,10 +226,10 @@ def test_a_base_that_others_read_is_not_released(base: Path, tmp_path: Path) -> 
     by_hand = overlay(tmp_path / "by-hand", base)
     _base.protect(str(base), [str(clone)])
     clone.unlink()
-    assert not _base.release(str(base), [str(clone)], others=[str(by_hand), str(clone)])
+    assert not _base.release(str(base), [str(clone)], lambda _base: [str(by_hand), str(clone)])
     assert mode(base) == 0o444
     by_hand.unlink()
-    assert _base.release(str(base), [], others=[])
+    assert _base.release(str(base), [])
     assert mode(base) == 0o664
 
 
