@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
 from hypothesis import given
 from hypothesis import strategies as st
+from integration.watched import opened_files
 from unit.qcow2_header import BACKING_FORMAT, DATA_FILE, EXTERNAL_DATA, Made
 
 
@@ -132,6 +133,13 @@ def test_all_overlays_of_one_base_are_found_and_none_of_another(base: Path, tmp_
         assert readers.of(str(name)) == [str(clone) for clone in clones]
     assert readers.of(str(tmp_path / "clone0")) == []
     assert readers.of(str(other)) == [str(tmp_path / "stranger")]
+
+
+def test_no_backing_file_is_opened_for_the_search(base: Path, tmp_path: Path) -> None:
+    found = overlay(tmp_path / "far" / "one", base)
+    with opened_files(base) as opened:
+        assert _dependents.of(str(base), [str(tmp_path / "far")]) == [str(found)]
+    assert not opened
 
 
 def test_an_overlay_with_two_names_is_one(base: Path, tmp_path: Path) -> None:
