@@ -18,9 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _domain,
     _domain_xml,
     _image,
-    _live,
     _lock,
-    _offline,
     _unfinished,
     _xml,
 )
@@ -39,6 +37,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import Unfinished
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils import _offline
 
 
 def wish_from(params: dict[str, t.Any]) -> ConvertWish:
@@ -157,6 +158,8 @@ class ConvertTask(DomainTask):
         )
 
     def _steps(self, operation: Operation | None, adopted: t.Container[str]) -> tuple[Step, ...]:
+        from ansible_collections.kvmops.disk.plugins.module_utils import _live, _offline  # loaded where there is work
+
         if self.mode == "live":
             work = _live.LiveWork(**self.hands(operation), wish=self.wish, images=self.survey.images, adopted=adopted)
             return _live.steps(self.state, self.wish, self.conversions, work)
@@ -164,6 +167,8 @@ class ConvertTask(DomainTask):
 
     def _clean_up(self) -> tuple[Step, ...]:
         """The steps that end or finish what a dead run left of disks."""
+        from ansible_collections.kvmops.disk.plugins.module_utils import _live  # loaded where there is work
+
         pivoted = self.unfinished.pivoted
         named = Step(
             f"define {self.state.name} with {', '.join(disk.dest for disk in pivoted)}, on which it runs",
@@ -205,6 +210,8 @@ class ConvertTask(DomainTask):
         )
 
     def _work(self, operation: Operation | None) -> _offline.Work:
+        from ansible_collections.kvmops.disk.plugins.module_utils import _offline  # loaded where there is work
+
         self.work = _offline.Work(
             **self.hands(operation),
             wish=self.wish,
