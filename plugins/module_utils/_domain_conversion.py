@@ -25,7 +25,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_task import DomainTask
-from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -33,13 +32,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     layout_from,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import Unfinished
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils import _offline
+    from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey
 
 
 def wish_from(params: dict[str, t.Any]) -> ConvertWish:
@@ -97,7 +95,6 @@ class ConvertTask(DomainTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         self.conversions, self.work = [], None
-        self.survey = Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
         note_of = _lock.notes(operation)
         self.unfinished = _unfinished.find(self.state, [], note_of)
         meant, conversions = _convert.select(self.state, self.wish)
@@ -107,6 +104,7 @@ class ConvertTask(DomainTask):
         if not conversions:
             self.unfinished = _unfinished.find(self.state, [disk.path for disk in meant if disk.path], note_of)
             return Plan({}, {}, self._settlement(operation, restart=self.wish.restart) if self.unfinished else ())
+        self.survey = self._survey()
         self._require_convertible(conversions)
         self.mode = _convert.way(self.state, self.wish)
         self.unfinished = _unfinished.find(self.state, [item.dest for item in conversions], note_of)
@@ -128,6 +126,12 @@ class ConvertTask(DomainTask):
             return ()
         self.conversions = []
         return self._settlement(operation, restart=True)
+
+    def _survey(self) -> Survey:
+        """The look around, which a run that finds everything as wanted does without."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey  # loaded where there is work
+
+        return Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
 
     def _is_taken(self, path: str) -> bool:
         """Whether something stands at a destination that is not to be overwritten."""
@@ -179,6 +183,7 @@ class ConvertTask(DomainTask):
 
     def _settlement(self, operation: Operation | None, *, restart: bool) -> tuple[Step, ...]:
         """The steps that end what a dead run left, where there is nothing else to do."""
+        self.survey = self._survey()
         work = self._work(operation)
         owed = self.unfinished.owed and restart
         start = (Step(f"start {self.state.name}, which an interrupted run had shut down", work.start),) if owed else ()
@@ -192,6 +197,11 @@ class ConvertTask(DomainTask):
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
         """Where another verb died on a source, that source is checked first."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
+            look_for,  # loaded where there is work
+        )
+        from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
+
         note_of = _lock.notes(operation)
         found: list[Step] = []
         for item in self.conversions:
