@@ -69,6 +69,10 @@ class Plan:
     def report(self) -> dict[str, t.Any]:
         return {"changed": bool(self), "actions": [step.summary for step in self.steps if step.summary]}
 
+    def full_report(self) -> dict[str, t.Any]:
+        """The same with before and after as Ansible's diff."""
+        return {**self.report(), "diff": {"before": dict(self.before), "after": dict(self.after)}}
+
 
 def _undoing(undo: t.Callable[[], None]) -> t.Callable[[object, BaseException | None, object], None]:
     def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
