@@ -107,11 +107,7 @@ class ConversionTask:
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns, read from the world again; attributes are the file modules' business."""
-        report = {
-            **plan.report(),
-            "diff": {"before": dict(plan.before), "after": dict(plan.after)},
-            "verified": self.verified,
-        }
+        report = {**plan.full_report(), "verified": self.verified}
         if plan:
             self.surroundings.refresh_pools(self.paths())
         if plan.after.get("state") == "present" and self.module.check_mode and self._found:

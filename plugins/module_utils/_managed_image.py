@@ -97,7 +97,7 @@ class ImageTask(InPlaceTask):
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns; the file's attributes are the file modules' business, done here at the end."""
-        report = {**plan.report(), "diff": {"before": dict(plan.before), "after": dict(plan.after)}, "image": {}}
+        report = {**plan.full_report(), "image": {}}
         if plan:
             refresh_pools(self.hypervisor(), {os.path.dirname(self.path), os.path.dirname(os.path.realpath(self.path))})
         if self.module.params["state"] == "absent":

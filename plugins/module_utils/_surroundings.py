@@ -14,14 +14,17 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _dep
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
-    InvalidRequest,
     OperationInFlight,
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, hypervisor_if_any, refresh_pools
+from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+    hypervisor_if_any,
+    refresh_pools,
+    require_directories,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recover import IN_PLACE, require_whole
 
@@ -32,9 +35,7 @@ class Surroundings:
     """The domains of the libvirt at *uri*, if one answers there, and the images in *search_paths*."""
 
     def __init__(self, uri: str, search_paths: t.Sequence[str]) -> None:
-        for directory in search_paths:
-            if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
-                raise InvalidRequest(f"search_paths: {directory} is not a directory: images in it cannot be looked for")
+        require_directories(search_paths)
         self._uri = uri
         self._search_paths = search_paths
         self._asked = False
