@@ -63,8 +63,7 @@ class CheckTask(InPlaceTask):
                 "compare it with a backup"
             )
         return {
-            **plan.report(),
-            "diff": {"before": dict(plan.before), "after": dict(plan.after)},
+            **plan.full_report(),
             "check": self.found.facts(),
             "content_unchanged": self.content_unchanged,
         }

@@ -34,7 +34,7 @@ class Hypervisor:
         """Raises MissingLibrary without libvirt-python, LibvirtFailed where nothing answers at *uri*."""
         binding.load()
         with translated(f"{uri}: cannot connect to libvirt"):
-            return cls(binding.libvirt.openReadOnly(uri) if readonly else binding.libvirt.open(uri), uri)
+            return cls(binding.connect(uri, readonly=readonly), uri)
 
     def version(self) -> tuple[int, int]:
         """The release of libvirt that answers, such as (9, 10): for what it tells in no other way."""

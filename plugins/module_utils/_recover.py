@@ -10,11 +10,12 @@ import os
 import typing as t
 from dataclasses import asdict
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _staging
+from ansible_collections.kvmops.disk.plugins.module_utils import _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
     BITMAP,
     COMMIT,
+    CONVERT,
     CREATE,
     DELETE,
     DISK_SNAPSHOT,
@@ -77,13 +78,19 @@ def settle(left: Leftovers, qemu_img: QemuImg, *, finishing: str | None = None) 
     """
     steps = []
     path = left.path
-    if left.unfinished_file:
-        steps.append(
-            Step(
-                f"remove the unfinished file that an interrupted run left for {path}",
-                lambda: _staging.discard(os.path.realpath(path)),
-            )
+    if left.half_replaced and finishing != CONVERT:
+        raise UnsafeImage(
+            f"{path}: a run was interrupted while it replaced the files of this image: run the same conversion again "
+            "(kvmops.disk.qcow2_convert), which puts the old ones back first",
+            path=path,
         )
+    if left.unfinished_file:
+        what = (
+            f"put back the files of {path} that an interrupted run was replacing"
+            if left.half_replaced
+            else f"remove the unfinished file that an interrupted run left for {path}"
+        )
+        steps.append(Step(what, lambda: _file_set.settle(os.path.realpath(path))))
     if left.record is None:
         return tuple(steps)
     if left.verb != finishing:
