@@ -14,7 +14,12 @@ from dataclasses import dataclass, field
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import _lock, _ties
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, NotEnoughSpace
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    Interrupted,
+    NotEnoughSpace,
+    may_still_happen,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import alone_on, settle_ties, whole_story
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
@@ -79,7 +84,7 @@ class Several:
         self, items: t.Sequence[t.Any], decide: Decide, prepare: t.Callable[[list[t.Any]], None]
     ) -> None:
         with ExitStack() as held:
-            ready, operations = [], []
+            ready, begun = [], []
             for item in items:
                 try:
                     operation = held.enter_context(_lock.operation(self.verb, item.paths, PATIENCE))
@@ -88,7 +93,7 @@ class Several:
                     continue
                 _ties.find(operation, item.bases)
                 self._note(item, operation)
-                operations.append(operation)
+                begun.append((item, operation))
                 ready.append((item, operation))
             held.enter_context(alone_on(self.module, self.counted))
             try:
@@ -96,7 +101,7 @@ class Several:
                 ready = [pair for pair in ready if pair[0].error is None]
                 in_parallel(lambda pair: self._carry_out_one(*pair, decide), ready, self._stop.set)
             finally:
-                settle_ties(self.module, operations)
+                settle_ties(self.module, [one for item, one in begun if not may_still_happen(item.error)])
 
     def _note(self, item: Item, operation: Operation) -> None:
         """Says beside each path what it is about, so that a run that dies early is known again, too."""
@@ -115,6 +120,8 @@ class Several:
             raise
         except DiskError as error:
             item.error = error
+            if may_still_happen(error):
+                operation.keep_noted()
         except OSError as error:
             item.error = _told(item, error)
 

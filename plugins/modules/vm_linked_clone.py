@@ -357,6 +357,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
     PROGRESS_SPEC,
+    SEARCH_SPEC,
+    TRUST_SPEC,
     URI_SPEC,
     run,
 )
@@ -381,6 +383,8 @@ def main() -> None:
             **OVERCOMMIT_SPEC,
             **PROGRESS_SPEC,
             **ALLOCATION_SPEC,
+            **SEARCH_SPEC,
+            **TRUST_SPEC,
             "source": {"type": "str", "required": True},
             "clones": {
                 "type": "list",
@@ -401,8 +405,6 @@ def main() -> None:
             "vtpm": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},
             "verify": {"type": "bool", "default": True},
             "force": {"type": "bool", "default": False},
-            "trusted": {"type": "bool", "default": False},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
         },
         mutually_exclusive=ALLOCATION_EXCLUSIVE,
         supports_check_mode=True,
