@@ -98,7 +98,7 @@ options:
         else is removed, and never the base. What a domain has instead of such an image (one that it was converted to,
         say) stays, with a warning. A clone is known by what this module writes into its metadata. One of a clone goes
         with that, where both are in the list. What a killed run left is also looked for in O(disk_dir) and
-        O(search_paths): name the directory where the source is gone.
+        O(search_paths), one of which has to name the directory where the source is gone.
     type: str
     choices: [present, absent]
     default: present
