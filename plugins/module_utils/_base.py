@@ -115,6 +115,18 @@ def protect(base: str, overlays: t.Iterable[str], *, read_only: bool = True) -> 
             _chmod(base, stat.S_IMODE(status.st_mode) & ~_WRITABLE)
 
 
+def adopt(base: str) -> None:
+    """Has what is noted of *base* hold for the file that stands there now, in the place of the one that it was noted of.
+
+    Nothing to do where that file is gone, or nothing is noted. Raises DiskError where the note cannot be written.
+    """
+    note = look(base) if os.path.isfile(base) else None
+    if note is None or note.inode == os.stat(base).st_ino:
+        return
+    with _held(base) as found:
+        _write(base, replace(found, inode=os.stat(base).st_ino))
+
+
 def release(base: str, gone: t.Iterable[str], others: Readers = lambda _base: ()) -> bool:
     """Forgets the overlays *gone*, which the caller has removed or made independent, and all others that have gone.
 
@@ -262,6 +274,6 @@ def _unreadable(base: str, reason: str) -> UnsafeImage:
 def _unwritable(base: str, error: OSError) -> DiskError:
     return DiskError(
         f"{base}: cannot note beside it what depends on it ({_place(base)}): {error.strerror}: have its directory "
-        "writable, or do without protect_base",
+        "writable",
         path=base,
     )

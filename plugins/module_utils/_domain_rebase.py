@@ -106,7 +106,7 @@ class RebaseTask:
                 self._protect([item for item in right if not item.open])
             self.several.carry_out(self.items, self._decided, self._protect)
             for path in released:  # the clones may have left it earlier
-                _ties.update(path, [move.path for item in self.items for move in item.moves], readers(self.module))
+                _ties.forget(path, [move.path for item in self.items for move in item.moves], readers(self.module))
             refresh_pools(self.hypervisor, {os.path.dirname(move.path) for item in self.items for move in item.moves})
         return report(
             self.items,

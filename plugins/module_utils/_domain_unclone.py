@@ -87,7 +87,7 @@ class RemovalTask:
             for wave in self._waves():
                 Several(self.module, _clone_make.REMOVE).carry_out(wave, self._decided)
             for base in released:  # its last clone may have gone before
-                _ties.update(base, paths, readers(self.module))
+                _ties.forget(base, paths, readers(self.module))
             refresh_pools(self.hypervisor, {os.path.dirname(path) for path in paths})
         for item in items:
             if item.plan and item.plan.kept and item.error is None:

@@ -54,12 +54,13 @@ class Operation:
     @property
     def bases(self) -> dict[str, list[str]]:
         """The noted bases (_base) that have to do with this operation, or with one that died on its images, each with
-        the overlays by which they do. All that is noted from now on tells of them."""
+        the overlays by which they do; none where it is the base itself that is held. All that is noted from now on
+        tells of them."""
         return {base: sorted(overlays) for base, overlays in self._bases.items()}
 
-    def depends(self, base: str, overlay: str) -> None:
-        """Has bases() name *base*, which *overlay* reads, or is to read, or has read."""
-        self._bases.setdefault(base, set()).add(overlay)
+    def depends(self, base: str, overlays: t.Iterable[str] = ()) -> None:
+        """Has bases() name *base*, which *overlays* read, or are to read, or have read."""
+        self._bases.setdefault(base, set()).update(overlays)
 
     def left_behind(self, path: str) -> dict[str, t.Any] | None:
         """What a dead run noted of *path*: verb, started and its facts; None where none died on it.
@@ -117,8 +118,7 @@ class Operation:
         if written:
             self._left[path] = _read(written)
             for base, overlays in noted_bases(self._left[path]).items():
-                for overlay in overlays:
-                    self.depends(base, overlay)
+                self.depends(base, overlays)
 
 
 @contextmanager

@@ -20,51 +20,60 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 
 
 def find(operation: Operation, promised: t.Mapping[str, t.Iterable[str]] = {}) -> None:
-    """Has *operation* know the noted bases of the images that it holds, and those that are *promised* overlays."""
+    """Has *operation* know the noted bases among the images that it holds, those of these images, and those that are
+    *promised* overlays."""
     for path in operation.paths:
+        if _is_noted(path):
+            operation.depends(os.path.realpath(path))
         for base in _noted_bases(path):
-            operation.depends(base, path)
+            operation.depends(base, [path])
     for base, overlays in promised.items():
-        for path in overlays:
-            operation.depends(os.path.realpath(base), path)
+        operation.depends(os.path.realpath(base), overlays)
 
 
 def settle(operations: t.Iterable[Operation], readers: _base.Readers) -> list[str]:
     """Brings what is noted of the bases of *operations* up to date with their overlays. *readers* searches for others.
 
-    A base that is itself held is looked at, too: somebody may have removed its last overlay by hand. Returns what could
-    not be done, in words: the work itself is done then.
+    A base that is itself held is looked at, too: somebody may have removed its last overlay by hand, or the run has put
+    a new file in its place. Returns what could not be done, in words: the work itself is done then.
     """
-    bases: dict[str, set[str]] = {}
+    operations = tuple(operations)
+    held = {os.path.realpath(path) for operation in operations for path in operation.paths}
+    known: dict[str, set[str]] = {}
+    new: dict[str, set[str]] = {}
     for operation in operations:
-        for base, known in operation.bases.items():
-            bases.setdefault(base, set()).update(known)
+        for base, overlays in operation.bases.items():
+            known.setdefault(base, set()).update(overlays)
         for path in operation.paths:
             for base in _noted_bases(path):
-                bases.setdefault(base, set()).add(path)
-            if _is_noted(path):
-                bases.setdefault(os.path.realpath(path), set())
+                new.setdefault(base, set()).add(path)
     failed = []
-    for base, overlays in sorted(bases.items()):
+    for base in sorted({*known, *new}):
         try:
-            update(base, overlays, readers)
+            if base in held and base in known:
+                _base.adopt(base)
+            _note(base, new.get(base, set()) - known.get(base, set()))
+            if base in known:
+                forget(base, known[base], readers)
         except DiskError as error:
             failed.append(str(error))
     return failed
 
 
-def update(base: str, overlays: t.Iterable[str], readers: _base.Readers) -> None:
-    """Notes those of *overlays* that read *base* now, and forgets the others. Raises DiskError where that fails."""
-    note = _base.own_note(base) if os.path.isfile(base) else None
-    if note is None:
-        return
-    now = {path: _base.reads(path, base) for path in overlays}
-    new = [path for path, reads in now.items() if reads and os.path.abspath(path) not in note.overlays]
-    if new:
-        _base.protect(base, new, read_only=False)
-    gone = [path for path, reads in now.items() if not reads]
-    if (gone or not now) and _base.is_in_use(base):
+def forget(base: str, overlays: t.Collection[str], readers: _base.Readers) -> None:
+    """Forgets those of *overlays* that do not read *base* any more. Raises DiskError where that fails.
+
+    Without any, only all others are looked at that are noted.
+    """
+    gone = [path for path in overlays if not _base.reads(path, base)]
+    if (gone or not overlays) and _base.is_in_use(base):
         _base.release(base, gone, readers)
+
+
+def _note(base: str, overlays: t.Collection[str]) -> None:
+    """Notes *overlays*, which have come to read *base*; how that is protected stays."""
+    if overlays and not _base.is_protected(base, overlays, read_only=False):
+        _base.protect(base, overlays, read_only=False)
 
 
 def unprotected(bases: t.Iterable[t.Mapping[str, t.Sequence[str]]]) -> list[str]:
@@ -86,7 +95,7 @@ def protect(
             _base.protect(base, overlays, read_only=read_only)
         except DiskError as error:
             if read_only:
-                raise
+                raise DiskError(f"{error}, or do without protect_base", **error.facts) from error
             warn(f"{base}: what reads it is only known where it is looked for: {error}")
 
 

@@ -179,6 +179,20 @@ def test_an_overlay_that_nobody_noted_keeps_its_base_protected(place: Place) -> 
     assert place.is_free(), "whoever changes a base sees that nobody reads it any more"
 
 
+def test_a_base_whose_image_is_replaced_by_its_like_stays_one(place: Place) -> None:
+    place.base.unlink()
+    overlay(place.base, str(place.other)).chmod(0o664)
+    place.protected("last")
+    inode = place.base.stat().st_ino
+    flat = {"name": place.domain(place.base), "disk": "vda", "trusted": True, "uri": place.uri}
+    assert run_module("vm_disk_flatten", flat).get("changed")
+    assert place.base.stat().st_ino != inode
+    assert (place.mode(), place.noted()) == (0o444, ["last"])
+    module, asked = removed(place, place.directory / "last")
+    assert run_module(module, {**asked, "uri": place.uri})["changed"]
+    assert place.is_free()
+
+
 def test_a_note_that_cannot_be_changed_is_warned_of_and_the_work_is_done(place: Place) -> None:
     place.protected("last")
     blocked = place.images / ".golden.qcow2.kvmops-base.new"
