@@ -116,7 +116,7 @@ def protect(base: str, overlays: t.Iterable[str], *, read_only: bool = True) -> 
 
 
 def adopt(base: str) -> None:
-    """Has what is noted of *base* hold for the file that stands there now, in the place of the one that it was noted of.
+    """Has what is noted of *base* hold for the file that stands there now, and no more for the one that did before.
 
     Nothing to do where that file is gone, or nothing is noted. Raises DiskError where the note cannot be written.
     """
