@@ -302,6 +302,20 @@ def test_a_note_of_an_earlier_file_at_the_name_gives_no_mode_to_the_new_one(base
     assert mode(base) == 0o600
 
 
+def test_a_note_can_be_made_to_hold_for_the_file_that_took_the_place(base: Path, tmp_path: Path) -> None:
+    clone = overlay(tmp_path / "far" / "clone", base)
+    _base.protect(str(base), [str(clone)])
+    new = tmp_path / "new"
+    new.write_bytes(base.read_bytes())
+    new.chmod(0o444)
+    new.rename(base)
+    assert not _base.is_in_use(str(base))
+    _base.adopt(str(base))
+    assert _base.is_in_use(str(base))
+    assert _base.release(str(base), [str(clone)])
+    assert mode(base) == 0o664
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"inode": "x"}', '{"inode": 1, "overlays": {"a": 1}}', '{"other": 1}'])
 def test_a_damaged_note_keeps_everybody_from_writing_the_base(base: Path, text: str) -> None:
     note_of(base).write_text(text, encoding="utf-8")
