@@ -13,10 +13,10 @@ copy)
     virsh dumpxml --inactive web | grep -q web.raw
     ;;
 clones)
-    virsh -q list --all --name | grep desk >/var/lib/libvirt/desks.defined
-    for desk in $(cat /var/lib/libvirt/desks.defined); do
+    virsh -q list --all --name | grep desk | while read -r desk; do
         echo "$desk $(virsh domuuid "$desk")"
     done >/var/lib/libvirt/desks.before
+    test -s /var/lib/libvirt/desks.before
     test "$(virsh -q list --name | grep -c desk)" -lt "$2"
     ;;
 esac
