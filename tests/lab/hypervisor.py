@@ -112,12 +112,13 @@ class Hypervisor:
         self._namespaces.stop()
 
     def start_libvirtd(self) -> None:
-        """Starts libvirtd and waits until it answers."""
+        """Starts libvirtd and waits until it answers and knows which guests still run."""
         status, complaint = self._namespaces.start_daemon()
         deadline = time.monotonic() + 20
         while status == 0 and time.monotonic() < deadline:
             try:
-                self.connect().close()
+                with contextlib.closing(self.connect()) as connection:
+                    _wait_reconnected(connection, deadline)
                 return
             except libvirt.libvirtError as error:
                 complaint = str(error)
@@ -344,3 +345,16 @@ class Hypervisor:
         for name, place in STATE.items():
             mounts.append(Mount.bind(self.directory / name, f"{root}{place}", make_target=name == "run"))
         return mounts
+
+
+def _wait_reconnected(connection: libvirt.virConnect, deadline: float) -> None:
+    """Waits until libvirtd, which has just started, has asked the QEMU of each domain whether it still runs.
+
+    Until then a domain whose QEMU has died is said to run. libvirtd holds the domain's job meanwhile, which
+    virDomainGetControlInfo tells without waiting for it (qemuProcessReconnect in src/qemu/qemu_process.c).
+    """
+    busy = (libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED)
+    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        with contextlib.suppress(libvirt.libvirtError):  # it is off meanwhile
+            while domain.controlInfo()[0] in busy and time.monotonic() < deadline:
+                time.sleep(0.01)

@@ -1,12 +1,15 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images as plain facts, for tests of decisions."""
+"""Images and domains as plain facts, for tests of decisions."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
@@ -40,3 +43,50 @@ def raw(path: str = "/images/web.raw", **facts: Any) -> Image:
 
 def snapshot(name: str = "before", virtual_size: int = 10 * MIB) -> Snapshot:
     return Snapshot("1", name, "2024-01-01T00:00:00+00:00", 0, virtual_size)
+
+
+def element(source: str | None = "/images/vm.raw", image_format: str = "raw", **facts: Any) -> DiskElement:
+    """The disk vda of a domain's XML, on SOURCE, but for FACTS."""
+    usual = DiskElement(
+        target="vda",
+        bus="virtio",
+        device="disk",
+        type="file",
+        source=source,
+        format=image_format,
+        pool=None,
+        volume=None,
+        readonly=False,
+        shareable=False,
+        transient=False,
+        encrypted=False,
+        chain=None,
+        mirror=None,
+    )
+    return replace(usual, **facts)
+
+
+def disk(defined: DiskElement | None, live: DiskElement | None = None) -> DomainDisk:
+    """A disk as the definition and the running domain have it; one of them has."""
+    counts = live or defined
+    assert counts is not None
+    return DomainDisk(counts.target, counts.source, defined, live)
+
+
+def domain(*disks: DomainDisk, **facts: Any) -> DomainState:
+    """A domain that is off, with DISKS, but for FACTS."""
+    usual = DomainState(
+        name="vm",
+        uuid="u",
+        state="shut off",
+        active=False,
+        persistent=True,
+        managed_save=False,
+        snapshots=(),
+        checkpoints=(),
+        busy=False,
+        definition="<domain/>",
+        disks=disks,
+        record=None,
+    )
+    return replace(usual, **facts)

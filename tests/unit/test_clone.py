@@ -13,17 +13,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _clone, _clone_
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import CloneSpec, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_existing import Neighbour, NeighbourDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_source import Source, SourceDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_identity import Looks, Mark
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
-from unit.samples import MIB, NO_QEMU_IMG, qcow2, raw
+from unit.samples import MIB, NO_QEMU_IMG, disk, domain, element, qcow2, raw
 
 UUID = "22222222-2222-4222-8222-222222222222"
 GOLDEN = "/images/golden.qcow2"
-ELEMENT = DiskElement(
-    *("vda", "virtio", "disk", "file", GOLDEN, "qcow2", None, None, False, False, False, False, None, None)
-)
+ELEMENT = element(GOLDEN, "qcow2")
 
 
 def spec(**given: Any) -> CloneSpec:
@@ -34,10 +32,8 @@ def wish(*clones: CloneSpec, **fields: Any) -> CloneWish:
     return CloneWish("golden", clones or (spec(),), **fields)
 
 
-def state(*disks: DiskElement, definition: str = "<domain/>", **fields: Any) -> DomainState:
-    found = tuple(DomainDisk(disk.target, disk.source, disk, None) for disk in (disks or (ELEMENT,)))
-    usual = DomainState("golden", "u", "shut off", False, True, False, (), (), False, definition, found, None)
-    return replace(usual, **fields)
+def state(*disks: DiskElement, **fields: Any) -> DomainState:
+    return domain(*(disk(found) for found in (disks or (ELEMENT,))), name="golden", **fields)
 
 
 def with_tpm(kind: str) -> str:

@@ -18,53 +18,23 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import RecordedDisk
+from unit import samples
 
-ELEMENT = DiskElement(
-    target="vda",
-    bus="virtio",
-    device="disk",
-    type="file",
-    source="/images/vm.raw",
-    format="raw",
-    pool=None,
-    volume=None,
-    readonly=False,
-    shareable=False,
-    transient=False,
-    encrypted=False,
-    chain=None,
-    mirror=None,
-)
+ELEMENT = samples.element()
 
 
 def element(
     target: str = "vda", source: str | None = "/images/vm.raw", image_format: str = "raw", **fields: Any
 ) -> DiskElement:
-    return replace(ELEMENT, target=target, source=source, format=image_format, **fields)
+    return samples.element(source, image_format, target=target, **fields)
 
 
 def disk(defined: DiskElement | None = ELEMENT, live: DiskElement | None = None) -> DomainDisk:
-    counts = live or defined
-    assert counts is not None
-    return DomainDisk(counts.target, counts.source, defined, live)
+    return samples.disk(defined, live)
 
 
 def state(*disks: DomainDisk, **fields: Any) -> DomainState:
-    usual = DomainState(
-        name="vm",
-        uuid="u",
-        state="shut off",
-        active=False,
-        persistent=True,
-        managed_save=False,
-        snapshots=(),
-        checkpoints=(),
-        busy=False,
-        definition="<domain/>",
-        disks=disks or (disk(),),
-        record=None,
-    )
-    return replace(usual, **fields)
+    return samples.domain(*(disks or (disk(),)), **fields)
 
 
 def wish(*disks: str, image_format: str = "qcow2", **fields: Any) -> ConvertWish:

@@ -30,6 +30,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 from ansible_collections.kvmops.disk.plugins.module_utils._flatten import Flattening, FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record
+from unit import samples
 
 MIB = 1 << 20
 TOP, MIDDLE, BASE = "/images/vm.qcow2", "/images/middle.qcow2", "/images/base.raw"
@@ -39,18 +40,15 @@ IMAGES = (
     Image(MIDDLE, "qcow2", 64 * MIB, 2 * MIB, backing_file=BASE),
     Image(BASE, "raw", 64 * MIB, 40 * MIB),
 )
-ELEMENT = DiskElement(
-    *("vda", "virtio", "disk", "file", TOP, "qcow2", None, None, False, False, False, False, CHAIN, None)
-)
+ELEMENT = samples.element(TOP, "qcow2", chain=CHAIN)
 
 
 def disk(element: DiskElement = ELEMENT, *, live: bool = False) -> DomainDisk:
-    return DomainDisk(element.target, element.source, element, element if live else None)
+    return samples.disk(element, element if live else None)
 
 
 def state(*disks: DomainDisk, **fields: Any) -> DomainState:
-    usual = DomainState("vm", "u", "shut off", False, True, False, (), (), False, "<domain/>", disks or (disk(),), None)
-    return replace(usual, **fields)
+    return samples.domain(*(disks or (disk(),)), **fields)
 
 
 def item(keep: int = 3, images: Sequence[Image] = IMAGES, **element: Any) -> Flattening:

@@ -16,24 +16,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._resize import ResizeWish, Resizing
+from unit import samples
 
 GIB = 1 << 30
-ELEMENT = DiskElement(
-    target="vda",
-    bus="virtio",
-    device="disk",
-    type="file",
-    source="/images/vm.qcow2",
-    format="qcow2",
-    pool=None,
-    volume=None,
-    readonly=False,
-    shareable=False,
-    transient=False,
-    encrypted=False,
-    chain=None,
-    mirror=None,
-)
+ELEMENT = samples.element("/images/vm.qcow2", "qcow2")
 IMAGE = Image(
     "/images/vm.qcow2", "qcow2", 30 * GIB, GIB, cluster_size=65536, compat="1.1", refcount_bits=16, extended_l2=False
 )
@@ -42,27 +28,11 @@ SNAPSHOT = Snapshot("1", "before", "2024-01-01T00:00:00+00:00", 0, 30 * GIB)
 
 
 def disk(defined: DiskElement | None = ELEMENT, live: DiskElement | None = None) -> DomainDisk:
-    counts = live or defined
-    assert counts is not None
-    return DomainDisk(counts.target, counts.source, defined, live)
+    return samples.disk(defined, live)
 
 
 def state(*disks: DomainDisk, **fields: Any) -> DomainState:
-    usual = DomainState(
-        name="vm",
-        uuid="u",
-        state="shut off",
-        active=False,
-        persistent=True,
-        managed_save=False,
-        snapshots=(),
-        checkpoints=(),
-        busy=False,
-        definition="<domain/>",
-        disks=disks or (disk(),),
-        record=None,
-    )
-    return replace(usual, **fields)
+    return samples.domain(*(disks or (disk(),)), **fields)
 
 
 def item(after: int = 40, image: Image = IMAGE, *, live: bool = False, of: DomainDisk | None = None) -> Resizing:

@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import Operati
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
+from unit import samples
 
 Note = dict[str, Any]
 
@@ -35,17 +36,13 @@ class World:
 
     def state(self, *, defined: bool = False, active: bool = False, record: bool = True, **fields: Any) -> DomainState:
         source, image_format = (self.dest, "qcow2") if defined else (self.source, "raw")
-        element = DiskElement(
-            "vda", "virtio", "disk", "file", source, image_format, None, None, False, False, False, False, None, None
-        )
-        disk = DomainDisk("vda", source, element, element if active else None)
+        element = samples.element(source, image_format)
+        disk = samples.disk(element, element if active else None)
         recorded = RecordedDisk("vda", self.source, "raw", self.dest, "qcow2")
         found = Record("convert", "offline", "yesterday", True, True, (recorded,))
         found = replace(found, **fields)
         state = "running" if active else "shut off"
-        return DomainState(
-            "vm", "u", state, active, True, False, (), (), False, "<domain/>", (disk,), found if record else None
-        )
+        return samples.domain(disk, state=state, active=active, record=found if record else None)
 
     def find(self, state: DomainState, *images: str) -> _unfinished.Unfinished:
         return _unfinished.find(state, images, self.notes.get)

@@ -19,28 +19,25 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _vm_snapshot_take,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskElement
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import VmSnapshotWish
+from unit import samples
 
 BASE, ONE, TWO = "/images/vm.raw", "/images/vm.s1.qcow2", "/images/vm.s2.qcow2"
 LINKS = (ChainLink(TWO, "qcow2"), ChainLink(ONE, "qcow2"), ChainLink(BASE, "raw"))
 CHAINS = {"vda": LINKS}
-ELEMENT = DiskElement(
-    *("vda", "virtio", "disk", "file", TWO, "qcow2", None, None, False, False, False, False, None, None)
-)
+ELEMENT = samples.element(TWO, "qcow2")
 
 
 def disk(**element: Any) -> DomainDisk:
-    found = replace(ELEMENT, **element)
-    return DomainDisk(found.target, found.source, found, None)
+    return samples.disk(replace(ELEMENT, **element))
 
 
 def state(*disks: DomainDisk, **fields: Any) -> DomainState:
-    usual = DomainState("vm", "u", "shut off", False, True, False, (), (), False, "<domain/>", disks or (disk(),), None)
-    return replace(usual, **fields)
+    return samples.domain(*(disks or (disk(),)), **fields)
 
 
 def domain_xml(source: str, image_format: str, backing: str = "") -> str:
