@@ -140,7 +140,9 @@ def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t
 def whole_story(error: BaseException) -> str:
     """The message of *error*; where it came up while another one was being undone, that one's first."""
     first = error.__context__
-    if isinstance(error, DiskError) and isinstance(first, DiskError) and first is not error.__cause__:
+    if first is not None and first is error.__cause__:  # what a library said, told already
+        first = first.__context__
+    if isinstance(error, DiskError) and isinstance(first, DiskError):
         return f"{whole_story(first)}. Then, while that was being undone: {error}"
     return str(error)
 
