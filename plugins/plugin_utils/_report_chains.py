@@ -20,7 +20,8 @@ _ACROSS, _DOWN = 288, 58
 _MARGIN = 4
 #: Of siblings on which nothing stands, and which are all well or have all the same trouble, so many are drawn.
 _MOST_SIBLINGS = 12
-_LONGEST = 26
+#: Characters that fit into a box, of a name and, beside two sizes, of a domain.
+_LONGEST, _LONGEST_USER = 26, 12
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,14 @@ class Picture:
         sizes = short_size(image["actual_size"])
         if image["virtual_size"] is not None:
             sizes += f" of {short_size(image['virtual_size'])}"
-        user = image["domains"][0] if image["domains"] and not image["dependents"] else ""
+        user = _shortened(image["domains"][0], _LONGEST_USER) if image["domains"] and not image["dependents"] else ""
         text = " · ".join(filter(None, (user, sizes if health.level == "good" else health.word)))
         kind = "base" if image["dependents"] else "top"
         return self._place(column, y, path, name, text, health.level, kind)
 
     def _place(self, column: int, y: int, path: str, name: str, text: str, level: str, kind: str) -> int:
         self._columns = max(self._columns, column + 1)
-        self._nodes.append(Node(self._x(column), y, path, _shortened(name), _shortened(text, 32), level, kind))
+        self._nodes.append(Node(self._x(column), y, path, _shortened(name), text, level, kind))
         return y
 
     def _next_row(self) -> int:

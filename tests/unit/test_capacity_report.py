@@ -315,3 +315,9 @@ def test_a_long_name_keeps_both_its_ends() -> None:
     shown = drawn[f"/srv/{name}"]["name"]
     assert len(shown) == 26
     assert (shown[:10], shown[-10:]) == (name[:10], name[-10:])
+
+
+def test_the_sizes_beside_a_long_domain_name_are_whole() -> None:
+    base = image("/srv/base", dependents=["/srv/clone"], grows=False)
+    drawn = boxes(page(base, image("/srv/clone", domains=["a-domain-whose-name-is-much-longer-than-the-box"])))
+    assert drawn["/srv/clone"]["text"] == "a-dom…he-box · 1 GiB of 10 GiB"
