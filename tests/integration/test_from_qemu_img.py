@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
-from forked import run_forked
 from integration.image_tools import MIB, NOBODY, create, info, names, overlay, qemu_img, qemu_io
 from integration.playground import Playground
 from integration.snapshot_tools import consistency
-from lab import Hypervisor
+from lab import Hypervisor, run_module
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "docsite" / "rst" / "from_qemu_img.rst"
 IMAGES, KEYS = "/var/lib/libvirt/images", "/etc/keys"
@@ -152,7 +151,7 @@ def test_a_task_changes_nothing_the_second_time(images: Path, keys: Path) -> Non
             if not module.startswith("kvmops.disk."):
                 continue
             name = module.removeprefix("kvmops.disk.")
-            first, again = (run_forked(name, {"uri": NOBODY, **params}) for _time in range(2))
+            first, again = (run_module(name, {"uri": NOBODY, **params}) for _time in range(2))
             assert not first.get("failed"), (task, first)
             assert again["changed"] is False, (task, again)
             changing |= {example.command} if first["changed"] else set()

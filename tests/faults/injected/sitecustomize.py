@@ -10,6 +10,7 @@ point and AT_SIGNAL the signal that the process then gets; POINTS names a file t
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -44,8 +45,12 @@ WATCHED = {
     "virDomainSnapshotDelete",
 }
 seen: Counter[str] = Counter()
-wanted = os.environ.get("AT_POINT", "")
-log = os.environ.get("POINTS")
+
+
+@functools.cache
+def asked(name: str) -> str:
+    """What the environment says at the first record: a process may have been begun with another one."""
+    return os.environ.get(name, "")
 
 
 def name_of(function: Any, frame: FrameType) -> str | None:
@@ -62,12 +67,12 @@ def on_call(frame: FrameType, event: str, function: Any) -> None:
         return
     seen[name] += 1
     point = f"{name} {seen[name]}"
-    if log:
+    if asked("POINTS"):
         sys.setprofile(None)
-        with open(log, "a", encoding="utf-8") as stream:
+        with open(asked("POINTS"), "a", encoding="utf-8") as stream:
             stream.write(point + "\n")
         sys.setprofile(on_call)
-    if point == wanted:
+    if point == asked("AT_POINT"):
         sys.setprofile(None)
         os.kill(os.getpid(), signal.Signals[os.environ["AT_SIGNAL"]])
 
@@ -75,12 +80,11 @@ def on_call(frame: FrameType, event: str, function: Any) -> None:
 def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and not seen and str(arguments[0]).endswith(".kvmops") and arguments[2] & os.O_CREAT:
         seen["record"] = 1
-        if wanted == "record 1":
+        if asked("AT_POINT") == "record 1":
             os.kill(os.getpid(), signal.Signals[os.environ["AT_SIGNAL"]])
-        else:
+        elif asked("AT_POINT") or asked("POINTS"):
             sys.setprofile(on_call)
             threading.setprofile(on_call)  # for those that are begun later
 
 
-if wanted or log:
-    sys.addaudithook(on_audit)
+sys.addaudithook(on_audit)
