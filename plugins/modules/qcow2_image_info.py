@@ -308,7 +308,7 @@ failures:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._described_images import describe
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._module import SEARCH_SPEC, TRUST_SPEC, URI_SPEC, run
 
 
 def main() -> None:
@@ -323,8 +323,8 @@ def main() -> None:
             "measure": {"type": "bool", "default": False},
             "check": {"type": "bool", "default": False},
             "dependents": {"type": "bool", "default": False},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
-            "trusted": {"type": "bool", "default": False},
+            **SEARCH_SPEC,
+            **TRUST_SPEC,
             **URI_SPEC,
         },
         supports_check_mode=True,

@@ -347,6 +347,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
+    SEARCH_SPEC,
+    TRUST_SPEC,
     URI_SPEC,
     run,
 )
@@ -370,6 +372,8 @@ def main() -> None:
             **URI_SPEC,
             **OVERCOMMIT_SPEC,
             **ALLOCATION_SPEC,
+            **SEARCH_SPEC,
+            **TRUST_SPEC,
             "source": {"type": "str", "required": True},
             "clones": {
                 "type": "list",
@@ -390,8 +394,6 @@ def main() -> None:
             "vtpm": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},
             "verify": {"type": "bool", "default": True},
             "force": {"type": "bool", "default": False},
-            "trusted": {"type": "bool", "default": False},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
         },
         mutually_exclusive=ALLOCATION_EXCLUSIVE,
         supports_check_mode=True,

@@ -27,6 +27,8 @@ from typing import IO, Any
 
 RUNNER = Path(__file__).with_name("run_module_process.py")
 LIMITS = [number for name, number in vars(resource).items() if name.startswith("RLIMIT_")]
+#: By Python, and by the sitecustomize.py of tests/faults.
+AT_START = ("PYTHON", "LC_", "LANG", "CONSTANTS")
 
 
 class CopiedProcess:
@@ -98,12 +100,12 @@ class Template:
 
 
 def template(environment: Mapping[str, str], checkout: Path) -> Template:
-    """That for ENVIRONMENT, as far as Python looks there when it starts."""
-    counts = {name: value for name, value in environment.items() if name.startswith(("PYTHON", "LC_", "LANG"))}
+    """That for ENVIRONMENT, as far as it is looked at when a Python starts and imports."""
+    counts = {name: value for name, value in environment.items() if name.startswith(AT_START)}
     return _template(tuple(sorted(counts.items())), checkout)
 
 
 @functools.cache
 def _template(counts: tuple[tuple[str, str], ...], checkout: Path) -> Template:
-    others = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))}
+    others = {name: value for name, value in os.environ.items() if not name.startswith(AT_START)}
     return Template({**others, **dict(counts)}, checkout)
