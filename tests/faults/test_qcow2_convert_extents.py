@@ -174,6 +174,6 @@ def test_runs_at_once_make_it_once(source: Path, dest: Path) -> None:
     assert sorted(result["changed"] for result in results) == [False, False, True]
     with paused_at("unlink 2", wish(source, dest, update="always"), module=MODULE):
         other = start_module(MODULE, wish(source, dest))
-        assert os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOHANG) is None
+        assert other.process.poll() is None
     assert not other.result().get("failed")
     assert content(dest, "vmdk") == content(source, "raw")
