@@ -41,7 +41,7 @@ def main() -> None:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=dict(os.environ, KVMOPS_COPY=f"copy-{number}"),
+                env=dict(os.environ, KVMOPS_COPY=f"{what}-{number}"),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
