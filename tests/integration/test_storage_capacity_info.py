@@ -384,7 +384,7 @@ def test_a_thousand_images_are_counted_within_a_second_or_two(images: Path) -> N
     first = overlay(images / "0.qcow2", base)
     for number in range(1, 1000):
         shutil.copyfile(first, images / f"{number}.qcow2")
-    took = []
+    took: list[float] = []
     while not took or (min(took) >= 5 and len(took) < 3):  # it may be that others have just kept the machine busy
         started = time.monotonic()
         system = only(run_module(MODULE, {"paths": [str(images)], "uri": NOBODY})["filesystems"])
