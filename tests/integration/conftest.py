@@ -20,7 +20,6 @@ from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from scene import make_image
 
-
 _numbers = itertools.count(1)
 
 
