@@ -38,11 +38,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuI
 
 @dataclass(frozen=True)
 class Left:
-    """A path on which a run died that made, or removed, a clone. *start* is owed to it; *there*: so is a file of it.
-    *bases*: the noted bases that the run had to do with."""
+    """A path on which a run died that made, or removed, a clone; *there*: a file of it is there. *bases*: the noted
+    bases that the run had to do with."""
 
     path: str
-    start: bool = False
     there: bool = False
     bases: tuple[str, ...] = ()
 
@@ -165,9 +164,7 @@ def left_behind(directories: t.Iterable[str], names: t.Container[str]) -> dict[s
             name, path = record.get("item"), record.get("path")
             if not record["alive"] and record.get("verb") in (MAKE, REMOVE) and name in names and path:
                 there = os.path.lexists(path) or _staging.left_over(path)
-                found.setdefault(str(name), []).append(
-                    Left(path, bool(record.get("start")), there, tuple(_lock.noted_bases(record)))
-                )
+                found.setdefault(str(name), []).append(Left(path, there, tuple(_lock.noted_bases(record))))
     return found
 
 

@@ -28,6 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     Interrupted,
     InvalidRequest,
     MissingLibrary,
+    QemuImgFailed,
     may_still_happen,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS, PREALLOCATIONS, Layout
@@ -123,11 +124,14 @@ def carry_out(
     check_mode = module.check_mode
     try:
         plan = decide(None)
-    except ImageInUse:
-        if check_mode or not any((_lock.look(path) or {}).get("alive") for path in paths()):
+    except (ImageInUse, QemuImgFailed) as error:
+        # It may be another run that has the image open, or that was moving its files: it is waited for.
+        alive = any((_lock.look(path) or {}).get("alive") for path in paths())
+        if check_mode or (isinstance(error, ImageInUse) and not alive):
             raise
-        with _lock.operation(verb, paths()):  # it is another run that has the image open: it is waited for
-            pass
+        if alive:
+            with _lock.operation(verb, paths()):
+                pass
         plan = decide(None)
     while plan and not check_mode:
         with _lock.operation(verb, paths()) as operation, alone_on(module, counted()):
@@ -183,7 +187,9 @@ def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t
 def whole_story(error: BaseException) -> str:
     """The message of *error*; where it came up while another one was being undone, that one's first."""
     first = error.__context__
-    if isinstance(error, DiskError) and isinstance(first, DiskError) and first is not error.__cause__:
+    if first is not None and first is error.__cause__:  # what a library said, told already
+        first = first.__context__
+    if isinstance(error, DiskError) and isinstance(first, DiskError):
         return f"{whole_story(first)}. Then, while that was being undone: {error}"
     return str(error)
 
