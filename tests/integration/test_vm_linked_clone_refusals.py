@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 
-import libvirt
 import pytest
 from integration.arranged import Asked, Cases, Scene
 from lab import Disk
@@ -162,13 +161,6 @@ def a_directory_that_qemu_may_not_pass(scene: Scene) -> Asked:
 @case("the same names: twice")
 def a_name_that_is_there_twice(scene: Scene) -> Asked:
     return {"source": scene.domain(Disk(scene.qcow2(), "qcow2")), "clones": [{"name": "twice"}, {"name": "twice"}]}
-
-
-@case("name: 'a/b' has a slash", "libvirt makes files of it")
-def a_name_that_libvirt_refuses(scene: Scene) -> Asked:
-    with scene.libvirt(scene.domain()) as domain, pytest.raises(libvirt.libvirtError, match="cannot contain '/'"):
-        domain.rename("a/b")
-    return {"source": scene.domain(Disk(scene.qcow2(), "qcow2")), "clones": [{"name": "sound"}, {"name": "a/b"}]}
 
 
 @case("is that of the domain", "choose another")
