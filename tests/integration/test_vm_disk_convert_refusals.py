@@ -441,6 +441,21 @@ def the_directory_of_the_destination_is_missing(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "dest": str(scene.images / "missing" / "vm.qcow2")}
 
 
+def _closed(scene: Scene) -> str:
+    (scene.images / "private").mkdir(mode=0o700)
+    return str(scene.images / "private" / "vm.qcow2")
+
+
+@case("dest: QEMU runs as the user", "may not pass", "private (mode 0700)", "give it execute permission")
+def qemu_may_not_traverse_the_directory(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "dest": _closed(scene)}
+
+
+@case("dest: QEMU runs as the user", "may not pass", "private (mode 0700)", "give it execute permission")
+def qemu_may_not_traverse_the_directory_of_a_live_copy(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "dest": _closed(scene)}
+
+
 @case("dest: 'vm.qcow2' is relative")
 def the_destination_is_relative(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "dest": "vm.qcow2"}

@@ -27,7 +27,7 @@ FLOORS = (
     },
     {
         *("_base", "_block_device", "_block_job", "_capacity", "_dependents", "_domain", "_image", "_layout"),
-        *("_leftovers", "_lock", "_promises", "_staging", "_usage"),
+        *("_leftovers", "_lock", "_passage", "_promises", "_staging", "_usage"),
     },
     {
         *("_clone", "_clone_existing", "_clone_facts", "_clone_make", "_clone_rebase", "_clone_remove"),
