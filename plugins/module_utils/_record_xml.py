@@ -82,6 +82,11 @@ def shutdown_from_xml(xml: str) -> Shutdown | None:
         return None
 
 
+def was_asked_to_shut_down(definition: str) -> bool:
+    """Whether a domain's XML says that its guest was asked to shut down, and has not been seen to since."""
+    return any(_xml.namespace(node) == SHUTDOWN_URI for node in _xml.parse(definition).iterfind("./metadata/*"))
+
+
 def now() -> str:
     """When an operation begins, as its record says it."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -692,6 +692,8 @@ def test_a_guest_that_goes_off_under_a_later_task_is_started_again_whatever_the_
     for told in (live, again):
         assert sum("was asked to shut down at" in str(said) for said in told["warnings"]) == 1
     assert run_module("vm_disk_resize", {**params, "size": "12M"})["changed"], "others are not held up by it"
+    (disk,) = run_module("vm_disk_info", {"names": [deaf.name], "uri": hv.uri})["disks"]
+    assert disk["unfinished"]
     with contextlib.suppress(GuestError):
         deaf.run("power-off", timeout=5)
     deaf.wait_off()
