@@ -160,9 +160,11 @@ class Domain:
             try:
                 return bool(self._ask(self._domain.jobInfo)[0] != binding.libvirt.VIR_DOMAIN_JOB_NONE)
             except binding.libvirt.libvirtError as error:
-                if not self._is_because_off(error):
+                if error.get_error_code() != binding.libvirt.VIR_ERR_OPERATION_INVALID:
                     raise
-                return False
+                return bool(
+                    self._domain.isActive()
+                )  # it went off, or is on its way to here, of which only there is told
 
     def undefine(self) -> None:
         """Removes the definition, with what libvirt itself keeps of the domain: a managed-save image, and what it
