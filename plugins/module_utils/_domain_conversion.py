@@ -18,9 +18,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _domain,
     _domain_xml,
     _image,
-    _live,
     _lock,
-    _offline,
+    _record_xml,
     _shutdown,
     _unfinished,
     _xml,
@@ -28,7 +27,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_task import DomainTask
-from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -36,10 +34,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     layout_from,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import Unfinished
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils import _offline
+    from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey
 
 
 def wish_from(params: dict[str, t.Any]) -> ConvertWish:
@@ -97,7 +97,6 @@ class ConvertTask(DomainTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         self.conversions, self.work = [], None
-        self.survey = Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
         self.unfinished = self._find_unfinished([], operation)
         meant, conversions = _convert.select(self.state, self.wish)
         self.targets = [disk.target for disk in meant]
@@ -107,6 +106,7 @@ class ConvertTask(DomainTask):
             self.unfinished = self._find_unfinished([disk.path for disk in meant if disk.path], operation)
             self._warn_of_shutdown(operation)
             return Plan({}, {}, self._settlement(operation, restart=self.wish.restart) if self.unfinished else ())
+        self.survey = self._survey()
         self._require_convertible(conversions)
         self.mode = _convert.way(self.state, self.wish)
         self.unfinished = self._find_unfinished([item.dest for item in conversions], operation)
@@ -124,7 +124,8 @@ class ConvertTask(DomainTask):
         return self._conversion_plan(operation, adopted)
 
     def _find_unfinished(self, images: t.Iterable[str], operation: Operation | None) -> Unfinished:
-        asked, run = _shutdown.noted(self.domain), self.domain.run_number()
+        asked = _record_xml.shutdown_in(self.state.definition)
+        run = self.domain.run_number() if asked else None
         return _unfinished.find(self.state, images, _lock.notes(operation), asked, run)
 
     def _warn_of_shutdown(self, operation: Operation | None) -> None:
@@ -141,6 +142,12 @@ class ConvertTask(DomainTask):
             return ()
         self.conversions = []
         return self._settlement(operation, restart=True)
+
+    def _survey(self) -> Survey:
+        """The look around, which a run that finds everything as wanted does without."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey  # loaded where there is work
+
+        return Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
 
     def _is_taken(self, path: str) -> bool:
         """Whether something stands at a destination that is not to be overwritten."""
@@ -171,6 +178,8 @@ class ConvertTask(DomainTask):
         )
 
     def _steps(self, operation: Operation | None, adopted: t.Container[str]) -> tuple[Step, ...]:
+        from ansible_collections.kvmops.disk.plugins.module_utils import _live, _offline  # loaded where there is work
+
         if self.mode == "live":
             self._warn_of_shutdown(operation)
             work = _live.LiveWork(**self.hands(operation), wish=self.wish, images=self.survey.images, adopted=adopted)
@@ -179,6 +188,8 @@ class ConvertTask(DomainTask):
 
     def _clean_up(self) -> tuple[Step, ...]:
         """The steps that end or finish what a dead run left of disks."""
+        from ansible_collections.kvmops.disk.plugins.module_utils import _live  # loaded where there is work
+
         pivoted = self.unfinished.pivoted
         named = Step(
             f"define {self.state.name} with {', '.join(disk.dest for disk in pivoted)}, on which it runs",
@@ -194,6 +205,7 @@ class ConvertTask(DomainTask):
 
     def _settlement(self, operation: Operation | None, *, restart: bool) -> tuple[Step, ...]:
         """The steps that end what a dead run left, where there is nothing else to do."""
+        self.survey = self._survey()
         work = self._work(operation)
         owed = self.unfinished.owed and restart
         start = (Step(f"start {self.state.name}, which an interrupted run had shut down", work.start),) if owed else ()
@@ -207,6 +219,11 @@ class ConvertTask(DomainTask):
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
         """Where another verb died on a source, that source is checked first."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
+            look_for,  # loaded where there is work
+        )
+        from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
+
         note_of = _lock.notes(operation)
         found: list[Step] = []
         for item in self.conversions:
@@ -225,6 +242,8 @@ class ConvertTask(DomainTask):
         )
 
     def _work(self, operation: Operation | None) -> _offline.Work:
+        from ansible_collections.kvmops.disk.plugins.module_utils import _offline  # loaded where there is work
+
         self.work = _offline.Work(
             **self.hands(operation),
             wish=self.wish,

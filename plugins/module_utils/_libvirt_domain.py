@@ -325,13 +325,13 @@ class Domain:
         with translated(f"{self.name}: cannot end the block job on {target}"):
             self._ask(self._domain.blockJobAbort, target, 0)
 
-    def record(self, uri: str = METADATA_URI) -> str | None:
-        """The element of that namespace in the metadata of the definition, as XML; None where there is none."""
+    def record(self) -> str | None:
+        """The element of ours in the metadata of the definition, as XML; None where there is none."""
         try:
             return t.cast(
                 str,
                 self._domain.metadata(
-                    binding.libvirt.VIR_DOMAIN_METADATA_ELEMENT, uri, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG
+                    binding.libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_URI, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG
                 ),
             )
         except binding.libvirt.libvirtError as error:

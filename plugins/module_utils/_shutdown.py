@@ -28,12 +28,6 @@ def remember(domain: Domain) -> None:
         domain.set_record(_record_xml.shutdown_to_xml(Shutdown(run, _record_xml.now())), SHUTDOWN_URI)
 
 
-def noted(domain: Domain) -> Shutdown | None:
-    """The note, if there is one. A domain without a definition has none."""
-    found = domain.record(SHUTDOWN_URI) if domain.is_persistent() else None
-    return _record_xml.shutdown_from_xml(found) if found else None
-
-
 def is_pending(note: Shutdown, run: str | None, now: datetime | None = None) -> bool:
     """Whether the guest that was asked still runs, as *run* of its domain, and may still go off."""
     asked = datetime.fromisoformat(note.asked)
@@ -42,6 +36,6 @@ def is_pending(note: Shutdown, run: str | None, now: datetime | None = None) -> 
 
 def settle(hypervisor: Hypervisor, domain: Domain) -> None:
     """Removes the note, unless the guest may still go off."""
-    note = noted(domain)
+    note = _record_xml.shutdown_in(domain.xml(inactive=True)) if domain.is_persistent() else None
     if note is not None and not is_pending(note, domain.run_number()):
         _records.remove_from_metadata(hypervisor, domain, SHUTDOWN_URI)

@@ -155,7 +155,7 @@ class Observed:
         """Whether a run is at work on the disk, or died there, or gave up waiting for the guest to shut down."""
         recorded = self.state.record.disks if self.state.record else ()
         return disk.target in [one.target for one in recorded] or (
-            disk.element.device == "disk" and _record_xml.was_asked_to_shut_down(self.state.definition)
+            disk.element.device == "disk" and _record_xml.shutdown_in(self.state.definition) is not None
         )
 
     def has_job(self, disk: _domain.DomainDisk) -> bool | None:

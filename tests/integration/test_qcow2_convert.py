@@ -333,7 +333,7 @@ def test_a_new_image_resembles_its_source_or_what_the_task_says(raw: Path, tmp_p
         ({"compress": True, "format": "raw"}, "raw images cannot be compressed"),
         ({"compress": True, "format": "vmdk"}, "only vmdk images of subformat streamOptimized"),
         ({"compress": True, "preallocation": "full"}, "excludes preallocation"),
-        ({"subformat": "monolithicFlat", "format": "vmdk"}, "spreads a disk over several files"),
+        ({"subformat": "monolithicFlat", "format": "vmdk", "compress": True}, "only vmdk images of subformat"),
         ({"subformat": "fixed", "format": "vmdk"}, "vmdk images know no fixed"),
         ({"subformat": "fixed"}, "qcow2 images know no fixed: leave it out"),
         ({"snapshot": "s"}, "raw images have no snapshots"),
