@@ -160,11 +160,10 @@ class Domain:
             try:
                 return bool(self._ask(self._domain.jobInfo)[0] != binding.libvirt.VIR_DOMAIN_JOB_NONE)
             except binding.libvirt.libvirtError as error:
-                if error.get_error_code() != binding.libvirt.VIR_ERR_OPERATION_INVALID:
+                known = (binding.libvirt.VIR_ERR_OPERATION_INVALID, binding.libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
+                if error.get_error_code() not in known:
                     raise
-                return bool(
-                    self._domain.isActive()
-                )  # it went off, or is on its way to here, of which only there is told
+                return bool(self._domain.isActive())  # it went off, or comes from where alone libvirt tells of it
 
     def undefine(self) -> None:
         """Removes the definition, with what libvirt itself keeps of the domain: a managed-save image, and what it
