@@ -25,6 +25,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "vm_disk_flatten": {"disk": "vda"},
     "vm_disk_snapshot": {"snapshot": "before", "disks": ["vda"]},
 }
+#: Those that need not ask for anything there that libvirt only tells when the domain has arrived.
+TOLD_THERE = ("vm_disk_convert", "vm_disk_flatten")
 #: The storage is shared: it is one directory.
 FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
@@ -72,7 +74,7 @@ def test_a_domain_that_is_being_migrated_is_left_alone_and_arrives(
     with Hypervisor(Path(tempfile.gettempdir()), f"other-{os.getpid()}") as there:
         migration = Migration(hv, there, name)
         for module, asked in ASKED.items():
-            for side in (hv, there):
+            for side in (hv, there) if module in TOLD_THERE else (hv,):
                 refused = run_module(module, {"name": name, "uri": side.uri, **asked})
                 assert refused.get("failed"), refused
                 assert "is being migrated" in refused["msg"] or "is transient" in refused["msg"], refused["msg"]
