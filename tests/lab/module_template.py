@@ -32,7 +32,7 @@ AT_START = ("PYTHON", "LC_", "LANG", "CONSTANTS")
 
 
 class CopiedProcess:
-    """What subprocess.Popen has, as far as it is needed, for a process that is no child. It stays until it was waited for."""
+    """The part of subprocess.Popen that there is for a process which is no child; it stays until it was waited for."""
 
     def __init__(self, name: str, status: socket.socket) -> None:
         self.args = [name]
