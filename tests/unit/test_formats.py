@@ -22,6 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import (
     references,
     resolve,
 )
+from foreign import CLOOP_MAGIC
 from unit.qcow2_header import BACKING_FORMAT, DATA_FILE, EXTERNAL_DATA, Made
 
 DESCRIPTOR = '# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\n'
@@ -61,6 +62,11 @@ def vmdk(capacity: int, descriptor: str, sector: int = 1) -> bytes:
         (b"WithouFreSpacExt", "parallels"),
         (b"<<< VDI >>>".ljust(64, b"\0") + b"\x7f\x10\xda\xbe", "vdi"),
         (bytes(1024) + b"conectix".ljust(512, b"\0"), "vpc"),
+        (bytes(1024) + b"koly\0\0\0\4".ljust(512, b"\0"), "dmg"),
+        (bytes(1024) + b"koly".ljust(512, b"\0"), None),
+        (CLOOP_MAGIC, "cloop"),
+        (b"#!/bin/sh\n#V2.0 Format\necho", None),
+        (b"Bochs Virtual HD Image".ljust(512, b"\0"), "bochs"),
         (b"", None),
         (bytes(4096), None),
         (b"QFI", None),
