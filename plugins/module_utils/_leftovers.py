@@ -22,6 +22,8 @@ COMMIT = "commit"
 MERGING, MERGED = "merging", "merged"
 #: The verb of those that write dirty bitmaps.
 BITMAP = "bitmap"
+#: That of the record of a run that repairs.
+REPAIR = "repair"
 #: The verb of those that make an image of another one.
 CONVERT = "convert"
 

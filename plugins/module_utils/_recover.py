@@ -19,6 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
     CREATE,
     DELETE,
     DISK_SNAPSHOT,
+    REPAIR,
     REVERT,
     Leftovers,
     left_on,
@@ -26,7 +27,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import CheckResult, QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._repair import REPAIR, repair_counts
 
 #: The verbs that harm nothing but reference counts when they are cut short (HAZARDS D).
 _OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
@@ -152,5 +152,9 @@ def _checked(left: Leftovers, qemu_img: QemuImg) -> CheckResult:
     if found.result == "leaks" or (found.result == "good" and left.dirty):
         return qemu_img.check(path, image_format, repair="leaks", external_data=external)
     if found.result == "corrupt" and left.verb in _OF_SNAPSHOTS:
+        from ansible_collections.kvmops.disk.plugins.module_utils._repair import (
+            repair_counts,  # loaded where there is damage
+        )
+
         return repair_counts(path, qemu_img)
     return found
