@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from forked import run_forked
-from hostile import FORMATS, SECRET, Canary, Hostile, corpus, flipped, make_sound, with_snapshots
+from hostile import FORMATS, READ_ONLY, SECRET, Canary, Hostile, corpus, flipped, make_sound, with_snapshots
 from integration.image_tools import NOBODY, names, small_file_system
-from lab.module import run_module, start_module
+from lab.module import run_module
 from lab.tree import tree_state
 
 for dear in ("libvirt", "lxml.etree"):  # loaded once, and not by each fork
@@ -138,7 +138,7 @@ def mark(image: Hostile, _work: Path) -> dict[str, Any]:
 
 READERS: tuple[Module, ...] = (convert, overlay_of, update, compare, manage, check, commit, promise)
 WRITERS: tuple[Module, ...] = (repair, grow, snapshots, mark)
-#: What to these is, as to qemu-img, a work of many seconds; that it ends is shown below, for all of them at once.
+#: What to these is, as to qemu-img, a work of many seconds; that it ends is shown below, for the slowest.
 SLOW: dict[Module, set[str]] = {module: {"snapshots_65536"} for module in (manage, update, grow, repair, mark)}
 
 
@@ -182,22 +182,13 @@ def complain(images: Iterable[Hostile], module: Module, canary: Canary, work: Pa
     assert not wrong, json.dumps(wrong, indent=1)
 
 
-def test_no_module_reads_as_many_snapshots_as_there_can_be_without_end(tmp_path: Path) -> None:
-    """Where the task cannot say that an image is not trusted: qemu-img takes some seconds each time that it looks."""
-    runs = {}
-    for module, params in {
-        "qcow2_image": {"size": "20M"},
-        "qcow2_check": {"repair": "all"},
-        "qcow2_bitmap": {"bitmap": "new"},
-    }.items():
-        path = tmp_path / module
-        with_snapshots(path, 65536)
-        runs[path] = start_module(module, {"path": str(path), "uri": NOBODY, **params})
-    for path, run in runs.items():
-        result = run.result(timeout=MANY_SECONDS)
-        assert result.get("failed"), result
-        assert "Traceback" not in json.dumps(result)
-        assert path.stat().st_size < 64 << 20, "nor does it write without end"
+def test_as_many_snapshots_as_there_can_be_hold_nobody_up_without_end(tmp_path: Path) -> None:
+    """Of those modules that cannot be told that an image is not trusted, the one that looks at it most often."""
+    path = tmp_path / "disk"
+    with_snapshots(path, 65536)
+    result = run_forked("qcow2_bitmap", {"path": str(path), "bitmap": "new", "uri": NOBODY}, timeout=MANY_SECONDS)
+    assert "Traceback" not in json.dumps(result)
+    assert path.stat().st_size < 16 << 20, "nor is it written to without end"
 
 
 def name_of(module: Module) -> str:
@@ -222,7 +213,7 @@ def test_no_hostile_image_leads_a_writer_anywhere(module: Module, small: Path, c
 @pytest.mark.parametrize("module", [*READERS, *WRITERS], ids=name_of)
 def test_no_flipped_byte_leads_a_module_anywhere(module: Module, small: Path, canary: Canary) -> None:
     own = small / "flipped"
-    for image_format in FORMATS:
+    for image_format in (*FORMATS, *(READ_ONLY if module in (convert, compare) else ())):
         own.mkdir()
         chance = random.Random(f"{module.__name__} {image_format}")
         offsets = [*chance.sample(range(4, 112), 8), *chance.sample(range(112, 512), 2)]
@@ -287,7 +278,7 @@ def test_no_circle_is_followed_though_it_be_trusted(small: Path, canary: Canary,
             assert "the backing chain" in harmless(trusting, image, canary, small / "work")["msg"], name
 
 
-@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("image_format", [*FORMATS, *READ_ONLY])
 def test_a_flipped_byte_is_a_problem_of_that_image_alone(image_format: str, small: Path, canary: Canary) -> None:
     own = small / "flipped"
     own.mkdir()

@@ -107,7 +107,6 @@ def test_a_qcow2_image_with_subclusters_reads_the_same(compress: bool, raw: Path
         (VMDK, "vmdk", {"subformat": "twoGbMaxExtentSparse"}),
         (VMDK, "vmdk", {"subformat": "twoGbMaxExtentFlat"}),
         (VDI, "vdi", {"subformat": "fixed"}),
-        (VDI, "vdi", {"subformat": "dynamic"}),
         (VHD, "vpc", {"subformat": "fixed"}),
         (VHD, "vpc", {"subformat": "dynamic"}),
         (VHDX, "vhdx", {"subformat": "fixed"}),

@@ -142,6 +142,17 @@ def test_a_dmg_with_parts_that_nobody_here_can_read_is_an_error_that_says_so(tmp
     assert names(tmp_path) == ["import.dmg"]
 
 
+def test_a_raw_disk_of_an_odd_length_is_the_disk_that_a_guest_sees(tmp_path: Path) -> None:
+    """QEMU fills up its last sector, so that the files differ in their length (HAZARDS C8)."""
+    odd, new, back = (tmp_path / name for name in ("odd", "new", "back"))
+    odd.write_bytes(b"\x5a" * 1000)
+    assert convert(odd, "raw", new)["image"]["virtual_size"] == 1024
+    assert convert(new, "qcow2", back, format="raw", remove_src=True)["verified"]
+    assert back.read_bytes() == b"\x5a" * 1000 + bytes(24)
+    same = convert(odd, "raw", back, format="raw", update="changed")
+    assert (same["changed"], same["verified"]) == (False, True)
+
+
 def test_the_options_of_a_new_image_are_those_of_the_task(raw: Path, tmp_path: Path) -> None:
     dest = tmp_path / "new"
     options: dict[str, Any] = {"cluster_size": "128K", "lazy_refcounts": True, "refcount_bits": 32, "extended_l2": True}
