@@ -19,7 +19,7 @@ from lab.tree import tree_state
 
 Params = dict[str, Any]
 #: What QEMU takes for an option, a protocol, a list, a pattern or JSON (HAZARDS C1, C2).
-ODD = ("-f", "a b,data_file=x", "nbd:unix:x", "json:{}", "100% ü'\"\\", "new\nline", "[a-z]*")
+ODD = ("-f", "a b,data_file=x", "nbd:unix:x", "json:{}", "100% ü'\"\\ [a-z]*\n")
 
 
 def to_make(path: Path) -> Params:
