@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import run_forked
 from integration.damage import leak
 from integration.image_tools import MIB, NOBODY, create, names, overlay, qemu_img, qemu_io
+from lab.module import run_module
 from lab.tree import tree_state
 
 Params = dict[str, Any]
@@ -74,7 +74,7 @@ WRITERS = sorted({*WISHES} - {"qcow2_compare", "qcow2_image_info"})
 
 def run(module: str, params: Params, *, check: bool = False) -> dict[str, Any]:
     plain = json.loads(json.dumps({"uri": NOBODY, **params}, default=str))
-    return run_forked(module, plain, check=check)
+    return run_module(module, plain, check=check)
 
 
 @pytest.mark.parametrize("module", WISHES)
