@@ -164,10 +164,10 @@ def test_a_descriptor_that_keeps_qemu_busy_is_refused() -> None:
     ids=["lines", "words", "digits", "extents", "spaces"],
 )
 def test_no_descriptor_takes_long_to_read(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with suppress(UnsafeImage):
         refer((DESCRIPTOR + text).encode(), "vmdk")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_sparse_vmdk_with_a_capacity_is_its_own_extent() -> None:
