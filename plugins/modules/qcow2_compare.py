@@ -39,13 +39,13 @@ options:
     description:
       - The format of O(path). It is never guessed; an image that is found in another format is an error.
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg]
     default: qcow2
   other_format:
     description:
       - The format of O(other). If it is left out, that is the same as O(format).
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg]
   strict:
     description:
       - Whether images of different sizes are different in any case, and those that are allocated in different places,
@@ -160,7 +160,7 @@ in_use_by:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._comparison import compare
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import IMAGE_SPEC, PROGRESS_SPEC, TRUST_SPEC, run
 
 
@@ -171,8 +171,8 @@ def main() -> None:
             **PROGRESS_SPEC,
             **TRUST_SPEC,
             "other": {"type": "path", "required": True},
-            "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
-            "other_format": {"type": "str", "choices": list(FORMATS)},
+            "format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS], "default": "qcow2"},
+            "other_format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS]},
             "strict": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

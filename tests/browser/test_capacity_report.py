@@ -260,6 +260,9 @@ def test_rows_tell_what_each_disk_is_and_how_it_is(page: Page) -> None:
     assert "broken chain" in rows["report-orphan"]
     assert "vda, shut off" in rows["report-golden"]
     assert any("leaks" in row.text for row in page.all("tbody tr"))
+    for width in (1110, 1280):
+        page.looks(width=width)
+        assert page.run(SPILLED) == [], width
 
 
 def test_chains_are_drawn_from_their_base_to_their_top(page: Page, small: Path) -> None:
@@ -387,6 +390,17 @@ return [...document.querySelectorAll(".node")].filter((node) => {
   const box = node.getBoundingClientRect();
   return [...node.querySelectorAll("text")].some((text) => text.getBoundingClientRect().right > box.right);
 }).map((node) => node.textContent);
+"""
+#: The cells of the table that are too small for what is in them.
+SPILLED = """
+const cells = [...document.querySelectorAll("th, td")];
+return cells.filter((cell) => {
+  const style = getComputedStyle(cell);
+  const room = cell.getBoundingClientRect().right - parseFloat(style.paddingRight);
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  return range.getBoundingClientRect().right > room + 0.5;
+}).map((cell) => cell.textContent.trim());
 """
 #: The milliseconds until the table is sorted by a column, and laid out anew.
 SORTING = """

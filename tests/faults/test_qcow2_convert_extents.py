@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +62,11 @@ def start_over(dest: Path, earlier: Path | None) -> None:
         dest.parent.mkdir()
 
 
-def moving(found: list[str]) -> Iterator[str]:
-    """The points, from the first file that is moved on, at which a name comes or goes."""
-    first = next(index for index, point in enumerate(found) if point == "qemu-img-compare 1") + 1
-    yield from (point for point in found[first:] if point.startswith(("link", "rename", "unlink")))
+def moving(found: list[str]) -> list[str]:
+    """The points at which a name comes or goes, from the first file that is moved to the first that is cleared away."""
+    last = max(index for index, point in enumerate(found) if point.startswith("link")) + 4
+    first = found.index("qemu-img-compare 1") + 1
+    return [point for point in found[first:last] if point.startswith(("link", "rename", "unlink"))]
 
 
 @pytest.mark.parametrize("replaces", [True, False], ids=["replaced", "new"])
@@ -119,7 +119,7 @@ def test_what_was_being_replaced_is_kept_where_the_next_run_cannot_make_it_anew(
 
 def test_a_signal_at_a_move_puts_the_old_files_back(source: Path, dest: Path, earlier: Path, tmp_path: Path) -> None:
     old, new = content(dest, "vmdk"), content(source, "raw")
-    for point in list(moving(points(wish(source, dest), tmp_path / "points", module=MODULE)))[::2]:
+    for point in moving(points(wish(source, dest), tmp_path / "points", module=MODULE))[::3]:
         start_over(dest, earlier)
         run = start_module(MODULE, wish(source, dest), env=environment(AT_POINT=point, AT_SIGNAL="SIGTERM"))
         assert "interrupted by SIGTERM" in run.result()["msg"], point

@@ -137,6 +137,10 @@ def test_extents_are_removed_with_their_image_and_never_without(raw: Path, out: 
         ):
             assert f"{flat}: in use by" in result["msg"]
         assert f"{flat}: is open for writing" in refused(dest, "vmdk", out / "new", trusted=True)
+        (out / "link").symlink_to(dest)
+        message = refused(raw, "raw", out / "link", format="vmdk", update="always")
+        assert f"{flat}: in use by" in message, "nor by a link to it"
+        (out / "link").unlink()
     (out / "disk-s001.vmdk").write_bytes(b"somebody else's")
     result = remove(dest, "vmdk")
     assert result["actions"] == [f"remove {dest} and its 1 extent(s)"]
