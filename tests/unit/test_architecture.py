@@ -18,7 +18,7 @@ PLUGINS = ROOT / "plugins"
 LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
 FLOORS = (
-    {"_errors", "_file_copy", "_parallel", "_ranges", "_size"},
+    {"_block_nodes", "_errors", "_file_copy", "_parallel", "_ranges", "_size"},
     {
         *("_clone_xml", "_domain_identity", "_domain_xml", "_record_xml", "_snapshot_xml", "_xml"),
         *("_libvirt", "_libvirt_binding", "_libvirt_domain"),
@@ -83,7 +83,7 @@ NEIGHBOURS = {
     "_layout": {"_image"},
     "_leftovers": {"_lock", "_staging"},
     "_mapping": {"_qcow2"},
-    "_qcow2_bitmaps": {"_qcow2"},
+    "_qcow2_bitmaps": {"_formats", "_qcow2"},
     "_promises": {"_base", "_image", "_usage"},
     "_staging": {"_lock"},
     "_usage": {"_image"},
@@ -122,15 +122,16 @@ NEIGHBOURS = {
     "_survey": {"_convert", "_create", "_disk_chain"},
     "_unfinished": {"_convert", "_plan", "_records"},
     "_vm_snapshot": {"_changeable"},
-    "_vm_snapshot_left": {"_plan", "_records", "_vm_snapshot"},
-    "_vm_snapshot_merge": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_removal"},
+    "_vm_snapshot_left": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_merge"},
+    "_vm_snapshot_merge": {"_hands", "_plan", "_vm_snapshot", "_vm_snapshot_removal"},
     "_vm_snapshot_removal": {"_vm_snapshot"},
     "_vm_snapshot_revert": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_left"},
-    "_vm_snapshot_survey": {"_vm_snapshot", "_vm_snapshot_left", "_vm_snapshot_removal"},
-    "_vm_snapshot_take": {"_plan", "_records", "_vm_snapshot"},
+    "_vm_snapshot_survey": {"_commit", "_vm_snapshot", "_vm_snapshot_left", "_vm_snapshot_removal"},
+    "_vm_snapshot_take": {"_hands", "_plan", "_records", "_vm_snapshot"},
     "_comparison": {"_surroundings"},
     "_domain_conversion": {"_domain_task"},
     "_domain_flatten": {"_domain_task"},
+    "_domain_snapshots": {"_domain_task"},
     "_described_images": {"_surroundings"},
     "_domain_clone": {"_surroundings"},
     "_domain_rebase": {"_domain_clone", "_surroundings"},
