@@ -18,6 +18,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from faults.cramped import cramped, fill
 from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
 from integration.test_vm_disk_snapshot import can_revert, snapshot_xmls
 from lab import Disk, Hypervisor, run_module, start_module
@@ -401,6 +402,27 @@ def test_an_image_that_fills_its_file_system_keeps_the_disk_and_the_next_run_fin
         subprocess.run(["umount", machine.images], check=True)
         machine.images.rmdir()
         aside.rename(machine.images)
+
+
+def test_a_merge_below_a_guest_that_fills_the_file_system_keeps_the_disk_and_the_next_run_finishes() -> None:
+    with cramped(16) as (hypervisor, images):
+        machine = Machine(hypervisor, images, "vm")
+        machine.prepare("s", start=False)
+        kept = images / "filler"
+        fill(kept)
+        refused = run_module(MODULE, {**machine.params, "state": "absent", "snapshot": "s"})
+        assert refused["required_bytes"] > refused["available_bytes"]
+        kept.unlink()
+        machine.start()
+        run = machine.begin_slowly(snapshot="s")
+        fill(kept)
+        with machine.domain() as domain:
+            domain.blockJobSetSpeed("vda", 0, 0)
+        failed = run.result()
+        assert "its file system is full" in failed["msg"], failed
+        assert is_running(hypervisor, "vm")
+        kept.unlink()
+        machine.assert_converges(state="absent", snapshot="s")
 
 
 def test_a_way_back_that_was_killed_is_finished_and_the_domain_runs_again(machine: Machine) -> None:
