@@ -50,7 +50,8 @@ class Left:
     *unfinished*: the snapshot whose overlays it was merging. *unused*: overlays that nobody uses: made for a snapshot
     that was never taken, or merged. *staging*: overlays that are half made. *working*: targets whose merge goes on
     without it. *doubtful*: merged overlays whose QEMU is gone, and may have taken along what it had merged. *owed*: the
-    domain ran before it went back, and is off. *noted*: images beside which its record stands.
+    domain ran before it went back, and is off. *noted*: images beside which its record stands. *blank*:
+    those beside which stands one of a run that died before it wrote anything down: it goes along with the others.
     """
 
     record: Record | None = None
@@ -61,6 +62,7 @@ class Left:
     doubtful: tuple[RecordedDisk, ...] = ()
     owed: bool = False
     noted: tuple[str, ...] = ()
+    blank: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.record is not None or bool(self.staging or self.noted)
@@ -68,7 +70,11 @@ class Left:
     @property
     def paths(self) -> set[str]:
         disks = self.record.disks if self.record else ()
-        return {path for disk in disks for path in (disk.source, disk.dest) if path} | {*self.staging, *self.noted}
+        return {path for disk in disks for path in (disk.source, disk.dest) if path} | {
+            *self.staging,
+            *self.noted,
+            *self.blank,
+        }
 
     @property
     def recorded(self) -> dict[str, RecordedDisk]:
@@ -111,6 +117,7 @@ def find(
         doubtful=tuple(disk for disk in disks if record and _is_doubtful(record, disk, run, chains)),
         owed=not state.active and _is_owed(record, [notes[path] for path in dead if path in notes]),
         noted=tuple(path for path in dead if notes.get(path, {}).get("verb") == DISK_SNAPSHOT),
+        blank=tuple(path for path in dead if notes.get(path, {}).get("verb") == "unknown"),
     )
 
 

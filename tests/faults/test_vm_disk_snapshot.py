@@ -102,7 +102,8 @@ class Machine:
     def write(self, number: int) -> None:
         for target in ("vda", "vdb"):
             path, image_format = disk_of(self.hv, self.name, target)
-            argv = ["qemu-io", "-f", image_format, "-c", f"write -P {number} 1M {2 if target == 'vda' else 1}M", path]
+            what = f"write -P {number} {number}M {2 if target == 'vda' else 1}M"
+            argv = ["qemu-io", "-f", image_format, "-c", what, path]
             subprocess.run(argv, check=True, capture_output=True)
 
     def read(self) -> list[str]:

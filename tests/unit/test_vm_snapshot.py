@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -373,3 +374,22 @@ def test_a_snapshot_that_was_taken_leaves_nothing_to_remove() -> None:
     assert found
     assert (found.unfinished, found.unused, found.owed) == (None, (), False)
     assert _vm_snapshot_left.settle(found) == ()
+
+
+def test_a_blank_record_goes_with_others_and_is_no_reason_for_a_change() -> None:
+    notes = {TWO: {"verb": "unknown", "alive": False}, BASE: {"verb": "unknown", "alive": True}}
+    found = _vm_snapshot_left.find(state(), (FIRST, SECOND), CHAINS, None, notes.get, lambda _target: None)
+    assert not found
+    assert found.paths == {TWO}
+
+
+def test_only_what_is_still_read_below_its_old_place_is_doubted(tmp_path: Path) -> None:
+    overlay = tmp_path / "s1"
+    overlay.touch()
+    merged = RecordedDisk("vda", str(overlay), "qcow2", BASE, "raw", base=TWO)
+    after = {"vda": (LINKS[0], LINKS[2])}
+    assert left(record("merge", merged), after, run="8").doubtful == (merged,)
+    assert left(record("merge", merged), after, run=None).doubtful == (merged,)
+    assert left(record("merge", merged), after).doubtful == (), "the same QEMU runs"
+    assert left(record("merge", merged), {"vda": (LINKS[2],)}, run="8").doubtful == (), "a guest may have written to it"
+    assert left(record("merge", replace(merged, base=None)), after, run="8").doubtful == ()
