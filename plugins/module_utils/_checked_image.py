@@ -20,7 +20,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import Check
 from ansible_collections.kvmops.disk.plugins.module_utils._recover import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._repair import (
     CHECKED_FORMATS,
-    REPAIR,
     Finding,
     plan_repair,
     repair_and_compare,
@@ -64,8 +63,7 @@ class CheckTask(InPlaceTask):
                 "compare it with a backup"
             )
         return {
-            **plan.report(),
-            "diff": {"before": dict(plan.before), "after": dict(plan.after)},
+            **plan.full_report(),
             "check": self.found.facts(),
             "content_unchanged": self.content_unchanged,
         }
@@ -129,5 +127,5 @@ class CheckTask(InPlaceTask):
 def check(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = CheckTask(module)
-    plan = carry_out(task.decide, REPAIR, lambda: [task.path], module.check_mode)
+    plan = carry_out(task.decide, _leftovers.REPAIR, lambda: [task.path], module.check_mode)
     return task.result(plan)

@@ -184,7 +184,7 @@ def require_replaceable(dest: Image) -> None:
         )
     if dest.encrypted:
         raise UnsafeImage(f"{dest.path}: is encrypted, and the new image would not be: not replaced", path=dest.path)
-    if dest.data_file is not None:
+    if dest.data_file is not None and not dest.extents:
         raise UnsafeImage(
             f"{dest.path}: keeps its data in another file, {dest.data_file}, which would be left behind: not replaced",
             path=dest.path,

@@ -73,8 +73,7 @@ class BitmapTask(InPlaceTask):
             else:
                 facts = [after if one["name"] == there.text else one for one in facts]
         return {
-            **plan.report(),
-            "diff": {"before": dict(plan.before), "after": dict(plan.after)},
+            **plan.full_report(),
             "bitmaps": facts,
             "image": observed.image.facts(),
         }

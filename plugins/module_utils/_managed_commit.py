@@ -99,8 +99,7 @@ class CommitTask(CommitSurvey):
             size = plan.after.get("virtual_size", base.virtual_size)
             image = (replace(base, virtual_size=size) if self.module.check_mode else base).facts()
         return {
-            **plan.report(),
-            "diff": {"before": dict(plan.before), "after": dict(plan.after)},
+            **plan.full_report(),
             "image": image,
             "removed": self._removed,
             "invalid": self._invalid,

@@ -84,8 +84,7 @@ class SnapshotTask(InPlaceTask):
                 snapshots = tuple(entry.snapshot for entry in outcome(self.wish, self._observed))
                 image = replace(image, snapshots=snapshots)
         return {
-            **plan.report(),
-            "diff": {"before": dict(plan.before), "after": dict(plan.after)},
+            **plan.full_report(),
             "snapshots": [dict(vars(snapshot)) for snapshot in snapshots],
             "removed": self._removed,
             "image": image.facts(),

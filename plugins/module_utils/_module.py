@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     Interrupted,
     InvalidRequest,
     MissingLibrary,
+    QemuImgFailed,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS, PREALLOCATIONS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
@@ -28,12 +29,30 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_siz
 PROGRESS_SPEC: dict[str, t.Any] = {"progress": {"type": "bool", "default": True}}
 OVERCOMMIT_SPEC: dict[str, t.Any] = {"max_overcommit": {"type": "float"}}
 URI_SPEC: dict[str, t.Any] = {"uri": {"type": "str", "default": "qemu:///system"}}
+TRUST_SPEC: dict[str, t.Any] = {"trusted": {"type": "bool", "default": False}}
+SEARCH_SPEC: dict[str, t.Any] = {"search_paths": {"type": "list", "elements": "path", "default": []}}
+#: Of a module that may write an image which others have as their backing file.
+DEPENDENTS_SPEC: dict[str, t.Any] = {"allow_dependents": {"type": "bool", "default": False}, **SEARCH_SPEC}
+IMAGE_SPEC: dict[str, t.Any] = {**URI_SPEC, "path": {"type": "path", "required": True}}
+SNAPSHOT_SPEC: dict[str, t.Any] = {
+    "snapshot": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "absent", "reverted"], "default": "present"},
+    "keep": {"type": "int"},
+    "prefix": {"type": "str"},
+}
 
 #: The choices of a layout that a conversion offers too.
 ALLOCATION_SPEC: dict[str, t.Any] = {
     "preallocation": {"type": "str", "choices": list(PREALLOCATIONS)},
     "allocation": {"type": "str", "choices": list(ALLOCATIONS)},
     "cluster_size": {"type": "str"},
+}
+QCOW2_SPEC: dict[str, t.Any] = {
+    "compat": {"type": "str", "choices": ["0.10", "1.1"]},
+    "lazy_refcounts": {"type": "bool"},
+    "refcount_bits": {"type": "int", "choices": [1, 2, 4, 8, 16, 32, 64]},
+    "extended_l2": {"type": "bool"},
+    "compression_type": {"type": "str", "choices": ["zlib", "zstd"]},
 }
 #: The signals that ask a process to end.
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -92,11 +111,14 @@ def carry_out(
     """
     try:
         plan = decide(None)
-    except ImageInUse:
-        if check_mode or not any((_lock.look(path) or {}).get("alive") for path in paths()):
+    except (ImageInUse, QemuImgFailed) as error:
+        # It may be another run that has the image open, or that was moving its files: it is waited for.
+        alive = any((_lock.look(path) or {}).get("alive") for path in paths())
+        if check_mode or (isinstance(error, ImageInUse) and not alive):
             raise
-        with _lock.operation(verb, paths()):  # it is another run that has the image open: it is waited for
-            pass
+        if alive:
+            with _lock.operation(verb, paths()):
+                pass
         plan = decide(None)
     while plan and not check_mode:
         with _lock.operation(verb, paths()) as operation, _lock.alone_on(alone_on):
@@ -122,7 +144,9 @@ def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t
 def whole_story(error: BaseException) -> str:
     """The message of *error*; where it came up while another one was being undone, that one's first."""
     first = error.__context__
-    if isinstance(error, DiskError) and isinstance(first, DiskError) and first is not error.__cause__:
+    if first is not None and first is error.__cause__:  # what a library said, told already
+        first = first.__context__
+    if isinstance(error, DiskError) and isinstance(first, DiskError):
         return f"{whole_story(first)}. Then, while that was being undone: {error}"
     return str(error)
 

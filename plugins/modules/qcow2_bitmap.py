@@ -21,18 +21,13 @@ description:
   - Nothing but the image itself, and the one that bitmaps are merged from, is opened; no backing file is needed. The
     content of a disk is never changed.
   - Encrypted images, and images that keep their data in another file, are refused.
-  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
-    uses an image.
 extends_documentation_fragment:
+  - kvmops.disk.image
+  - kvmops.disk.image.path
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
 options:
-  path:
-    description:
-      - The absolute path of the image.
-    type: path
-    required: true
   bitmap:
     description:
       - The name of the bitmap, from 1 to 1023 bytes, without control characters.
@@ -68,15 +63,6 @@ options:
       - The absolute path of the qcow2 image that has the bitmaps O(merge_from), an overlay that is to be merged for
         example. Its disk must be as large. If it is left out, that is O(path).
     type: path
-  uri:
-    description:
-      - The libvirt connection that is asked who uses the image. Where nothing answers there, only QEMU's own locks are
-        consulted.
-    type: str
-    default: qemu:///system
-requirements:
-  - python >= 3.9
-  - qemu-img >= 6.2
 notes:
   - Whoever opens an image to write it has its bitmaps in memory, and marks them as in use meanwhile. After a crash of a
     machine, a power failure or C(kill -9) of C(qemu-img), the mark stays, and the bitmap does not say any more what has
@@ -182,14 +168,13 @@ available_bytes:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._bitmaps import STATES
 from ansible_collections.kvmops.disk.plugins.module_utils._managed_bitmaps import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._module import IMAGE_SPEC, run
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **URI_SPEC,
-            "path": {"type": "path", "required": True},
+            **IMAGE_SPEC,
             "bitmap": {"type": "str", "required": True},
             "state": {"type": "str", "choices": list(STATES), "default": "present"},
             "granularity": {"type": "str"},

@@ -23,18 +23,14 @@ description:
   - An image that somebody writes is not checked, since what is read then contradicts itself. One that is in use in any
     way is not repaired.
   - Encrypted images are refused. C(qemu-img) needs the secret to check them.
-  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
-    uses an image.
 extends_documentation_fragment:
+  - kvmops.disk.image
+  - kvmops.disk.image.path
+  - kvmops.disk.image.dependents
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
 options:
-  path:
-    description:
-      - The absolute path of the image.
-    type: path
-    required: true
   format:
     description:
       - The format of the image. It is never guessed; an image that is found in another format is an error.
@@ -62,22 +58,6 @@ options:
         RV(content_unchanged) is true; where it is not, they may be destroyed.
     type: bool
     default: false
-  search_paths:
-    description:
-      - Directories in which images are looked for that have this one as their backing file, beside its own directory,
-        those of libvirt's storage pools, the disks of domains, and the overlays that are noted beside it.
-    type: list
-    elements: path
-    default: []
-  uri:
-    description:
-      - The libvirt connection that is asked who uses the image. Where nothing answers there, only QEMU's own locks are
-        consulted.
-    type: str
-    default: qemu:///system
-requirements:
-  - python >= 3.9
-  - qemu-img >= 6.2
 notes:
   - While a repair is made, a hidden file C(.NAME.kvmops) stands beside the image. One that a killed run of any module
     left is settled by a run with O(repair=leaks) or O(repair=all). With O(repair=none) nothing is written.
@@ -163,18 +143,16 @@ in_use_by:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._checked_image import check
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._module import DEPENDENTS_SPEC, IMAGE_SPEC, run
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **URI_SPEC,
-            "path": {"type": "path", "required": True},
+            **IMAGE_SPEC,
+            **DEPENDENTS_SPEC,
             "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
             "repair": {"type": "str", "choices": ["none", "leaks", "all"], "default": "none"},
-            "allow_dependents": {"type": "bool", "default": False},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )

@@ -25,10 +25,10 @@ description:
   - The formats of the base and of what lies between are those that the images above them record; where none is
     recorded, the task fails, since a guessed one may come from what a guest wrote.
   - Encrypted images, and images that keep their data in another file, are refused.
-  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
-    uses an image.
 extends_documentation_fragment:
   - kvmops.disk.progress
+  - kvmops.disk.image
+  - kvmops.disk.image.dependents
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -87,28 +87,12 @@ options:
         overlay that others read. Those are destroyed by it.
     type: bool
     default: false
-  search_paths:
-    description:
-      - Directories in which images are looked for that have one of these as their backing file, beside
-        their own directories and those of libvirt's storage pools.
-    type: list
-    elements: path
-    default: []
   trusted:
     description:
       - Whether to write to a backing file in another directory that the task does not name, and to believe in a disk
         of more than 64 TiB. Set it for your own overlays.
     type: bool
     default: false
-  uri:
-    description:
-      - The libvirt connection that is asked who uses the images. Where nothing answers there, only QEMU's own locks
-        are consulted.
-    type: str
-    default: qemu:///system
-requirements:
-  - python >= 3.9
-  - qemu-img >= 6.2
 notes:
   - While an overlay is merged, hidden files C(.NAME.kvmops) stand beside all images of the chain. A merge that was
     killed in the middle leaves a base that is neither what it was nor what the overlay shows, while the overlay still
@@ -209,24 +193,28 @@ available_bytes:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._commit import BASE_FORMATS, ENDS, OVERLAYS
 from ansible_collections.kvmops.disk.plugins.module_utils._managed_commit import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+    DEPENDENTS_SPEC,
+    IMAGE_SPEC,
+    PROGRESS_SPEC,
+    TRUST_SPEC,
+    run,
+)
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **URI_SPEC,
+            **IMAGE_SPEC,
+            **DEPENDENTS_SPEC,
             **PROGRESS_SPEC,
-            "path": {"type": "path", "required": True},
+            **TRUST_SPEC,
             "format": {"type": "str", "choices": list(OVERLAYS), "default": "qcow2"},
             "base": {"type": "path"},
             "base_format": {"type": "str", "choices": list(BASE_FORMATS)},
             "overlay": {"type": "str", "choices": list(ENDS)},
             "remove": {"type": "bool"},
             "rate_limit": {"type": "str"},
-            "allow_dependents": {"type": "bool", "default": False},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
-            "trusted": {"type": "bool", "default": False},
         },
         mutually_exclusive=[("overlay", "remove")],
         supports_check_mode=True,

@@ -20,6 +20,7 @@ description:
   - Nothing is changed.
 extends_documentation_fragment:
   - kvmops.disk.progress
+  - kvmops.disk.image
   - kvmops.disk.attributes
   - kvmops.disk.attributes.info
   - kvmops.disk.attributes.action_group
@@ -38,13 +39,13 @@ options:
     description:
       - The format of O(path). It is never guessed; an image that is found in another format is an error.
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg]
     default: qcow2
   other_format:
     description:
       - The format of O(other). If it is left out, that is the same as O(format).
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg]
   strict:
     description:
       - Whether images of different sizes are different in any case, and those that are allocated in different places,
@@ -59,15 +60,6 @@ options:
       - Set it for your own overlays. Circles of backing files, and chains of more than 64, are refused in any case.
     type: bool
     default: false
-  uri:
-    description:
-      - The libvirt connection that is asked who uses the images. Where nothing answers there, only QEMU's own locks are
-        consulted.
-    type: str
-    default: qemu:///system
-requirements:
-  - python >= 3.9
-  - qemu-img >= 6.2
 seealso:
   - module: kvmops.disk.qcow2_convert
 """
@@ -149,8 +141,12 @@ images:
       description: The format of its backing file.
       type: str
     data_file:
-      description: The path of its external data file.
+      description: The path of its external data file, or of its first extent.
       type: str
+    extents:
+      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
+      type: list
+      elements: str
     snapshots:
       description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
       type: list
@@ -164,21 +160,20 @@ in_use_by:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._comparison import compare
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._module import IMAGE_SPEC, PROGRESS_SPEC, TRUST_SPEC, run
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **URI_SPEC,
+            **IMAGE_SPEC,
             **PROGRESS_SPEC,
-            "path": {"type": "path", "required": True},
+            **TRUST_SPEC,
             "other": {"type": "path", "required": True},
-            "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
-            "other_format": {"type": "str", "choices": list(FORMATS)},
+            "format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS], "default": "qcow2"},
+            "other_format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS]},
             "strict": {"type": "bool", "default": False},
-            "trusted": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

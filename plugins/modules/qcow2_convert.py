@@ -22,13 +22,13 @@ description:
   - A source that a running guest writes to is refused, and so is a destination that somebody uses, or that other images
     have as their backing file, where it would be replaced.
   - To convert the disk of a virtual machine, and the machine with it, use M(kvmops.disk.vm_disk_convert).
-  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
-    uses an image.
 extends_documentation_fragment:
   - ansible.builtin.files
   - kvmops.disk.allocation
   - kvmops.disk.overcommit
   - kvmops.disk.progress
+  - kvmops.disk.image
+  - kvmops.disk.image.qcow2
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -46,9 +46,12 @@ options:
   src_format:
     description:
       - The format of O(src). It is never guessed; an image that is found in another format is an error.
-      - V(luks) is a raw disk that is encrypted as a whole.
+      - V(luks) is a raw disk that is encrypted as a whole. V(bochs), V(cloop) and V(dmg) can only be converted from.
+      - Not every QEMU is built with every format. One that this host's C(qemu-img) does not know is an error that says
+        so. Some images of V(dmg) have parts that are compressed in ways of their own, for which QEMU needs further
+        modules (in Debian from the package qemu-block-extra) or has none. Such an image is an error as well.
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
     required: true
   src_encryption:
     description:
@@ -97,11 +100,16 @@ options:
     default: qcow2
   subformat:
     description:
-      - The kind of image within O(format). For V(vmdk) V(monolithicSparse) or V(streamOptimized), for V(vpc), V(vhdx)
-        and V(vdi) V(dynamic) or V(fixed). The first is what is made if nothing is given.
-      - The kinds of V(vmdk) that consist of several files (V(monolithicFlat), V(twoGbMaxExtentSparse),
-        V(twoGbMaxExtentFlat)) are refused, since several files cannot be put in their places in one step. They can be
-        converted from.
+      - The kind of image within O(format). For V(vmdk) V(monolithicSparse), V(streamOptimized), V(monolithicFlat),
+        V(twoGbMaxExtentSparse) or V(twoGbMaxExtentFlat), for V(vpc), V(vhdx) and V(vdi) V(dynamic) or V(fixed). The
+        first is what is made if nothing is given.
+      - The last three kinds of V(vmdk) are of several files. O(dest) is a small text, the descriptor; beside it lie the
+        extents that it names, C(NAME-flat.vmdk), or C(NAME-f001.vmdk) or C(NAME-s001.vmdk) and so on for every 2 GiB.
+        They can be moved to another directory together.
+      - Nothing puts several files in their places at once. The descriptor comes last, and goes first where such an
+        image is replaced, so that there is no image rather than a mixture of two. The next run of the task finds what a
+        killed one left, and puts the old files back before it begins anew. Until then other modules refuse the image.
+      - Such an image is replaced only where the file system has hard links.
     type: str
   update:
     description:
@@ -149,25 +157,6 @@ options:
       - If it is left out, QEMU chooses, which means V(zlib).
     type: str
     choices: [zlib, zstd]
-  compat:
-    description:
-      - The version of the qcow2 format, V(1.1) is qcow2 version 3, V(0.10) is version 2.
-    type: str
-    choices: ['0.10', '1.1']
-  lazy_refcounts:
-    description:
-      - Whether reference counts are updated lazily, which is faster on slow storage, and wants a repair after a crash.
-    type: bool
-  refcount_bits:
-    description:
-      - The width of a reference count in bits.
-    type: int
-    choices: [1, 2, 4, 8, 16, 32, 64]
-  extended_l2:
-    description:
-      - Whether clusters have subclusters. Needs a O(cluster_size) of at least V(16K); allows preallocation beside a
-        backing file.
-    type: bool
   keep_bitmaps:
     description:
       - Whether the dirty bitmaps of O(src) are copied, from V(qcow2) to V(qcow2).
@@ -186,7 +175,8 @@ options:
     default: true
   remove_src:
     description:
-      - Whether O(src) is removed afterwards. It is kept where it is not known that its content is at O(dest), and the
+      - Whether O(src) is removed afterwards, with the extents of its own where it is a V(vmdk) of several files. It is
+        kept where it is not known that its content is at O(dest), and the
         task fails before it changes anything where other images or domains use it, or where it holds internal
         snapshots.
     type: bool
@@ -209,15 +199,6 @@ options:
       - Set it for your own overlays. Circles of backing files, and chains of more than 64, are refused in any case.
     type: bool
     default: false
-  uri:
-    description:
-      - The libvirt connection that is asked who uses the images. Where nothing answers there, only QEMU's own locks are
-        consulted.
-    type: str
-    default: qemu:///system
-requirements:
-  - python >= 3.9
-  - qemu-img >= 6.2
 notes:
   - While an image is made, a hidden file C(.NAME.kvmops) and a hidden directory C(.NAME.kvmops.d) stand beside it.
     Those that a killed run left are removed by the next one.
@@ -243,6 +224,21 @@ EXAMPLES = r"""
     src_format: vmdk
     dest: /var/lib/libvirt/images/imported.qcow2
     remove_src: true
+
+- name: Export a disk for VMware, as a descriptor and a flat extent beside it
+  kvmops.disk.qcow2_convert:
+    src: /var/lib/libvirt/images/web.qcow2
+    src_format: qcow2
+    dest: /srv/export/web.vmdk
+    format: vmdk
+    subformat: monolithicFlat
+
+- name: Import a disk image of a Mac
+  kvmops.disk.qcow2_convert:
+    src: /srv/import/tools.dmg
+    src_format: dmg
+    dest: /srv/import/tools.raw
+    format: raw
 
 - name: Keep a compressed copy up to date
   kvmops.disk.qcow2_convert:
@@ -351,8 +347,12 @@ image:
       description: The format of its backing file.
       type: str
     data_file:
-      description: The path of its external data file.
+      description: The path of its external data file, or of its first extent.
       type: str
+    extents:
+      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
+      type: list
+      elements: str
     snapshots:
       description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
       type: list
@@ -390,12 +390,15 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SOURCE_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image_conversion import convert
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import UPDATES
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
     PROGRESS_SPEC,
+    QCOW2_SPEC,
+    SEARCH_SPEC,
+    TRUST_SPEC,
     URI_SPEC,
     run,
 )
@@ -408,9 +411,12 @@ def main() -> None:
             **ALLOCATION_SPEC,
             **OVERCOMMIT_SPEC,
             **PROGRESS_SPEC,
+            **QCOW2_SPEC,
+            **SEARCH_SPEC,
             **SOURCE_SPEC,
+            **TRUST_SPEC,
             "src": {"type": "path", "required": True},
-            "src_format": {"type": "str", "choices": [*FORMATS, "luks"], "required": True},
+            "src_format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS, "luks"], "required": True},
             "decrypt": {"type": "bool", "default": False},
             "dest": {"type": "path", "required": True},
             "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
@@ -420,17 +426,10 @@ def main() -> None:
             "backing_file": {"type": "path"},
             "backing_format": {"type": "str", "choices": list(FORMATS)},
             "compress": {"type": "bool", "default": False},
-            "compression_type": {"type": "str", "choices": ["zlib", "zstd"]},
-            "compat": {"type": "str", "choices": ["0.10", "1.1"]},
-            "lazy_refcounts": {"type": "bool"},
-            "refcount_bits": {"type": "int", "choices": [1, 2, 4, 8, 16, 32, 64]},
-            "extended_l2": {"type": "bool"},
             "keep_bitmaps": {"type": "bool", "default": False},
             "rate_limit": {"type": "str"},
             "verify": {"type": "bool", "default": True},
             "remove_src": {"type": "bool", "default": False},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
-            "trusted": {"type": "bool", "default": False},
         },
         mutually_exclusive=ALLOCATION_EXCLUSIVE,
         add_file_common_args=True,

@@ -20,12 +20,12 @@ description:
   - Images that are in use, and backing files of other images, are not written.
   - To change an overlay, C(qemu-img) opens its backing file, so the task has to name it, or vouch for it.
   - Owner, mode and attributes are left alone while a guest has the image open, since libvirt owns it for that time.
-  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
-    uses an image.
 extends_documentation_fragment:
   - ansible.builtin.files
   - kvmops.disk.allocation
   - kvmops.disk.overcommit
+  - kvmops.disk.image
+  - kvmops.disk.image.qcow2
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -38,7 +38,8 @@ options:
     aliases: [dest, name]
   state:
     description:
-      - V(present) makes sure that the image exists as described, V(absent) that it does not exist.
+      - V(present) makes sure that the image exists as described, V(absent) that it does not exist. With the descriptor
+        of a V(vmdk) its extents go, those beside it that bear its name.
     type: str
     choices: [present, absent]
     default: present
@@ -113,11 +114,6 @@ options:
       - Can be changed on an existing image.
     type: int
     choices: [1, 2, 4, 8, 16, 32, 64]
-  extended_l2:
-    description:
-      - Whether clusters have subclusters. Needs a O(cluster_size) of at least V(16K); allows preallocation beside a
-        backing file.
-    type: bool
   encryption:
     description:
       - Encrypts a new image with LUKS, and says which secrets open an existing one. The secret is needed for each
@@ -228,15 +224,6 @@ options:
       - An image that is open in a running guest is never removed.
     type: bool
     default: false
-  uri:
-    description:
-      - The libvirt connection that is asked who uses the image. Where nothing answers there, only QEMU's own locks are
-        consulted.
-    type: str
-    default: qemu:///system
-requirements:
-  - python >= 3.9
-  - qemu-img >= 6.2
 notes:
   - While a change is made, a hidden file C(.NAME.kvmops) stands beside the image. One that a killed run left makes the
     next run verify the image before it does anything else.
@@ -382,8 +369,12 @@ image:
       description: The format of its backing file.
       type: str
     data_file:
-      description: The path of its external data file.
+      description: The path of its external data file, or of its first extent.
       type: str
+    extents:
+      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
+      type: list
+      elements: str
     snapshots:
       description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
       type: list
@@ -423,7 +414,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._managed_image import 
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    DEPENDENTS_SPEC,
     OVERCOMMIT_SPEC,
+    QCOW2_SPEC,
+    TRUST_SPEC,
     URI_SPEC,
     run,
 )
@@ -436,23 +430,18 @@ def main() -> None:
             **URI_SPEC,
             **ALLOCATION_SPEC,
             **OVERCOMMIT_SPEC,
+            **DEPENDENTS_SPEC,
             **ENCRYPTION_SPEC,
+            **QCOW2_SPEC,
+            **TRUST_SPEC,
             "path": {"type": "path", "required": True, "aliases": ["dest", "name"]},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "format": {"type": "str", "choices": [*FORMATS, "luks"], "default": "qcow2"},
             "size": {"type": "str"},
             "shrink": {"type": "bool", "default": False},
             "rebase": {"type": "str", "choices": list(REBASES), "default": "safe"},
-            "trusted": {"type": "bool", "default": False},
             "backing_file": {"type": "path"},
             "backing_format": {"type": "str", "choices": list(FORMATS)},
-            "compat": {"type": "str", "choices": ["0.10", "1.1"]},
-            "lazy_refcounts": {"type": "bool"},
-            "refcount_bits": {"type": "int", "choices": [1, 2, 4, 8, 16, 32, 64]},
-            "extended_l2": {"type": "bool"},
-            "compression_type": {"type": "str", "choices": ["zlib", "zstd"]},
-            "allow_dependents": {"type": "bool", "default": False},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
             "force": {"type": "bool", "default": False},
         },
         mutually_exclusive=ALLOCATION_EXCLUSIVE,

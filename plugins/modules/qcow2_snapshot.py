@@ -21,18 +21,14 @@ description:
   - Nothing but the image itself is opened. A backing file is neither needed nor read, so a snapshot holds the content
     of this image only; what it does not hold is read from the backing file as that is at the time.
   - Encrypted images, and images that keep their data in another file, are refused.
-  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
-    uses an image.
 extends_documentation_fragment:
+  - kvmops.disk.image
+  - kvmops.disk.image.path
+  - kvmops.disk.image.dependents
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
 options:
-  path:
-    description:
-      - The absolute path of the image.
-    type: path
-    required: true
   snapshot:
     description:
       - The name of the snapshot, from 1 to 255 bytes, without control characters, and not a mere number.
@@ -68,22 +64,6 @@ options:
         killed run leaves wrong reference counts, in an image that all of them need.
     type: bool
     default: false
-  search_paths:
-    description:
-      - Directories in which images are looked for that have this one as their backing file, beside
-        its own directory and those of libvirt's storage pools.
-    type: list
-    elements: path
-    default: []
-  uri:
-    description:
-      - The libvirt connection that is asked who uses the image. Where nothing answers there, only QEMU's own locks are
-        consulted.
-    type: str
-    default: qemu:///system
-requirements:
-  - python >= 3.9
-  - qemu-img >= 6.2
 notes:
   - While a change is made, a hidden file C(.NAME.kvmops) stands beside the image. When a run is killed in the middle,
     C(qemu-img check) may find corruptions, which are wrong reference counts. The next run of any module that writes
@@ -194,20 +174,15 @@ available_bytes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._managed_snapshots import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._module import DEPENDENTS_SPEC, IMAGE_SPEC, SNAPSHOT_SPEC, run
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **URI_SPEC,
-            "path": {"type": "path", "required": True},
-            "snapshot": {"type": "str"},
-            "state": {"type": "str", "choices": ["present", "absent", "reverted"], "default": "present"},
-            "keep": {"type": "int"},
-            "prefix": {"type": "str"},
-            "allow_dependents": {"type": "bool", "default": False},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
+            **IMAGE_SPEC,
+            **DEPENDENTS_SPEC,
+            **SNAPSHOT_SPEC,
         },
         required_together=[("keep", "prefix")],
         required_one_of=[("snapshot", "keep")],

@@ -212,7 +212,7 @@ available_bytes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_flatten import flatten
-from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, TRUST_SPEC, URI_SPEC, run
 
 
 def main() -> None:
@@ -220,6 +220,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **PROGRESS_SPEC,
+            **TRUST_SPEC,
             "name": {"type": "str", "required": True, "aliases": ["domain"]},
             "disk": {"type": "str"},
             "disks": {"type": "list", "elements": "str"},
@@ -228,7 +229,6 @@ def main() -> None:
             "bandwidth": {"type": "str"},
             "copy_timeout": {"type": "int", "default": 86400},
             "verify": {"type": "bool", "default": True},
-            "trusted": {"type": "bool", "default": False},
         },
         mutually_exclusive=[("disk", "disks")],
         required_one_of=[("disk", "disks")],

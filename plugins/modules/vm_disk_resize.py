@@ -281,7 +281,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain_resize import 
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    DEPENDENTS_SPEC,
     OVERCOMMIT_SPEC,
+    TRUST_SPEC,
     URI_SPEC,
     run,
 )
@@ -291,7 +293,9 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **URI_SPEC,
+            **DEPENDENTS_SPEC,
             **OVERCOMMIT_SPEC,
+            **TRUST_SPEC,
             "preallocation": ALLOCATION_SPEC["preallocation"],
             "allocation": ALLOCATION_SPEC["allocation"],
             "name": {"type": "str", "required": True, "aliases": ["domain"]},
@@ -299,9 +303,6 @@ def main() -> None:
             "size": {"type": "str", "required": True},
             "from_size": {"type": "str"},
             "shrink": {"type": "bool", "default": False},
-            "allow_dependents": {"type": "bool", "default": False},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
-            "trusted": {"type": "bool", "default": False},
         },
         mutually_exclusive=ALLOCATION_EXCLUSIVE,
         supports_check_mode=True,

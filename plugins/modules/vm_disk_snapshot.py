@@ -298,7 +298,14 @@ available_bytes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_snapshots import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+    PROGRESS_SPEC,
+    SEARCH_SPEC,
+    SNAPSHOT_SPEC,
+    TRUST_SPEC,
+    URI_SPEC,
+    run,
+)
 
 
 def main() -> None:
@@ -306,17 +313,14 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **PROGRESS_SPEC,
+            **SEARCH_SPEC,
+            **SNAPSHOT_SPEC,
+            **TRUST_SPEC,
             "name": {"type": "str", "required": True, "aliases": ["domain"]},
-            "snapshot": {"type": "str"},
-            "state": {"type": "str", "choices": ["present", "absent", "reverted"], "default": "present"},
             "disks": {"type": "list", "elements": "str"},
             "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
-            "keep": {"type": "int"},
-            "prefix": {"type": "str"},
             "bandwidth": {"type": "str"},
             "timeout": {"type": "int", "default": 86400},
-            "search_paths": {"type": "list", "elements": "path", "default": []},
-            "trusted": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -51,7 +51,6 @@ OVER_BASE: dict[str, Any] = {"backing_file": BASE.path, "backing_format": "qcow2
     [
         (wish("raw", compress=True), "raw images cannot be compressed"),
         (wish("vmdk", compress=True), "only vmdk images of subformat streamOptimized"),
-        (wish(layout=Layout("vmdk", subformat="twoGbMaxExtentFlat")), "spreads a disk over several files"),
         (wish(layout=Layout("vhdx", subformat="thick")), "vhdx images know no thick: use dynamic or fixed"),
         (wish(dest=SOURCE.path), "dest: is the same file as src"),
         (wish(dest="/images/../images/web.qcow2"), "dest: is the same file as src"),
