@@ -167,13 +167,14 @@ def wait_for_agent(hv: Hypervisor, name: str) -> None:
 
 def needs_recovery(path: Path, image_format: str) -> bool:
     """Whether the ext4 on a disk was in use when the disk was last written to: then its journal is to be replayed."""
-    block = path.with_name("superblock")
+    flat = path.with_name("flat")
     try:
-        options = ("-U", "-f", image_format, "-O", "raw", "bs=512", "skip=2", "count=1")
-        qemu_img("dd", *options, f"if={path.as_posix().replace(',', ',,')}", f"of={block.as_posix()}")
-        data = block.read_bytes()
+        qemu_img("convert", "-U", "-f", image_format, "-O", "raw", path, flat)
+        with flat.open("rb") as stream:
+            stream.seek(1024)
+            data = stream.read(512)
     finally:
-        block.unlink(missing_ok=True)
+        flat.unlink(missing_ok=True)
     assert data[0x38:0x3A] == b"\x53\xef", "it is none"
     return bool(data[0x60] & 4)
 
