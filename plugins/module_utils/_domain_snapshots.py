@@ -67,6 +67,7 @@ class VmSnapshotTask(DomainTask):
     def __init__(self, module: AnsibleModule, wish: VmSnapshotWish) -> None:
         super().__init__(module)
         self.wish = wish
+        self.qemu_img = self.qemu_img.limiting(not wish.trusted)
         self.survey: VmSnapshotSurvey
         self.snapshots: tuple[DomainSnapshot, ...] = ()
         self.found: dict[str, tuple[ChainLink, ...]] = {}
@@ -370,5 +371,5 @@ def _overlay_facts(
 def manage(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = VmSnapshotTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, DISK_SNAPSHOT, task.paths, module.check_mode)
+    plan = carry_out(task.decide, DISK_SNAPSHOT, task.paths, module)
     return task.result(plan)

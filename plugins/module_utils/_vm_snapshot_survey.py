@@ -7,7 +7,6 @@ space."""
 
 from __future__ import annotations
 
-import functools
 import os
 import typing as t
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import Taking
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot_left import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot_removal import Merge, Removal
@@ -155,14 +155,19 @@ class VmSnapshotSurvey:
     def _links(self, disk: DomainDisk) -> tuple[tuple[ChainLink, ...], Unvouched | None]:
         """The images of a disk that is off, as their headers name them, until one that nobody vouches for."""
         known = {os.path.realpath(path) for path in self._named(disk)}
-        top = _image.inspect(self.qemu_img, t.cast(str, disk.path), disk.format)
+        top = self._believed(t.cast(str, disk.path), disk.format)
         links: list[ChainLink] = []
-        for image in _image.descent(top, functools.partial(_image.inspect, self.qemu_img)):
+        for image in _image.descent(top, self._believed):
             links.append(ChainLink(image.path, image.format))
             points = None if self.trusted else _points_elsewhere(image, known)
             if points is not None:
                 return tuple(links), Unvouched(image.path, points)
         return tuple(links), None
+
+    def _believed(self, path: str, image_format: str | None) -> _image.Image:
+        image = _image.inspect(self.qemu_img, path, image_format)
+        Trust(self.trusted).require_believable(image)
+        return image
 
     def _named(self, disk: DomainDisk) -> t.Iterator[str]:
         """The files that the definition, or a snapshot, names for a disk."""
