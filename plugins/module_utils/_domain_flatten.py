@@ -242,8 +242,8 @@ def _paths(images: t.Iterable[_image.Image]) -> list[str]:
 def flatten(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = FlattenTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "flatten", task.paths, module.check_mode)
+    plan = carry_out(task.decide, "flatten", task.paths, module)
     if task.lost and not module.check_mode:
-        after = carry_out(task.decide, "flatten", task.paths, module.check_mode)
+        after = carry_out(task.decide, "flatten", task.paths, module)
         plan = Plan(after.before, after.after, (*plan.steps, *after.steps), after.diff)
     return task.result(plan)

@@ -73,7 +73,7 @@ class VmSnapshotTask:
         self.check_mode = module.check_mode
         self.wish = wish
         self.search_paths = tuple(module.params["search_paths"])
-        self.qemu_img = QemuImg.find()
+        self.qemu_img = QemuImg.find().limiting(not wish.trusted)
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.domain = self.hypervisor.domain(module.params["name"])
         self.state: DomainState
@@ -383,5 +383,5 @@ def _overlay_facts(
 def manage(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = VmSnapshotTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, DISK_SNAPSHOT, task.paths, module.check_mode)
+    plan = carry_out(task.decide, DISK_SNAPSHOT, task.paths, module)
     return task.result(plan)

@@ -26,6 +26,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import Taking
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot_left import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot_removal import Merge, Removal
@@ -156,17 +157,22 @@ class VmSnapshotSurvey:
         """The images of a disk that is off, as their headers name them, until one that nobody vouches for."""
         known = {os.path.realpath(path) for path in self._named(disk)}
         path, image_format = t.cast(str, disk.path), disk.format
-        image = _image.inspect(self.qemu_img, path, image_format)
+        image = self._believed(path, image_format)
         links = [ChainLink(path, image_format)]
         for below, below_format in _image.Links().of(path, image_format):
             if not self.trusted and os.path.realpath(below) not in known:
                 return tuple(links), Unvouched(image.path, f"has the backing file {below}")
             if image.data_file is not None and not self.trusted:
                 return tuple(links), Unvouched(image.path, f"keeps its data in {image.data_file}")
-            image = _image.inspect(self.qemu_img, below, below_format)
+            image = self._believed(below, below_format)
             links.append(ChainLink(below, image.format))
         _image.chain(self.qemu_img, _image.inspect(self.qemu_img, path, image_format))  # whether it runs in a circle
         return tuple(links), None
+
+    def _believed(self, path: str, image_format: str | None) -> _image.Image:
+        image = _image.inspect(self.qemu_img, path, image_format)
+        Trust(self.trusted).require_believable(image)
+        return image
 
     def _named(self, disk: DomainDisk) -> t.Iterator[str]:
         """The files that the definition, or a snapshot, names for a disk."""
