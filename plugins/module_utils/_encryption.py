@@ -81,6 +81,11 @@ class EncryptionWish:
     iter_time: int | None = None
     keys: tuple[Key, ...] = field(default=())
 
+    @classmethod
+    def like(cls, found: Encryption, openers: Openers) -> EncryptionWish:
+        """The wish for an image that is encrypted as *found*, which *openers* open."""
+        return cls(openers.secret, openers.below, **{name: getattr(found, name) for name in FIXED})
+
     @property
     def wanted_keys(self) -> tuple[Key, ...]:
         """Those that are to open the image, each once."""
@@ -188,6 +193,29 @@ def key_changes(wish: EncryptionWish, image: Image, opening: t.Container[Secret]
     add = keys_to_add(image.path, wish, opening, taken)
     remove = tuple(dict.fromkeys(key.secret for key in wish.keys if not key.present and key.secret in opening))
     return KeyChanges(known[0], add, remove)
+
+
+def require_provable(image: Image) -> None:
+    """Raises UnsafeImage where *image* is encrypted in the old way, in which any secret seems to open it."""
+    kind = image.encryption.format if image.encryption else "aes"
+    if image.encrypted and kind != "luks":
+        raise UnsafeImage(
+            f"{image.path}: is encrypted with {kind}, where nothing tells a wrong secret from the right one, which "
+            "would give garbage: copy it with qemu-img convert, and look at the result",
+            path=image.path,
+        )
+
+
+def require_secret(images: t.Iterable[Image], openers: Openers | None, to_do: str, where: str = "encryption") -> None:
+    """Raises DiskError where one of *images* is encrypted, so that nothing can be done without a secret, and there is
+    none; *where* is the parameter to give it by."""
+    for image in images:
+        require_provable(image)
+        if image.encrypted and openers is None:
+            raise DiskError(
+                f"{image.path}: is encrypted, and qemu-img needs its secret to {to_do}: give {where} with the secret",
+                path=image.path,
+            )
 
 
 def wrong_secret(path: str, tried: int = 1) -> DiskError:

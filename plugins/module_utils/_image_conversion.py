@@ -159,9 +159,7 @@ class ConversionTask:
         """Has the source opened with its secrets from now on. Raises DiskError where it may not be, or they do not."""
         _image_convert.require_decryptable(self.wish, source)
         if self.wish.openers is not None:
-            layers = self.wish.openers.layers(source)
-            _encrypting.require_opens(self.qemu_img, layers)
-            self.qemu_img = self.qemu_img.unlocking(layers)
+            self.qemu_img = _encrypting.unlocked(self.qemu_img, source, self.wish.openers)
 
     def _reason(self, dest: _image.Image) -> str | None:
         """Why the image that is there does not do; None where it does."""

@@ -11,7 +11,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._create import require_usable_base
-from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers, require_provable
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
@@ -131,13 +131,7 @@ def require_decryptable(wish: ImageConvertWish, images: t.Iterable[Image]) -> No
     for image in images:
         if not image.encrypted:
             continue
-        kind = image.encryption.format if image.encryption else "aes"
-        if kind != "luks":
-            raise UnsafeImage(
-                f"{image.path}: is encrypted with {kind}, where nothing tells a wrong secret from the right one, and "
-                "would give garbage: copy it with qemu-img convert, and look at the result",
-                path=image.path,
-            )
+        require_provable(image)
         missing = [
             *(["src_encryption with its secret"] if wish.openers is None else []),
             *(["decrypt=true"] if not wish.decrypt else []),

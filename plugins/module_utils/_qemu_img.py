@@ -323,7 +323,7 @@ class QemuImg(Unlocking):
         """
         argv = ["bitmap", *(f"--{action}" for action in actions)]
         argv += ["-g", str(granularity)] if granularity else []
-        argv += ["-b", node([Layer(source, "qcow2")], alone=True)] if source else []
+        argv += ["-b", node(self.unlocked.get(source, (Layer(source, "qcow2"),)), alone=True)] if source else []
         self._write(*argv, "--image-opts", "--", self._by_itself(path, "qcow2"), os.fsdecode(name), in_place=True)
 
     def _work_on_snapshot(self, option: str, which: str, path: str) -> None:

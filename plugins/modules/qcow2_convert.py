@@ -359,7 +359,7 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SOURCE_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import OPENING_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image_conversion import convert
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import UPDATES
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
@@ -385,10 +385,10 @@ def main() -> None:
             **PROGRESS_SPEC,
             **QCOW2_SPEC,
             **SEARCH_SPEC,
-            **SOURCE_SPEC,
             **TRUST_SPEC,
             "src": {"type": "path", "required": True},
             "src_format": {"type": "str", "choices": [*FORMATS, "luks"], "required": True},
+            "src_encryption": OPENING_SPEC["encryption"],
             "decrypt": {"type": "bool", "default": False},
             "dest": {"type": "path", "required": True},
             "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
