@@ -39,17 +39,22 @@ _OPENING: dict[str, t.Any] = {
 #: Of modules that open an image which may be encrypted, with what it reads, or by itself.
 OPENING_SPEC: dict[str, t.Any] = {"encryption": {"type": "dict", "options": _OPENERS, **_OPENING}}
 SECRET_SPEC: dict[str, t.Any] = {"encryption": {"type": "dict", "options": _SECRET, **_EITHER}}
+_NEW: dict[str, t.Any] = {
+    **_OPENERS,
+    "cipher_alg": {"type": "str", "choices": list(_encryption.CIPHERS)},
+    "cipher_mode": {"type": "str", "choices": list(_encryption.MODES)},
+    "ivgen_alg": {"type": "str", "choices": list(_encryption.GENERATORS)},
+    "ivgen_hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
+    "hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
+    "iter_time": {"type": "int"},
+}
+#: Of a module that makes encrypted images, each with one key, and of one that changes their keys, too.
+NEW_SPEC: dict[str, t.Any] = {"encryption": {"type": "dict", "options": _NEW, **_OPENING}}
 ENCRYPTION_SPEC: dict[str, t.Any] = {
     "encryption": {
         "type": "dict",
         "options": {
-            **_OPENERS,
-            "cipher_alg": {"type": "str", "choices": list(_encryption.CIPHERS)},
-            "cipher_mode": {"type": "str", "choices": list(_encryption.MODES)},
-            "ivgen_alg": {"type": "str", "choices": list(_encryption.GENERATORS)},
-            "ivgen_hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
-            "hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
-            "iter_time": {"type": "int"},
+            **_NEW,
             "keys": {
                 "type": "list",
                 "elements": "dict",
@@ -79,7 +84,7 @@ def wish_from(params: dict[str, t.Any] | None) -> EncryptionWish | None:
         **{name: params[name] for name in (*_encryption.FIXED, "iter_time")},
         keys=tuple(
             Key(t.cast(Secret, secret_from(key, "encryption: keys")), key["state"] == "present", key["slot"])
-            for key in params["keys"]
+            for key in params.get("keys", ())
         ),
     )
 

@@ -160,6 +160,11 @@ class EncryptionWish:
         wanted = {name: getattr(self, name) for name in FIXED}
         return {name: value for name, value in wanted.items() if value is not None and value != getattr(found, name)}
 
+    @property
+    def openers(self) -> Openers:
+        """The secrets that open the image, and what it reads."""
+        return Openers(self.secret, self.below)
+
     def layers(self, images: t.Iterable[Image], opener: Secret | None = None) -> tuple[Layer, ...]:
         """*images*, top first, each with the secret that opens it: *opener*, or that of the task, the first."""
         return Openers(opener or self.secret, self.below).layers(images)
@@ -247,6 +252,14 @@ def keys_to_add(
             path=path,
         )
     return tuple(sorted(missing, key=lambda key: key.slot is None))
+
+
+def require_valid(wish: EncryptionWish | None, image_format: str) -> None:
+    """Raises InvalidRequest where no image of that format could be encrypted so, or be in the clear."""
+    if wish is not None:
+        wish.require_valid(image_format)
+    elif image_format == "luks":
+        raise InvalidRequest("format: a luks image is nothing but encrypted: give encryption, with its secret")
 
 
 def require_same_kind(wish: EncryptionWish | None, image: Image) -> None:

@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _base,
     _capacity,
     _encrypting,
+    _encryption,
     _image,
     _image_convert,
     _lock,
@@ -24,6 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _usage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     InvalidRequest,
@@ -67,6 +69,7 @@ def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
         remove_src=params["remove_src"],
         openers=_encrypting.openers_from(params, "src_encryption"),
         decrypt=params["decrypt"],
+        encryption=_encrypting.wish_from(params["encryption"]),
     )
     wish.require_valid()
     return wish
@@ -115,6 +118,8 @@ class ConversionTask:
         self._found = None
         self._left = self._note_of(self.wish.src, operation)
         dest = self._destination() if self._is_there() else None
+        if dest is not None and dest.encrypted and self.wish.update != "always":
+            self._unlock_dest([dest])
         first = self._settling(dest, operation)
         if dest is None:
             plan = self._conversion(operation, None, None)
@@ -145,6 +150,7 @@ class ConversionTask:
         base: tuple[_image.Image, ...] = ()
         if wish.backing_file is not None:  # first, since the source may refer to it
             base = self.trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))
+            self._unlock_below(base)
         source = self.trust.look(self.qemu_img, wish.src, wish.src_format)
         self._unlock(source)
         _surroundings.require_settled(self.qemu_img, wish.src, wish.src_format, self._left)
@@ -161,10 +167,21 @@ class ConversionTask:
         if self.wish.openers is not None:
             self.qemu_img = _encrypting.unlocked(self.qemu_img, source, self.wish.openers)
 
+    def _unlock_below(self, base: tuple[_image.Image, ...]) -> None:
+        """Has the wanted backing file opened with the secret that the task gives for it."""
+        if self.wish.encryption is not None:
+            below = Openers(self.wish.encryption.below, self.wish.encryption.below)
+            self.qemu_img = _encrypting.unlocked(self.qemu_img, base, below)
+
+    def _unlock_dest(self, chain: t.Sequence[_image.Image]) -> None:
+        """Has the image at the destination opened with the secrets of the task, which have to be right."""
+        if self.wish.encryption is not None:
+            self.qemu_img = _encrypting.unlocked(self.qemu_img, chain, self.wish.encryption.openers)
+
     def _reason(self, dest: _image.Image) -> str | None:
         """Why the image that is there does not do; None where it does."""
         found = self._observe()
-        _image_convert.require_replaceable(dest)
+        _image_convert.require_replaceable(self.wish, dest)
         if self.wish.update == "always":
             return "is there"
         seen = _image_convert.visible_difference(self.wish, found, dest)
@@ -173,6 +190,9 @@ class ConversionTask:
     def _is_same(self, found: Observed, dest: _image.Image) -> bool:
         """Whether the destination has the content of the source; asked once for files that nobody writes."""
         chain = self.trust.look(self.qemu_img, dest.path, dest.format)
+        self._unlock_dest(chain)
+        wanted = self.wish.encryption
+        _encryption.require_secret(chain, wanted.openers if wanted else None, "compare it")
         _surroundings.require_unwritten(dest.path)
         files = [_file_state(image.path) for image in (*found.source, *chain)]
         if self._compared is None or self._compared[0] != files:
@@ -223,6 +243,7 @@ class ConversionTask:
 
     def _removal(self, dest: _image.Image) -> Plan:
         """The plan where the destination stands as wanted: the source may still have to go, if it is the same."""
+        _image_convert.require_kept(self.wish, dest)
         facts = _image_convert.facts(dest)
         if not self.wish.remove_src or not os.path.lexists(self.wish.src):
             return Plan(facts, facts)
@@ -279,7 +300,11 @@ class ConversionTask:
         measured = self.qemu_img.measure(
             wish.src, wish.src_format, "qcow2", options, snapshot=recipe.snapshot, alone=found.reads_base
         )
-        _capacity.require_space([(wish.dest, bytes_needed(wish.layout, found.size, measured.required))])
+        needed = bytes_needed(wish.layout, found.size, measured.required)
+        if wish.encryption is not None:
+            all_at_once = wish.layout.format == "luks" or wish.layout.preallocation not in (None, "off")
+            needed = max(needed, found.size if all_at_once else 0) + _encryption.HEADER_BYTES  # its zeros are written
+        _capacity.require_space([(wish.dest, needed)])
 
     def _require_promise(self, found: Observed) -> None:
         """Raises NotEnoughSpace where the file system would promise too much with the new image."""

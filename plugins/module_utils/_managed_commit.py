@@ -173,13 +173,12 @@ class CommitTask(CommitSurvey):
         """Puts an empty overlay on the base in the place of the one that was merged."""
         overlay, base = observed.overlay, observed.base
         expected = _staging.file_identity(overlay.path)
-        options = creation_options(_commit.empty_layout(overlay))
-        layer = Layer(new_file.name, overlay.format)
+        encryption = None
         if self.openers is not None and overlay.encryption is not None:
-            same = EncryptionWish.like(overlay.encryption, self.openers)
-            options.update(same.creation_options(overlay.format))
-            layer = replace(layer, secret=self.openers.secret)
-        qemu_img = self.qemu_img.unlocking([layer])
+            encryption = EncryptionWish.like(overlay.encryption, self.openers)
+        options = creation_options(_commit.empty_layout(overlay), encryption)
+        secret = encryption.secret if encryption else None
+        qemu_img = self.qemu_img.unlocking([Layer(new_file.name, overlay.format, secret)])
         new_file.begin()
         qemu_img.create(
             new_file.name, overlay.format, overlay.virtual_size, options, (os.path.abspath(base.path), base.format)

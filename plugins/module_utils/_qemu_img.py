@@ -265,7 +265,7 @@ class QemuImg(Unlocking):
         named = [*self._definitions(), *self._named(path, image_format)]
         with _qemu_nbd.serving(path, named, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
-            nodes = (f"json:{json.dumps(served)}", node([Layer(other, other_format)]))
+            nodes = (f"json:{json.dumps(served)}", node(self.unlocked.get(other, (Layer(other, other_format),))))
             return self._same("--", *nodes, report=report)
 
     def resize(

@@ -51,7 +51,8 @@ options:
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
   other_encryption:
     description:
-      - The secrets that open O(other), and what it reads, as O(encryption) has them. If it is left out, those are tried.
+      - The secrets that open O(other), and what it reads, as O(encryption) has them. If it is left out, those are
+        tried.
     type: dict
     suboptions:
       secret:

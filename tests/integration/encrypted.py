@@ -32,7 +32,7 @@ def opens(path: Path, secret: str, image_format: str = "qcow2") -> bool:
 
 def content(path: Path, secret: str, image_format: str = "qcow2", length: int | None = None, **below: str) -> str:
     """The SHA-256 of what a guest would read, of LENGTH bytes. BELOW: the secrets of backing files, by their names."""
-    chain = [(path, secret, image_format), *((path.with_name(name), key, "qcow2") for name, key in below.items())]
+    chain = [(path, secret, image_format), *((path.parent / name, key, "qcow2") for name, key in below.items())]
     with tempfile.TemporaryDirectory(prefix="kvmops-content-") as directory:
         plain = Path(directory) / "plain"
         done = _run(["qemu-img", "convert", "-O", "raw"], chain, str(plain))
@@ -43,7 +43,7 @@ def content(path: Path, secret: str, image_format: str = "qcow2", length: int | 
 
 def write(path: Path, secret: str, command: str, image_format: str = "qcow2", **below: str) -> None:
     """A command of qemu-io, on the image."""
-    chain = [(path, secret, image_format), *((path.with_name(name), key, "qcow2") for name, key in below.items())]
+    chain = [(path, secret, image_format), *((path.parent / name, key, "qcow2") for name, key in below.items())]
     done = _run(["qemu-io", "-c", command], chain)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failed" not in done.stdout, done.stdout

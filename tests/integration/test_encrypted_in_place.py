@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Encrypted images are checked, merged, compared, their snapshots and bitmaps changed, with secrets that nobody sees."""
+"""Encrypted images are checked, merged, compared, their snapshots and bitmaps changed; nobody sees the secrets."""
 
 from __future__ import annotations
 
@@ -56,6 +56,12 @@ def images(made: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def alone(images: Path) -> Path:
+    """The image that has no overlay any more."""
+    (images / "top").unlink()
+    return images / "base"
+
+
 def leaked(path: Path) -> Path:
     """PATH with a cluster that nothing refers to: after its end, and counted."""
     with path.open("r+b") as stream:
@@ -74,10 +80,11 @@ def leaked(path: Path) -> Path:
 
 
 def test_snapshots_of_an_encrypted_image_come_and_go_and_only_changes_need_its_secret(images: Path) -> None:
-    path = images / "base"
+    path = alone(images)
     before = content(path, FIRST)
-    assert "qemu-img needs its secret to take or delete a snapshot: give encryption" in (
-        refused(SNAPSHOT, path, snapshot="one")["msg"]
+    assert (
+        "qemu-img needs its secret to take or delete a snapshot: give encryption"
+        in (refused(SNAPSHOT, path, snapshot="one")["msg"])
     )
     assert predicted(SNAPSHOT, path, snapshot="one", **ONE)["changed"]
     settled = tree_state(images)
@@ -95,7 +102,7 @@ def test_snapshots_of_an_encrypted_image_come_and_go_and_only_changes_need_its_s
 
 
 def test_an_encrypted_image_is_checked_and_repaired(images: Path) -> None:
-    path = images / "base"
+    path = alone(images)
     before = content(path, FIRST)
     assert "needs its secret to check it: give encryption" in refused(CHECK, path)["msg"]
     assert succeeded(CHECK, path, **ONE)["check"]["result"] == "good"
@@ -113,7 +120,6 @@ def test_the_bitmaps_of_an_encrypted_image_are_changed_and_merged_from_another(i
     assert "its secret to work on its bitmaps" in refused(BITMAP, base, bitmap="b")["msg"]
     assert predicted(BITMAP, base, bitmap="b", **ONE)["changed"]
     assert not succeeded(BITMAP, base, bitmap="b")["changed"], "it is read from the image"
-    assert not succeeded(BITMAP, base, bitmap="b", **merged)["changed"] if _has_bitmap(top) else True
     assert succeeded(BITMAP, top, bitmap="b", encryption={"secret": SECOND})["changed"]
     write(top, SECOND, "write -P 0x77 3M 64k", base=FIRST)
     said = refused(BITMAP, base, bitmap="b", **merged, **ONE)["msg"]
@@ -122,10 +128,6 @@ def test_the_bitmaps_of_an_encrypted_image_are_changed_and_merged_from_another(i
     result = succeeded(BITMAP, base, bitmap="b", **merged, **ONE, merge_from_encryption={"secret": SECOND})
     assert [one["dirty_bytes"] for one in result["bitmaps"]] == [64 << 10]
     assert not succeeded(BITMAP, base, bitmap="b", **merged)["changed"]
-
-
-def _has_bitmap(path: Path) -> bool:
-    return bool(specific(path).get("bitmaps"))
 
 
 @pytest.mark.parametrize("end", ["keep", "remove"])
@@ -171,7 +173,9 @@ def test_encrypted_images_are_compared_with_each_other_and_with_what_is_in_the_c
     qemu_io(plain, "write -P 0x5a 1M 1M", "raw")
     before = tree_state(images)
     assert f"{base}: is encrypted" in refused(COMPARE, base, other=str(plain), other_format="raw")["msg"]
-    assert "give other_encryption" in refused(COMPARE, plain, format="raw", other=str(base), other_format="qcow2")["msg"]
+    assert (
+        "give other_encryption" in refused(COMPARE, plain, format="raw", other=str(base), other_format="qcow2")["msg"]
+    )
     assert succeeded(COMPARE, base, other=str(plain), other_format="raw", **ONE)["equal"]
     assert succeeded(COMPARE, base, other=str(disk), other_format="luks", **ONE)["equal"], "the same secret is tried"
     second = {"other_encryption": BOTH["encryption"], "trusted": True}
@@ -219,11 +223,15 @@ def test_the_secrets_are_seen_nowhere(images: Path) -> None:
     opening = {"encryption": {"secret": SECOND, "backing_secret_file": str(key)}}
     runs: list[tuple[str, Path, dict[str, Any]]] = [
         (CHECK, images / "base", {"encryption": {"secret_file": str(key)}}),
-        (SNAPSHOT, images / "base", {"snapshot": "one", **ONE}),
-        (SNAPSHOT, images / "base", {"snapshot": "one", "state": "absent", **ONE}),
+        (SNAPSHOT, images / "base", {"snapshot": "one", "allow_dependents": True, **ONE}),
+        (SNAPSHOT, images / "base", {"snapshot": "one", "state": "absent", "allow_dependents": True, **ONE}),
         (BITMAP, images / "base", {"bitmap": "b", **ONE}),
         (COMMIT, images / "top", {"overlay": "keep", **opening}),
-        (COMPARE, images / "top", {"other": str(images / "base"), "trusted": True, **opening, "other_encryption": ONE["encryption"]}),
+        (
+            COMPARE,
+            images / "top",
+            {"other": str(images / "base"), "trusted": True, **opening, "other_encryption": ONE["encryption"]},
+        ),
     ]
     for module, path, params in runs:
         run = start_module(module, image_params(path, params))
