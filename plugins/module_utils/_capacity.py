@@ -12,15 +12,17 @@ import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _extents, _promises
+from ansible_collections.kvmops.disk.plugins.module_utils import _extents
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, MissingImage, NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX
 from ansible_collections.kvmops.disk.plugins.module_utils._mounts import Mount, Mounts
-from ansible_collections.kvmops.disk.plugins.module_utils._promises import Promise
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._promises import Promise, SeenFile
 
 #: With less than this left on a file system, what failed there has most likely filled it.
 FULL = 1 << 20
@@ -158,6 +160,8 @@ def file_systems(
     These are the files of *users*, and all files in *places*, in *directories* and beside those of *users*. Raises
     MissingImage where one of *places* is not there.
     """
+    from ansible_collections.kvmops.disk.plugins.module_utils import _promises  # loaded where they are counted
+
     devices = _Devices()
     meant: dict[t.Hashable, list[str]] = {}
     for place in dict.fromkeys(places):
@@ -169,7 +173,7 @@ def file_systems(
     keys = {one.identity: devices.key(one.path, one.identity[0]) for one in seen}
     sharing = {key for key in meant if (mount := devices.mounts.get(key)) and mount.type in _extents.SHARING}
 
-    def extents(one: _promises.SeenFile) -> list[_extents.Extent] | None:
+    def extents(one: SeenFile) -> list[_extents.Extent] | None:
         return _extents.extents(one.path) if keys[one.identity] in sharing else None
 
     promises = sorted(_promises.count(seen, users, bases=bases, extents=extents), key=lambda one: one.path)

@@ -26,7 +26,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import Check
 from ansible_collections.kvmops.disk.plugins.module_utils._recover import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._repair import (
     CHECKED_FORMATS,
-    REPAIR,
     Finding,
     plan_repair,
     repair_and_compare,
@@ -133,5 +132,5 @@ class CheckTask(InPlaceTask):
 def check(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = CheckTask(module)
-    plan = carry_out(task.decide, REPAIR, lambda: [task.path], module.check_mode)
+    plan = carry_out(task.decide, _leftovers.REPAIR, lambda: [task.path], module.check_mode)
     return task.result(plan)

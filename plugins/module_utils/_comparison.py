@@ -51,4 +51,4 @@ def _require_still(qemu_img: QemuImg, chain: tuple[Image, ...], surroundings: Su
     _surroundings.require_settled(qemu_img, chain[0].path, chain[0].format, _lock.look(chain[0].path))
     surroundings.require_not_running(chain[0].path, "compare it", but="backing file")
     for image in chain:
-        _surroundings.require_unwritten(image.path)
+        _surroundings.require_unwritten(image)

@@ -27,7 +27,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._layout import (
     suffix,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk, now
-from ansible_collections.kvmops.disk.plugins.module_utils._transcode import Recipe
 
 #: The formats that libvirt can give to a guest as a writable disk.
 DISK_FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc")
@@ -298,18 +297,6 @@ def recorded(item: Conversion, wish: ConvertWish) -> RecordedDisk:
         base=item.backing.path if item.backing else None,
         options=",".join(f"{name}={value}" for name, value in sorted(options.items())),
         block="yes" if wish.block_device else None,
-    )
-
-
-def recipe(item: Conversion, wish: ConvertWish) -> Recipe:
-    """How the new image is made off line; what is below the old one is read as a part of it, or kept below both."""
-    base = item.backing
-    return Recipe(
-        *(item.source, item.source_format, wish.layout),
-        base=(base.path or "", base.format or "") if base else None,
-        reads_base=True,
-        compress=wish.compress,
-        verify=wish.verify,
     )
 
 

@@ -147,6 +147,6 @@ def bytes_needed(layout: Layout, size: int, estimate: int) -> int:
     """
     if layout.is_fixed:
         return size
-    if layout.format == "raw":
+    if layout.is_plain:
         return size if layout.preallocation in ("falloc", "full") else min(size, estimate)
     return estimate

@@ -68,6 +68,12 @@ class Dependents:
         noted = {_references.identity(name): name for name in _base.noted_dependents(path, {*names.values()})}
         return sorted(name for identity, name in {**noted, **names}.items() if identity != own)
 
+    def of_files(self, files: t.Sequence[str]) -> list[str]:
+        """The same for an image that lies in *files*, of which the first names the others."""
+        own = _references.identity(files[0])
+        found = {name for file in files for name in self.of(file)}
+        return sorted(name for name in found if _references.identity(name) != own)
+
 
 def of(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> list[str]:
     """The images that depend on *path*, looked for in *directories*, among the files of *users* wherever those are,

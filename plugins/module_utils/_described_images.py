@@ -149,7 +149,7 @@ class Look:
         if image.format not in CHECKED_FORMATS:
             return Finding(CheckResult("unsupported")).facts()
         _require_no_secret((image,))
-        _surroundings.require_unwritten(image.path)
+        _surroundings.require_unwritten(image)
         external_data = image.format == "qcow2" and image.data_file is not None
         found = self.qemu_img.check(image.path, image.format, external_data=external_data)
         return Finding(found, image.format, image.corrupt, image.dirty, external_data).facts()

@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _record_xml
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, NoAnswer
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import source_path
@@ -73,8 +73,11 @@ class DomainState:
         )
 
 
-def observe(hypervisor: Hypervisor, domain: Domain) -> DomainState:
-    """The state of *domain* now. Raises LibvirtFailed where it is gone meanwhile."""
+def observe(hypervisor: Hypervisor, domain: Domain, *, ask: bool = True) -> DomainState:
+    """The state of *domain* now. Raises LibvirtFailed where it is gone meanwhile.
+
+    Without *ask* nobody waits for its QEMU, and whether it is *busy* is not looked at. Otherwise raises NoAnswer.
+    """
     active, persistent = domain.is_active(), domain.is_persistent()
     definition = domain.xml(inactive=True)
     record = domain.record() if persistent else None
@@ -87,7 +90,7 @@ def observe(hypervisor: Hypervisor, domain: Domain) -> DomainState:
         managed_save=domain.has_managed_save() if persistent else False,
         snapshots=tuple(domain.snapshots()),
         checkpoints=tuple(domain.checkpoints()),
-        busy=active and domain.has_domain_job(),
+        busy=ask and active and domain.has_domain_job(),
         definition=definition,
         disks=disks(hypervisor, definition if persistent else None, domain.xml(inactive=False) if active else None),
         record=_record_xml.record_from_xml(record) if record else None,
@@ -110,7 +113,7 @@ def disks(hypervisor: Hypervisor, definition: str | None, live: str | None) -> t
 
 
 def block_jobs(domain: Domain, state: DomainState) -> list[str]:
-    """The targets of the running domain's disks on which a block job runs, or waits for its pivot."""
+    """The targets of the running domain's disks on which a block job runs, or waits for its pivot. Raises NoAnswer."""
     return [
         disk.target for disk in state.disks if disk.live and (disk.live.mirror is not None or _has_job(domain, disk))
     ]
@@ -119,5 +122,7 @@ def block_jobs(domain: Domain, state: DomainState) -> list[str]:
 def _has_job(domain: Domain, disk: DomainDisk) -> bool:
     try:
         return bool(domain.block_job(disk.target))
+    except NoAnswer:
+        raise
     except DiskError:  # an empty drive has no block device to ask
         return False

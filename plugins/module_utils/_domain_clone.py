@@ -337,7 +337,7 @@ class CloneTask:
                         path=image.path,
                         in_use_by=[{"domain": other.looks.name, "uuid": other.looks.uuid, "running": True}],
                     )
-            _surroundings.require_unwritten(image.path)
+            _surroundings.require_unwritten(image)
             _surroundings.require_settled(self.qemu_img, image.path, image.format, _lock.look(image.path))
 
     def _promises(self) -> _capacity.FileSystem:

@@ -18,16 +18,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _domain,
     _domain_xml,
     _image,
-    _live,
     _lock,
-    _offline,
     _unfinished,
     _xml,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_task import DomainTask
-from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -35,10 +32,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     layout_from,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._unfinished import Unfinished
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils import _offline
+    from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey
 
 
 def wish_from(params: dict[str, t.Any]) -> ConvertWish:
@@ -96,7 +95,6 @@ class ConvertTask(DomainTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         self.conversions, self.work = [], None
-        self.survey = Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
         note_of = _lock.notes(operation)
         self.unfinished = _unfinished.find(self.state, [], note_of)
         meant, conversions = _convert.select(self.state, self.wish)
@@ -106,6 +104,7 @@ class ConvertTask(DomainTask):
         if not conversions:
             self.unfinished = _unfinished.find(self.state, [disk.path for disk in meant if disk.path], note_of)
             return Plan({}, {}, self._settlement(operation, restart=self.wish.restart) if self.unfinished else ())
+        self.survey = self._survey()
         self._require_convertible(conversions)
         self.mode = _convert.way(self.state, self.wish)
         self.unfinished = _unfinished.find(self.state, [item.dest for item in conversions], note_of)
@@ -127,6 +126,12 @@ class ConvertTask(DomainTask):
             return ()
         self.conversions = []
         return self._settlement(operation, restart=True)
+
+    def _survey(self) -> Survey:
+        """The look around, which a run that finds everything as wanted does without."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._survey import Survey  # loaded where there is work
+
+        return Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
 
     def _is_taken(self, path: str) -> bool:
         """Whether something stands at a destination that is not to be overwritten."""
@@ -157,6 +162,8 @@ class ConvertTask(DomainTask):
         )
 
     def _steps(self, operation: Operation | None, adopted: t.Container[str]) -> tuple[Step, ...]:
+        from ansible_collections.kvmops.disk.plugins.module_utils import _live, _offline  # loaded where there is work
+
         if self.mode == "live":
             work = _live.LiveWork(**self.hands(operation), wish=self.wish, images=self.survey.images, adopted=adopted)
             return _live.steps(self.state, self.wish, self.conversions, work)
@@ -164,6 +171,8 @@ class ConvertTask(DomainTask):
 
     def _clean_up(self) -> tuple[Step, ...]:
         """The steps that end or finish what a dead run left of disks."""
+        from ansible_collections.kvmops.disk.plugins.module_utils import _live  # loaded where there is work
+
         pivoted = self.unfinished.pivoted
         named = Step(
             f"define {self.state.name} with {', '.join(disk.dest for disk in pivoted)}, on which it runs",
@@ -174,6 +183,7 @@ class ConvertTask(DomainTask):
 
     def _settlement(self, operation: Operation | None, *, restart: bool) -> tuple[Step, ...]:
         """The steps that end what a dead run left, where there is nothing else to do."""
+        self.survey = self._survey()
         work = self._work(operation)
         owed = self.unfinished.owed and restart
         start = (Step(f"start {self.state.name}, which an interrupted run had shut down", work.start),) if owed else ()
@@ -187,6 +197,11 @@ class ConvertTask(DomainTask):
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
         """Where another verb died on a source, that source is checked first."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
+            look_for,  # loaded where there is work
+        )
+        from ansible_collections.kvmops.disk.plugins.module_utils._recover import settle
+
         note_of = _lock.notes(operation)
         found: list[Step] = []
         for item in self.conversions:
@@ -205,6 +220,8 @@ class ConvertTask(DomainTask):
         )
 
     def _work(self, operation: Operation | None) -> _offline.Work:
+        from ansible_collections.kvmops.disk.plugins.module_utils import _offline  # loaded where there is work
+
         self.work = _offline.Work(
             **self.hands(operation),
             wish=self.wish,

@@ -83,7 +83,7 @@ class RebaseTask:
         self.target = _clone_survey.look_at_source(self.hypervisor, self.qemu_img, new)
         for disk in self.target.disks:
             for image in disk.images:
-                _surroundings.require_unwritten(image.path)
+                _surroundings.require_unwritten(image)
         self.users = _usage.domain_users(self.hypervisor)
         self.items = [self._item(name) for name in self.names]
         paths = [*(move.path for item in self.items for move in item.moves), *self._old_bases()]
@@ -178,7 +178,7 @@ class RebaseTask:
             _usage.require_unused(move.path, others, "give it another base")
             if move.rebase:
                 for below in move.rebase.below:
-                    _surroundings.require_unwritten(below.path)
+                    _surroundings.require_unwritten(below)
                 options = {"cluster_size": str(move.rebase.image.cluster_size)}
                 measured = self.qemu_img.measure(move.path, move.disk.format, "qcow2", options).required
                 demands.append((os.path.realpath(move.path), _rebase.bytes_needed(move.rebase, measured)))

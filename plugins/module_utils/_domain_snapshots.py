@@ -26,7 +26,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, MissingImage, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    MissingImage,
+    NoAnswer,
+    OperationInFlight,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
@@ -91,7 +96,7 @@ class VmSnapshotTask:
         first = self._settlement(operation)
         try:
             plan = self._revert(operation) if self.wish.state == "reverted" else self._change(operation)
-        except OperationInFlight:
+        except (NoAnswer, OperationInFlight):
             raise
         except DiskError as error:
             if self.check_mode or not self.left:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain, _image
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, NoAnswer, OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import refresh_pools
@@ -46,7 +46,7 @@ class DomainTask(ABC):
         self.state = _domain.observe(self.hypervisor, self.domain)
         try:
             plan = self._plan(operation)
-        except OperationInFlight:
+        except (NoAnswer, OperationInFlight):
             raise
         except DiskError as error:
             settlement = () if self.check_mode else self._given_up(operation)

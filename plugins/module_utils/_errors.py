@@ -57,6 +57,13 @@ class LibvirtFailed(DiskError):
     """libvirt refused, or cannot be reached. Facts: ``libvirt_code`` where libvirt gave one."""
 
 
+class NoAnswer(DiskError):
+    """A call to libvirt was given up, as QEMU or libvirt itself is silent: what was asked may still be done, later.
+
+    So nothing is undone after it, and the next run finds out: see may_still_happen().
+    """
+
+
 class MissingLibrary(DiskError):
     """A Python library that the task needs cannot be imported on the target. *trace*: the traceback of the attempt."""
 
@@ -68,3 +75,10 @@ class MissingLibrary(DiskError):
 
 class Interrupted(DiskError):
     """The process was told to end; what was begun is undone on the way out."""
+
+
+def may_still_happen(error: BaseException | None) -> bool:
+    """Whether *error*, or one on the way out of which it came up, is a NoAnswer."""
+    while error is not None and not isinstance(error, NoAnswer):
+        error = error.__context__
+    return error is not None

@@ -129,10 +129,14 @@ def is_own_extent(extent: str, descriptor: str) -> bool:
 
     Any other file beside it may be somebody else's disk (HAZARDS F5).
     """
+    return bears_name_of(extent, descriptor) and not os.path.islink(os.path.join(os.path.dirname(descriptor), extent))
+
+
+def bears_name_of(name: str, descriptor: str) -> bool:
+    """Whether *name* is one that an extent of the VMDK descriptor at that path may have."""
     stem, suffix = os.path.splitext(os.path.basename(descriptor))
-    middle = extent[len(stem) : len(extent) - len(suffix)]
-    is_named_after_it = extent == f"{stem}{middle}{suffix}" and _VMDK_OWN_EXTENT.fullmatch(middle)
-    return bool(is_named_after_it) and not os.path.islink(os.path.join(os.path.dirname(descriptor), extent))
+    middle = name[len(stem) : len(name) - len(suffix)]
+    return name == f"{stem}{middle}{suffix}" and bool(_VMDK_OWN_EXTENT.fullmatch(middle))
 
 
 def _qcow1_backing_file(stream: t.BinaryIO) -> str | None:

@@ -50,7 +50,7 @@ class Image:
     """The facts of one image; sizes in bytes, paths absolute, None where the format does not know the thing.
 
     *backing_file* is the path that the image's own reference means; where that is no file but a protocol, it is the
-    reference as written.
+    reference as written. *data_file* is the first file that holds data for it; *extents* are all of those of a VMDK.
     """
 
     path: str
@@ -70,12 +70,20 @@ class Image:
     backing_file: str | None = None
     backing_format: str | None = None
     data_file: str | None = None
+    extents: tuple[str, ...] = ()
     snapshots: tuple[_qcow2.Snapshot, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files in which it is, without those below it."""
+        data = self.extents or ((self.data_file,) if self.data_file is not None else ())
+        return (self.path, *data)
 
     def facts(self) -> dict[str, t.Any]:
         """The image as a module returns it."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         own["encryption"] = self.encryption.facts() if self.encryption else None
+        own["extents"] = list(self.extents)
         return {**own, "snapshots": [dict(vars(snapshot)) for snapshot in self.snapshots]}
 
 
@@ -131,7 +139,7 @@ def inspect(
         with _formats.open_image(path) as stream:
             snapshots = _qcow2.read_snapshots(stream, header, path)
     told = (by_header and _told_by_header(path, image_format, header)) or qemu_img.info(path, image_format)
-    data_file = points_to.data_files[0] if points_to.data_files else None
+    data_files = tuple(_formats.resolve(name, path) or name for name in points_to.data_files)
     return Image(
         path=path,
         format=image_format,
@@ -141,7 +149,8 @@ def inspect(
         encryption=_encryption(told, image_format),
         backing_file=_resolved(points_to.backing_file, path),
         backing_format=points_to.backing_format,
-        data_file=_resolved(data_file, path),
+        data_file=data_files[0] if data_files else None,
+        extents=data_files if image_format == "vmdk" else (),
         snapshots=snapshots,
         **_specifics(told, header),
     )

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import typing as t
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _base,
     _capacity,
     _encrypting,
     _encryption,
+    _file_set,
     _image,
     _image_convert,
     _lock,
@@ -24,7 +25,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _transcode,
     _usage,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
@@ -33,6 +33,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import ImageConvertWish, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import CONVERT
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -72,6 +73,8 @@ def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
         encryption=_encrypting.wish_from(params["encryption"]),
     )
     wish.require_valid()
+    if wish.layout.has_extents:
+        _file_set.require_fit_name(wish.dest)
     return wish
 
 
@@ -123,11 +126,11 @@ class ConversionTask:
         first = self._settling(dest, operation)
         if dest is None:
             plan = self._conversion(operation, None, None)
-        elif self.wish.update == "missing" or (self.wish.remove_src and not os.path.lexists(self.wish.src)):
-            plan = self._removal(dest)
+        elif self._source_is_going() or self.wish.update == "missing":
+            plan = self._removal(dest, operation)
         else:
             reason = self._reason(dest)
-            plan = self._conversion(operation, dest, reason) if reason else self._removal(dest)
+            plan = self._conversion(operation, dest, reason) if reason else self._removal(dest, operation)
         return self._after(first, plan, operation)
 
     def _is_there(self) -> bool:
@@ -136,13 +139,19 @@ class ConversionTask:
             raise UnsafeImage(f"{path}: is a symbolic link to nothing: remove it, or make its target first", path=path)
         if os.path.isdir(path):
             raise InvalidRequest(f"dest: {path} is a directory: name the file in it")
-        return os.path.lexists(path)
+        return os.path.lexists(_file_set.stands_at(path))
 
     def _destination(self) -> _image.Image:
-        """The image that stands at the destination. Raises UnsafeImage where it has another format."""
-        _image.require_regular_file(self.wish.dest)
-        _image.require_format(self.wish.dest, self.wish.layout.format)
-        return _image.inspect(self.qemu_img, self.wish.dest, self.wish.layout.format)
+        """The image that stands at the destination, or, where a run died while it replaced it, did and will again.
+
+        Raises UnsafeImage where it has another format.
+        """
+        path = _file_set.stands_at(self.wish.dest)
+        _image.require_regular_file(path)
+        _image.require_format(path, self.wish.layout.format)
+        image = _image.inspect(self.qemu_img, path, self.wish.layout.format)
+        extents = (os.path.join(os.path.dirname(self.wish.dest), os.path.basename(extent)) for extent in image.extents)
+        return replace(image, path=self.wish.dest, extents=tuple(extents))
 
     def _observe(self) -> Observed:
         """The source, and what the new image is to stand on. Raises DiskError where that cannot be read."""
@@ -158,7 +167,7 @@ class ConversionTask:
         self._found = Observed(source, base, snapshot)
         _image_convert.require_convertible(wish, self._found)
         for image in (*source, *base):
-            _surroundings.require_unwritten(image.path)
+            _surroundings.require_unwritten(image)
         return self._found
 
     def _unlock(self, source: tuple[_image.Image, ...]) -> None:
@@ -189,16 +198,18 @@ class ConversionTask:
 
     def _is_same(self, found: Observed, dest: _image.Image) -> bool:
         """Whether the destination has the content of the source; asked once for files that nobody writes."""
-        chain = self.trust.look(self.qemu_img, dest.path, dest.format)
+        path = _file_set.stands_at(dest.path)
+        own = Trust(self.trust.trusted, (*self.trust.declared, *_file_set.files(path)[1:]))
+        chain = own.look(self.qemu_img, path, dest.format)
         self._unlock_dest(chain)
         wanted = self.wish.encryption
         _encryption.require_secret(chain, wanted.openers if wanted else None, "compare it")
-        _surroundings.require_unwritten(dest.path)
-        files = [_file_state(image.path) for image in (*found.source, *chain)]
+        _surroundings.require_unwritten(chain[0])
+        files = [_file_state(file) for image in (*found.source, *chain) for file in image.files]
         if self._compared is None or self._compared[0] != files:
             with self._phase("compare", found.size) as phase:
                 recipe = _image_convert.recipe(self.wish, found)
-                same = _transcode.same_content(self.qemu_img, recipe, dest.path, phase.percent)
+                same = _transcode.same_content(self.qemu_img, recipe, path, phase.percent)
             self._compared = (files, same)
             self.verified = same
         return self._compared[1]
@@ -206,12 +217,14 @@ class ConversionTask:
     def _conversion(self, operation: Operation | None, dest: _image.Image | None, reason: str | None) -> Plan:
         wish = self.wish
         _staging.require_directory(wish.dest, "dest")
+        if wish.layout.has_extents:
+            _file_set.require_free_places(wish.dest, dest.extents if dest else ())
         found = self._found or self._observe()
         self._require_unused(dest, operation)
         self._require_space(found)
         self._require_promise(found)
-        expected = _staging.file_identity(wish.dest) if dest else None
-        new_file = _staging.NewFile(wish.dest)
+        expected = _staging.file_identity(_file_set.stands_at(wish.dest)) if dest else None
+        new_file = self._new_file(dest)
         steps = [
             Step(
                 _image_convert.summary(wish, found, reason),
@@ -219,7 +232,7 @@ class ConversionTask:
                 new_file.withdraw,
                 commits=True,
             ),
-            *self._removal_steps(),
+            *self._removal_steps(operation),
         ]
         after = _image_convert.facts(_image_convert.predicted(wish, found))
         before = _image_convert.facts(dest) if dest else {"path": wish.dest, "state": "absent"}
@@ -230,9 +243,10 @@ class ConversionTask:
     ) -> None:
         recipe = _image_convert.recipe(self.wish, found)
         _transcode.make(self._door(operation), recipe, found.source, found.size, new_file, self._phase)
-        _staging.resemble(new_file.name, self.wish.dest if expected else self.wish.src)
-        arguments = self.module.load_file_common_arguments(self.module.params, path=new_file.name)
-        self.module.set_fs_attributes_if_different(arguments, False)
+        for name in new_file.names():
+            _staging.resemble(name, self.wish.dest if expected else self.wish.src)
+            arguments = self.module.load_file_common_arguments(self.module.params, path=name)
+            self.module.set_fs_attributes_if_different(arguments, False)
         if expected is None:
             new_file.publish()
         else:
@@ -241,12 +255,25 @@ class ConversionTask:
             new_file.commit()
         self.verified = self.wish.verify
 
-    def _removal(self, dest: _image.Image) -> Plan:
+    def _new_file(self, dest: _image.Image | None) -> _staging.NewFile:
+        """The image on its way, where it, or the one in its place, may have extents: several files."""
+        if self.wish.layout.has_extents or (dest is not None and dest.extents):
+            return _file_set.NewFiles(self.wish.dest, dest.extents if dest else ())
+        return _staging.NewFile(self.wish.dest)
+
+    def _source_is_going(self) -> bool:
+        """Whether the source has gone after its conversion, or a dead run has begun to remove the files of it."""
+        began = self._left is not None and self._left.get("removing") == self.wish.dest
+        return self.wish.remove_src and (began or not os.path.lexists(self.wish.src))
+
+    def _removal(self, dest: _image.Image, operation: Operation | None) -> Plan:
         """The plan where the destination stands as wanted: the source may still have to go, if it is the same."""
         _image_convert.require_kept(self.wish, dest)
         facts = _image_convert.facts(dest)
         if not self.wish.remove_src or not os.path.lexists(self.wish.src):
             return Plan(facts, facts)
+        if self._source_is_going():
+            return Plan(facts, facts, self._removal_steps(operation))
         found = self._found or self._observe()
         self._require_source_removable()
         if _image_convert.visible_difference(self.wish, found, dest) or not self._is_same(found, dest):
@@ -255,20 +282,24 @@ class ConversionTask:
                 "update=missing: set update to changed, or keep the source",
                 path=self.wish.src,
             )
-        return Plan(facts, facts, self._removal_steps())
+        return Plan(facts, facts, self._removal_steps(operation))
 
-    def _removal_steps(self) -> tuple[Step, ...]:
+    def _removal_steps(self, operation: Operation | None) -> tuple[Step, ...]:
         src = self.wish.src
         if not self.wish.remove_src:
             return ()
-        as_found = _file_state(src)
+        files = _file_set.files(src)
+        as_found = [_file_state(file) for file in files]
 
         def remove() -> None:
-            if _file_state(src) != as_found or _usage.is_locked(src):
+            if [_file_state(file) for file in files] != as_found or any(map(_usage.is_locked, files)):
                 raise DiskError(f"{src}: is used by somebody else meanwhile: the source was kept", path=src)
-            _base.remove(src)
+            if operation is not None and len(files) > 1:  # whoever is killed in between leaves only a part of it
+                operation.note(src, source=src, dest=self.wish.dest, removing=self.wish.dest)
+            _file_set.remove(src)
 
-        return (Step(f"remove {src}", remove),)
+        extents = f" and its {len(files) - 1} extent(s)" if len(files) > 1 else ""
+        return (Step(f"remove {src}{extents}", remove),)
 
     def _require_unused(self, dest: _image.Image | None, operation: Operation | None) -> None:
         """Raises where reading the source, or writing the destination, would hurt somebody."""
@@ -300,11 +331,7 @@ class ConversionTask:
         measured = self.qemu_img.measure(
             wish.src, wish.src_format, "qcow2", options, snapshot=recipe.snapshot, alone=found.reads_base
         )
-        needed = bytes_needed(wish.layout, found.size, measured.required)
-        if wish.encryption is not None:
-            all_at_once = wish.layout.format == "luks" or wish.layout.preallocation not in (None, "off")
-            needed = max(needed, found.size if all_at_once else 0) + _encryption.HEADER_BYTES  # its zeros are written
-        _capacity.require_space([(wish.dest, needed)])
+        _capacity.require_space([(wish.dest, _image_convert.space(wish, found, measured.required))])
 
     def _require_promise(self, found: Observed) -> None:
         """Raises NotEnoughSpace where the file system would promise too much with the new image."""
@@ -314,7 +341,8 @@ class ConversionTask:
 
     def _settling(self, dest: _image.Image | None, operation: Operation | None) -> tuple[Step, ...]:
         """What is to be done first where a run died on the destination."""
-        return interrupted(self.wish.dest, dest.format if dest else None, operation, self._door(operation))
+        found = dest.format if dest else None
+        return interrupted(self.wish.dest, found, operation, self._door(operation), finishing=CONVERT)
 
     def _note_of(self, path: str, operation: Operation | None) -> dict[str, t.Any] | None:
         """What a record beside *path* says: of those that we hold, what was in them before."""
@@ -334,12 +362,13 @@ class ConversionTask:
 
     def _set_attributes(self, report: dict[str, t.Any]) -> None:
         """As the file modules do, except on an image that a guest has open: that one libvirt owns for the time."""
-        arguments = self.module.load_file_common_arguments(self.module.params, path=self.wish.dest)
         if _usage.is_locked(self.wish.dest):
             return
-        if self.module.set_fs_attributes_if_different(arguments, False, report["diff"]):
-            report["changed"] = True
-            report["actions"].append(f"set the owner, mode or attributes of {self.wish.dest}")
+        for path in _file_set.files(self.wish.dest):
+            arguments = self.module.load_file_common_arguments(self.module.params, path=path)
+            if self.module.set_fs_attributes_if_different(arguments, False, report["diff"]):
+                report["changed"] = True
+                report["actions"].append(f"set the owner, mode or attributes of {path}")
 
     def _phase(self, verb: str, total: int) -> AbstractContextManager[Phase]:
         return self.progress.phase(os.path.basename(self.wish.dest), verb, total)
@@ -357,5 +386,5 @@ def _file_state(path: str) -> tuple[int, ...]:
 def convert(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = ConversionTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "convert", task.paths, module.check_mode)
+    plan = carry_out(task.decide, CONVERT, task.paths, module.check_mode)
     return task.result(plan)

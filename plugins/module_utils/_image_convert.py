@@ -10,8 +10,9 @@ import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._create import require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed, require_usable_base
 from ansible_collections.kvmops.disk.plugins.module_utils._encryption import (
+    HEADER_BYTES,
     EncryptionWish,
     Openers,
     require_provable,
@@ -196,7 +197,7 @@ def require_replaceable(wish: ImageConvertWish, dest: Image) -> None:
         )
     if dest.encrypted and wish.encryption is None:
         raise UnsafeImage(f"{dest.path}: is encrypted, and the new image would not be: not replaced", path=dest.path)
-    if dest.data_file is not None:
+    if dest.data_file is not None and not dest.extents:
         raise UnsafeImage(
             f"{dest.path}: keeps its data in another file, {dest.data_file}, which would be left behind: not replaced",
             path=dest.path,
@@ -246,6 +247,18 @@ def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
         verify=wish.verify,
         encryption=wish.encryption,
     )
+
+
+def space(wish: ImageConvertWish, found: Observed, estimate: int) -> int:
+    """The bytes that the new image takes at once; *estimate* is what qcow2 would need.
+
+    What looks like zeros when it is decrypted has to be written, unless the tables say that it is nothing.
+    """
+    needed = bytes_needed(wish.layout, found.size, estimate)
+    if wish.encryption is None:
+        return needed
+    whole = wish.layout.format == "luks" or wish.layout.preallocation not in (None, "off")
+    return max(needed, found.size if whole else 0) + HEADER_BYTES
 
 
 def predicted(wish: ImageConvertWish, found: Observed) -> Image:

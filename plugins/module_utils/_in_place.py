@@ -9,7 +9,13 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _encrypting, _encryption, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _dependents,
+    _encrypting,
+    _encryption,
+    _file_set,
+    _usage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, Interrupted, QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
@@ -72,7 +78,8 @@ class InPlaceTask:
         """Raises HasDependents where overlays read what is to be written, unless the task gives them up."""
         if not self.module.params["allow_dependents"]:
             otherwise = "set allow_dependents=true where they are to be given up"
-            _dependents.require_none(self.path, self.readers([self.path], users).of(self.path), to_do, otherwise)
+            found = self.readers([self.path], users).of_files(_file_set.files(self.path))
+            _dependents.require_none(self.path, found, to_do, otherwise)
 
     def readers(self, paths: t.Iterable[str], users: t.Iterable[_usage.User]) -> _dependents.Dependents:
         """Which images read which, of those that may have one of *paths* as backing file."""

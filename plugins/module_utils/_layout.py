@@ -30,15 +30,16 @@ PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 #: VMware's words for the same choice.
 ALLOCATIONS = {"thin": "off", "lazy_zeroed_thick": "falloc", "eager_zeroed_thick": "full"}
 
-#: What there is of a format in one file, in QEMU's words; what it makes first. VMware's formats of several files are
-#: not among them: those cannot be put in their places in one step.
+#: The kinds of VMDK that keep their data in extents, files beside their descriptor; whether those are sparse files of a
+#: format of their own.
+_OF_SEVERAL_FILES = {"monolithicFlat": False, "twoGbMaxExtentSparse": True, "twoGbMaxExtentFlat": False}
+#: What there is of a format, in QEMU's words; what it makes first.
 SUBFORMATS = {
-    "vmdk": ("monolithicSparse", "streamOptimized"),
+    "vmdk": ("monolithicSparse", "streamOptimized", *_OF_SEVERAL_FILES),
     "vpc": ("dynamic", "fixed"),
     "vhdx": ("dynamic", "fixed"),
     "vdi": ("dynamic", "fixed"),
 }
-_SEVERAL_FILES = ("monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat")
 #: The largest disk that a format holds, where that is less than what a file holds (the drivers in block/).
 _LARGEST = {"vpc": 2040 * 1024**3, "vhdx": 64 * 1024**4, "qed": 64 * 1024**4, "vdi": 0x1FFFFF8000000}
 
@@ -98,11 +99,6 @@ class Layout:
         known = SUBFORMATS.get(self.format, ())
         if self.subformat is None or self.subformat in known:
             return
-        if self.format == "vmdk" and self.subformat in _SEVERAL_FILES:
-            raise InvalidRequest(
-                f"subformat: {self.subformat} spreads a disk over several files, which cannot be put in their places "
-                f"in one step: use {' or '.join(known)}"
-            )
         offered = f"use {' or '.join(known)}" if known else "leave it out"
         raise InvalidRequest(f"subformat: {self.format} images know no {self.subformat}: {offered}")
 
@@ -155,6 +151,16 @@ class Layout:
     def is_fixed(self) -> bool:
         """Whether an image occupies the whole of its size from the beginning, by its format."""
         return self.subformat == "fixed"
+
+    @property
+    def has_extents(self) -> bool:
+        """Whether such an image keeps its data in further files."""
+        return self.format == "vmdk" and self.subformat in _OF_SEVERAL_FILES
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the data lies in its files as the guest sees it, with holes where nothing was written."""
+        return self.format == "raw" or (self.has_extents and not _OF_SEVERAL_FILES[str(self.subformat)])
 
     def choices(self) -> dict[str, t.Any]:
         """What the task chose, under the names and with the values that an image's facts have.

@@ -10,7 +10,7 @@ import os
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _qcow2, _staging
+from ansible_collections.kvmops.disk.plugins.module_utils import _file_set, _formats, _qcow2, _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation, look, record_path
 
 #: The verbs of the records of runs that write internal snapshots.
@@ -22,6 +22,10 @@ COMMIT = "commit"
 MERGING, MERGED = "merging", "merged"
 #: The verb of those that write dirty bitmaps.
 BITMAP = "bitmap"
+#: That of the record of a run that repairs.
+REPAIR = "repair"
+#: The verb of those that make an image of another one.
+CONVERT = "convert"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Leftovers:
     """What is left of *path*, an image of *format* (None: there is none); *record* is None where no run died on it.
 
     *external_data*, *dirty*: as the header of a qcow2 image has them.
+    *half_replaced*: it has several files, some of which have gone, or are new; the old ones are kept (_file_set).
     *half_reverted* names the snapshot of a revert that stopped in the middle: the disk is neither what it was nor
     what the snapshot holds.
     *half_merged* is the path of an overlay whose merge stopped in the middle: the image is that overlay, or the base
@@ -39,6 +44,7 @@ class Leftovers:
     format: str | None
     record: dict[str, t.Any] | None = None
     unfinished_file: bool = False
+    half_replaced: bool = False
     half_reverted: str | None = None
     half_merged: str | None = None
     external_data: bool = False
@@ -64,8 +70,15 @@ class Leftovers:
 
 def look_for(path: str, image_format: str | None, record: dict[str, t.Any] | None) -> Leftovers:
     """What is left of *path*, by the *record* of the dead run and by the files themselves; nothing is written."""
-    unfinished = _staging.left_over(os.path.realpath(path))
-    left = Leftovers(path, image_format, record, unfinished, half_merged=_half_merged(record))
+    place = os.path.realpath(path)
+    left = Leftovers(
+        path,
+        image_format,
+        record,
+        unfinished_file=_staging.left_over(place),
+        half_replaced=_file_set.stands_at(place) != place,
+        half_merged=_half_merged(record),
+    )
     if record is None or image_format != "qcow2":
         return left
     with _formats.open_image(path) as stream:

@@ -16,10 +16,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding impor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 
 #: Of the labels that libvirt gives to images, the one of QEMU's user and group, such as +64055:+64055.
-_BASELABEL = re.compile(
-    r"<model>dac</model>(?:(?!</secmodel>).)*?"
-    r"<baselabel type='qemu'>\+(?P<user>\d+):\+(?P<group>\d+)</baselabel>",
-    re.DOTALL,
+_BASELABEL = (
+    r"(?s)<model>dac</model>(?:(?!</secmodel>).)*?"
+    r"<baselabel type='qemu'>\+(?P<user>\d+):\+(?P<group>\d+)</baselabel>"
 )
 
 
@@ -35,7 +34,7 @@ class Hypervisor:
         """Raises MissingLibrary without libvirt-python, LibvirtFailed where nothing answers at *uri*."""
         binding.load()
         with translated(f"{uri}: cannot connect to libvirt"):
-            return cls(binding.libvirt.openReadOnly(uri) if readonly else binding.libvirt.open(uri), uri)
+            return cls(binding.connect(uri, readonly=readonly), uri)
 
     def version(self) -> tuple[int, int]:
         """The release of libvirt that answers, such as (9, 10): for what it tells in no other way."""
@@ -70,7 +69,7 @@ class Hypervisor:
     def qemu_user(self) -> tuple[int, int] | None:
         """The user and the group that libvirt runs QEMU as; None where it does not say, or runs it as whoever asks."""
         with translated(f"{self.uri}: cannot read the capabilities"):
-            found = _BASELABEL.search(self._connection.getCapabilities())
+            found = re.search(_BASELABEL, self._connection.getCapabilities())
         return (int(found["user"]), int(found["group"])) if found else None
 
     def domains(self) -> list[Domain]:

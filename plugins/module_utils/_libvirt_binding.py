@@ -7,18 +7,36 @@
 from __future__ import annotations
 
 import signal
+import threading
 import traceback
 import typing as t
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed, MissingLibrary
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    LibvirtFailed,
+    MissingLibrary,
+    NoAnswer,
+)
 
 #: The binding; loaded with the first connection, since most runs of an image module need none.
 libvirt: t.Any = None
 
+#: Seconds that a call gets which takes a fraction of one: Linux, too, says of a task that it hangs after as many.
+PATIENCE = 120.0
+#: Seconds to find out why something takes too long.
+AT_ONCE = 5.0
+#: libvirtd is asked every so many seconds whether it is there, and so many times, before it counts as gone.
+KEEPALIVE = (10, 6)
+_Answer = t.TypeVar("_Answer")
+
 
 def load() -> None:
-    """Imports libvirt-python, once. The event loop comes before the first connection, or events never arrive."""
+    """Imports libvirt-python, once.
+
+    The event loop comes before the first connection, or events never arrive. It has a thread of its own: libvirtd asks
+    every few seconds whether we are there, and takes us for dead after half a minute without an answer.
+    """
     global libvirt  # pylint: disable=global-statement
     if libvirt is not None:
         return
@@ -29,6 +47,21 @@ def load() -> None:
     binding.registerErrorHandler(lambda _context, _error: None, None)  # errors arrive as exceptions, not on stderr too
     binding.virEventRegisterDefaultImpl()
     libvirt = binding
+    with without_signals():  # which are for the main thread
+        threading.Thread(target=_serve_events, daemon=True).start()
+
+
+def _serve_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def connect(uri: str, *, readonly: bool) -> t.Any:
+    """A connection that ends where libvirtd is silent for too long. Raises libvirtError."""
+    opened = answered(libvirt.openReadOnly if readonly else libvirt.open, uri)
+    with suppress(libvirt.libvirtError):  # a driver without a daemon has nobody to ask
+        opened.setKeepAlive(*KEEPALIVE)
+    return opened
 
 
 def monitor() -> t.Any:
@@ -48,6 +81,8 @@ def translated(what: str) -> t.Iterator[None]:
         yield
     except libvirt.libvirtError as error:
         raise failure(what, error) from error
+    except NoAnswer as error:
+        raise NoAnswer(f"{what}: {error}", **error.facts) from error
 
 
 def failure(what: str, error: t.Any) -> LibvirtFailed:
@@ -60,9 +95,85 @@ def is_missing_domain(error: DiskError) -> bool:
     return bool(libvirt is not None and error.facts.get("libvirt_code") == libvirt.VIR_ERR_NO_DOMAIN)
 
 
+def answered(
+    call: t.Callable[..., _Answer],
+    *arguments: t.Any,
+    seconds: float | None = None,
+    silent: t.Callable[[], str] = lambda: "libvirt does not answer",
+) -> _Answer:
+    """What *call* answers, for which *seconds* (or PATIENCE) are waited: libvirt itself waits for QEMU for ever.
+
+    Raises NoAnswer, with what *silent* says of it, and libvirtError as the call does. The call goes on then. A signal
+    comes after it, as it is too late to take it back.
+    """
+    limit = PATIENCE if seconds is None else seconds
+    asked = _Call(call, arguments)
+    with without_signals():
+        asked.start()
+        asked.join(limit)
+        if asked.is_alive():
+            raise NoAnswer(
+                f"waited {limit:g} s for an answer: {silent()}: it may still do what was asked: run again when it "
+                "answers, which finds out and finishes that"
+            )
+    if asked.error is not None:
+        raise asked.error
+    return t.cast(_Answer, asked.answer)
+
+
+def asked_about(
+    domain: t.Any, call: t.Callable[..., _Answer], *arguments: t.Any, seconds: float | None = None
+) -> _Answer:
+    """What *call* answers, for which libvirt may have to ask the QEMU of *domain*. Raises NoAnswer, and libvirtError.
+
+    libvirt itself gives up, after half a minute, where another call waits for that QEMU already.
+    """
+    try:
+        return answered(call, *arguments, seconds=seconds, silent=lambda: _who_is_silent(domain))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT:
+            raise
+        reason = f"{_who_is_silent(domain)}: run again when it answers: {error.get_error_message()}"
+        raise NoAnswer(reason) from error
+
+
+def _who_is_silent(domain: t.Any) -> str:
+    """Whom a call waits for that is not answered: libvirt says what QEMU owes it without asking that."""
+    try:
+        state, _detail, milliseconds = answered(domain.controlInfo, 0, seconds=AT_ONCE)
+    except (NoAnswer, libvirt.libvirtError):
+        return "libvirt does not answer: see whether libvirtd (or virtqemud) is at work"
+    name, seconds = domain.name(), milliseconds / 1000
+    where = f"libvirt works on {name} for {seconds:.0f} s already: that takes its time, or "
+    if state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED:
+        where = f"libvirt waits for QEMU's answer for {seconds:.0f} s already: "
+    return f"{where}QEMU of {name} does not answer: see whether its process is stopped, or its storage hangs"
+
+
+class _Call(threading.Thread):
+    """A call in a thread of its own, which nobody waits for at the end."""
+
+    def __init__(self, call: t.Callable[..., t.Any], arguments: tuple[t.Any, ...]) -> None:
+        super().__init__(daemon=True)
+        self._call, self._arguments = call, arguments
+        self.answer: t.Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        with self:
+            self.answer = self._call(*self._arguments)
+
+    def __enter__(self) -> None:
+        """An error in the call is kept for whoever waits for it."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        self.error = error
+        return True
+
+
 @contextmanager
 def without_signals() -> t.Iterator[None]:
-    """Keeps signals until the block is over: an exception that a handler raises in a callback would be lost in C."""
+    """Keeps signals until the block is over; threads that are begun in it never get one."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
     try:
         yield

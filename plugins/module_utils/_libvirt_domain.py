@@ -7,19 +7,22 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import typing as t
 from contextlib import ExitStack, contextmanager, suppress
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _libvirt_binding as binding
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import failure, translated, without_signals
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import asked_about, failure, translated
 
 #: The namespace and the prefix of what this collection writes into a domain's metadata.
 METADATA_URI = "urn:kvmops:disk:1"
 METADATA_PREFIX = "kvmops"
 
 _TICK_SECONDS = 0.5
+#: Seconds that a start gets, which may have to find and clear memory, and a snapshot for which file systems are frozen.
+_AT_LENGTH = 900.0
 #: Bytes that a block copy has under way at once. QEMU's 16 MiB make the guest's own writes wait longer (tests/bench).
 _COPY_BUFFER = 1 << 20
 
@@ -94,27 +97,28 @@ class Domain:
         flags |= library.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
         flags |= library.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE if quiesce else 0
         with translated(f"{self.name}: cannot take the snapshot"):
-            self._domain.snapshotCreateXML(xml, flags)
+            self._ask(self._domain.snapshotCreateXML, xml, flags, seconds=_AT_LENGTH if quiesce else None)
 
     def redefine_snapshot(self, xml: str) -> None:
         """Has libvirt say of a snapshot what *xml* does; nothing happens to images, nor to which one is current."""
         with translated(f"{self.name}: cannot redefine a snapshot"):
-            self._domain.snapshotCreateXML(xml, binding.libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
+            self._ask(self._domain.snapshotCreateXML, xml, binding.libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
 
     def forget_snapshot(self, name: str) -> None:
         """Has libvirt know nothing of a snapshot any more; its images stay. Nothing to do where it knows nothing."""
-        try:
-            found = self._domain.snapshotLookupByName(name)
-            found.delete(binding.libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
-        except binding.libvirt.libvirtError as error:
-            if error.get_error_code() != binding.libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
-                raise failure(f"{self.name}: cannot remove libvirt's record of the snapshot {name}", error) from error
+        with translated(f"{self.name}: cannot remove libvirt's record of the snapshot {name}"):
+            try:
+                found = self._domain.snapshotLookupByName(name)
+                self._ask(found.delete, binding.libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+            except binding.libvirt.libvirtError as error:
+                if error.get_error_code() != binding.libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
+                    raise
 
     def revert(self, name: str) -> None:
         """Brings the disks, and the definition, back to the snapshot: on new overlays that libvirt makes. A domain that
         runs is off afterwards (HAZARDS J). Raises LibvirtFailed, before 9.10 for every external snapshot."""
         with translated(f"{self.name}: cannot go back to the snapshot {name}"):
-            self._domain.revertToSnapshot(self._domain.snapshotLookupByName(name), 0)
+            self._ask(self._domain.revertToSnapshot, self._domain.snapshotLookupByName(name), 0)
 
     def checkpoints(self) -> list[str]:
         """The names of the checkpoints; none where the driver has no checkpoints."""
@@ -128,36 +132,38 @@ class Domain:
     def block_job(self, target: str) -> dict[str, int]:
         """The block job on a disk of the running domain: type, bandwidth, cur, end; empty where there is none."""
         with translated(f"{self.name}: cannot look for a block job on {target}"):
-            return dict(self._domain.blockJobInfo(target, 0) or {})
+            return dict(self._ask(self._domain.blockJobInfo, target, 0) or {})
 
     def capacity(self, target: str) -> int:
         """The bytes that the guest sees of a disk of the running domain, as its QEMU has them."""
         with translated(f"{self.name}: cannot read the size of {target}"):
-            return int(self._domain.blockInfo(target)[0])
+            return int(self._ask(self._domain.blockInfo, target)[0])
 
     def resize_disk(self, target: str, size: int) -> None:
         """Gives a disk of the running domain *size* bytes, which its guest sees at once (HAZARDS G12).
 
         libvirt makes it smaller as readily as larger, even empty (HAZARDS A5). Raises LibvirtFailed.
         """
-        try:
-            self._domain.blockResize(target, size, binding.libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
-        except binding.libvirt.libvirtError as error:
-            went_off = (
-                error.get_error_code() == binding.libvirt.VIR_ERR_OPERATION_INVALID and not self._domain.isActive()
-            )
-            reason = "the domain went off meanwhile: nothing was changed: run again" if went_off else ""
-            what = f"{self.name}: cannot resize {target}" + (f": {reason}" if reason else "")
-            raise failure(what, error) from error
+        what = f"{self.name}: cannot resize {target}"
+        with translated(what):
+            try:
+                self._ask(self._domain.blockResize, target, size, binding.libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+            except binding.libvirt.libvirtError as error:
+                if not self._is_because_off(error):
+                    raise
+                raise failure(
+                    f"{what}: the domain went off meanwhile: nothing was changed: run again", error
+                ) from error
 
     def has_domain_job(self) -> bool:
         """Whether the running domain is being migrated, saved, dumped or backed up."""
-        try:
-            return bool(self._domain.jobInfo()[0] != binding.libvirt.VIR_DOMAIN_JOB_NONE)
-        except binding.libvirt.libvirtError as error:
-            if error.get_error_code() == binding.libvirt.VIR_ERR_OPERATION_INVALID:  # it went off meanwhile
+        with translated(f"{self.name}: cannot look for a job of the domain"):
+            try:
+                return bool(self._ask(self._domain.jobInfo)[0] != binding.libvirt.VIR_DOMAIN_JOB_NONE)
+            except binding.libvirt.libvirtError as error:
+                if not self._is_because_off(error):
+                    raise
                 return False
-            raise failure(f"{self.name}: cannot look for a job of the domain", error) from error
 
     def undefine(self) -> None:
         """Removes the definition, with what libvirt itself keeps of the domain: a managed-save image, and what it
@@ -173,15 +179,16 @@ class Domain:
 
     def start(self) -> None:
         with translated(f"{self.name}: cannot start the domain"):
-            self._domain.create()
+            self._ask(self._domain.create, seconds=_AT_LENGTH)
 
     def destroy(self) -> None:
         """Pulls the plug; nothing to do where the domain went off meanwhile."""
-        try:
-            self._domain.destroy()
-        except binding.libvirt.libvirtError as error:
-            if error.get_error_code() != binding.libvirt.VIR_ERR_OPERATION_INVALID:
-                raise failure(f"{self.name}: cannot destroy the domain", error) from error
+        with translated(f"{self.name}: cannot destroy the domain"):
+            try:
+                self._ask(self._domain.destroy)
+            except binding.libvirt.libvirtError as error:
+                if not self._is_because_off(error):
+                    raise
 
     def shut_down(self, seconds: float) -> bool:
         """Asks the guest to power off and waits for it. False: it was still on after *seconds*.
@@ -191,9 +198,9 @@ class Domain:
         deadline = time.monotonic() + seconds
         with self.watched() as wait, translated(f"{self.name}: cannot ask the guest to shut down"):
             try:
-                self._domain.shutdown()
+                self._ask(self._domain.shutdown)
             except binding.libvirt.libvirtError as error:
-                if error.get_error_code() != binding.libvirt.VIR_ERR_OPERATION_INVALID or self._domain.isActive():
+                if not self._is_because_off(error):
                     raise
             while self._domain.isActive():
                 left = deadline - time.monotonic()
@@ -209,29 +216,21 @@ class Domain:
         The limit covers an event that came before anybody listened, one that cannot be listened for, and a libvirtd
         that has died.
         """
-        seen: list[bool] = []
+        happened = threading.Event()
         connection = self._domain.connect()
 
         def wait(seconds: float) -> None:
-            with without_signals():
-                tick = binding.libvirt.virEventAddTimeout(
-                    max(1, round(seconds * 1000)), lambda *_told: seen.append(True), None
-                )
-                try:
-                    while not seen:
-                        binding.libvirt.virEventRunDefaultImpl()
-                finally:
-                    binding.libvirt.virEventRemoveTimeout(tick)
-                    seen.clear()
+            happened.wait(seconds)
+            happened.clear()
 
         with ExitStack() as listening:
             for event in (
                 binding.libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
                 binding.libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
             ):
-                with without_signals(), suppress(binding.libvirt.libvirtError):
+                with suppress(binding.libvirt.libvirtError):
                     callback = connection.domainEventRegisterAny(
-                        self._domain, event, lambda *_told: seen.append(True), None
+                        self._domain, event, lambda *_told: happened.set(), None
                     )
                     listening.callback(_deaf, connection, callback)
             yield wait
@@ -248,7 +247,7 @@ class Domain:
         if bandwidth:
             parameters[binding.libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH] = bandwidth
         with translated(f"{self.name}: cannot copy {target} while the domain runs"):
-            self._domain.blockCopy(target, destination, parameters, flags)
+            self._ask(self._domain.blockCopy, target, destination, parameters, flags)
 
     def pull(self, target: str, base: str | None = None, *, bandwidth: int | None = None) -> None:
         """Begins to fill the image of a disk with what it reads from its backing files; nobody waits for it.
@@ -261,10 +260,10 @@ class Domain:
         with translated(f"{self.name}: cannot pull the backing files of {target} into its image"):
             if base is None:
                 flag = binding.libvirt.VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES
-                self._domain.blockPull(target, bandwidth or 0, flag)
+                self._ask(self._domain.blockPull, target, bandwidth or 0, flag)
             else:
                 flag = binding.libvirt.VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES
-                self._domain.blockRebase(target, base, bandwidth or 0, flag)
+                self._ask(self._domain.blockRebase, target, base, bandwidth or 0, flag)
 
     def commit(self, target: str, top: str | None, base: str, *, bandwidth: int | None = None) -> None:
         """Begins to write what lies above the backing file *base* of a disk, up to *top*, into *base*.
@@ -275,7 +274,7 @@ class Domain:
         flags = binding.libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
         flags |= binding.libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if top is None else 0
         with translated(f"{self.name}: cannot merge an image of {target} into its backing file"):
-            self._domain.blockCommit(target, base, top, bandwidth or 0, flags)
+            self._ask(self._domain.blockCommit, target, base, top, bandwidth or 0, flags)
 
     def is_committed(self, target: str) -> bool:
         """Whether a backing file of a disk of the running domain is being written from what is above it."""
@@ -294,7 +293,9 @@ class Domain:
         words = {"command-line": f"qemu-io libvirt-{index}-format flush"}
         command = json.dumps({"execute": "human-monitor-command", "arguments": words})
         with translated(f"{self.name}: cannot have QEMU write the metadata of {target}"):
-            said = json.loads(binding.monitor().qemuMonitorCommand(self._domain, command, 0)).get("return", "")
+            said = json.loads(self._ask(binding.monitor().qemuMonitorCommand, self._domain, command, 0)).get(
+                "return", ""
+            )
         if said.strip():
             raise LibvirtFailed(f"{self.name}: cannot have QEMU write the metadata of {target}: {said.strip()}")
 
@@ -306,7 +307,7 @@ class Domain:
         """Lets the block job on a disk go on with *bandwidth* bytes a second; None: as fast as it can."""
         with translated(f"{self.name}: cannot set the bandwidth of the block job on {target}"):
             flags = binding.libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
-            self._domain.blockJobSetSpeed(target, bandwidth or 0, flags)
+            self._ask(self._domain.blockJobSetSpeed, target, bandwidth or 0, flags)
 
     def run_number(self) -> str | None:
         """libvirt's number of this run of the domain, which no other run has; None where it is off."""
@@ -316,12 +317,12 @@ class Domain:
     def pivot(self, target: str) -> None:
         """Lets the guest go on with the destination of the block copy."""
         with translated(f"{self.name}: cannot pivot {target} to its new image"):
-            self._domain.blockJobAbort(target, binding.libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+            self._ask(self._domain.blockJobAbort, target, binding.libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
 
     def end_block_job(self, target: str) -> None:
         """Ends the block job on a disk; the guest stays on the image that it has."""
         with translated(f"{self.name}: cannot end the block job on {target}"):
-            self._domain.blockJobAbort(target, 0)
+            self._ask(self._domain.blockJobAbort, target, 0)
 
     def record(self) -> str | None:
         """The element of ours in the metadata of the definition, as XML; None where there is none."""
@@ -351,12 +352,27 @@ class Domain:
                 raise
         self._set_metadata(None, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
+    def _ask(self, call: t.Callable[..., t.Any], *arguments: t.Any, seconds: float | None = None) -> t.Any:
+        """What a call answers for which libvirt may have to ask QEMU. Raises NoAnswer, and libvirtError."""
+        return asked_about(self._domain, call, *arguments, seconds=seconds)
+
+    def _is_because_off(self, error: t.Any) -> bool:
+        """Whether *error* of libvirt says no more than that the domain is off."""
+        return error.get_error_code() == binding.libvirt.VIR_ERR_OPERATION_INVALID and not self._domain.isActive()
+
     def _set_metadata(self, element: str | None, where: int) -> None:
         prefix = METADATA_PREFIX if element is not None else None
         with translated(f"{self.name}: cannot write the domain's metadata"):
-            self._domain.setMetadata(binding.libvirt.VIR_DOMAIN_METADATA_ELEMENT, element, prefix, METADATA_URI, where)
+            self._ask(
+                self._domain.setMetadata,
+                binding.libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                element,
+                prefix,
+                METADATA_URI,
+                where,
+            )
 
 
 def _deaf(connection: t.Any, callback: int) -> None:
-    with without_signals(), suppress(binding.libvirt.libvirtError):  # libvirtd may have died
+    with suppress(binding.libvirt.libvirtError):  # libvirtd may have died
         connection.domainEventDeregisterAny(callback)

@@ -19,7 +19,7 @@ import typing as t
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, may_still_happen
 from ansible_collections.kvmops.disk.plugins.module_utils._mounts import Mounts
 
 SUFFIX = ".kvmops"
@@ -39,6 +39,7 @@ class Operation:
         self._held: dict[str, int] = {}
         self._records: dict[str, str] = {}
         self._left: dict[str, dict[str, t.Any]] = {}
+        self._noted: set[str] = set()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -65,6 +66,11 @@ class Operation:
         """The record of *path* stays however this operation ends: the next run is to find it."""
         self._left.setdefault(path, {})
 
+    def keep_noted(self) -> None:
+        """All that was noted stays: the next run is to find it as it would where we were killed."""
+        for path in self._noted:
+            self.keep(path)
+
     def release(self, path: str) -> None:
         """Gives *path* back, before the operation ends; nothing to do where it was given back already."""
         descriptor = self._held.pop(path, None)
@@ -82,6 +88,7 @@ class Operation:
         known = {"verb": self.verb, "started": self.started, "pid": os.getpid(), "path": path}
         text = json.dumps({**known, **facts}, sort_keys=True)
         descriptor = self._held[path]
+        self._noted.add(path)
         try:
             os.pwrite(descriptor, text.encode(), 0)
             os.ftruncate(descriptor, len(text.encode()))
@@ -101,7 +108,8 @@ class Operation:
 
 @contextmanager
 def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> t.Iterator[Operation]:
-    """Holds *paths* for the length of the block; afterwards their records are gone, whether it failed or not.
+    """Holds *paths* for the length of the block; afterwards their records are gone, whether it failed or not, unless
+    nobody knows what still happens.
 
     Raises OperationInFlight where another run holds one of them for longer than *patience* seconds.
     """
@@ -111,6 +119,7 @@ def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> 
         for path in sorted(set(paths)):  # one order for everybody, so that two runs cannot wait for each other
             running._take(path, deadline)  # pylint: disable=protected-access
             held.callback(running.release, path)
+        held.push(lambda _kind, error, _trace: running.keep_noted() if may_still_happen(error) else None)
         yield running
 
 

@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _domain_xml,
     _encrypting,
     _encryption,
+    _file_set,
     _image,
     _rebase,
     _rebase_survey,
@@ -221,17 +222,19 @@ class ImageTask(InPlaceTask):
     def _require_writable(self, to_do: str, *, running_only: bool) -> None:
         """Raises where writing the image, or removing it, would hurt somebody."""
         users = self.users()
-        _usage.require_unused(self.path, [user for user in users if user.running or not running_only], to_do)
+        for file in _file_set.files(self.path):
+            _usage.require_unused(file, [user for user in users if user.running or not running_only], to_do)
         self.require_no_dependents(to_do, users)
 
     def _set_attributes(self, report: dict[str, t.Any]) -> None:
         """As the file modules do, except on an image that a guest has open: that one libvirt owns for the time."""
-        arguments = self.module.load_file_common_arguments(self.module.params, path=os.path.realpath(self.path))
         if _usage.is_locked(self.path):
             return
-        if self.module.set_fs_attributes_if_different(arguments, False, report["diff"]):
-            report["changed"] = True
-            report["actions"].append(f"set the owner, mode or attributes of {self.path}")
+        for path in _file_set.files(os.path.realpath(self.path)):
+            arguments = self.module.load_file_common_arguments(self.module.params, path=path)
+            if self.module.set_fs_attributes_if_different(arguments, False, report["diff"]):
+                report["changed"] = True
+                report["actions"].append(f"set the owner, mode or attributes of {path}")
 
 
 def _umask() -> int:

@@ -80,7 +80,7 @@ class Work(Hands):
         self.require_off()
         _usage.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
-        source, recipe = self.chains[item.target], _convert.recipe(item, self.wish)
+        source, recipe = self.chains[item.target], _recipe(item, self.wish)
         size = source[0].virtual_size
         _transcode.make(self.qemu_img, recipe, source, size, new_file, partial(self.phase, item.target))
         _staging.resemble(new_file.name, item.source)
@@ -182,3 +182,15 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
 def _runs_on(domain: Domain, changes: t.Sequence[_domain_xml.DiskChange]) -> bool:
     live = {disk.target: disk.source for disk in _domain_xml.disks(domain.xml(inactive=False))}
     return all(live.get(change.target) == change.path for change in changes)
+
+
+def _recipe(item: Conversion, wish: ConvertWish) -> _transcode.Recipe:
+    """How the new image is made off line; what is below the old one is read as a part of it, or kept below both."""
+    base = item.backing
+    return _transcode.Recipe(
+        *(item.source, item.source_format, wish.layout),
+        base=(base.path or "", base.format or "") if base else None,
+        reads_base=True,
+        compress=wish.compress,
+        verify=wish.verify,
+    )

@@ -10,6 +10,8 @@ import typing as t
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import may_still_happen
+
 
 @dataclass(frozen=True)
 class Step:
@@ -51,11 +53,14 @@ class Plan:
         return bool(self.steps)
 
     def apply(self) -> None:
-        """Does the steps. When one fails, or the process is told to end, undoes what was begun, newest first."""
+        """Does the steps. When one fails, or the process is told to end, undoes what was begun, newest first.
+
+        Not where nobody knows what a step, or its undoing, still does: that is left as by a run that was killed.
+        """
         with ExitStack() as undone:
             for step in self.steps:
                 if step.undo:
-                    undone.callback(step.undo)
+                    undone.push(_undoing(step.undo))
                 step.do()
                 if step.commits:
                     undone.pop_all()
@@ -67,3 +72,11 @@ class Plan:
     def full_report(self) -> dict[str, t.Any]:
         """The same with before and after as Ansible's diff."""
         return {**self.report(), "diff": {"before": dict(self.before), "after": dict(self.after)}}
+
+
+def _undoing(undo: t.Callable[[], None]) -> t.Callable[[object, BaseException | None, object], None]:
+    def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
+        if not may_still_happen(error):
+            undo()
+
+    return leave

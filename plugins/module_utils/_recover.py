@@ -10,14 +10,16 @@ import os
 import typing as t
 from dataclasses import asdict
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _staging
+from ansible_collections.kvmops.disk.plugins.module_utils import _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
     BITMAP,
     COMMIT,
+    CONVERT,
     CREATE,
     DELETE,
     DISK_SNAPSHOT,
+    REPAIR,
     REVERT,
     Leftovers,
     left_on,
@@ -25,7 +27,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import CheckResult, QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._repair import REPAIR, repair_counts
 
 #: The verbs that harm nothing but reference counts when they are cut short (HAZARDS D).
 _OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
@@ -77,13 +78,19 @@ def settle(left: Leftovers, qemu_img: QemuImg, *, finishing: str | None = None) 
     """
     steps = []
     path = left.path
-    if left.unfinished_file:
-        steps.append(
-            Step(
-                f"remove the unfinished file that an interrupted run left for {path}",
-                lambda: _staging.discard(os.path.realpath(path)),
-            )
+    if left.half_replaced and finishing != CONVERT:
+        raise UnsafeImage(
+            f"{path}: a run was interrupted while it replaced the files of this image: run the same conversion again "
+            "(kvmops.disk.qcow2_convert), which puts the old ones back first",
+            path=path,
         )
+    if left.unfinished_file:
+        what = (
+            f"put back the files of {path} that an interrupted run was replacing"
+            if left.half_replaced
+            else f"remove the unfinished file that an interrupted run left for {path}"
+        )
+        steps.append(Step(what, lambda: _file_set.settle(os.path.realpath(path))))
     if left.record is None:
         return tuple(steps)
     if left.verb != finishing:
@@ -145,5 +152,9 @@ def _checked(left: Leftovers, qemu_img: QemuImg) -> CheckResult:
     if found.result == "leaks" or (found.result == "good" and left.dirty):
         return qemu_img.check(path, image_format, repair="leaks", external_data=external)
     if found.result == "corrupt" and left.verb in _OF_SNAPSHOTS:
+        from ansible_collections.kvmops.disk.plugins.module_utils._repair import (
+            repair_counts,  # loaded where there is damage
+        )
+
         return repair_counts(path, qemu_img)
     return found

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import stat
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _base
+from ansible_collections.kvmops.disk.plugins.module_utils import _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 
 
 def plan_remove(path: str) -> Plan:
-    """The plan that removes the file at *path*; a symbolic link goes, and its target stays.
+    """The plan that removes the image at *path*, its extents with it; a symbolic link goes, and its target stays.
 
     Raises UnsafeImage where something else than a file is there.
     """
@@ -27,4 +27,6 @@ def plan_remove(path: str) -> Plan:
         raise UnsafeImage(
             f"{path}: asked to remove an image, found something that is no regular file: left alone", path=path
         )
-    return Plan({"path": path, "state": "present"}, after, (Step(f"remove {path}", lambda: _base.remove(path)),))
+    extents = len(_file_set.files(path)) - 1
+    what = f"remove {path}" + (f" and its {extents} extent(s)" if extents else "")
+    return Plan({"path": path, "state": "present"}, after, (Step(what, lambda: _file_set.remove(path)),))

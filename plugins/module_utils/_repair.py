@@ -15,8 +15,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeI
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import CheckResult, QemuImg
 
-#: The verb of the record of a run that repairs.
-REPAIR = "repair"
 #: The formats that qemu-img checks; the others have no metadata that could be wrong, or none that it knows.
 CHECKED_FORMATS = ("qcow2", "qed", "vmdk", "vdi", "vhdx", "parallels")
 # Those whose leaked clusters it gives back, and those whose corruptions it repairs.

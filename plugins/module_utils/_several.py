@@ -13,7 +13,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, NotEnoughSpace
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    Interrupted,
+    NotEnoughSpace,
+    may_still_happen,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import whole_story
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
@@ -100,6 +105,8 @@ class Several:
             raise
         except DiskError as error:
             item.error = error
+            if may_still_happen(error):
+                operation.keep_noted()
         except OSError as error:
             item.error = _told(item, error)
 

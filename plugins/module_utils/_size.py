@@ -11,7 +11,6 @@ place for surprises, so only plain decimal numbers with IEC units are taken here
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 
@@ -36,17 +35,18 @@ def parse_size(value: str | int, what: str = "size") -> int:
     if not match or len(text) > _LONGEST:
         hint = f"; {text[:-1]}iB is a power of 1024" if re.fullmatch(r"[0-9.]+[KMGTPE]B", text) else ""
         raise InvalidRequest(f"{what}: {text[:_LONGEST]!r} is not a size{hint}: {_GUIDANCE}")
-    exact = Fraction(match["number"]) * 1024 ** (_UNITS.index(match["unit"]) + 1 if match["unit"] else 0)
-    if exact == 0:
+    dividend, divisor = _bytes(match["number"], match["unit"])
+    if dividend == 0:
         raise InvalidRequest(f"{what}: {text} is nothing: a disk has at least {SECTOR} bytes")
-    if exact.denominator != 1 or exact % SECTOR:
-        above = (exact // SECTOR + 1) * SECTOR
+    if dividend % (divisor * SECTOR):
+        above = (dividend // (divisor * SECTOR) + 1) * SECTOR
         raise InvalidRequest(
             f"{what}: {text} is not a whole number of {SECTOR}-byte sectors: the next size is {above} bytes"
         )
-    if exact > LARGEST:
+    size = dividend // divisor
+    if size > LARGEST:
         raise InvalidRequest(f"{what}: {text} is more than QEMU can address ({LARGEST} bytes)")
-    return int(exact)
+    return size
 
 
 def format_size(size: int) -> str:
@@ -62,5 +62,12 @@ def exact_size(size: int) -> str:
     """The same, but in bytes where two decimals would round: two sizes that differ never read the same."""
     text = format_size(size)
     number, unit = text.split(" ", 1)
-    exact = unit == "bytes" or Fraction(number) * 1024 ** (_UNITS.index(unit[0]) + 1) == size
-    return text if exact else f"{size} bytes"
+    dividend, divisor = _bytes(number, unit[0] if unit != "bytes" else None)
+    return text if dividend == size * divisor else f"{size} bytes"
+
+
+def _bytes(number: str, unit: str | None) -> tuple[int, int]:
+    """The bytes of a decimal *number* in *unit*, exactly: a dividend and its divisor."""
+    whole, _point, decimals = number.partition(".")
+    power = _UNITS.index(unit) + 1 if unit else 0
+    return int(whole + decimals) * 1024**power, 10 ** len(decimals)

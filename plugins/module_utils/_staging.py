@@ -25,11 +25,12 @@ import stat
 import typing as t
 from contextlib import contextmanager, suppress
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import SUFFIX, sibling_name
 
 _DIRECTORY_SUFFIX = f"{SUFFIX}.d"
 _KEPT_SUFFIX = ".old"
+_LIST_SUFFIX = ".moves"
 #: What link(2) says where there are no hard links, or no more of them.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 #: libvirt's own bookkeeping of owners and labels (HAZARDS G16): true of the old file only.
@@ -76,6 +77,10 @@ class NewFile:
                 f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path
             ) from error
 
+    def names(self) -> list[str]:
+        """Of what files it consists: this one."""
+        return [self.name]
+
     def identity(self) -> list[int]:
         """Device and inode of the new file, which publishing does not change: by them a record knows it again."""
         return file_identity(self.name)
@@ -87,7 +92,7 @@ class NewFile:
         """
         sync(self.name)
         self._own = self.identity()
-        _move_where_nothing_is(self.name, self.path)
+        move_where_nothing_is(self.name, self.path)
         self.commit()
 
     def replace(self, expected: t.Any) -> None:
@@ -101,11 +106,7 @@ class NewFile:
         self._own, self._replaces = self.identity(), True
         _keep(self.path)
         if not is_file(self.path, expected):
-            raise DiskError(
-                f"{self.path}: is not the file any more that was looked at: what stands there now is left alone: "
-                "run again",
-                path=self.path,
-            )
+            raise replaced_meanwhile(self.path)
         try:
             os.rename(self.name, self.path)
         except OSError as error:
@@ -147,8 +148,17 @@ def is_file(path: str, identity: t.Any) -> bool:
 
 
 def discard(path: str) -> None:
-    """Removes the staging directory for *path*, and what is in it; nothing to do where there is none."""
+    """Removes the staging directory for *path*, and what is in it; nothing to do where there is none.
+
+    Raises UnsafeImage where a run died while it moved several files from there: in it may be all that there is of them.
+    """
     directory = staging_directory(path)
+    if os.path.lexists(move_list(path)):
+        raise UnsafeImage(
+            f"{path}: a run was interrupted while it put the files of an image in their places: run it again "
+            "(kvmops.disk.qcow2_convert), which finishes that or puts the old ones back",
+            path=path,
+        )
     if os.path.isdir(directory) and not os.path.islink(directory):
         shutil.rmtree(directory, ignore_errors=True)
     elif os.path.lexists(directory):
@@ -158,6 +168,11 @@ def discard(path: str) -> None:
 def kept(path: str) -> str:
     """Where the file that a new one replaces at *path* is kept; the name is never that of the new one."""
     return os.path.join(staging_directory(path), sibling_name(os.path.basename(path), _KEPT_SUFFIX))
+
+
+def move_list(path: str) -> str:
+    """Where the list of several files stands while they are put in their places (_file_set)."""
+    return os.path.join(staging_directory(path), sibling_name(os.path.basename(path), _LIST_SUFFIX))
 
 
 def put_back(path: str) -> bool:
@@ -340,8 +355,10 @@ def _keep(path: str) -> None:
             raise DiskError(f"{path}: the old file cannot be kept: {error.strerror}", path=path) from error
 
 
-def _move_where_nothing_is(name: str, path: str) -> None:
-    """link(2) fails where the new name exists, which rename(2) does not."""
+def move_where_nothing_is(name: str, path: str) -> None:
+    """Gives the file at *name* its place at *path*; the old name may stay. Raises DiskError where a file is there.
+
+    link(2) fails where the new name exists, which rename(2) does not."""
     try:
         os.link(name, path, follow_symlinks=False)
         return
@@ -355,6 +372,14 @@ def _move_where_nothing_is(name: str, path: str) -> None:
     ):  # a file system without hard links: the record keeps other runs away, the look keeps us off
         raise _appeared(path)
     os.rename(name, path)
+
+
+def replaced_meanwhile(path: str) -> DiskError:
+    """What to say where another file stands at *path* than the one that was looked at."""
+    return DiskError(
+        f"{path}: is not the file any more that was looked at: what stands there now is left alone: run again",
+        path=path,
+    )
 
 
 def _appeared(path: str) -> DiskError:

@@ -10,13 +10,14 @@ import os
 import time
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _dependents, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _capacity, _dependents, _file_set, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
     OperationInFlight,
     UnsafeImage,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
@@ -43,7 +44,8 @@ class Surroundings:
     def require_not_running(self, path: str, to_do: str, *, but: str | None = None) -> None:
         """Raises ImageInUse where a running domain has the image, except *but* in that part of a disk."""
         found = [user for user in self._users() if user.running and not (but and user.role.startswith(but))]
-        _usage.require_unused(path, found, to_do, locks=False)
+        for file in _file_set.files(path):
+            _usage.require_unused(file, found, to_do, locks=False)
 
     def require_not_suspended_on(self, path: str, to_do: str) -> None:
         """Raises ImageInUse where a domain that was saved would resume on the image (HAZARDS A9)."""
@@ -61,12 +63,14 @@ class Surroundings:
 
     def require_unused(self, path: str, to_do: str) -> None:
         """Raises ImageInUse where any domain defines the image, or anybody has it open."""
-        _usage.require_unused(path, self._users(), to_do)
+        users = self._users()
+        for file in _file_set.files(path):
+            _usage.require_unused(file, users, to_do)
 
     def require_no_dependents(self, path: str, to_do: str, otherwise: str) -> None:
         """Raises HasDependents where overlays read the image; *otherwise* is another way out."""
         directories = _dependents.directories_to_search([path], self._search_paths, self._libvirt)
-        found = _dependents.of(path, directories, self._users())
+        found = _dependents.Dependents(directories, self._users()).of_files(_file_set.files(path))
         _dependents.require_none(path, found, to_do, otherwise)
 
     def require_ratio_for(
@@ -102,16 +106,20 @@ class Surroundings:
 def require_unlocked(path: str, to_do: str, patience: float) -> None:
     """Raises ImageInUse where somebody has the image open; mere readers may take *patience* seconds to end."""
     deadline = time.monotonic() + patience
-    while _usage.is_locked(path) and not _usage.is_locked(path, against_readers=True):
+    files = _file_set.files(path)
+    while any(_usage.is_locked(file) and not _usage.is_locked(file, against_readers=True) for file in files):
         if time.monotonic() >= deadline:
             break
         time.sleep(_POLL)
-    _usage.require_unused(path, (), to_do)
+    for file in files:
+        _usage.require_unused(file, (), to_do)
 
 
-def require_unwritten(path: str) -> None:
+def require_unwritten(image: Image) -> None:
     """Raises ImageInUse where somebody has the image open for writing, so that what is read of it is no disk."""
-    if _usage.is_locked(path, against_readers=True):
+    for path in image.files:
+        if not _usage.is_locked(path, against_readers=True):
+            continue
         raise ImageInUse(
             f"{path}: is open for writing, by a running guest or another program: what is read of it meanwhile "
             "would be no whole disk: stop that first",

@@ -77,7 +77,7 @@ def make(
     yet. Raises DiskError where it is not what was to be made, or where the source was written to meanwhile; to
     withdraw the file is up to the caller.
     """
-    as_read = _staging.last_write(recipe.source)
+    as_read = [_staging.last_write(file) for file in source[0].files]
     qemu_img = qemu_img.unlocking(_layers(qemu_img, recipe, new_file.name))
     new_file.begin()
     with phases("convert", occupied(source)) as phase:
@@ -95,7 +95,7 @@ def make(
                 "and the source is as it was",
                 path=new_file.path,
             )
-    if _staging.last_write(recipe.source) != as_read:
+    if [_staging.last_write(file) for file in source[0].files] != as_read:
         raise DiskError(
             f"{recipe.source}: was written to by somebody else while it was converted: the new image was removed: "
             "run again",

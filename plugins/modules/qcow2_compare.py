@@ -176,8 +176,12 @@ images:
       description: The format of its backing file.
       type: str
     data_file:
-      description: The path of its external data file.
+      description: The path of its external data file, or of its first extent.
       type: str
+    extents:
+      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
+      type: list
+      elements: str
     snapshots:
       description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
       type: list

@@ -157,11 +157,16 @@ options:
         type: int
   subformat:
     description:
-      - The kind of image within O(format). For V(vmdk) V(monolithicSparse) or V(streamOptimized), for V(vpc), V(vhdx)
-        and V(vdi) V(dynamic) or V(fixed). The first is what is made if nothing is given.
-      - The kinds of V(vmdk) that consist of several files (V(monolithicFlat), V(twoGbMaxExtentSparse),
-        V(twoGbMaxExtentFlat)) are refused, since several files cannot be put in their places in one step. They can be
-        converted from.
+      - The kind of image within O(format). For V(vmdk) V(monolithicSparse), V(streamOptimized), V(monolithicFlat),
+        V(twoGbMaxExtentSparse) or V(twoGbMaxExtentFlat), for V(vpc), V(vhdx) and V(vdi) V(dynamic) or V(fixed). The
+        first is what is made if nothing is given.
+      - The last three kinds of V(vmdk) are of several files. O(dest) is a small text, the descriptor; beside it lie the
+        extents that it names, C(NAME-flat.vmdk), or C(NAME-f001.vmdk) or C(NAME-s001.vmdk) and so on for every 2 GiB.
+        They can be moved to another directory together.
+      - Nothing puts several files in their places at once. The descriptor comes last, and goes first where such an
+        image is replaced, so that there is no image rather than a mixture of two. The next run of the task finds what a
+        killed one left, and puts the old files back before it begins anew. Until then other modules refuse the image.
+      - Such an image is replaced only where the file system has hard links.
     type: str
   update:
     description:
@@ -227,7 +232,8 @@ options:
     default: true
   remove_src:
     description:
-      - Whether O(src) is removed afterwards. It is kept where it is not known that its content is at O(dest), and the
+      - Whether O(src) is removed afterwards, with the extents of its own where it is a V(vmdk) of several files. It is
+        kept where it is not known that its content is at O(dest), and the
         task fails before it changes anything where other images or domains use it, or where it holds internal
         snapshots.
     type: bool
@@ -400,8 +406,12 @@ image:
       description: The format of its backing file.
       type: str
     data_file:
-      description: The path of its external data file.
+      description: The path of its external data file, or of its first extent.
       type: str
+    extents:
+      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
+      type: list
+      elements: str
     snapshots:
       description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
       type: list

@@ -38,7 +38,8 @@ options:
     aliases: [dest, name]
   state:
     description:
-      - V(present) makes sure that the image exists as described, V(absent) that it does not exist.
+      - V(present) makes sure that the image exists as described, V(absent) that it does not exist. With the descriptor
+        of a V(vmdk) its extents go, those beside it that bear its name.
     type: str
     choices: [present, absent]
     default: present
@@ -368,8 +369,12 @@ image:
       description: The format of its backing file.
       type: str
     data_file:
-      description: The path of its external data file.
+      description: The path of its external data file, or of its first extent.
       type: str
+    extents:
+      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
+      type: list
+      elements: str
     snapshots:
       description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
       type: list

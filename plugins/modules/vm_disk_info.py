@@ -107,7 +107,9 @@ disks:
       type: list
       elements: str
     job:
-      description: Whether a block job runs on it.
+      description:
+        - Whether a block job runs on it; null where that is not known, as the domain's QEMU does not answer.
+          The RV(disks[].problem) is that then.
       type: bool
     unfinished:
       description:
@@ -115,16 +117,16 @@ disks:
           The next run of M(kvmops.disk.vm_disk_convert) then finishes or reverts it, whatever the format is by now.
       type: bool
     problem:
-      description: Why the image, or its chain, cannot be looked at; null where it can.
+      description: Why the image, or its chain, cannot be looked at, or the domain not be asked; null where it can.
       type: str
 """
 
 import typing as t
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _domain, _image, _usage
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, NoAnswer
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import is_missing_domain
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
@@ -140,11 +142,28 @@ def domains(hypervisor: Hypervisor, names: list[str] | None) -> list[Domain]:
     return list({domain.uuid: domain for domain in map(hypervisor.domain, names)}.values())
 
 
-def observe(hypervisor: Hypervisor, domain: Domain, named: bool) -> tuple[_domain.DomainState, list[str]] | None:
-    """The state of a domain and its disks with block jobs; None where a domain that nobody named is gone meanwhile."""
+@dataclass(frozen=True)
+class Observed:
+    """A domain, and its disks with block jobs, or why its QEMU does not say which those are."""
+
+    state: _domain.DomainState
+    jobs: t.Sequence[str] = ()
+    silence: str | None = None
+
+    def has_job(self, disk: _domain.DomainDisk) -> bool | None:
+        """Whether a block job runs on the disk; None where nobody knows."""
+        known = disk.target in self.jobs or bool(disk.live and disk.live.mirror)
+        return known or (None if self.silence and disk.live else False)
+
+
+def observe(hypervisor: Hypervisor, domain: Domain, named: bool) -> Observed | None:
+    """What is seen of a domain; None where one that nobody named is gone meanwhile."""
     try:
-        state = _domain.observe(hypervisor, domain)
-        return state, _domain.block_jobs(domain, state)
+        state = _domain.observe(hypervisor, domain, ask=False)
+        try:
+            return Observed(state, _domain.block_jobs(domain, state))
+        except NoAnswer as error:
+            return Observed(state, silence=str(error))
     except DiskError as error:
         if named or not is_missing_domain(error):
             raise
@@ -152,10 +171,10 @@ def observe(hypervisor: Hypervisor, domain: Domain, named: bool) -> tuple[_domai
 
 
 def facts(
-    qemu_img: QemuImg, state: _domain.DomainState, disk: _domain.DomainDisk, jobs: list[str], users: list[_usage.User]
+    qemu_img: QemuImg, observed: Observed, disk: _domain.DomainDisk, users: list[_usage.User]
 ) -> dict[str, t.Any]:
     """One disk as the module returns it."""
-    element = disk.element
+    state, element = observed.state, disk.element
     images, problem = _images(qemu_img, disk)
     others = [user for user in _usage.users_of(disk.path, users) if user.uuid != state.uuid] if disk.path else []
     overlays = _dependents.known(disk.path, users) if disk.path else []
@@ -176,9 +195,9 @@ def facts(
         "backing_chain": [image.facts() for image in images],
         "users": [asdict(user) for user in others],
         "dependents": overlays,
-        "job": disk.target in jobs,
+        "job": observed.has_job(disk),
         "unfinished": state.record is not None and disk.target in [recorded.target for recorded in state.record.disks],
-        "problem": problem,
+        "problem": problem or (observed.silence if disk.live else None),
     }
 
 
@@ -208,15 +227,13 @@ def gather(module: AnsibleModule) -> dict[str, t.Any]:
     names = module.params["names"]
     hypervisor = Hypervisor.connect(module.params["uri"])
     qemu_img = QemuImg.find()
-    observed = [
-        seen for domain in domains(hypervisor, names) if (seen := observe(hypervisor, domain, names is not None))
-    ]
+    seen = [found for domain in domains(hypervisor, names) if (found := observe(hypervisor, domain, names is not None))]
     users = _usage.domain_users(hypervisor)
-    disks = [(state, disk, jobs) for state, jobs in observed for disk in state.disks]
-    described = in_parallel(lambda item: facts(qemu_img, item[0], item[1], item[2], users), disks)
-    for (state, _disk, _jobs), found in zip(disks, described):
-        if state.active and found["dependents"] and not found["readonly"]:
-            module.warn(_endangered(found))
+    disks = [(observed, disk) for observed in seen for disk in observed.state.disks]
+    described = in_parallel(lambda item: facts(qemu_img, *item, users), disks)
+    for (observed, _disk), described_disk in zip(disks, described):
+        if observed.state.active and described_disk["dependents"] and not described_disk["readonly"]:
+            module.warn(_endangered(described_disk))
     return {"changed": False, "disks": described}
 
 

@@ -57,9 +57,11 @@ def signalled_at(point: str, name: str, params: Mapping[str, Any], *, module: st
 
 
 @contextlib.contextmanager
-def paused_at(point: str, params: Mapping[str, Any], *, module: str = MODULE) -> Iterator[RunningModule]:
+def paused_at(
+    point: str, params: Mapping[str, Any], *, module: str = MODULE, **settings: str
+) -> Iterator[RunningModule]:
     """The module, standing still at POINT for the length of the block; it goes on afterwards."""
-    run = start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP"))
+    run = start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP", **settings))
     wait_for(lambda: is_stopped(run) or run.process.poll() is not None, point)
     assert run.process.poll() is None, f"it never came to {point}: {run.result()}"
     try:

@@ -18,7 +18,7 @@ from typing import Any
 from lab.module import RunningModule, run_module, start_module
 from lab.tree import tree_state
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 #: A connection at which nothing answers: who uses an image is then known by QEMU's locks alone.
 NOBODY = "qemu+unix:///system?socket=/nonexistent/libvirt-sock"

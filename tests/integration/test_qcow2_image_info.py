@@ -140,6 +140,7 @@ def test_a_qcow2_image_is_described_in_full(tmp_path: Path) -> None:
         "backing_file": str(base),
         "backing_format": "raw",
         "data_file": None,
+        "extents": [],
         "snapshots": [],
     }
 

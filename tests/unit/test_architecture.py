@@ -26,7 +26,8 @@ FLOORS = (
         *("_extents", "_qemu_img_keys", "_qemu_img_run", "_qemu_nbd", "_references", "_secrets"),
     },
     {
-        *("_base", "_block_device", "_block_job", "_capacity", "_dependents", "_domain", "_image", "_layout"),
+        *("_base", "_block_device", "_block_job", "_capacity", "_dependents", "_domain", "_file_set", "_image"),
+        "_layout",
         *("_leftovers", "_lock", "_promises", "_staging", "_usage"),
     },
     {
@@ -80,8 +81,9 @@ NEIGHBOURS = {
     "_block_job": {"_capacity"},
     "_dependents": {"_base", "_usage"},
     "_domain": {"_usage"},
+    "_file_set": {"_base", "_staging"},
     "_layout": {"_image"},
-    "_leftovers": {"_lock", "_staging"},
+    "_leftovers": {"_file_set", "_lock", "_staging"},
     "_mapping": {"_qcow2"},
     "_qcow2_bitmaps": {"_qcow2"},
     "_promises": {"_base", "_image", "_usage"},

@@ -24,6 +24,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import 
     require_decryptable,
     require_kept,
     require_replaceable,
+    space,
     summary,
     visible_difference,
 )
@@ -56,7 +57,6 @@ OVER_BASE: dict[str, Any] = {"backing_file": BASE.path, "backing_format": "qcow2
         (wish("raw", encryption=KEY), "raw images cannot be encrypted: use qcow2 or luks"),
         (wish("luks"), "a luks image is nothing but encrypted"),
         (wish(encryption=KEY, compress=True), "QEMU cannot encrypt what it compresses"),
-        (wish(layout=Layout("vmdk", subformat="twoGbMaxExtentFlat")), "spreads a disk over several files"),
         (wish(layout=Layout("vhdx", subformat="thick")), "vhdx images know no thick: use dynamic or fixed"),
         (wish(dest=SOURCE.path), "dest: is the same file as src"),
         (wish(dest="/images/../images/web.qcow2"), "dest: is the same file as src"),
@@ -278,3 +278,12 @@ def test_an_encrypted_backing_file_is_read_by_an_encrypted_image_alone_and_as_on
         require_convertible(wish(**OVER_BASE), found)
     with pytest.raises(InvalidRequest, match="rate_limit: only goes with a backing_file in the clear"):
         require_convertible(wish(**OVER_BASE, encryption=KEY, rate=1), found)
+
+
+def test_what_is_encrypted_takes_its_header_and_its_zeros_where_nothing_tells_of_them() -> None:
+    found, header = Observed((SOURCE,)), 4 << 20
+    assert space(wish(), found, GIB) == GIB
+    assert space(wish(encryption=KEY), found, GIB) == GIB + header
+    assert space(wish("luks", encryption=KEY), found, GIB) == 10 * GIB + header
+    layout = Layout("qcow2", preallocation="metadata")
+    assert space(wish(layout=layout, encryption=KEY), found, GIB) == 10 * GIB + header

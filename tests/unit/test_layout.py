@@ -169,3 +169,21 @@ def test_an_amended_image_keeps_what_the_task_leaves_open() -> None:
     with pytest.raises(InvalidRequest, match=r"refcount_bits: 8 needs compat 1.1"):
         amended.require_valid()
     Layout("raw", preallocation="full").amended(raw()).require_valid()
+
+
+@pytest.mark.parametrize(
+    ("subformat", "has_extents", "is_plain"),
+    [
+        ("monolithicSparse", False, False),
+        ("streamOptimized", False, False),
+        ("monolithicFlat", True, True),
+        ("twoGbMaxExtentSparse", True, False),
+        ("twoGbMaxExtentFlat", True, True),
+    ],
+)
+def test_it_is_known_which_kinds_of_vmdk_have_extents(subformat: str, has_extents: bool, is_plain: bool) -> None:
+    layout = Layout("vmdk", subformat=subformat)
+    layout.require_valid()
+    assert (layout.has_extents, layout.is_plain) == (has_extents, is_plain)
+    with pytest.raises(InvalidRequest, match="qcow2 images know no"):
+        Layout("qcow2", subformat=subformat).require_valid()

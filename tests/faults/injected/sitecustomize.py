@@ -6,16 +6,19 @@
 A point is "NAME COUNT": the moment before the COUNTth call (from 1) of a function that changes the world or starts
 qemu-img, counted from the first record that the module takes; "record 1" is the moment before that. AT_POINT names the
 point and AT_SIGNAL the signal that the process then gets; POINTS names a file that receives the points as they come by.
+CONSTANTS are other values of constants, as JSON, by the names of the files of module_utils: for waits that are long.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
 from collections import Counter
-from types import FrameType
+from importlib.machinery import SourceFileLoader
+from types import FrameType, ModuleType
 from typing import Any
 
 WATCHED = {
@@ -46,6 +49,8 @@ WATCHED = {
 seen: Counter[str] = Counter()
 wanted = os.environ.get("AT_POINT", "")
 log = os.environ.get("POINTS")
+constants = json.loads(os.environ.get("CONSTANTS", "{}"))
+load = SourceFileLoader.exec_module
 
 
 def name_of(function: Any, frame: FrameType) -> str | None:
@@ -69,7 +74,15 @@ def on_call(frame: FrameType, event: str, function: Any) -> None:
         sys.setprofile(on_call)
     if point == wanted:
         sys.setprofile(None)
-        os.kill(os.getpid(), signal.Signals[os.environ["AT_SIGNAL"]])
+        number = signal.Signals[os.environ["AT_SIGNAL"]]
+        os.kill(os.getpid(), number)
+        if threading.current_thread() is not threading.main_thread() and number != signal.SIGSTOP:
+            raise InterruptedError("the signal came before the call, whose caller gets it")
+
+
+def load_with_constants(loader: SourceFileLoader, module: ModuleType) -> None:
+    load(loader, module)
+    vars(module).update(constants.get(module.__name__.rpartition(".")[2], {}))
 
 
 def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -84,3 +97,5 @@ def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 if wanted or log:
     sys.addaudithook(on_audit)
+if constants:
+    SourceFileLoader.exec_module = load_with_constants  # type: ignore[method-assign,assignment]
