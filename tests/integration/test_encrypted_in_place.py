@@ -146,13 +146,10 @@ def test_an_encrypted_overlay_is_merged_into_its_encrypted_base(images: Path, en
 def test_an_encrypted_overlay_is_emptied_and_stays_encrypted_as_it_was(images: Path) -> None:
     base, top = images / "base", images / "top"
     shown, cipher = content(top, SECOND, base=FIRST), specific(top)["encrypt"]["cipher-alg"]
-    assert predicted(COMMIT, top, **BOTH)["verified"]
+    assert succeeded(COMMIT, top, **BOTH)["verified"]
     assert content(top, SECOND, base=FIRST) == content(base, FIRST) == shown
     assert (opens(top, SECOND), opens(top, FIRST), cipher) == (True, False, "aes-128")
     assert (specific(top)["encrypt"]["cipher-alg"], info(top)["backing-filename"]) == (cipher, "base")
-    write(top, SECOND, "write -P 0x44 0 64k", base=FIRST)
-    done(top, encryption=encryption(SECOND, {"secret": OTHER}))
-    assert "2 keys open it" in refused(COMMIT, top, **BOTH)["msg"]
 
 
 def test_nothing_encrypted_is_merged_into_the_clear_and_no_deeper_base_is_found(images: Path, tmp_path: Path) -> None:
