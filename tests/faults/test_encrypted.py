@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils import _qcow2
 from faults.injection import killed_at
 from faults.write_log import replay, writes_of
 from forked import run_forked
@@ -161,3 +163,19 @@ def test_a_death_in_the_middle_of_a_change_is_made_good_by_the_next_run(
         else:
             assert snapshots_of(path) == (["taken"] if "-c" in verb else []), count
     assert names(tmp_path) == ["before", "disk", "key", "new"]
+
+
+def test_content_in_the_place_of_the_keys_is_not_repaired(made: Path, tmp_path: Path) -> None:
+    """An entry of the L2 table points into the header of LUKS: a repair could write over what opens the image."""
+    path = Path(shutil.copyfile(made / "base", tmp_path / "disk"))
+    with path.open("r+b") as stream:
+        header = _qcow2.read_header(stream, str(path))
+        (table,) = struct.unpack(">Q", _qcow2.read_at(stream, header.l1_offset, 8))
+        stream.seek(table & 0x00FFFFFFFFFFFE00)
+        stream.write(struct.pack(">Q", header.encryption_header[0] + header.cluster_size))
+    note = {"verb": "snapshot-create", "started": "2024-01-01T00:00:00+00:00"}
+    (tmp_path / ".disk.kvmops").write_text(json.dumps(note), encoding="utf-8")
+    before = tree_state(tmp_path)["disk"]
+    result = run_module("qcow2_snapshot", image_params(path, {"snapshot": "new", **ONE}))
+    assert "more is wrong with its metadata than that explains" in result["msg"]
+    assert tree_state(tmp_path)["disk"] == before
