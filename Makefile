@@ -6,7 +6,7 @@
 # what is missing is installed by the first target that is made. `make` alone lists the targets.
 
 # The cheap ones first, so that a mistake is known early.
-TESTS := lint unit sanity docs build lab integration faults molecule
+TESTS := lint unit static lab integration faults molecule
 
 SYSTEM_PACKAGES := \
     acl attr btrfs-progs chromium chromium-driver debootstrap dpkg-dev e2fsprogs git iproute2 mount \
@@ -16,8 +16,8 @@ SYSTEM_PACKAGES := \
 # Debian's own Python, because Debian's libvirt bindings are built for it.
 PYTHON := /usr/bin/python3
 PYTEST := .venv/bin/python -m pytest
-# Each process has a hypervisor of its own, and the tests of a file share what is dear.
-FILE_BY_FILE := --numprocesses auto --dist loadfile
+# Each process has a hypervisor of its own; one more than there are cores, as they wait for guests and disks now and then.
+SHARED_OUT := --numprocesses $(shell expr `nproc` + 1) --dist loadgroup
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check
 
 # It writes a log into the home directory: not into the user's.
@@ -40,7 +40,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help system venv test $(TESTS) format test-matrix bench demo clean
+.PHONY: help system venv test $(TESTS) sanity docs build format test-matrix bench demo clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -90,6 +90,9 @@ format: venv ## formats the Python files and mends what ruff can mend
 unit: venv ## decisions and parsers, without QEMU
 	$(PYTEST) tests/unit --numprocesses auto
 
+static: venv .cache/venv-importer/installed ## sanity, docs and build, side by side
+	python tests/tools/side_by_side.py make sanity docs build
+
 sanity: venv ## ansible-test's sanity tests, all of them
 	python tests/tools/run_ansible_test.py sanity
 
@@ -103,14 +106,14 @@ build: venv .cache/venv-importer/installed ## builds the collection's archive (.
 	tests/tools/build_collection.sh
 
 lab: venv ## the lab itself: the private hypervisor and its guest
-	$(AS_ROOT) $(PYTEST) tests/lab
+	$(AS_ROOT) $(PYTEST) tests/lab $(SHARED_OUT)
 
 integration: venv ## modules against the real QEMU, libvirt and guests
-	$(AS_ROOT) $(PYTEST) tests/integration tests/browser $(FILE_BY_FILE)
+	$(AS_ROOT) $(PYTEST) tests/integration tests/browser $(SHARED_OUT)
 	$(SIDE_BY_SIDE) integration
 
 faults: venv ## kills, full disks and concurrent runs at the worst moment
-	$(AS_ROOT) $(PYTEST) tests/faults $(FILE_BY_FILE)
+	$(AS_ROOT) $(PYTEST) tests/faults $(SHARED_OUT)
 
 molecule: venv ## one scenario for each role
 	$(SIDE_BY_SIDE) molecule

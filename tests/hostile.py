@@ -19,12 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from foreign import make_foreign
 from integration.watched import opened_files
 from lab.tree import tree_state
 from unit.qcow2_header import BACKING_FORMAT, CORRUPT, DATA_FILE, EXTERNAL_DATA, Made, snapshot
 
 KIB, MIB, PIB = 1 << 10, 1 << 20, 1 << 50
 SECRET = b"root:$6$the-secret-of-the-victim:19000:0:99999:7:::\n"
+READ_ONLY = ("bochs", "cloop", "dmg")
 FORMATS = ("qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")
 
 
@@ -97,6 +99,8 @@ def flipped(directory: Path, image_format: str, offsets: Iterable[int], seed: in
 
 def make_sound(path: Path, image_format: str) -> Path:
     """An image of 4 MiB, a quarter of which is written."""
+    if image_format in READ_ONLY:
+        return make_foreign(path, image_format, (b"\x5a" * MIB).ljust(4 * MIB, b"\0"))
     raw = path.with_name(path.name + ".plain")
     raw.write_bytes(b"\x5a" * MIB)
     os.truncate(raw, 4 * MIB)
@@ -297,14 +301,16 @@ def sparse_vmdk_without_a_capacity(path: Path, canary: Canary) -> str:
 # --- F6, F7: numbers ---------------------------------------------------------------------------------------------
 
 
+def with_snapshots(path: Path, count: int) -> None:
+    """A qcow2 image at PATH with COUNT snapshots, none of which has anything."""
+    table = [snapshot(str(number).encode(), b"s%d" % number) for number in range(count)]
+    content = bytes(Made(snapshots=table, snapshots_at=65536))
+    path.write_bytes(whole(Made(snapshot_count=count, snapshots_at=4 * 65536)) + content[65536:])
+
+
 @hostile
 def snapshots_65536(path: Path, _canary: Canary) -> str:
-    table = [snapshot(str(number).encode(), b"s%d" % number) for number in range(65536)]
-    path.write_bytes(whole(Made(snapshots=table, snapshots_at=65536 * 4)))
-    content = bytearray(bytes(Made(snapshots=table, snapshots_at=65536)))
-    with path.open("wb") as stream:
-        stream.write(whole(Made(snapshot_count=65536, snapshots_at=4 * 65536)))
-        stream.write(content[65536:])
+    with_snapshots(path, 65536)
     return "qcow2"
 
 
@@ -338,6 +344,28 @@ def many_clusters_of_one(path: Path, _canary: Canary) -> str:
         stream.seek(data_at)
         stream.write(b"\x5a" * 65536)
     return "qcow2"
+
+
+def exaggerating(name: str, image_format: str, *patches: tuple[int, bytes]) -> None:
+    """An image of a format that is only read, with other bytes at some offsets (from its end, if negative)."""
+
+    def make_it(path: Path, _canary: Canary) -> str:
+        content = bytearray(make_sound(path, image_format).read_bytes())
+        for offset, wrong in patches:
+            at = offset % len(content)
+            content[at : at + len(wrong)] = wrong
+        path.write_bytes(content)
+        return image_format
+
+    make_it.__name__ = name
+    hostile(make_it)
+
+
+exaggerating("bochs_catalog_of_everything", "bochs", (72, b"\xff\xff\xff\x7f"))
+exaggerating("cloop_of_everything", "cloop", (132, b"\xff" * 4))
+exaggerating("cloop_blocks_anywhere", "cloop", (144, b"\x7f" * 8))
+exaggerating("dmg_table_of_everything", "dmg", (-512 + 0xE0, b"\x7f" * 8))
+exaggerating("dmg_of_everything", "dmg", (-512 + 0x1EC, b"\x7f" * 8))
 
 
 # --- F8: what is cut off, and what is no image -------------------------------------------------------------------

@@ -28,7 +28,10 @@ _MAC_PREFIX = "52:54:00"
 
 @dataclass(frozen=True)
 class CloneSpec:
-    """One clone of the list; None, or nothing, where the task leaves it. *memory* and *sizes* in bytes."""
+    """One clone of the list; None, or nothing, where the task leaves it. *memory* and *sizes* in bytes.
+
+    *seed* is the path of a file for a drive of its own.
+    """
 
     name: str
     uuid: str | None = None
@@ -38,6 +41,7 @@ class CloneSpec:
     description: str | None = None
     metadata: str | None = None
     sizes: t.Mapping[str, int] = field(default_factory=dict)
+    seed: str | None = None
 
     @classmethod
     def parse(cls, given: t.Mapping[str, t.Any], sizes: t.Mapping[str, t.Any]) -> CloneSpec:
@@ -62,6 +66,7 @@ class CloneSpec:
             description=_expressible(given.get("description"), name),
             metadata=metadata,
             sizes={target: parse_size(size, f"{name}: disk_sizes: {target}") for target, size in asked.items()},
+            seed=given.get("seed"),
         )
 
 
@@ -80,6 +85,7 @@ class CloneWish:
     cluster_size: int | None = None
     unique_serials: bool = False
     vtpm: str = "refuse"
+    seed_bus: str = "sata"
     trusted: bool = False
     verify: bool = True
 

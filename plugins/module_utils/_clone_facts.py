@@ -9,20 +9,21 @@ from __future__ import annotations
 import typing as t
 from dataclasses import asdict
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _clone_existing
+from ansible_collections.kvmops.disk.plugins.module_utils import _clone_existing, _clone_seed
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_existing import Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_make import Blueprint
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_source import Source
 
 
-def facts_of(found: Neighbour, source: Source) -> dict[str, t.Any]:
-    """A clone that is there, with the disks that *source* has, too."""
+def facts_of(found: Neighbour, source: Source, seed: str | None) -> dict[str, t.Any]:
+    """A clone that is there, with the disks that *source* has, too, and the *seed* that it has, or is to have."""
     disks = [disk for disk in found.disks if disk.target in {one.target for one in source.disks}]
     return {
         "name": found.looks.name,
         "uuid": found.looks.uuid,
         "macs": list(found.looks.macs),
         "nvram": found.looks.nvram,
+        "seed": seed or _clone_seed.of(found.xml, found.looks.mark),
         "disks": [
             {
                 "target": disk.target,
@@ -45,6 +46,7 @@ def facts_of_new(plan: Blueprint, unknown: t.Collection[t.Any]) -> dict[str, t.A
         "uuid": None if identity.uuid in unknown else identity.uuid,
         "macs": list(identity.macs),
         "nvram": identity.nvram,
+        "seed": plan.spec.seed or _clone_seed.of(plan.definition.xml, identity.mark),
         "disks": [
             {
                 "target": disk.target,

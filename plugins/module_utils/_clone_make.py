@@ -199,7 +199,7 @@ class Making:
 
     def _publish(self, new: NewFile) -> None:
         self._require_wanted()
-        self.operation.note(new.path, item=self.plan.spec.name, start=self.wish.start, new_file=new.identity())
+        self.operation.note(new.path, item=self.plan.spec.name, new_file=new.identity())
         new.publish()
 
     def _copy(self, image: NewImage, new: NewFile) -> None:

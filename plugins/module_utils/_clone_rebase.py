@@ -138,9 +138,6 @@ def definition(state: DomainState, mark: Mark, moves: t.Sequence[Move], target: 
     disks = tuple(replace(disk, base=bases.get(disk.target, disk.base)) for disk in mark.disks)
     new = replace(mark, source=target.state.name, source_uuid=target.state.uuid, disks=disks)
     domain = _xml.parse(xml)
-    old = domain.find(f"./metadata/{{{_domain_identity.CLONE_URI}}}clone")
-    element = _domain_identity.mark_element(new)
-    element.tail = old.tail
-    old.getparent().replace(old, element)
+    _domain_identity.set_mark(domain, new)
     wanted = _xml.text(domain)
     return wanted if _domain_xml.unexpected_difference(wanted, state.definition) else state.definition

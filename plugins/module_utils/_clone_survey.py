@@ -38,10 +38,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuI
 
 @dataclass(frozen=True)
 class Left:
-    """A path on which a run died that made, or removed, a clone. *start* is owed to it; *there*: so is a file of it."""
+    """A path on which a run died that made, or removed, a clone; *there*: a file of it is there."""
 
     path: str
-    start: bool = False
     there: bool = False
 
 
@@ -163,7 +162,7 @@ def left_behind(directories: t.Iterable[str], names: t.Container[str]) -> dict[s
             name, path = record.get("item"), record.get("path")
             if not record["alive"] and record.get("verb") in (MAKE, REMOVE) and name in names and path:
                 there = os.path.lexists(path) or _staging.left_over(path)
-                found.setdefault(str(name), []).append(Left(path, bool(record.get("start")), there))
+                found.setdefault(str(name), []).append(Left(path, there))
     return found
 
 

@@ -21,7 +21,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _clone,
     _clone_existing,
     _clone_facts,
+    _clone_keep,
     _clone_make,
+    _clone_seed,
     _clone_source,
     _clone_survey,
     _clone_xml,
@@ -35,55 +37,34 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import LINKED, CloneSpec, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_existing import Neighbour
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_keep import Keeping, Lack
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_make import Blueprint, NewImage
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_source import SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_survey import Left
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_wish import wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_identity import Mark, MarkedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, refresh_pools, require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._module import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._references import identity
 from ansible_collections.kvmops.disk.plugins.module_utils._several import Item, Several, report
-from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
 #: Copies take long: those that wait for their turn are not held meanwhile.
 _COPIES_AT_ONCE = 4
 
 
-def wish_from(params: dict[str, t.Any]) -> CloneWish:
-    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    require_directories(params["search_paths"])
-    _capacity.require_ratio(params["max_overcommit"])
-    directory, allocation, cluster_size = params["disk_dir"], params["allocation"], params["cluster_size"]
-    wish = CloneWish(
-        clones=tuple(CloneSpec.parse(given, params["disk_sizes"]) for given in params["clones"]),
-        disk_dir=absolute(directory.rstrip("/") or "/.", "disk_dir") if directory is not None else None,
-        preallocation=ALLOCATIONS[allocation] if allocation else params["preallocation"],
-        cluster_size=parse_size(cluster_size, "cluster_size") if cluster_size is not None else None,
-        **{
-            name: params[name]
-            for name in (
-                *("source", "mode", "fallback", "start", "protect_base", "unique_serials", "vtpm", "trusted", "verify"),
-            )
-        },
-    )
-    wish.require_valid()
-    return wish
-
-
 @dataclass
 class CloneItem(Item):
-    """A clone of the list: the *plan* by which it is to be made, or what dead runs *left* of one that is there."""
+    """A clone of the list: the *plan* by which it is to be made, or the domain that was *found*, and what it lacks."""
 
     spec: CloneSpec | None = None
     plan: Blueprint | None = None
     found: Neighbour | None = None
-    start: bool = False
+    lack: Lack | None = None
 
     def overlay(self, disk: SourceDisk) -> str | None:
         """The image of the clone that reads, or is to read, that of the source's *disk*."""
@@ -141,6 +122,10 @@ class CloneTask:
                 f"{self.wish.source} is not protected: to start it, or to change its images, destroys its clones"
             )
         shared = new[0].plan.definition.shared if new and new[0].plan else ()
+        seeds = {item.spec.seed for item in items if item.open and item.spec and item.spec.seed}
+        missing = sorted(path for path in seeds if not os.path.exists(path))
+        if missing and self.module.check_mode:
+            self.module.warn(f"seed: {', '.join(missing)}: not there yet, as it has to be when this is done")
         if shared:
             self.module.warn(f"{self.wish.source} and its clones cannot run at once: they share {', '.join(shared)}")
 
@@ -200,18 +185,22 @@ class CloneTask:
         return item
 
     def _keep(self, item: CloneItem, found: Neighbour, left: t.Sequence[Left]) -> None:
-        """A clone that is there is left alone, but for what a dead run owes it."""
+        """A clone that is there is left alone, but for what it lacks."""
         spec = t.cast(CloneSpec, item.spec)
         _clone_existing.require_right(spec, self.wish, self.source, found, self.qemu_img)
         item.found = found
-        item.facts = _clone_facts.facts_of(found, self.source)
-        item.paths = tuple(one.path for one in left)
-        item.start = any(one.start for one in left) and self.wish.start and not found.active
-        item.actions = tuple(step.summary for step in self._finishing(item, None)) if left else ()
+        item.lack = _clone_keep.lack(spec, self.wish, found, [one.path for one in left])
+        if item.lack.defines:
+            _clone_seed.require_file(spec.name, spec.seed, later=self.module.check_mode)
+        item.facts = _clone_facts.facts_of(found, self.source, spec.seed)
+        own = [disk["path"] for disk in item.facts["disks"]]
+        item.paths = tuple({*own, *item.lack.left}) if item.lack else ()
+        item.actions = tuple(step.summary for step in self._finishing(item, None))
 
     def _design(self, item: CloneItem, left: t.Sequence[Left]) -> None:
         """How the clone is to be made. Raises DiskError where it cannot be."""
         spec = t.cast(CloneSpec, item.spec)
+        _clone_seed.require_file(spec.name, spec.seed, later=self.module.check_mode)
         source, count = self.source, len(self.source.disks)
         images = tuple(
             NewImage(
@@ -230,6 +219,8 @@ class CloneTask:
         self.room.take([(image.disk, image.path, image.size) for image in images])
         identity = self._identity(spec, images, macs, own_nvram)
         definition = _clone_xml.cloned(source.definition, identity)
+        if spec.seed is not None:
+            definition = _clone_seed.seeded(definition, spec.seed, self.wish.seed_bus)
         copied = (nvram, own_nvram) if nvram and own_nvram and os.path.exists(nvram) else None
         debris = tuple(one.path for one in left if one.there)
         item.plan = Blueprint(spec, identity, definition, images, copied, tuple(one.path for one in left), debris)
@@ -260,7 +251,7 @@ class CloneTask:
         self, spec: CloneSpec, images: t.Sequence[NewImage], macs: tuple[str, ...], nvram: str | None
     ) -> _clone_xml.Identity:
         unique = self.wish.unique_serials
-        state = self.source.state
+        state, mark = self.source.state, self.source.looks.mark
         return _clone_xml.Identity(
             name=spec.name,
             uuid=spec.uuid or str(uuid.uuid4()),
@@ -283,6 +274,7 @@ class CloneTask:
                 self.mode,
                 tuple(MarkedDisk(image.disk.target, image.path, image.disk.path) for image in images),
                 nvram,
+                mark.seed if mark is not None else None,
             ),
             nvram=nvram,
             **{name: getattr(spec, name) for name in ("memory", "vcpus", "description", "metadata")},
@@ -293,10 +285,8 @@ class CloneTask:
         domain = self.hypervisor.find(item.name)
         if domain is not None:
             left = [Left(path) for path in item.paths if operation.left_behind(path)]
-            start = item.start
             self._keep(item, _clone_existing.look_at(self.hypervisor, domain), left)
-            item.start = start and domain.run_number() is None
-            return Plan({}, {}, self._finishing(item, operation, domain) if left else ())
+            return Plan({}, {}, self._finishing(item, operation, domain))
         if item.plan is None:
             raise DiskError(f"{item.name}: was undefined by somebody else meanwhile: run again")
         return Plan({}, {}, self._making(item, operation))
@@ -316,15 +306,14 @@ class CloneTask:
     def _finishing(
         self, item: CloneItem, operation: Operation | None, domain: Domain | None = None
     ) -> tuple[Step, ...]:
-        """The end of a run that died when the clone was there already."""
-
-        def forget() -> None:
-            for path in item.paths:
-                t.cast(Operation, operation).settled(path)
-
-        start = Step(f"start {item.name}, which an interrupted run owes it", lambda: t.cast(Domain, domain).start())
-        done = Step(f"forget the run that was interrupted when it had made {item.name}", forget)
-        return (start, done) if item.start else (done,)
+        """What a clone that is there lacks."""
+        keeping = Keeping(
+            self.hypervisor,
+            t.cast(Domain, domain),
+            operation or Operation(_clone_make.MAKE),
+            t.cast(Lack, item.lack),
+        )
+        return _clone_keep.steps(keeping, t.cast(CloneSpec, item.spec).seed)
 
     def _require_quiet(self) -> None:
         """Raises where an image of the source is not at rest, whoever works on it."""
@@ -367,10 +356,15 @@ class CloneTask:
         """The clones before and after; in diff mode the definition of each new one against that of the source."""
         new = [item for item in items if item.plan is not None and item.error is None and item.actions]
         there = [item.name for item in items if item.error is None and item not in new]
+        changed = [item.lack for item in items if item.error is None and item.actions and item.lack]
         told = {"before": {"clones": there}, "after": {"clones": [item.name for item in items if item.error is None]}}
         if not self.module._diff:
             return [told]
-        return [told, *({"prepared": self._definition_diff(t.cast(Blueprint, item.plan))} for item in new)]
+        return [
+            told,
+            *({"prepared": self._definition_diff(t.cast(Blueprint, item.plan))} for item in new),
+            *({"prepared": _domain_xml.definition_diff(one.xml, one.wanted)} for one in changed if one.defines),
+        ]
 
     def _definition_diff(self, plan: Blueprint) -> str:
         after = plan.definition.xml

@@ -29,13 +29,17 @@ class MarkedDisk:
 
 @dataclass(frozen=True)
 class Mark:
-    """What the metadata of a clone says of it: of which domain it is one, how, and which files were made for it."""
+    """What the metadata of a clone says of it: of which domain it is one, how, and which files were made for it.
+
+    *seed* is the target of the drive that holds its seed.
+    """
 
     source: str
     source_uuid: str
     mode: str
     disks: tuple[MarkedDisk, ...]
     nvram: str | None = None
+    seed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,17 @@ def mark_element(mark: Mark) -> t.Any:
         _xml.child(root, f"{_TAG}disk", asdict(disk))
     if mark.nvram is not None:
         _xml.child(root, f"{_TAG}nvram", {"path": mark.nvram})
+    if mark.seed is not None:
+        _xml.child(root, f"{_TAG}seed", {"target": mark.seed})
     return root
+
+
+def set_mark(domain: t.Any, mark: Mark) -> None:
+    """Puts *mark* in the place of the one that the root element of a clone's definition has."""
+    old = domain.find(f"./metadata/{_TAG}clone")
+    element = mark_element(mark)
+    element.tail = old.tail
+    old.getparent().replace(old, element)
 
 
 def _mark(node: t.Any) -> Mark | None:
@@ -96,13 +110,14 @@ def _mark(node: t.Any) -> Mark | None:
         MarkedDisk(disk.get("target", ""), disk.get("path", ""), disk.get("base", ""))
         for disk in node.iterfind(f"{_TAG}disk")
     )
-    store = node.find(f"{_TAG}nvram")
+    store, seed = node.find(f"{_TAG}nvram"), node.find(f"{_TAG}seed")
     return Mark(
         node.get("source"),
         node.get("source_uuid"),
         node.get("mode"),
         disks,
         store.get("path") if store is not None else None,
+        seed.get("target") if seed is not None else None,
     )
 
 

@@ -30,8 +30,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import LINKED, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_rebase import Move
+from ansible_collections.kvmops.disk.plugins.module_utils._clone_wish import wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_clone import wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation

@@ -43,6 +43,11 @@ def files(path: str) -> tuple[str, ...]:
     return (path, *(name for name in own if name is not None and os.path.isfile(name)))
 
 
+def files_meant(path: str) -> tuple[str, ...]:
+    """The same, with the extents of the image that *path* is a link to: whoever uses them uses it."""
+    return (path, *files(os.path.realpath(path))[1:])
+
+
 def remove(path: str) -> None:
     """Removes the image at *path*, durably, its own extents first: whoever is killed in between finds the rest by
     *path*."""

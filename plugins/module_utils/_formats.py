@@ -32,7 +32,11 @@ _MAGIC = (
     (0, b"WithoutFreeSpace", "parallels"),
     (0, b"WithouFreSpacExt", "parallels"),
     (0x40, b"\x7f\x10\xda\xbe", "vdi"),
+    (0, b"Bochs Virtual HD Image\0", "bochs"),
+    (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 ", "cloop"),
 )
+#: What begins the last sector: a fixed-size VHD has nothing else, nor has Apple's disk image.
+_TRAILERS = ((b"conectix", "vpc"), (b"koly\0\0\0\4", "dmg"))
 _QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 _QED_BACKING = 1
 _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
@@ -87,8 +91,10 @@ def recognise(stream: t.BinaryIO) -> str | None:
     length = stream.seek(0, os.SEEK_END)
     if length >= 512:
         stream.seek(length - 512)
-        if stream.read(8) == b"conectix":  # a fixed-size VHD has a footer only
-            return "vpc"
+        last = stream.read(8)
+        for magic, name in _TRAILERS:
+            if last == magic:
+                return name
     return None
 
 

@@ -48,6 +48,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_siz
 from ansible_collections.kvmops.disk.plugins.module_utils._surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._trust import Trust
 
+#: The formats that no QEMU is built without.
+_ALWAYS_THERE = ("raw", "qcow2", "luks")
+
 
 def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
@@ -156,6 +159,9 @@ class ConversionTask:
     def _observe(self) -> Observed:
         """The source, and what the new image is to stand on. Raises DiskError where that cannot be read."""
         wish = self.wish
+        for path, image_format in ((wish.src, wish.src_format), (wish.dest, wish.layout.format)):
+            if image_format not in _ALWAYS_THERE:
+                self.qemu_img.require_driver(image_format, path)
         base: tuple[_image.Image, ...] = ()
         if wish.backing_file is not None:  # first, since the source may refer to it
             base = self.trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))

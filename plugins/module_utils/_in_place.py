@@ -78,7 +78,7 @@ class InPlaceTask:
         """Raises HasDependents where overlays read what is to be written, unless the task gives them up."""
         if not self.module.params["allow_dependents"]:
             otherwise = "set allow_dependents=true where they are to be given up"
-            found = self.readers([self.path], users).of_files(_file_set.files(self.path))
+            found = self.readers([self.path], users).of_files(_file_set.files_meant(self.path))
             _dependents.require_none(self.path, found, to_do, otherwise)
 
     def readers(self, paths: t.Iterable[str], users: t.Iterable[_usage.User]) -> _dependents.Dependents:

@@ -19,6 +19,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import format_si
 
 #: The formats that a task may ask for, in qemu-img's words.
 FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")
+#: Those that qemu-img reads and does not write, where it was built with them.
+READ_ONLY_FORMATS = ("bochs", "cloop", "dmg")
 #: The formats whose images can have a backing file.
 OVERLAY_FORMATS = ("qcow2", "qed", "vmdk", "qcow")
 #: Those of which QEMU can change it (bdrv_change_backing_file in its block drivers).

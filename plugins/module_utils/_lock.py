@@ -165,6 +165,8 @@ def _look_at(record: str) -> dict[str, t.Any] | None:
     try:
         alive = not _try_lock(descriptor, fcntl.LOCK_SH)
         return {**_read(os.pread(descriptor, 1 << 20, 0)), "alive": alive}
+    except OSError:  # no file of ours, or one that cannot be read: whoever wants to write it says why
+        return {**_read(b""), "alive": False}
     finally:
         os.close(descriptor)
 

@@ -222,7 +222,7 @@ class ImageTask(InPlaceTask):
     def _require_writable(self, to_do: str, *, running_only: bool) -> None:
         """Raises where writing the image, or removing it, would hurt somebody."""
         users = self.users()
-        for file in _file_set.files(self.path):
+        for file in _file_set.files_meant(self.path):
             _usage.require_unused(file, [user for user in users if user.running or not running_only], to_do)
         self.require_no_dependents(to_do, users)
 

@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     Interrupted,
     InvalidRequest,
     MissingLibrary,
+    QemuImgFailed,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS, PREALLOCATIONS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
@@ -110,11 +111,14 @@ def carry_out(
     """
     try:
         plan = decide(None)
-    except ImageInUse:
-        if check_mode or not any((_lock.look(path) or {}).get("alive") for path in paths()):
+    except (ImageInUse, QemuImgFailed) as error:
+        # It may be another run that has the image open, or that was moving its files: it is waited for.
+        alive = any((_lock.look(path) or {}).get("alive") for path in paths())
+        if check_mode or (isinstance(error, ImageInUse) and not alive):
             raise
-        with _lock.operation(verb, paths()):  # it is another run that has the image open: it is waited for
-            pass
+        if alive:
+            with _lock.operation(verb, paths()):
+                pass
         plan = decide(None)
     while plan and not check_mode:
         with _lock.operation(verb, paths()) as operation, _lock.alone_on(alone_on):
@@ -140,7 +144,9 @@ def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t
 def whole_story(error: BaseException) -> str:
     """The message of *error*; where it came up while another one was being undone, that one's first."""
     first = error.__context__
-    if isinstance(error, DiskError) and isinstance(first, DiskError) and first is not error.__cause__:
+    if first is not None and first is error.__cause__:  # what a library said, told already
+        first = first.__context__
+    if isinstance(error, DiskError) and isinstance(first, DiskError):
         return f"{whole_story(first)}. Then, while that was being undone: {error}"
     return str(error)
 

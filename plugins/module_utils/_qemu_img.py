@@ -16,8 +16,9 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _qemu_nbd
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_keys import Unlocking, option_list
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import Report, parsed
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img_run import LOOK_SECONDS, Report, parsed
 from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Layer, node
 
 #: Coroutines of a conversion: the most that qemu-img takes (MAX_COROUTINES in qemu-img.c).
@@ -68,6 +69,18 @@ _CHECK_RESULTS = {0: "good", 2: "corrupt", 3: "leaks", 63: "unsupported"}
 @dataclass(frozen=True)
 class QemuImg(Unlocking):
     """The verbs of qemu-img as it is installed on this host."""
+
+    def require_driver(self, image_format: str, path: str) -> None:
+        """Raises DiskError where this qemu-img was built without the driver for *image_format*, which *path* needs."""
+        said = self._run("--help", seconds=LOOK_SECONDS).stdout.decode(errors="replace")
+        _before, found, listed = said.partition("Supported formats:")
+        if found and image_format not in listed.split():
+            raise DiskError(
+                f"{path}: this QEMU has no driver for the format {image_format} ({self.executable}): install a QEMU "
+                "that was built with it, or convert the image elsewhere",
+                path=path,
+                format=image_format,
+            )
 
     def info(self, path: str, image_format: str) -> dict[str, t.Any]:
         """The top level of ``info --output=json``; safe beside a running guest (-U), opens no backing file."""

@@ -30,7 +30,8 @@ Report = t.Callable[[float], None]
 _Self = t.TypeVar("_Self", bound="Runner")
 _LOCKED = re.compile(r'Failed to get (?:shared )?"[^"]*" lock')
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
-_WARNING = re.compile(r"^qemu-img: warning: .*\n?", re.MULTILINE)
+#: Warnings say little of a failure, but for those that say why parts of a dmg image cannot be read.
+_WARNING = re.compile(r"^qemu-img: warning: (?!.*(?:chunks of unknown type|module is missing)).*\n?", re.MULTILINE)
 _FILE = re.compile(r"driver=[^,]*,file\.filename=((?:[^,]|,,)*)")
 _NO_SPACE = "No space left on device"
 _NODE = 'json:{"driver": '

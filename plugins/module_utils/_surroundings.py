@@ -44,7 +44,7 @@ class Surroundings:
     def require_not_running(self, path: str, to_do: str, *, but: str | None = None) -> None:
         """Raises ImageInUse where a running domain has the image, except *but* in that part of a disk."""
         found = [user for user in self._users() if user.running and not (but and user.role.startswith(but))]
-        for file in _file_set.files(path):
+        for file in _file_set.files_meant(path):
             _usage.require_unused(file, found, to_do, locks=False)
 
     def require_not_suspended_on(self, path: str, to_do: str) -> None:
@@ -64,13 +64,13 @@ class Surroundings:
     def require_unused(self, path: str, to_do: str) -> None:
         """Raises ImageInUse where any domain defines the image, or anybody has it open."""
         users = self._users()
-        for file in _file_set.files(path):
+        for file in _file_set.files_meant(path):
             _usage.require_unused(file, users, to_do)
 
     def require_no_dependents(self, path: str, to_do: str, otherwise: str) -> None:
         """Raises HasDependents where overlays read the image; *otherwise* is another way out."""
         directories = _dependents.directories_to_search([path], self._search_paths, self._libvirt)
-        found = _dependents.Dependents(directories, self._users()).of_files(_file_set.files(path))
+        found = _dependents.Dependents(directories, self._users()).of_files(_file_set.files_meant(path))
         _dependents.require_none(path, found, to_do, otherwise)
 
     def require_ratio_for(
@@ -106,7 +106,7 @@ class Surroundings:
 def require_unlocked(path: str, to_do: str, patience: float) -> None:
     """Raises ImageInUse where somebody has the image open; mere readers may take *patience* seconds to end."""
     deadline = time.monotonic() + patience
-    files = _file_set.files(path)
+    files = _file_set.files_meant(path)
     while any(_usage.is_locked(file) and not _usage.is_locked(file, against_readers=True) for file in files):
         if time.monotonic() >= deadline:
             break

@@ -42,13 +42,13 @@ options:
       - The format of O(path). It is never guessed; an image that is found in another format is an error.
       - V(luks) is a raw disk that is encrypted as a whole.
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
     default: qcow2
   other_format:
     description:
       - The format of O(other). If it is left out, that is the same as O(format).
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
   other_encryption:
     description:
       - The secrets that open O(other), and what it reads, as O(encryption) has them. If it is left out, those are
@@ -196,7 +196,7 @@ in_use_by:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._comparison import compare
 from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import OPENING_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import IMAGE_SPEC, PROGRESS_SPEC, TRUST_SPEC, run
 
 
@@ -209,8 +209,8 @@ def main() -> None:
             **PROGRESS_SPEC,
             **TRUST_SPEC,
             "other": {"type": "path", "required": True},
-            "format": {"type": "str", "choices": [*FORMATS, "luks"], "default": "qcow2"},
-            "other_format": {"type": "str", "choices": [*FORMATS, "luks"]},
+            "format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS, "luks"], "default": "qcow2"},
+            "other_format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS, "luks"]},
             "strict": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

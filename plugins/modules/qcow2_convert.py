@@ -46,9 +46,12 @@ options:
   src_format:
     description:
       - The format of O(src). It is never guessed; an image that is found in another format is an error.
-      - V(luks) is a raw disk that is encrypted as a whole.
+      - V(luks) is a raw disk that is encrypted as a whole. V(bochs), V(cloop) and V(dmg) can only be converted from.
+      - Not every QEMU is built with every format. One that this host's C(qemu-img) does not know is an error that says
+        so. Some images of V(dmg) have parts that are compressed in ways of their own, for which QEMU needs further
+        modules (in Debian from the package qemu-block-extra) or has none. Such an image is an error as well.
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
     required: true
   src_encryption:
     description:
@@ -280,6 +283,21 @@ EXAMPLES = r"""
     dest: /var/lib/libvirt/images/imported.qcow2
     remove_src: true
 
+- name: Export a disk for VMware, as a descriptor and a flat extent beside it
+  kvmops.disk.qcow2_convert:
+    src: /var/lib/libvirt/images/web.qcow2
+    src_format: qcow2
+    dest: /srv/export/web.vmdk
+    format: vmdk
+    subformat: monolithicFlat
+
+- name: Import a disk image of a Mac
+  kvmops.disk.qcow2_convert:
+    src: /srv/import/tools.dmg
+    src_format: dmg
+    dest: /srv/import/tools.raw
+    format: raw
+
 - name: Keep a compressed copy up to date
   kvmops.disk.qcow2_convert:
     src: /var/lib/libvirt/images/web.qcow2
@@ -449,7 +467,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import NEW_SPEC, OPENING_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image_conversion import convert
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import UPDATES
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
@@ -475,7 +493,7 @@ def main() -> None:
             **SEARCH_SPEC,
             **TRUST_SPEC,
             "src": {"type": "path", "required": True},
-            "src_format": {"type": "str", "choices": [*FORMATS, "luks"], "required": True},
+            "src_format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS, "luks"], "required": True},
             "src_encryption": OPENING_SPEC["encryption"],
             "decrypt": {"type": "bool", "default": False},
             "dest": {"type": "path", "required": True},

@@ -45,7 +45,7 @@ options:
       - If left out, the first bytes of each image say it. A guest can write those of a raw disk; for the disks of
         domains, M(kvmops.disk.vm_disk_info) takes the format from the domain.
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
   backing_chain:
     description:
       - Whether the images below each image are opened and returned too, down to 64 and in no circle.
@@ -307,7 +307,7 @@ failures:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._described_images import describe
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import SEARCH_SPEC, TRUST_SPEC, URI_SPEC, run
 
 
@@ -316,7 +316,7 @@ def main() -> None:
         argument_spec={
             "paths": {"type": "list", "elements": "path", "required": True, "aliases": ["path"]},
             "recurse": {"type": "bool", "default": False},
-            "format": {"type": "str", "choices": [*FORMATS, "luks"]},
+            "format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS, "luks"]},
             "backing_chain": {"type": "bool", "default": False},
             "snapshots": {"type": "bool", "default": True},
             "map": {"type": "bool", "default": False},

@@ -22,8 +22,8 @@ description:
     ports, consoles and channels, and the ports of its displays. Names of network devices on the host, numbers of ports
     of virtual switches and the title are left out, so that libvirt chooses anew. All that was changed is returned.
   - CD-ROM drives, read-only disks and shareable disks are the same for all.
-  - A clone that is there already, with the right base, is left alone. Another domain of its name is an error that says
-    what differs.
+  - A clone that is there already, with the right base, is left alone, but for a C(seed) that it lacks, and for its
+    start with O(start=true). Another domain of its name is an error that says what differs.
   - A clone that cannot be made leaves nothing behind. The others are made, and the task then fails with the list of
     those that are missing. Run again, it makes just these.
 extends_documentation_fragment:
@@ -90,6 +90,14 @@ options:
           - As the O(disk_sizes) of the task, for this clone.
         type: dict
         default: {}
+      seed:
+        description:
+          - The path of a file, such as an ISO with what cloud-init is to read at the first start. The clone gets a
+            drive that holds it, which nobody can write. A clone that is there without it gets it, too, and where that
+            runs, its guest sees it from its next start on.
+          - Another path puts that file into the same drive. Left out, nothing is put in and nothing is taken out.
+          - The file has to be there (in check mode it may be missing yet), is read as raw, and is never removed.
+        type: path
   state:
     description:
       - V(present) makes the clones that are missing.
@@ -140,10 +148,18 @@ options:
     default: {}
   start:
     description:
-      - Whether clones are started when they have been made. Those that are there already are left alone. One that does
-        not start is removed again.
+      - Whether the clones run. Those that are off are started, whether they are made now or were there already; one
+        that is paused is left as it is.
+      - One that is made now and does not start is removed again. V(false) starts none, and stops none.
     type: bool
     default: false
+  seed_bus:
+    description:
+      - The bus of a new drive for a C(seed) of O(clones). With V(virtio), for which there are no CD drives, it is a
+        read-only disk.
+    type: str
+    choices: [sata, scsi, ide, usb, virtio]
+    default: sata
   protect_base:
     description:
       - With O(mode=linked), whether the images of the source are made read-only (by their mode), and what depends on
@@ -217,6 +233,14 @@ EXAMPLES = r"""
     disk_dir: /var/lib/libvirt/clones
     start: true
 
+- name: Make a clone that finds its seed for cloud-init at its first start
+  kvmops.disk.vm_linked_clone:
+    source: debian12
+    clones:
+      - name: build-1
+        seed: /var/lib/libvirt/seeds/build-1.iso
+    start: true
+
 - name: Provide a classroom with a hundred desktops
   kvmops.disk.vm_linked_clone:
     source: desktop
@@ -278,6 +302,9 @@ clones:
     nvram:
       description: The file with its UEFI variables; null where it has none. Not with O(state=absent).
       type: str
+    seed:
+      description: The file in the drive for its seed; null where it has none. Not with O(state=absent).
+      type: str
     disks:
       description: Its own disks, without those that it has in common with its source.
       type: list
@@ -321,7 +348,7 @@ clones:
       type: list
       elements: str
     changed:
-      description: Whether it was made, or removed, now.
+      description: Whether something was done about it now. It was made, given its seed, started, or removed.
       type: bool
 failed_clones:
   description: The clones that are not as wanted, each with its C(name), the reason as C(msg), and further facts such as
@@ -363,6 +390,7 @@ CLONE_SPEC = {
     "description": {"type": "str"},
     "metadata": {"type": "str"},
     "disk_sizes": {"type": "dict", "default": {}},
+    "seed": {"type": "path"},
 }
 
 
@@ -389,6 +417,7 @@ def main() -> None:
             "disk_dir": {"type": "path"},
             "disk_sizes": {"type": "dict", "default": {}},
             "start": {"type": "bool", "default": False},
+            "seed_bus": {"type": "str", "choices": ["sata", "scsi", "ide", "usb", "virtio"], "default": "sata"},
             "protect_base": {"type": "bool", "default": True},
             "unique_serials": {"type": "bool", "default": False},
             "vtpm": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},

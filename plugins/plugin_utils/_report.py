@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.plugin_utils._report_chains import Picture
 from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import Facts, Host, policy, short_size
-from ansible_collections.kvmops.disk.plugins.plugin_utils._report_warnings import warnings_of
+from ansible_collections.kvmops.disk.plugins.plugin_utils._report_warnings import groups_of, warnings_of
 
 
 def page_of(reported: t.Iterable[Facts]) -> dict[str, t.Any]:
@@ -23,6 +23,7 @@ def page_of(reported: t.Iterable[Facts]) -> dict[str, t.Any]:
     return {
         "hosts": [host.name for host in hosts],
         "warnings": warnings,
+        "warning_groups": groups_of(warnings),
         "critical": sum(one["level"] == "critical" for one in warnings),
         "filesystems": systems,
         "rows": rows,

@@ -10,6 +10,7 @@ Bases are on the left, what reads them is on their right, so that each column is
 from __future__ import annotations
 
 import typing as t
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 
 from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import Host, short_size
@@ -17,9 +18,10 @@ from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import Ho
 WIDTH, HEIGHT = 232, 46
 _ACROSS, _DOWN = 288, 58
 _MARGIN = 4
-#: Of siblings that are sound, and on which nothing stands, so many are drawn.
+#: Of siblings on which nothing stands, and which are all well or have all the same trouble, so many are drawn.
 _MOST_SIBLINGS = 12
-_LONGEST = 30
+#: Characters that fit into a box, of a name and, beside two sizes, of a domain.
+_LONGEST, _LONGEST_USER = 26, 12
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Picture:
         below = [one for one in sorted(self._overlays.get(path, ())) if one not in self._drawn]
         shown, more = self._shown(below)
         rows = [self._draw(one, column + 1) for one in shown if one not in self._drawn]
-        if more:
-            rows.append(self._place(column + 1, self._next_row(), "", f"and {more} more", "all sound", "good", "more"))
+        for (text, level), number in more.items():
+            rows.append(self._place(column + 1, self._next_row(), "", f"and {number} more", text, level, "more"))
         y = (rows[0] + rows[-1]) // 2 if rows else self._next_row()
         self._lines += [
             {"x1": self._x(column) + WIDTH, "y1": y + HEIGHT // 2, "x2": self._x(column + 1), "y2": row + HEIGHT // 2}
@@ -84,12 +86,17 @@ class Picture:
         ]
         return self._draw_node(path, column, y)
 
-    def _shown(self, paths: t.Sequence[str]) -> tuple[list[str], int]:
-        """Which of siblings are drawn, and how many are not."""
-        plain = [one for one in paths if one not in self._overlays and self._host.health(one).level == "good"]
-        left_out = set(plain[_MOST_SIBLINGS:]) if len(plain) > _MOST_SIBLINGS + 1 else set()
-        self._drawn |= left_out
-        return [one for one in paths if one not in left_out], len(left_out)
+    def _shown(self, paths: t.Sequence[str]) -> tuple[list[str], dict[tuple[str, str], int]]:
+        """Which of siblings are drawn, and how many are not, by how they are: in words, and how bad that is."""
+        alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for one in paths:
+            if one not in self._overlays:
+                health = self._host.health(one)
+                alike["all sound" if health.level == "good" else health.word, health.level].append(one)
+        left_out = {how: found[_MOST_SIBLINGS:] for how, found in alike.items() if len(found) > _MOST_SIBLINGS + 1}
+        hidden = {one for found in left_out.values() for one in found}
+        self._drawn |= hidden
+        return [one for one in paths if one not in hidden], {how: len(found) for how, found in left_out.items()}
 
     def _draw_node(self, path: str, column: int, y: int) -> int:
         name = path.rsplit("/", 1)[-1]
@@ -100,14 +107,14 @@ class Picture:
         sizes = short_size(image["actual_size"])
         if image["virtual_size"] is not None:
             sizes += f" of {short_size(image['virtual_size'])}"
-        user = image["domains"][0] if image["domains"] and not image["dependents"] else ""
+        user = _shortened(image["domains"][0], _LONGEST_USER) if image["domains"] and not image["dependents"] else ""
         text = " · ".join(filter(None, (user, sizes if health.level == "good" else health.word)))
         kind = "base" if image["dependents"] else "top"
         return self._place(column, y, path, name, text, health.level, kind)
 
     def _place(self, column: int, y: int, path: str, name: str, text: str, level: str, kind: str) -> int:
         self._columns = max(self._columns, column + 1)
-        self._nodes.append(Node(self._x(column), y, path, _shortened(name), _shortened(text, 36), level, kind))
+        self._nodes.append(Node(self._x(column), y, path, _shortened(name), text, level, kind))
         return y
 
     def _next_row(self) -> int:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import typing as t
 from collections import defaultdict
 from dataclasses import asdict, dataclass
+from itertools import groupby
 
-from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import LEVELS, Host, counted, short_size
+from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import LEVELS, Facts, Host, counted, short_size
 
 _FULL = 0.95
 _SHOWN = 6
+#: Of warnings of one kind on one host, so many are open.
+_UNFOLDED = 5
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ def warnings_of(hosts: t.Sequence[Host]) -> list[dict[str, str]]:
     """The warnings of all hosts, the worst first."""
     found = [one for look in _LOOKS for host in hosts for one in look(host)]
     return [asdict(one) for one in sorted(found, key=lambda one: LEVELS.index(one.level))]
+
+
+def groups_of(warnings: t.Iterable[Facts]) -> list[dict[str, list[Facts]]]:
+    """Those of one kind on one host together, in their order; of many of a kind most are folded away, as *more*."""
+    groups: list[dict[str, list[Facts]]] = []
+    for _kind, found in groupby(warnings, key=lambda one: (one["level"], one["host"], one["kind"])):
+        alike = list(found)
+        first = _UNFOLDED if len(alike) > _UNFOLDED + 1 else len(alike)
+        groups.append({"first": alike[:first], "more": alike[first:]})
+    return groups
 
 
 def _unknown(host: Host) -> t.Iterator[Concern]:

@@ -15,10 +15,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lab import Disk, Hypervisor, run_module
+from lab import Disk, Hypervisor
 
 from bench.clones import clones
-from bench.pair import HEADER, Row, Way, compare
+from bench.pair import HEADER, Row, Way, compare, run_anew
 from bench.pauses import pauses
 from bench.search import search
 
@@ -44,7 +44,7 @@ def conversion(hv: Hypervisor) -> Row:
     definition = hv.domain_xml("bench", [Disk(source)])
 
     def ours() -> None:
-        result = run_module("vm_disk_convert", {"name": "bench", "disk": "vda", "uri": hv.uri}, timeout=600)
+        result = run_anew("vm_disk_convert", {"name": "bench", "disk": "vda", "uri": hv.uri}, timeout=600)
         if not result.get("changed"):
             raise RuntimeError(f"nothing was converted: {result}")
 
@@ -90,7 +90,7 @@ def compression(directory: Path) -> Row:
     wish = {"src": str(source), "src_format": "raw", "dest": str(target), "compress": True, "verify": False}
 
     def ours() -> None:
-        if not run_module("qcow2_convert", {**wish, "compression_type": "zstd"}, timeout=600).get("changed"):
+        if not run_anew("qcow2_convert", {**wish, "compression_type": "zstd"}, timeout=600).get("changed"):
             raise RuntimeError("nothing was converted")
 
     def by_hand() -> None:
@@ -117,7 +117,7 @@ def comparison(directory: Path) -> Row:
     source, target = directory / "bench.raw", directory / "bench.qcow2"
     half_full_disk(source, 4 * GIB)
     wish = {"src": str(source), "src_format": "raw", "dest": str(target), "update": "changed"}
-    run_module("qcow2_convert", wish, timeout=600)
+    run_anew("qcow2_convert", wish, timeout=600)
 
     least = (
         "import subprocess, sys, ansible.module_utils.basic, lxml.etree, libvirt; subprocess.check_call(sys.argv[1:])"
@@ -146,7 +146,7 @@ def information(directory: Path) -> Row:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "10G"], check=True)
 
     def ours() -> None:
-        if len(run_module("qcow2_image_info", {"paths": [str(directory)]})["images"]) != IMAGES:
+        if len(run_anew("qcow2_image_info", {"paths": [str(directory)]})["images"]) != IMAGES:
             raise RuntimeError("not all images were found")
 
     def by_hand() -> None:
@@ -168,7 +168,7 @@ def chains(directory: Path) -> Row:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path], check=True)
 
     def ours() -> None:
-        found = run_module("qcow2_image_info", {"paths": [str(clones)], "backing_chain": True})["images"]
+        found = run_anew("qcow2_image_info", {"paths": [str(clones)], "backing_chain": True})["images"]
         if sum(len(image["backing_chain"]) for image in found) != 2 * IMAGES + 1:
             raise RuntimeError("not all chains were followed")
 
@@ -214,7 +214,7 @@ def reverted(directory: Path) -> Row:
     wish = {"path": str(image), "state": "reverted", "snapshot": "before"}
 
     def floor() -> None:
-        if not run_module("qcow2_snapshot", {**wish, "snapshot": "1"}).get("failed"):
+        if not run_anew("qcow2_snapshot", {**wish, "snapshot": "1"}).get("failed"):
             raise RuntimeError("a number was taken for a name")
 
     ours = Way(partial(_change_nothing, "qcow2_snapshot", wish))
@@ -225,7 +225,7 @@ def reverted(directory: Path) -> Row:
 
 
 def _change_nothing(module: str, parameters: dict[str, str]) -> None:
-    if run_module(module, parameters)["changed"]:
+    if run_anew(module, parameters)["changed"]:
         raise RuntimeError(f"{module} changed something")
 
 

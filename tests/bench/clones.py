@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from lab import Disk, Hypervisor, run_module
+from lab import Disk, Hypervisor
 
-from bench.pair import Row, Way, compare
+from bench.pair import Row, Way, compare, run_anew
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The package that brings community.libvirt, in an environment of its own.
@@ -61,7 +61,7 @@ class Bench:
         return {"source": "golden", "clones": clones, "disk_dir": str(self.directory), "uri": self.hv.uri}
 
     def run(self, count: int = CLONES) -> None:
-        result = run_module("vm_linked_clone", self.wish(count))
+        result = run_anew("vm_linked_clone", self.wish(count))
         if len(result["clones"]) != count or not result["changed"]:
             raise RuntimeError(f"not all clones were made: {result}")
 

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from lab import run_module
 
 
 class Measured(Protocol):
@@ -60,3 +63,8 @@ def compare(what: str, ours: Measured, typed: Measured, *, rounds: int, goal: fl
         statistics.median(pair[0] / pair[1] for pair in pairs),
         goal,
     )
+
+
+def run_anew(name: str, params: Mapping[str, Any], *, timeout: float = 120) -> dict[str, Any]:
+    """Runs a module as its users do: in an interpreter that has loaded nothing yet."""
+    return run_module(name, params, timeout=timeout, python=sys.executable)

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lab import Disk, Guest, Hypervisor, run_module
+from lab import Disk, Guest, Hypervisor
 
-from bench.pair import Row, compare
+from bench.pair import Row, compare, run_anew
 
 DATA_MIB = 400
 DISK_MIB = 1024
@@ -75,7 +75,7 @@ def pauses(hv: Hypervisor) -> Iterator[Row | str]:
 
     def ours(mode: str = "live") -> None:
         parameters = {"name": "pause", "disk": "vda", "mode": mode, "uri": hv.uri}
-        done = run_module("vm_disk_convert", parameters, timeout=600)
+        done = run_anew("vm_disk_convert", parameters, timeout=600)
         if not done.get("changed") or done["disks"][0]["mode"] != mode:
             raise RuntimeError(f"not converted: {done}")
 

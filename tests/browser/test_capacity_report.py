@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.filter.capacity_report import capacity_report
 from browser.chromium import Page, chromium
 from integration.damage import leak, miscount
 from integration.file_systems import in_memory
@@ -24,6 +25,7 @@ from lab.tree import tree_state
 from scene import MIB, make_image
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
+from unit.reported import GIB, checked, disk, image, rendered, system
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "tests" / "output"
@@ -80,6 +82,7 @@ def base(hv: Hypervisor) -> Iterator[Path]:
 def small(hv: Hypervisor, base: Path) -> Iterator[Path]:
     """A file system of 40 MiB on which much is promised and something is wrong with nearly everything."""
     domains = {
+        SCRIPT: "mine.qcow2",
         "golden": "golden.qcow2",
         "clone-1": "clone-1.qcow2",
         "orphan": "orphan.qcow2",
@@ -96,6 +99,7 @@ def small(hv: Hypervisor, base: Path) -> Iterator[Path]:
         leak(make_image(place / "leaking.qcow2", "qcow2"))
         miscount(make_image(place / "corrupt.qcow2", "qcow2"))
         create(place / f"{SCRIPT} & \"quoted\" 'too'.qcow2", "qcow2", 30 * MIB)
+        create(place / "mine.qcow2", "qcow2", MIB)
         (place / "torn.qcow2").write_bytes(b"QFI\xfb" + bytes(4096 - 4))
         for name, file in domains.items():
             hv.define(hv.domain_xml(f"report-{name}", [Disk(place / file, "qcow2")], kernel=False))
@@ -256,6 +260,9 @@ def test_rows_tell_what_each_disk_is_and_how_it_is(page: Page) -> None:
     assert "broken chain" in rows["report-orphan"]
     assert "vda, shut off" in rows["report-golden"]
     assert any("leaks" in row.text for row in page.all("tbody tr"))
+    for width in (1110, 1280):
+        page.looks(width=width)
+        assert page.run(SPILLED) == [], width
 
 
 def test_chains_are_drawn_from_their_base_to_their_top(page: Page, small: Path) -> None:
@@ -267,6 +274,7 @@ def test_chains_are_drawn_from_their_base_to_their_top(page: Page, small: Path) 
     assert chain == sorted(set(chain))
     assert f"{small}/lost.qcow2" in places
     assert len(page.all(".forest .line")) == len(places) - 2
+    assert page.run(OVERHANG) == []
 
 
 def test_what_a_path_holds_is_text(page: Page, small: Path) -> None:
@@ -275,6 +283,7 @@ def test_what_a_path_holds_is_text(page: Page, small: Path) -> None:
     assert len(page.all("script")) == 1
     name = f"{SCRIPT} & \"quoted\" 'too'.qcow2"
     assert f"{small}/\n{name}" in page.column(3)
+    assert f"report-{SCRIPT}\nvda, shut off" in page.column(2)
     assert page.complaints() == []
 
 
@@ -318,6 +327,88 @@ def test_on_paper_it_is_dark_on_white_and_without_controls(page: Page, tmp_path:
     assert not page.one("th button").is_displayed()
     assert page.one("#table").is_displayed()
     assert page.print_to(KEPT / "capacity_report.pdf").startswith(b"%PDF")
+
+
+# --- hundreds of disks --------------------------------------------------------------------------------------------
+
+
+def opened_page(browser: Chrome, path: Path, hosts: list[dict[str, object]]) -> Page:
+    path.write_text(rendered(capacity_report(hosts)))
+    opened = Page(browser, path)
+    opened.looks()
+    return opened
+
+
+@pytest.fixture
+def crowded(browser: Chrome, tmp_path: Path) -> Page:
+    """Five hosts with two hundred clones each, and much that is wrong with them."""
+    hosts: list[dict[str, object]] = []
+    for host in range(5):
+        clones = [f"/srv/clones/{'W' * 40 if number == 7 else 'pc'}-{number:03}.qcow2" for number in range(200)]
+        base = image("/srv/golden.qcow2", dependents=clones, grows=False, writable=False)
+        images = [image(path, backing_file=base["path"], promised=GIB) for path in clones]
+        disks = [disk(f"pc-{number:03}", path) for number, path in enumerate(clones)]
+        checks = [checked(path, "leaks" if number < 40 else "good", leaks=1) for number, path in enumerate(clones)]
+        name = f"hypervisor-{host}.a-long-domain-name.example.org"
+        hosts.append({"name": name, "filesystems": [system(base, *images)], "disks": disks, "checks": checks})
+    return opened_page(browser, tmp_path / "page.html", hosts)
+
+
+def test_a_page_of_a_thousand_disks_is_legible_and_quick(crowded: Page) -> None:
+    assert crowded.one("#found").text == "1005 of 1005"
+    assert crowded.one("#filesystems").rect["y"] < 6000, "two hundred warnings do not bury the rest"
+    assert len([one for one in crowded.all("#warnings details li") if one.is_displayed()]) == 0
+    crowded.click("#warnings summary")
+    assert len([one for one in crowded.all("#warnings details li") if one.is_displayed()]) == 35
+    assert crowded.one("#chains").rect["height"] < 9000, "not every clone is drawn"
+    assert crowded.run(OVERHANG) == []
+    widths = crowded.run("return [...document.querySelectorAll('th')].map((one) => one.offsetWidth)")
+    assert crowded.run(SORTING) < 5000
+    crowded.type("#search", "hypervisor-3 pc-19")
+    assert crowded.one("#found").text == "10 of 1005"
+    assert crowded.run("return [...document.querySelectorAll('th')].map((one) => one.offsetWidth)") == widths
+    for width in (360, 1120, 1280):
+        crowded.looks(width=width)
+        assert not crowded.is_too_wide(), width
+
+
+def test_on_paper_nothing_is_folded_away(browser: Chrome, tmp_path: Path) -> None:
+    checks = [checked(f"/srv/{number}", "leaks", leaks=1) for number in range(20)]
+    images = [image(str(one["path"])) for one in checks]
+    page = opened_page(
+        browser, tmp_path / "page.html", [{"name": "kvm1", "filesystems": [system(*images)], "checks": checks}]
+    )
+    assert len(page.all("#warnings details:not([open])")) == 1
+    page.print_to(tmp_path / "page.pdf")
+    assert len(page.all("#warnings details[open]")) == 1
+
+
+#: The names of chains that are wider than their boxes, as far as they are seen.
+OVERHANG = """
+return [...document.querySelectorAll(".node")].filter((node) => {
+  if (getComputedStyle(node).overflow === "hidden") return false;
+  const box = node.getBoundingClientRect();
+  return [...node.querySelectorAll("text")].some((text) => text.getBoundingClientRect().right > box.right);
+}).map((node) => node.textContent);
+"""
+#: The cells of the table that are too small for what is in them.
+SPILLED = """
+const cells = [...document.querySelectorAll("th, td")];
+return cells.filter((cell) => {
+  const style = getComputedStyle(cell);
+  const room = cell.getBoundingClientRect().right - parseFloat(style.paddingRight);
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  return range.getBoundingClientRect().right > room + 0.5;
+}).map((cell) => cell.textContent.trim());
+"""
+#: The milliseconds until the table is sorted by a column, and laid out anew.
+SORTING = """
+const start = performance.now();
+document.querySelector("th:nth-child(7) button").click();
+document.body.offsetHeight;
+return performance.now() - start;
+"""
 
 
 #: The colour that is seen behind the text of an element.

@@ -18,7 +18,6 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import _qcow2
 from faults.injection import killed_at
 from faults.write_log import replay, writes_of
-from forked import run_forked
 from integration.encrypted import QUICK, content, encryption, is_sound, opens, write
 from integration.image_tools import MIB, NOBODY, create, done, image_params, info, names, small_file_system
 from integration.snapshot_tools import snapshots_of
@@ -137,7 +136,7 @@ def test_a_death_in_the_middle_of_a_change_is_made_good_by_the_next_run(
     if wish is REMOVED:
         done(path, **ADDED)
     if "-d" in verb:
-        taken = run_forked("qcow2_snapshot", image_params(path, {"snapshot": "old", **ONE}))
+        taken = run_module("qcow2_snapshot", image_params(path, {"snapshot": "old", **ONE}))
         assert taken["changed"]
         write(path, OLD, "write -P 0x77 1M 64k")
     shown = content(path, OLD, length=4 * MIB)
@@ -151,9 +150,9 @@ def test_a_death_in_the_middle_of_a_change_is_made_good_by_the_next_run(
         note = {"verb": reverb, "started": "2024-01-01T00:00:00+00:00"}
         (tmp_path / ".disk.kvmops").write_text(json.dumps(note), encoding="utf-8")
         assert opens(path, OLD), count
-        result = run_forked(module, image_params(path, wish))
+        result = run_module(module, image_params(path, wish))
         assert not result.get("failed"), (count, result)
-        again = run_forked(module, image_params(path, wish))
+        again = run_module(module, image_params(path, wish))
         assert (again.get("failed"), again["changed"]) == (None, False), (count, again)
         assert content(path, OLD, length=4 * MIB) == shown, count
         assert is_sound(path, OLD, but_leaks=True), count

@@ -165,9 +165,47 @@ def test_a_clone_that_a_killed_run_did_not_start_is_started(classroom: Classroom
     name = f"{classroom.name}-a"
     assert not is_running(classroom.hv, name)
     again = classroom.run("a", start=True)
-    assert again["actions"][0:1] == [f"start {name}, which an interrupted run owes it"], again
+    assert again["actions"] == [f"forget the run that was interrupted when it had made {name}", f"start {name}"], again
     assert is_running(classroom.hv, name)
     assert not classroom.run("a", start=True)["changed"]
+
+
+def with_seed(classroom: Classroom) -> dict[str, Any]:
+    """What gives a clone that is there a seed, and starts it."""
+    shutil.copyfile("/usr/share/OVMF/OVMF_VARS_4M.fd", classroom.store)
+    classroom.run("a")
+    seed = make_image(classroom.images / "golden.qcow2.seed")
+    return classroom.asked(start=True, clones=[{"name": f"{classroom.name}-a", "seed": str(seed)}])
+
+
+@pytest.mark.parametrize("point", ["pwrite 1", "virDomainDefineXMLFlags 1", "virDomainCreate 1", "unlink 1"])
+def test_killed_when_it_gives_a_clone_its_seed_the_next_run_does_the_rest(classroom: Classroom, point: str) -> None:
+    params = with_seed(classroom)
+    killed_at(point, params, module=MODULE)
+    again = run_module(MODULE, params)
+    assert not again.get("failed"), again
+    assert is_running(classroom.hv, f"{classroom.name}-a")
+    assert definition(classroom.hv, f"{classroom.name}-a").count("golden.qcow2.seed") == 1
+    assert not run_module(MODULE, params)["changed"]
+    assert not [name for name in classroom.files() if name.endswith(".kvmops")]
+
+
+def test_of_two_runs_at_once_one_gives_the_seed_and_starts(classroom: Classroom) -> None:
+    params = with_seed(classroom)
+    with paused_at("virDomainDefineXMLFlags 1", params, module=MODULE) as run:
+        other = start_module(MODULE, params)
+    assert run.result()["changed"]
+    assert not other.result()["changed"]
+
+
+def test_what_somebody_else_defines_meanwhile_is_kept(classroom: Classroom) -> None:
+    params = with_seed(classroom)
+    name = f"{classroom.name}-a"
+    with paused_at("pwrite 1", params, module=MODULE) as run:
+        classroom.hv.define(definition(classroom.hv, name).replace("</name>", "</name><title>Of another</title>"))
+    assert run.result()["changed"]
+    for words in ("golden.qcow2.seed", "Of another"):
+        assert definition(classroom.hv, name).count(words) == 1
 
 
 def test_libvirtd_killed_in_the_middle_the_next_run_makes_the_clones(classroom: Classroom) -> None:

@@ -156,8 +156,10 @@ def test_a_merge_whose_module_is_killed_goes_on_and_keeps_others_away(tmp_path: 
     wait_for(lambda: base.stat().st_blocks > 1024, "the first bytes in the base")
     (writer,) = children_of(killed.pid)
     killed.kill(children=False)
+    os.kill(writer, signal.SIGSTOP)
     assert not is_gone(writer)
     assert "in use by a process" in run_module(MODULE, params, check=True)["msg"]
+    os.kill(writer, signal.SIGCONT)
     result = succeeded(params)
     assert is_gone(writer), "it waited for it"
     assert result["removed"] == [str(top)]

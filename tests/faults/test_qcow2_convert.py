@@ -184,16 +184,14 @@ def test_runs_at_once_make_an_image_once_and_many_may_read_one_source(source: Pa
     assert names(tmp_path) == ["copy0", "copy1", "copy2", "disk.qcow2", "moved"]
 
 
-def test_an_unprivileged_user_converts_what_he_may_read(source: Path, tmp_path: Path) -> None:
-    of_pytest = [path for path in (tmp_path, *tmp_path.parents) if "/pytest-of-" in str(path)]
-    for directory in of_pytest:
-        directory.chmod(0o755)
+def test_an_unprivileged_user_converts_what_he_may_read(open_directory: Path) -> None:
+    source, own = open_directory / "disk.raw", open_directory / "own"
+    write_pattern(source, 2, "faults")
     source.chmod(0o644)
-    own = tmp_path / "own"
     own.mkdir()
     os.chown(own, 65533, 65533)
     wish = params(source, own / "disk.qcow2")
     assert run_module(MODULE, wish, as_user=65533)["changed"]
     assert (own / "disk.qcow2").stat().st_uid == 65533
     assert not run_module(MODULE, {**wish, "update": "changed"}, as_user=65533)["changed"]
-    assert "no permission to write" in run_module(MODULE, params(source, tmp_path / "x"), as_user=65533)["msg"]
+    assert "no permission to write" in run_module(MODULE, params(source, open_directory / "x"), as_user=65533)["msg"]

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.injection import environment, killed_at, paused_at, points
-from forked import run_forked
 from integration.image_tools import MIB, NOBODY, content, names, small_file_system
-from lab.module import start_module
+from lab.module import run_module, start_module
 from lab.tree import tree_state
 
 MODULE = "qcow2_convert"
@@ -52,7 +50,7 @@ def earlier(dest: Path, tmp_path: Path) -> Path:
     """An older image of another kind, as a directory to begin from; its content is another one."""
     old = tmp_path / "old.raw"
     old.write_bytes(b"\x11" * 2 * MIB)
-    assert run_forked(MODULE, wish(old, dest, subformat="twoGbMaxExtentFlat"))["changed"]
+    assert run_module(MODULE, wish(old, dest, subformat="twoGbMaxExtentFlat"))["changed"]
     return Path(shutil.copytree(dest.parent, tmp_path / "earlier"))
 
 
@@ -64,10 +62,11 @@ def start_over(dest: Path, earlier: Path | None) -> None:
         dest.parent.mkdir()
 
 
-def moving(found: list[str]) -> Iterator[str]:
-    """The points, from the first file that is moved on, at which a name comes or goes."""
-    first = next(index for index, point in enumerate(found) if point == "qemu-img-compare 1") + 1
-    yield from (point for point in found[first:] if point.startswith(("link", "rename", "unlink")))
+def moving(found: list[str]) -> list[str]:
+    """The points at which a name comes or goes, from the first file that is moved to the first that is cleared away."""
+    last = max(index for index, point in enumerate(found) if point.startswith("link")) + 4
+    first = found.index("qemu-img-compare 1") + 1
+    return [point for point in found[first:last] if point.startswith(("link", "rename", "unlink"))]
 
 
 @pytest.mark.parametrize("replaces", [True, False], ids=["replaced", "new"])
@@ -86,21 +85,21 @@ def test_a_kill_at_any_move_is_found_and_the_next_run_makes_the_image(
         if there:
             assert content(dest, "vmdk") in (old, new), point
         before = tree_state(dest.parent)
-        told = run_forked(MODULE, wish(source, dest), check=True)
+        told = run_module(MODULE, wish(source, dest), check=True)
         assert tree_state(dest.parent) == before, point
         if replaces and not there:
             assert told["actions"][0] == f"put back the files of {dest} that an interrupted run was replacing", point
             for state in ("present", "absent"):
                 other = {"path": str(dest), "format": "vmdk", "size": "2M", "state": state, "uri": NOBODY}
-                assert "run the same conversion again" in run_forked("qcow2_image", other)["msg"], point
+                assert "run the same conversion again" in run_module("qcow2_image", other)["msg"], point
             assert tree_state(dest.parent) == before, point
-        again = run_forked(MODULE, wish(source, dest))
+        again = run_module(MODULE, wish(source, dest))
         assert not again.get("failed"), (point, again)
         assert again["actions"] == told["actions"], point
         assert content(dest, "vmdk") == new, point
         assert names(dest.parent) == ["disk-flat.vmdk", "disk.vmdk"], point
     assert half >= 3, "there are moments without an image"
-    assert not run_forked(MODULE, wish(source, dest))["changed"]
+    assert not run_module(MODULE, wish(source, dest))["changed"]
 
 
 def test_what_was_being_replaced_is_kept_where_the_next_run_cannot_make_it_anew(
@@ -111,7 +110,7 @@ def test_what_was_being_replaced_is_kept_where_the_next_run_cannot_make_it_anew(
         start_over(dest, earlier)
         killed_at(point, wish(source, dest), module=MODULE)
         assert not dest.exists(), point
-        kept = run_forked(MODULE, wish(source, dest, update="missing"))
+        kept = run_module(MODULE, wish(source, dest, update="missing"))
         assert kept["actions"][0] == f"put back the files of {dest} that an interrupted run was replacing"
         assert not any(action.startswith("convert") for action in kept["actions"])
         assert content(dest, "vmdk") == old
@@ -120,14 +119,14 @@ def test_what_was_being_replaced_is_kept_where_the_next_run_cannot_make_it_anew(
 
 def test_a_signal_at_a_move_puts_the_old_files_back(source: Path, dest: Path, earlier: Path, tmp_path: Path) -> None:
     old, new = content(dest, "vmdk"), content(source, "raw")
-    for point in list(moving(points(wish(source, dest), tmp_path / "points", module=MODULE)))[::2]:
+    for point in moving(points(wish(source, dest), tmp_path / "points", module=MODULE))[::3]:
         start_over(dest, earlier)
         run = start_module(MODULE, wish(source, dest), env=environment(AT_POINT=point, AT_SIGNAL="SIGTERM"))
         assert "interrupted by SIGTERM" in run.result()["msg"], point
         assert content(dest, "vmdk") in (old, new), point
         left = {name for name in names(dest.parent) if not name.startswith(".")}
         assert left in ({"disk.vmdk", "disk-f001.vmdk"}, {"disk.vmdk", "disk-flat.vmdk"}), point
-        assert not run_forked(MODULE, wish(source, dest)).get("failed")
+        assert not run_module(MODULE, wish(source, dest)).get("failed")
         assert content(dest, "vmdk") == new
 
 
@@ -142,7 +141,7 @@ def test_a_file_that_appears_in_the_way_is_left_alone(source: Path, dest: Path) 
 
 
 def test_a_kill_while_the_files_of_a_source_go_is_found(source: Path, dest: Path, tmp_path: Path) -> None:
-    assert run_forked(MODULE, wish(source, dest))["changed"]
+    assert run_module(MODULE, wish(source, dest))["changed"]
     sound = Path(shutil.copytree(dest.parent, tmp_path / "sound"))
     target = tmp_path / "back.raw"
     back = wish(dest, target, src_format="vmdk", format="raw", subformat=None, trusted=True, remove_src=True)
@@ -152,7 +151,7 @@ def test_a_kill_while_the_files_of_a_source_go_is_found(source: Path, dest: Path
         start_over(dest, sound)
         killed_at(point, back, module=MODULE)
         assert dest.exists() or content(target, "raw") == content(source, "raw"), point
-        again = run_forked(MODULE, back)
+        again = run_module(MODULE, back)
         assert not again.get("failed"), (point, again)
         assert names(dest.parent) == [], point
         assert content(target, "raw") == content(source, "raw")
@@ -162,10 +161,10 @@ def test_a_kill_while_the_files_of_a_source_go_is_found(source: Path, dest: Path
 def test_a_full_disk_keeps_the_old_image(source: Path, tmp_path: Path) -> None:
     with small_file_system(tmp_path / "small", "4M") as small:
         dest = small / "disk.vmdk"
-        assert run_forked(MODULE, wish(source, dest))["changed"]
+        assert run_module(MODULE, wish(source, dest))["changed"]
         source.write_bytes(os.urandom(5 * MIB))
         before = {**tree_state(small), ".": None}
-        result = run_forked(MODULE, wish(source, dest))
+        result = run_module(MODULE, wish(source, dest))
         assert result["required_bytes"] > result["available_bytes"]
         assert {**tree_state(small), ".": None} == before
 
@@ -175,6 +174,6 @@ def test_runs_at_once_make_it_once(source: Path, dest: Path) -> None:
     assert sorted(result["changed"] for result in results) == [False, False, True]
     with paused_at("unlink 2", wish(source, dest, update="always"), module=MODULE):
         other = start_module(MODULE, wish(source, dest))
-        assert os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOHANG) is None
+        assert other.process.poll() is None
     assert not other.result().get("failed")
     assert content(dest, "vmdk") == content(source, "raw")

@@ -337,10 +337,8 @@ def test_check_mode_does_not_take_the_work_of_a_living_run_for_leftovers(tmp_pat
     assert names(tmp_path) == ["disk"]
 
 
-def test_an_unprivileged_user_manages_images_in_a_directory_of_his_own(tmp_path: Path) -> None:
-    for directory in [path for path in (tmp_path, *tmp_path.parents) if "/pytest-of-" in str(path)]:
-        directory.chmod(0o755)
-    own, other = tmp_path / "own", tmp_path / "other"
+def test_an_unprivileged_user_manages_images_in_a_directory_of_his_own(open_directory: Path) -> None:
+    own, other = open_directory / "own", open_directory / "other"
     own.mkdir()
     os.chown(own, 65533, 65533)
     other.mkdir(mode=0o755)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from integration.throttled import slowed
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from scene import make_image
+
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +38,9 @@ def scene(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Iterator[Sce
 
 
 @pytest.fixture
-def base(hv: Hypervisor, request: pytest.FixtureRequest) -> Path:
+def base(hv: Hypervisor) -> Path:
     """A directory with a path short enough for the sockets of ssh, which every user may traverse."""
-    directory = hv.directory / f"p{abs(hash(request.node.name)) % 100000}"
+    directory = hv.directory / f"p{next(_numbers)}"
     directory.mkdir()
     directory.chmod(0o711)
     return directory

@@ -10,16 +10,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from forked import run_forked
-from integration.image_tools import NOBODY, Result, image_params, info
+from integration.image_tools import Result, image_params, info
 from lab.module import run_module
 from lab.tree import tree_state
 
 
 def run(module: str, params: dict[str, Any], *, check: bool) -> Result:
-    """In a fork of this process, which is quick; one that asks libvirt, in a process of its own."""
-    if params["uri"] == NOBODY:
-        return run_forked(module, params, check=check)
     return run_module(module, params, check=check, diff=True)
 
 

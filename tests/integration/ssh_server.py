@@ -103,7 +103,7 @@ class SshServer:
         (self.directory / "sudoers").chmod(0o440)
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()

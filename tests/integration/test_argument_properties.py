@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuI
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size, parse_size
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from integration.image_tools import KIB, content, info, names, qemu_io
+from integration.image_tools import KIB, content, info, names, qemu_io, specific
 
 DOOR = QemuImg.find()
 
@@ -66,7 +67,7 @@ def test_a_size_is_as_many_bytes_as_qemu_img_takes_it_for(text: str) -> None:
     assert as_qemu_img_reads_it(written) == size
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(file_names, st.sampled_from(["zlib", "zstd"]))
 @example("a,data_file=victim", "zlib")
 @example("-f", "zstd")
@@ -77,6 +78,7 @@ def test_a_name_is_a_name_to_every_verb_whatever_is_in_it(directory: Path, name:
     for left in directory.iterdir():
         left.unlink()
     base, top, copy, snapshot = (directory / f"{name}{end}" for end in (".base", "", ".copy", ".snap"))
+    alone = directory / f"{name}.alone"
     base.write_bytes(bytes(64 * KIB))
     options = {"backing_file": str(base), "backing_fmt": "raw", "compression_type": compression}
     DOOR.create(str(top), "qcow2", 64 * KIB, options)
@@ -96,7 +98,18 @@ def test_a_name_is_a_name_to_every_verb_whatever_is_in_it(directory: Path, name:
     (taken,) = info(top)["snapshots"]
     DOOR.convert(str(top), "qcow2", str(snapshot), "raw", {}, snapshot=(taken["id"], name))
     assert snapshot.stat().st_size == 128 * KIB, "read at the size of now, as qemu-img does"
-    assert names(directory) == sorted(path.name for path in (base, top, copy, snapshot))
+    shutil.copy(top, alone)
+    DOOR.delete_snapshot(str(alone), os.fsencode(name))
+    DOOR.amend(str(alone), "qcow2", {"lazy_refcounts": "on"})
+    DOOR.bitmap(str(alone), os.fsencode(name), "add")
+    assert [bitmap["name"] for bitmap in specific(alone)["bitmaps"]] == [name]
+    DOOR.rebase(str(alone), "qcow2", None)
+    assert info(alone).get("backing-filename") is None
+    assert DOOR.identical(str(alone), "qcow2", str(copy), "qcow2")
+    qemu_io(top, "write -q -P 7 0 4k")
+    DOOR.commit(str(top), "qcow2", str(base))
+    assert base.read_bytes()[:4096] == b"\7" * 4096
+    assert names(directory) == sorted(path.name for path in (alone, base, top, copy, snapshot))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

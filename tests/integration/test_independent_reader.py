@@ -18,6 +18,7 @@ from dissect.hypervisor.disk.vdi import VDI
 from dissect.hypervisor.disk.vhd import VHD
 from dissect.hypervisor.disk.vhdx import VHDX
 from dissect.hypervisor.disk.vmdk import VMDK
+from integration.damage import leak
 from integration.image_tools import MIB, NOBODY, content, done, qemu_img, qemu_io
 from integration.snapshot_tools import succeeded
 from lab.module import run_module
@@ -102,7 +103,11 @@ def test_a_qcow2_image_with_subclusters_reads_the_same(compress: bool, raw: Path
     [
         (VMDK, "vmdk", {}),
         (VMDK, "vmdk", {"subformat": "streamOptimized", "compress": True}),
+        (VMDK, "vmdk", {"subformat": "monolithicFlat"}),
+        (VMDK, "vmdk", {"subformat": "twoGbMaxExtentSparse"}),
+        (VMDK, "vmdk", {"subformat": "twoGbMaxExtentFlat"}),
         (VDI, "vdi", {"subformat": "fixed"}),
+        (VHD, "vpc", {"subformat": "fixed"}),
         (VHD, "vpc", {"subformat": "dynamic"}),
         (VHDX, "vhdx", {"subformat": "fixed"}),
         (VHDX, "vhdx", {"subformat": "dynamic"}),
@@ -154,3 +159,26 @@ def test_a_disk_over_a_raw_base_reads_the_same(raw: Path, tmp_path: Path) -> Non
     done(top, backing_file=str(raw), backing_format="raw", cluster_size="4K")
     qemu_io(top, "write -P 5 3M 6k")
     assert read((top, "qcow2"), (raw, "raw")) == content(top)
+
+
+def test_what_is_changed_where_it_is_reads_the_same(raw: Path, tmp_path: Path) -> None:
+    """Amended, marked with a bitmap, repaired, put onto another base, made independent, and grown."""
+    old, new = (convert(raw, "raw", tmp_path / name) for name in ("old", "new"))
+    qemu_io(new, "write -P 6 2M 1M")
+    top = tmp_path / "top"
+    done(top, backing_file=str(old), backing_format="qcow2", compat="0.10")
+    qemu_io(top, "write -P 5 3M 6k")
+    wanted = content(top)
+    done(top, backing_file=str(old), backing_format="qcow2", compat="1.1", lazy_refcounts=True, trusted=True)
+    succeeded("qcow2_bitmap", top, bitmap="since")
+    leak(top)
+    assert succeeded("qcow2_check", top, repair="all")["changed"]
+    assert read((top, "qcow2"), (old, "qcow2")) == wanted
+    done(top, backing_file=str(new), backing_format="qcow2", trusted=True)
+    assert read((top, "qcow2"), (new, "qcow2")) == wanted
+    done(top, backing_file="", trusted=True)
+    assert read((top, "qcow2")) == wanted
+    done(top, size=str(SIZE + MIB))
+    with opened((top, "qcow2")) as image:
+        assert image.size == SIZE + MIB
+        assert hashed(image.open()) == wanted

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from faults.injection import killed_at, signalled_at
-from forked import run_forked
 from integration.image_tools import (
     MIB,
     content,
@@ -192,7 +191,7 @@ def test_a_wish_that_cannot_be_is_refused(disk: Path, tmp_path: Path) -> None:
     before = tree_state(tmp_path)
     for path, params, reason in wishes:
         for check in (True, False):
-            assert reason in run_forked(MODULE, image_params(path, params), check=check)["msg"]
+            assert reason in run_module(MODULE, image_params(path, params), check=check)["msg"]
     assert tree_state(tmp_path) == before
     assert not succeeded(MODULE, old, bitmap="new", state="absent")["changed"]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from integration.image_tools import (
     overlay,
     qemu_img,
     qemu_io,
+    small_file_system,
     specific,
 )
 from integration.snapshot_tools import consistency, marked, predicted, refused, succeeded
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from lab.module import run_module
+from lab.module import run_module, start_module
 from lab.tree import tree_state
 from unit.qcow2_header import CORRUPT, DIRTY
 
@@ -246,3 +248,27 @@ def test_a_dead_run_is_settled_by_a_repair_and_only_seen_by_a_check(verb: str, d
     assert record.exists()
     assert predicted(MODULE, disk, repair="all")["check"]["result"] == "good"
     assert names(disk.parent) == [disk.name]
+
+
+def test_runs_at_once_repair_exactly_once(disk: Path) -> None:
+    leak(disk)
+    results = [
+        run.result() for run in [start_module(MODULE, image_params(disk, {"repair": "all"})) for _run in range(3)]
+    ]
+    assert [result for result in results if result.get("failed")] == []
+    assert sorted(result["changed"] for result in results) == [False, False, True]
+    assert (consistency(disk), names(disk.parent)) == ("good", [disk.name])
+
+
+def test_a_full_disk_can_be_checked_and_is_not_half_repaired(tmp_path: Path) -> None:
+    with small_file_system(tmp_path / "small", "2M") as small:
+        path = create(small / "disk", size=MIB)
+        leak(path)
+        (small / "filler").write_bytes(bytes(shutil.disk_usage(small).free))
+        before = tree_state(small)
+        assert succeeded(MODULE, path)["check"]["leaks"] == 3
+        result = run_module(MODULE, image_params(path, {"repair": "all"}))
+        assert "cannot write the record of the operation" in result["msg"]
+        assert {**tree_state(small), ".": None} == {**before, ".": None}
+        (small / "filler").unlink()
+        assert succeeded(MODULE, path, repair="all")["changed"]

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from foreign import make_foreign
 from integration.image_tools import (
     KIB,
     MIB,
@@ -100,6 +103,56 @@ def test_every_format_becomes_every_other_and_a_second_run_changes_nothing(raw: 
         assert (again["changed"], again["image"]) == (False, result["image"])
         source, source_format = dest, image_format
     assert not any("kvmops" in name for name in names(tmp_path))
+
+
+@pytest.mark.parametrize("source_format", ["bochs", "cloop", "dmg"])
+def test_a_format_that_is_only_read_is_converted_from(source_format: str, raw: Path, tmp_path: Path) -> None:
+    written = raw.read_bytes()[: 3 * MIB + 512]
+    source, dest = make_foreign(tmp_path / "import", source_format, written), tmp_path / "new.raw"
+    assert f"found a {source_format} image, asked for vdi" in refused(source, "vdi", dest, format="raw")
+    assert f"its content begins like {source_format}" in refused(source, "raw", dest, format="raw")
+    predicted = convert(source, source_format, dest, format="raw", check=True)
+    result = convert(source, source_format, dest, format="raw", update="changed")
+    assert (result["actions"], result["verified"]) == (predicted["actions"], True)
+    made = dest.read_bytes()  # cloop has whole blocks only
+    assert (made[: len(written)], made[len(written) :].strip(b"\0")) == (written, b"")
+    assert not convert(source, source_format, dest, format="raw", update="changed")["changed"]
+
+
+def test_a_format_that_this_qemu_was_built_without_is_refused_as_that(raw: Path, tmp_path: Path) -> None:
+    python = python_with(
+        tmp_path, "case $1 in --help) $REAL --help | sed 's/ dmg / /; s/ vdi / /';; *) exec $REAL \"$@\";; esac"
+    )
+    source = make_foreign(tmp_path / "import.dmg", "dmg", bytes(MIB))
+    for src, src_format, image_format, missing in ((source, "dmg", "raw", "dmg"), (raw, "raw", "vdi", "vdi")):
+        wish = {"src": str(src), "src_format": src_format, "dest": str(tmp_path / "new"), "format": image_format}
+        for check in (True, False):
+            result = run_module("qcow2_convert", {**wish, "uri": NOBODY}, check=check, python=str(python))
+            assert f"this QEMU has no driver for the format {missing}" in result["msg"]
+            assert not (tmp_path / "new").exists()
+
+
+def test_a_dmg_with_parts_that_nobody_here_can_read_is_an_error_that_says_so(tmp_path: Path) -> None:
+    source = make_foreign(tmp_path / "import.dmg", "dmg", b"\x5a" * MIB)
+    begin, table, end = re.split(rb"(?<=<data>)(.*)(?=</data>)", source.read_bytes())
+    rows = bytearray(base64.b64decode(table))
+    rows[204:208] = b"\x80\x00\x00\x08"  # LZMA, which QEMU does not know
+    source.write_bytes(begin + base64.b64encode(rows) + end)
+    result = attempt(source, "dmg", tmp_path / "new", check=False)
+    assert "chunks of unknown type 80000008" in result["msg"]
+    assert "Input/output error" in result["msg"]
+    assert names(tmp_path) == ["import.dmg"]
+
+
+def test_a_raw_disk_of_an_odd_length_is_the_disk_that_a_guest_sees(tmp_path: Path) -> None:
+    """QEMU fills up its last sector, so that the files differ in their length (HAZARDS C8)."""
+    odd, new, back = (tmp_path / name for name in ("odd", "new", "back"))
+    odd.write_bytes(b"\x5a" * 1000)
+    assert convert(odd, "raw", new)["image"]["virtual_size"] == 1024
+    assert convert(new, "qcow2", back, format="raw", remove_src=True)["verified"]
+    assert back.read_bytes() == b"\x5a" * 1000 + bytes(24)
+    same = convert(odd, "raw", back, format="raw", update="changed")
+    assert (same["changed"], same["verified"]) == (False, True)
 
 
 def test_the_options_of_a_new_image_are_those_of_the_task(raw: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import run_forked
 from integration.image_tools import GIB, MIB, NOBODY, content, names, opened_by_a_process, qemu_img, qemu_io
+from lab.module import run_module
 from lab.pattern import write_pattern
 from lab.tree import tree_state
 
@@ -27,11 +27,11 @@ KINDS = {
 
 def convert(src: Path, src_format: str, dest: Path, *, check: bool = False, **params: Any) -> Result:
     wish = {"src": str(src), "src_format": src_format, "dest": str(dest), "uri": NOBODY, **params}
-    return run_forked("qcow2_convert", wish, check=check)
+    return run_module("qcow2_convert", wish, check=check)
 
 
 def remove(path: Path, image_format: str) -> Result:
-    return run_forked("qcow2_image", {"path": str(path), "format": image_format, "state": "absent", "uri": NOBODY})
+    return run_module("qcow2_image", {"path": str(path), "format": image_format, "state": "absent", "uri": NOBODY})
 
 
 def made(src: Path, src_format: str, dest: Path, **params: Any) -> Result:
@@ -137,6 +137,10 @@ def test_extents_are_removed_with_their_image_and_never_without(raw: Path, out: 
         ):
             assert f"{flat}: in use by" in result["msg"]
         assert f"{flat}: is open for writing" in refused(dest, "vmdk", out / "new", trusted=True)
+        (out / "link").symlink_to(dest)
+        message = refused(raw, "raw", out / "link", format="vmdk", update="always")
+        assert f"{flat}: in use by" in message, "nor by a link to it"
+        (out / "link").unlink()
     (out / "disk-s001.vmdk").write_bytes(b"somebody else's")
     result = remove(dest, "vmdk")
     assert result["actions"] == [f"remove {dest} and its 1 extent(s)"]

@@ -480,10 +480,8 @@ def test_another_format_than_asked_for_is_an_error(tmp_path: Path) -> None:
     assert one(disguised, format="raw")["virtual_size"] == (disguised.stat().st_size + 511) // 512 * 512
 
 
-def test_what_may_not_be_read_is_not_silently_left_out(tmp_path: Path) -> None:
-    for directory in [path for path in (tmp_path, *tmp_path.parents) if "/pytest-of-" in str(path)]:
-        directory.chmod(0o755)
-    closed, secret = tmp_path / "closed", tmp_path / "open" / "secret"
+def test_what_may_not_be_read_is_not_silently_left_out(open_directory: Path) -> None:
+    closed, secret = open_directory / "closed", open_directory / "open" / "secret"
     closed.mkdir(mode=0o700)
     secret.parent.mkdir(mode=0o755)
     create(secret, "qcow2").chmod(0o600)

@@ -344,10 +344,8 @@ def test_a_table_of_65536_snapshots_is_read_in_bounded_time(disk: Path) -> None:
     assert "65536 snapshots, as many as an image can have" in result["msg"]
 
 
-def test_it_works_without_root(tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    own = tmp_path / "own"
+def test_it_works_without_root(open_directory: Path) -> None:
+    own = open_directory / "own"
     own.mkdir()
     path = create(own / "disk")
     for name in (own, path):

@@ -158,7 +158,7 @@ def test_a_hostile_overlay_is_a_problem_and_does_not_hang(
     image_format = "qcow2" if trap == "circle" else "raw"
     qemu_img("rebase", "-u", "-f", "qcow2", "-b", below, "-F", image_format, top)
     name = make_domain([Disk(top, "qcow2")], kernel=False).name
-    (disk,) = module(MODULE, {"name": name}, timeout=20)["disks"]
+    (disk,) = module(MODULE, {"name": name})["disks"]
     assert disk["problem"]
     assert disk["virtual_size"] == 8 * MIB
 

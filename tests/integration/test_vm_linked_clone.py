@@ -524,6 +524,107 @@ def test_a_hundred_clones_are_made_listed_and_removed(golden: MakeGolden) -> Non
     assert gold.files() == [".golden.qcow2.kvmops-base", "golden.qcow2"]
 
 
+# What a clone that is there lacks
+
+
+def seeds_of(gold: Golden, short: str) -> dict[str, str]:
+    """The files in the drives of a clone that nobody can write, by their targets."""
+    disks = ET.fromstring(definition(gold.hv, gold.named(short))).iterfind("./devices/disk[readonly]")
+    return {disk.find("target").get("dev"): disk.find("source").get("file") for disk in disks}  # type: ignore[union-attr, misc]
+
+
+def test_clones_get_their_seeds_and_those_that_are_there_too(golden: MakeGolden, images: Path) -> None:
+    gold = golden()
+    first, second = make_image(images / "-s e,e:d.iso"), make_image(images / "other.iso")
+    gold.made("there")
+    wish = [{"name": gold.named(name), "seed": str(first)} for name in ("there", "new")]
+    state, before = tree_state(images), definition(gold.hv, gold.named("there"))
+    predicted = gold.clone(*wish, check=True, diff=True)
+    assert (tree_state(images), definition(gold.hv, gold.named("there"))) == (state, before)
+    made = gold.clone(*wish, diff=True)
+    assert made["actions"] == predicted["actions"], made
+    assert f"give {gold.named('there')} the seed {first}" in made["actions"]
+    assert [clone["seed"] for clone in made["clones"]] == [str(first)] * 2
+    assert made["clones"][0] == predicted["clones"][0]
+    assert made["diff"][-1] == predicted["diff"][-1]
+    assert f'+      <source file="{first}"/>' in made["diff"][-1]["prepared"]
+    assert {"what": "seed", "before": None, "after": str(first)} in made["clones"][1]["identity"]
+    for name in ("there", "new"):
+        assert seeds_of(gold, name) == {"sda": str(first)}
+    again = gold.clone(*wish)
+    assert (again["changed"], [clone["seed"] for clone in again["clones"]]) == (False, [str(first)] * 2)
+    changed = gold.clone({"name": gold.named("new"), "seed": str(second)}, "there")
+    assert [clone["changed"] for clone in changed["clones"]] == [True, False]
+    assert (seeds_of(gold, "new"), seeds_of(gold, "there")) == ({"sda": str(second)}, {"sda": str(first)})
+    nested = Golden(gold.hv, images, gold.named("new"))
+    child = nested.made({"name": nested.named("child"), "seed": str(first)}, "plain", seed_bus="virtio")
+    assert [clone["seed"] for clone in child] == [str(first), str(second)]
+    assert seeds_of(nested, "child") == {"sda": str(first)}, "it took the place of its source's"
+    nested.clone("child", "plain", state="absent")
+    assert gold.clone("new", "there", state="absent")["changed"]
+    assert first.exists(), "nobody said that it is the clone's alone"
+
+
+def test_a_seed_that_is_missing_costs_its_clone_and_is_no_obstacle_to_a_prediction(
+    golden: MakeGolden, images: Path
+) -> None:
+    gold = golden()
+    seed = str(images / "later.iso")
+    wish = {"name": gold.named("a"), "seed": seed}
+    predicted = gold.clone(wish, "b", check=True)
+    assert f"seed: {seed}: not there yet" in json.dumps(predicted["warnings"])
+    failed = gold.clone(wish, "b")
+    assert f"seed: {seed}: there is no such file" in failed["failed_clones"][0]["msg"]
+    assert gold.domains() == [gold.named("b")]
+    make_image(Path(seed))
+    assert gold.clone(wish, "b")["actions"] == predicted["actions"][:3]
+    Path(seed).unlink()
+    assert not gold.clone(wish)["changed"], "it has its seed; whether that is needed any more is its own matter"
+    relative = gold.clone({"name": gold.named("c"), "seed": "c.iso"})
+    assert "c.iso' is relative" in relative["msg"]
+
+
+def test_clones_that_are_off_are_started_and_what_is_paused_stays(golden: MakeGolden) -> None:
+    gold = golden()
+    gold.made("off", "paused", start=False)
+    with contextlib.closing(gold.hv.connect()) as connection:
+        connection.lookupByName(gold.named("paused")).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        predicted = gold.clone("off", "paused", "new", start=True, check=True)
+        assert not is_running(gold.hv, gold.named("off"))
+        done = gold.clone("off", "paused", "new", start=True)
+        assert done["actions"] == predicted["actions"]
+        assert f"start {gold.named('off')}" in done["actions"]
+        assert [clone["changed"] for clone in done["clones"]] == [True, False, True]
+        assert connection.lookupByName(gold.named("paused")).state()[0] == libvirt.VIR_DOMAIN_PAUSED
+    assert not gold.clone("off", "paused", "new", start=True)["changed"]
+    assert not gold.clone("off", "new", start=False)["changed"]
+    assert is_running(gold.hv, gold.named("off")), "start=false stops nothing"
+
+
+def test_a_clone_that_is_there_and_does_not_start_is_as_it_was(golden: MakeGolden, images: Path) -> None:
+    gold = golden(extra_devices="<hostdev mode='subsystem' type='pci'><source><address bus='0xee'/></source></hostdev>")
+    seed = make_image(images / "seed.iso")
+    gold.made("a")
+    before = definition(gold.hv, gold.named("a"))
+    result = gold.clone({"name": gold.named("a"), "seed": str(seed)}, start=True)
+    assert "cannot start the domain" in result["msg"]
+    assert definition(gold.hv, gold.named("a")) == before
+
+
+def test_a_machine_that_runs_gets_its_seed_for_its_next_start(golden: MakeGolden, images: Path) -> None:
+    gold = golden()
+    seed = make_image(images / "seed.iso")
+    gold.made("a", start=True)
+    assert gold.clone({"name": gold.named("a"), "seed": str(seed)}, start=True)["changed"]
+    assert seeds_of(gold, "a") == {"sda": str(seed)}
+    with contextlib.closing(gold.hv.connect()) as connection:
+        running = connection.lookupByName(gold.named("a"))
+        assert str(seed) not in running.XMLDesc()
+        running.destroy()
+        assert gold.clone({"name": gold.named("a"), "seed": str(seed)}, start=True)["changed"]
+        assert str(seed) in running.XMLDesc()
+
+
 # Removed
 
 

@@ -102,10 +102,15 @@ def serve_ssh(options: argparse.Namespace) -> int:
 def kill_libvirtd(options: argparse.Namespace) -> None:
     hypervisor = find(options.name)
     deadline = time.monotonic() + options.timeout
-    while options.copying and not is_copied(hypervisor, options.copying):
-        if time.monotonic() > deadline:
-            raise LabError(f"{options.copying}: no disk of it was copied within {options.timeout:g} s")
-        time.sleep(0.05)
+    waited_for: list[tuple[str | None, Callable[[Hypervisor, str], bool], str]] = [
+        (options.copying, is_copied, "no disk of it was copied"),
+        (options.defined, is_defined, "it was not defined"),
+    ]
+    for domain, has_come, missed in waited_for:
+        while domain and not has_come(hypervisor, domain):
+            if time.monotonic() > deadline:
+                raise LabError(f"{domain}: {missed} within {options.timeout:g} s")
+            time.sleep(0.05)
     hypervisor.kill_libvirtd()
     print(f"libvirtd of {options.name} is dead, its guests run on")
 
@@ -114,6 +119,11 @@ def is_copied(hypervisor: Hypervisor, domain: str) -> bool:
     with contextlib.closing(hypervisor.connect()) as connection, contextlib.suppress(libvirt.libvirtError):
         return "<mirror" in connection.lookupByName(domain).XMLDesc()
     return False
+
+
+def is_defined(hypervisor: Hypervisor, domain: str) -> bool:
+    with contextlib.closing(hypervisor.connect()) as connection:
+        return any(found.name() == domain for found in connection.listAllDomains())
 
 
 def start_libvirtd(options: argparse.Namespace) -> None:
@@ -145,6 +155,7 @@ def arguments() -> argparse.ArgumentParser:
     command(serve_ssh, "be the SSH server of one connection, as ssh's ProxyCommand", "name")
     killing = command(kill_libvirtd, "kill libvirtd; guests run on", "name")
     killing.add_argument("--copying", metavar="DOMAIN", help="not before a disk of this domain is copied live")
+    killing.add_argument("--defined", metavar="DOMAIN", help="not before this domain is defined")
     killing.add_argument("--timeout", type=float, default=60)
     command(start_libvirtd, "start libvirtd again", "name")
     command(down, "end a hypervisor with its guests and remove its state", "name")

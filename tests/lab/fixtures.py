@@ -49,6 +49,14 @@ def images(hv: Hypervisor) -> Iterator[Path]:
 
 
 @pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may traverse. Each pytest that starts closes those of all pytests to others."""
+    with tempfile.TemporaryDirectory(prefix="kvmops-open-") as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
+@pytest.fixture
 def make_domain(hv: Hypervisor, images: Path) -> Iterator[MakeDomain]:
     """A factory of domains with unique names, which are destroyed and undefined afterwards (before `images` goes)."""
     made: list[str] = []

@@ -35,7 +35,7 @@ class Guest:
         self.hv = hv
         self.name = name
 
-    def wait_ready(self, timeout: float = 60) -> None:
+    def wait_ready(self, timeout: float = 120) -> None:
         """Waits until the guest answers."""
         deadline = time.monotonic() + timeout
         while True:
@@ -51,7 +51,7 @@ class Guest:
                     ) from None
                 time.sleep(0.1)
 
-    def run(self, command: str, timeout: float = 30, ask_every: float | None = None) -> tuple[int, str]:
+    def run(self, command: str, timeout: float = 60, ask_every: float | None = None) -> tuple[int, str]:
         """Runs shell COMMAND; returns its exit status and its output (both streams).
 
         With ASK_EVERY the command is sent again in this interval (seconds) until it is answered.
@@ -90,7 +90,7 @@ class Guest:
                 if started and ended and b"\n" in status:
                     return int(status.split(b"\n")[0]), output.decode(errors="replace")
 
-    def must(self, command: str, timeout: float = 30) -> str:
+    def must(self, command: str, timeout: float = 60) -> str:
         """Runs shell COMMAND, which must succeed; returns its output."""
         status, output = self.run(command, timeout)
         if status:
@@ -108,7 +108,7 @@ class Guest:
         except OSError:
             return ""
 
-    def wait_off(self, timeout: float = 30) -> None:
+    def wait_off(self, timeout: float = 60) -> None:
         """Waits until the domain is shut off, or gone."""
         deadline = time.monotonic() + timeout
         with contextlib.closing(self.hv.connect()) as connection:

@@ -114,7 +114,7 @@ class Hypervisor:
     def start_libvirtd(self) -> None:
         """Starts libvirtd and waits until it answers and knows which guests still run."""
         status, complaint = self._namespaces.start_daemon()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while status == 0 and time.monotonic() < deadline:
             try:
                 with contextlib.closing(self.connect()) as connection:
@@ -219,7 +219,7 @@ class Hypervisor:
             connection.lookupByName(name).create()
         return Guest(self, name)
 
-    def boot(self, xml: str, timeout: float = 60) -> Guest:
+    def boot(self, xml: str, timeout: float = 120) -> Guest:
         """Defines and starts a domain, and waits until its guest answers."""
         guest = self.start(self.define(xml))
         guest.wait_ready(timeout)

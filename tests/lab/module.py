@@ -15,10 +15,11 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from lab.module_template import RUNNER, CopiedProcess, template
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-RUNNER = Path(__file__).with_name("run_module_process.py")
 
 
 class ModuleFailed(RuntimeError):
@@ -28,7 +29,7 @@ class ModuleFailed(RuntimeError):
 class RunningModule:
     """A module's process."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], workspace: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes] | CopiedProcess, workspace: Path) -> None:
         self.name = name
         self.process = process
         self._workspace = workspace
@@ -69,6 +70,9 @@ class RunningModule:
 
     def _wait(self, timeout: float) -> None:
         """As Popen.wait, which looks only every 50 ms whether the time is over: too coarse to measure with."""
+        if isinstance(self.process, CopiedProcess):
+            self.process.wait(timeout)
+            return
         descriptor = os.pidfd_open(self.process.pid)
         try:
             if not select.select([descriptor], [], [], timeout)[0]:
@@ -101,6 +105,7 @@ def start_module(
     """Starts module NAME of kvmops.disk with PARAMS, in check and diff mode if so asked.
 
     ENV is added to this process's environment; PYTHON is another interpreter (with ansible-core); AS_USER is a uid.
+    With neither of the two the process is a copy of a template.
     """
     workspace = Path(tempfile.mkdtemp(prefix="kvmops-module-"))
     workspace.chmod(0o711)
@@ -118,26 +123,42 @@ def start_module(
         "_ansible_keep_remote_files": False,
     }
     request = {"checkout": str(CHECKOUT), "module": name, "arguments": {"ANSIBLE_MODULE_ARGS": arguments}}
-    user: dict[str, Any] = {}
+    environment = {**os.environ, **(env or {})}
     if as_user is not None:
-        user = {"user": as_user, "group": as_user, "extra_groups": []}
         os.chown(ansible_tmp, as_user, as_user)
     with open(workspace / "stdout", "wb") as stdout, open(workspace / "stderr", "wb") as stderr:
-        process = subprocess.Popen(
-            [python or sys.executable, RUNNER],
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            stderr=stderr,
-            cwd="/",
-            env={**os.environ, **(env or {})},
-            start_new_session=True,
-            **user,
-        )
+        process: subprocess.Popen[bytes] | CopiedProcess
+        if python is None and as_user is None:
+            process = template(environment, CHECKOUT).copy(name, request, environment, stdout, stderr)
+        else:
+            process = _started(request, environment, python or sys.executable, as_user, stdout, stderr)
+    return RunningModule(name, process, workspace)
+
+
+def _started(
+    request: Mapping[str, Any],
+    environment: Mapping[str, str],
+    python: str | Path,
+    as_user: int | None,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+) -> subprocess.Popen[bytes]:
+    user: dict[str, Any] = {} if as_user is None else {"user": as_user, "group": as_user, "extra_groups": []}
+    process = subprocess.Popen(
+        [python, RUNNER],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        cwd="/",
+        env=environment,
+        start_new_session=True,
+        **user,
+    )
     assert process.stdin
     # The parameters may hold secrets: they go through a pipe, not on the command line.
     with process.stdin as pipe:
         pipe.write(json.dumps(request).encode())
-    return RunningModule(name, process, workspace)
+    return process
 
 
 def run_module(name: str, params: Mapping[str, Any], *, timeout: float = 120, **options: Any) -> dict[str, Any]:

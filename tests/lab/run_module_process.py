@@ -1,35 +1,132 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The process of one module: takes checkout, module and arguments as JSON from its standard input."""
+"""The process of one module: takes checkout, module and arguments as JSON from its standard input.
+
+As `run_module_process.py DESCRIPTOR CHECKOUT` it is the template of many such processes (see lab.module_template).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
 import json
 import os
+import resource
 import runpy
+import select
+import signal
+import socket
 import sys
 import types
+from typing import Any
+
+PACKAGE = "ansible_collections.kvmops.disk.plugins.modules."
+#: Those of a message to the template: standard input, output and error, and where it is said how the process fares.
+DESCRIPTORS = 4
 
 
 def main() -> None:
-    request = json.load(sys.stdin)
+    if len(sys.argv) == 1:
+        run(json.load(sys.stdin))
+    else:
+        descriptor, checkout = sys.argv[1:]
+        find_collection(checkout)
+        with socket.socket(fileno=int(descriptor)) as template:
+            is_copy = serve(template)
+        if is_copy:
+            run(as_asked(json.load(sys.stdin)))
+
+
+def run(request: dict[str, Any]) -> None:
+    """Is the module, from here on."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    # An ansible_collections package elsewhere on the path would hide the checkout's.
-    collections = types.ModuleType("ansible_collections")
-    collections.__path__ = [os.path.join(request["checkout"], ".ansible", "collections", "ansible_collections")]
-    sys.modules["ansible_collections"] = collections
+    find_collection(request["checkout"])
 
     from ansible.module_utils import basic
 
     basic._ANSIBLE_ARGS = json.dumps(request["arguments"]).encode()
     # ansible-core 2.19 and later look here for the JSON dialect; earlier ones do not look.
     basic._ANSIBLE_PROFILE = "legacy"
-    module = "ansible_collections.kvmops.disk.plugins.modules." + request["module"]
+    module = PACKAGE + request["module"]
     sys.argv = [module]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def find_collection(checkout: str) -> None:
+    """An ansible_collections package elsewhere on the path would hide the checkout's."""
+    if "ansible_collections" not in sys.modules:
+        collections = types.ModuleType("ansible_collections")
+        collections.__path__ = [os.path.join(checkout, ".ansible", "collections", "ansible_collections")]
+        sys.modules["ansible_collections"] = collections
+
+
+def serve(template: socket.socket) -> bool:
+    """Makes a process for each message; true in such a process, false when nobody is left who could want one."""
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # it arrives through the pipe
+    told: dict[int, int] = {}
+    while True:
+        ready, _writable, _exceptional = select.select([template.fileno(), woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            tell_who_ended(told)
+        if template.fileno() in ready:
+            module, descriptors, _flags, _address = socket.recv_fds(template, 1000, DESCRIPTORS)
+            if not module:
+                return False
+            load(module.decode())
+            process = os.fork()
+            if process == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                become(descriptors, [woken, wake, *told.values()])
+                return True
+            *standard, status = descriptors
+            for descriptor in standard:
+                os.close(descriptor)
+            told[process] = status
+
+
+def tell_who_ended(told: dict[int, int]) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            status = told.pop(ended[0])
+            with contextlib.suppress(BrokenPipeError):  # nobody waits for it
+                os.write(status, b"%d\n" % os.waitstatus_to_exitcode(ended[1]))
+            os.close(status)
+
+
+def load(name: str) -> None:
+    """Imports what the module imports; it is itself loaded anew in its process."""
+    with contextlib.suppress(ImportError):  # as it will say itself
+        importlib.import_module(PACKAGE + name)
+        del sys.modules[PACKAGE + name]
+    gc.freeze()  # the copies share the memory as long as they leave it alone
+
+
+def become(descriptors: list[int], others: list[int]) -> None:
+    """A process of its own: with a session, the standard streams, and nothing else that is open."""
+    os.setsid()
+    *standard, status = descriptors
+    for number, descriptor in enumerate(standard):
+        os.dup2(descriptor, number)
+    os.write(status, b"%d\n" % os.getpid())
+    for descriptor in (*descriptors, *others):
+        os.close(descriptor)
+
+
+def as_asked(request: dict[str, Any]) -> dict[str, Any]:
+    """Takes over the environment and the limits of who asked."""
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    for limit, (soft, hard) in request["limits"].items():
+        resource.setrlimit(int(limit), (soft, hard))
+    return request
 
 
 main()

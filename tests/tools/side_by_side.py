@@ -2,17 +2,19 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Runs ansible-test's integration targets, or Molecule's scenarios, in as many processes as the machine has cores.
+"""Runs several things at once, each with a copy of the collection of its own; prints what each said when it has ended.
 
     python tests/tools/side_by_side.py integration|molecule
+    python tests/tools/side_by_side.py make TARGET…
 
-Each process has a private hypervisor and, for ansible-test, a copy of the collection of its own. What it
-says is printed when it has ended.
+ansible-test's integration targets, or Molecule's scenarios, are shared out by the length of what is to be played, among
+one process more than the machine has cores, because each waits for guests now and then. Each has a private hypervisor.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -27,33 +29,55 @@ WHAT = {
 
 
 def main() -> None:
-    pattern, (tool, *options) = WHAT[sys.argv[1]]
-    names = sorted(path.parent.name for path in ROOT.glob(pattern) if not path.parent.name.startswith("setup_"))
-    shares = min(os.cpu_count() or 1, len(names))
+    what, *targets = sys.argv[1:]
+    commands = [["make", "--no-print-directory", target] for target in targets] if what == "make" else shares_of(what)
     logs = ROOT / ".cache" / "side_by_side"
     logs.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     running = []
-    for number in range(shares):
-        log = logs / f"{sys.argv[1]}-{number}.log"
-        environment = dict(os.environ, KVMOPS_COPY=f"copy-{number}")
-        command = [sys.executable, str(TOOLS / "with_hypervisor.py"), sys.executable, str(TOOLS / tool), *options]
+    for number, command in enumerate(commands):
+        log = logs / f"{what}-{number}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, *names[number::shares]],
+                command,
                 cwd=ROOT,
-                env=environment,
+                env=dict(os.environ, KVMOPS_COPY=f"{what}-{number}"),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
         running.append((process, log))
-    failed = 0
-    for process, log in running:
-        failed += bool(process.wait())
+    failed = []
+    for command, (process, log) in zip(commands, running):
+        if process.wait():
+            failed.append(command)
         print(log.read_text(encoding="utf-8", errors="replace"), flush=True)
-    print(f"{sys.argv[1]}: {', '.join(names)}: {failed} of {shares} processes failed, {time.monotonic() - began:.0f} s")
-    sys.exit(1 if failed or not names else 0)
+    for command in failed:
+        print(f"FAILED: {shlex.join(command)}")
+    print(f"{what}: {len(failed)} of {len(commands)} processes failed, {time.monotonic() - began:.0f} s")
+    sys.exit(1 if failed or not commands else 0)
+
+
+def shares_of(what: str) -> list[list[str]]:
+    """The commands that together do all that there is."""
+    pattern, (tool, *options) = WHAT[what]
+    command = [sys.executable, str(TOOLS / "with_hypervisor.py"), sys.executable, str(TOOLS / tool), *options]
+    directories = [path.parent for path in sorted(ROOT.glob(pattern))]
+    lengths = {path.name: length(path) for path in directories if not path.name.startswith("setup_")}
+    return [[*command, *share] for share in shared_out(lengths, (os.cpu_count() or 1) + 1)]
+
+
+def length(directory: Path) -> int:
+    """The bytes of what is played: a measure of how long it takes."""
+    return sum(path.stat().st_size for path in directory.rglob("*.yml"))
+
+
+def shared_out(lengths: dict[str, int], number: int) -> list[list[str]]:
+    """The names in NUMBER shares of much the same length, or in fewer: the longest first, always to whom has least."""
+    shares: list[list[str]] = [[] for _share in range(number)]
+    for name in sorted(lengths, key=lambda name: -lengths[name]):
+        min(shares, key=lambda share: sum(lengths[one] for one in share)).append(name)
+    return [share for share in shares if share]
 
 
 if __name__ == "__main__":

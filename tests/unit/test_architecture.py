@@ -31,7 +31,8 @@ FLOORS = (
         *("_leftovers", "_lock", "_promises", "_staging", "_usage"),
     },
     {
-        *("_clone", "_clone_existing", "_clone_facts", "_clone_make", "_clone_rebase", "_clone_remove"),
+        *("_clone", "_clone_existing", "_clone_facts", "_clone_keep", "_clone_make", "_clone_rebase"),
+        *("_clone_remove", "_clone_seed"),
         *("_changeable", "_clone_source", "_clone_survey", "_disk_chain", "_hands"),
         *("_bitmaps", "_commit", "_convert", "_create", "_live", "_offline", "_plan"),
         *("_reconcile", "_records", "_recover", "_remove"),
@@ -42,7 +43,7 @@ FLOORS = (
         *("_image_convert", "_repair", "_resize", "_snapshots", "_survey", "_transcode", "_trust", "_unfinished"),
     },
     {"_module"},
-    {"_in_place", "_several"},
+    {"_clone_wish", "_in_place", "_several"},
     {
         *("_checked_image", "_comparison", "_domain_clone", "_domain_conversion", "_domain_flatten", "_domain_resize"),
         *("_described_images", "_domain_rebase", "_domain_snapshots", "_domain_task", "_domain_unclone"),
@@ -92,7 +93,8 @@ NEIGHBOURS = {
     "_bitmaps": {"_plan"},
     "_commit": {"_plan", "_trust"},
     "_clone_existing": {"_clone", "_clone_source"},
-    "_clone_facts": {"_clone_existing", "_clone_make", "_clone_source"},
+    "_clone_facts": {"_clone_existing", "_clone_make", "_clone_seed", "_clone_source"},
+    "_clone_keep": {"_clone", "_clone_existing", "_clone_seed", "_plan"},
     "_clone_make": {"_clone", "_clone_source", "_create", "_plan", "_records", "_transcode"},
     "_clone_rebase": {"_clone", "_clone_source", "_create", "_rebase"},
     "_clone_remove": {"_clone_existing", "_plan"},
@@ -135,7 +137,7 @@ NEIGHBOURS = {
     "_domain_flatten": {"_domain_task"},
     "_described_images": {"_surroundings"},
     "_domain_clone": {"_surroundings"},
-    "_domain_rebase": {"_domain_clone", "_surroundings"},
+    "_domain_rebase": {"_surroundings"},
     "_managed_commit": {"_commit_survey"},
     "_image_conversion": {"_surroundings"},
 }

@@ -5,65 +5,14 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kvmops.disk.plugins.filter.capacity_report import FilterModule, capacity_report
 from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import short_size
-
-GIB = 1 << 30
-Facts = dict[str, Any]
-
-
-def image(path: str, **facts: Any) -> Facts:
-    usual = {
-        "path": path,
-        "format": "qcow2",
-        "virtual_size": 10 * GIB,
-        "actual_size": GIB,
-        "promised": 10 * GIB,
-        "grows": True,
-        "backing_file": None,
-        "dependents": [],
-        "domains": [],
-        "missing": [],
-        "writable": True,
-        "problem": None,
-    }
-    return {**usual, **facts}
-
-
-def system(*images: Facts, **facts: Any) -> Facts:
-    promised = sum(one["promised"] for one in images)
-    usual = {
-        "mount": "/srv",
-        "device": "/dev/sda1",
-        "type": "ext4",
-        "pools": [],
-        "size": 100 * GIB,
-        "used": 10 * GIB,
-        "available": 90 * GIB,
-        "promised": promised,
-        "ratio": promised / (100 * GIB),
-        "limit": 1.2,
-        "over_limit": promised > 120 * GIB,
-        "images": list(images),
-    }
-    return {**usual, **facts}
-
-
-def disk(domain: str, path: str | None, **facts: Any) -> Facts:
-    usual = {"uuid": domain, "state": "running", "target": "vda", "device": "disk", "readonly": False, "problem": None}
-    chain: list[Facts] = [
-        {"path": path, "format": "qcow2", "virtual_size": 10 * GIB, "actual_size": GIB, "snapshots": []}
-    ]
-    return {"domain": domain, "path": path, "backing_chain": chain if path else [], **usual, **facts}
-
-
-def checked(path: str, result: str = "good", **facts: Any) -> Facts:
-    numbers = {name: facts.pop(name, 0) for name in ("corruptions", "leaks", "check_errors")}
-    return {"path": path, "check": {"result": result, **numbers}, "snapshots": [], "problems": [], **facts}
+from unit.reported import GIB, Facts, checked, disk, image, rendered, system
 
 
 def page(*images: Facts, disks: tuple[Facts, ...] = (), checks: tuple[Facts, ...] = (), **facts: Any) -> Facts:
@@ -219,6 +168,77 @@ def test_storage_that_hosts_share_counts_once() -> None:
     assert (totals["filesystems"], totals["size"], totals["used_percent"]) == (3, "300 GiB", 10)
 
 
+def test_of_many_warnings_of_a_kind_most_are_folded_away_and_none_is_left_out() -> None:
+    paths = [f"/srv/{number:02}" for number in range(20)]
+    checks = (*(checked(path, "leaks", leaks=1) for path in paths), checked("/srv/bad", "corrupt", corruptions=1))
+    found = page(*(image(path) for path in (*paths, "/srv/bad")), checks=checks)
+    groups = [(len(group["first"]), len(group["more"])) for group in found["warning_groups"]]
+    assert groups == [(1, 0), (1, 0), (5, 15)], "a corrupt image, a file system over the limit, and leaks"
+    together = [one for group in found["warning_groups"] for one in (*group["first"], *group["more"])]
+    assert together == found["warnings"]
+    html = rendered(found)
+    assert "15 more of this kind" in html
+    assert all(f"<b>{path[-2:]}</b>" in html for path in paths)
+    six = page(*(image(path) for path in paths[:6]), checks=checks[:6])
+    assert [(len(group["first"]), len(group["more"])) for group in six["warning_groups"]] == [(6, 0)]
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and all their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= {name for name, _value in attrs}
+
+
+def elements(found: Facts, title: str) -> Elements:
+    parsed = Elements()
+    parsed.feed(rendered(found, title))
+    return parsed
+
+
+def everything(mark: str) -> Facts:
+    """A page that says MARK wherever a host, a guest or a person has chosen the words."""
+    base = image(f"/srv/{mark}/base", dependents=[f"/srv/{mark}/clone", f"/srv/{mark}"], grows=False)
+    named = image(f"/srv/{mark}", backing_file=f"/srv/{mark}/base", domains=[mark])
+    clone = image(f"/srv/{mark}/clone", backing_file=f"/srv/{mark}/base", domains=[mark])
+    strange = image(f"/srv/{mark}.img", format=mark, problem=mark)
+    orphan = image(f"/srv/{mark}/orphan", missing=[f"/srv/{mark}/gone"], problem=mark)
+    sick = [checked(f"/srv/{mark}/{name}", "corrupt", corruptions=1, problems=[mark]) for name in ("base", *"abcdefgh")]
+    disks = [
+        disk(mark, f"/srv/{mark}/base", target=mark, state=mark),
+        disk(mark, f"/srv/{mark}/clone", problem=mark),
+        disk(mark, f"/srv/{mark}/torn", problem=mark, backing_chain=[]),
+    ]
+    full = {"mount": f"/{mark}", "device": mark, "type": mark, "pools": [mark], "used": 99 * GIB, "over_limit": True}
+    return capacity_report(
+        [
+            {
+                "name": mark,
+                "filesystems": [system(base, named, clone, strange, orphan, **full)],
+                "disks": disks,
+                "checks": sick,
+            },
+            {"name": f"{mark}2", "problem": mark},
+            {"name": f"{mark}3", "filesystems": [], "check_problem": mark},
+        ]
+    )
+
+
+def test_no_word_that_a_host_says_becomes_a_part_of_the_page() -> None:
+    plain, hostile = "plain", "<img src=x onerror=alert(1)>\"'><script>x</script></svg></style>&amp;"
+    expected, found = elements(everything(plain), plain), elements(everything(hostile.replace("/", "|")), hostile)
+    assert "img" not in found.tags
+    assert found.tags == expected.tags
+    assert found.attributes == expected.attributes
+    assert len([tag for tag in found.tags if tag == "script"]) == 1
+
+
 def boxes(found: Facts) -> dict[str, Facts]:
     return {node["path"]: node for node in found["pictures"][0]["picture"]["nodes"]}
 
@@ -259,7 +279,7 @@ def test_a_circle_is_drawn_once_around() -> None:
     assert sorted(boxes(page(a, b))) == ["/srv/a", "/srv/b"]
 
 
-def test_of_many_sound_clones_some_are_drawn_and_none_that_is_not_sound_is_left_out() -> None:
+def test_of_many_clones_some_are_drawn_and_the_others_counted_by_how_they_are() -> None:
     names = [f"/srv/{number:03}" for number in range(100)]
     base = image("/srv/base", dependents=names)
     checks = (checked("/srv/099", "corrupt", corruptions=1),)
@@ -268,6 +288,10 @@ def test_of_many_sound_clones_some_are_drawn_and_none_that_is_not_sound_is_left_
     assert len(drawn) == 1 + 12 + 1 + 1
     assert "and 87 more" in [node["name"] for node in drawn]
     assert "/srv/099" in [node["path"] for node in drawn]
+    lost = page(*(image(name, missing=["/gone"], problem="x") for name in names))["pictures"][0]["picture"]["nodes"]
+    assert [(node["name"], node["text"], node["level"]) for node in lost if node["kind"] == "more"] == [
+        ("and 88 more", "broken chain", "critical")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -289,5 +313,11 @@ def test_a_long_name_keeps_both_its_ends() -> None:
     name = "a-name-that-is-much-longer-than-the-box-2026-11-24.qcow2"
     drawn = boxes(page(image(f"/srv/{name}", missing=["/gone"], problem="x")))
     shown = drawn[f"/srv/{name}"]["name"]
-    assert len(shown) == 30
+    assert len(shown) == 26
     assert (shown[:10], shown[-10:]) == (name[:10], name[-10:])
+
+
+def test_the_sizes_beside_a_long_domain_name_are_whole() -> None:
+    base = image("/srv/base", dependents=["/srv/clone"], grows=False)
+    drawn = boxes(page(base, image("/srv/clone", domains=["a-domain-whose-name-is-much-longer-than-the-box"])))
+    assert drawn["/srv/clone"]["text"] == "a-dom…he-box · 1 GiB of 10 GiB"

@@ -22,6 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import (
     references,
     resolve,
 )
+from foreign import CLOOP_MAGIC
 from unit.qcow2_header import BACKING_FORMAT, DATA_FILE, EXTERNAL_DATA, Made
 
 DESCRIPTOR = '# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\n'
@@ -61,6 +62,11 @@ def vmdk(capacity: int, descriptor: str, sector: int = 1) -> bytes:
         (b"WithouFreSpacExt", "parallels"),
         (b"<<< VDI >>>".ljust(64, b"\0") + b"\x7f\x10\xda\xbe", "vdi"),
         (bytes(1024) + b"conectix".ljust(512, b"\0"), "vpc"),
+        (bytes(1024) + b"koly\0\0\0\4".ljust(512, b"\0"), "dmg"),
+        (bytes(1024) + b"koly".ljust(512, b"\0"), None),
+        (CLOOP_MAGIC, "cloop"),
+        (b"#!/bin/sh\n#V2.0 Format\necho", None),
+        (b"Bochs Virtual HD Image".ljust(512, b"\0"), "bochs"),
         (b"", None),
         (bytes(4096), None),
         (b"QFI", None),
@@ -158,10 +164,10 @@ def test_a_descriptor_that_keeps_qemu_busy_is_refused() -> None:
     ids=["lines", "words", "digits", "extents", "spaces"],
 )
 def test_no_descriptor_takes_long_to_read(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with suppress(UnsafeImage):
         refer((DESCRIPTOR + text).encode(), "vmdk")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_sparse_vmdk_with_a_capacity_is_its_own_extent() -> None:

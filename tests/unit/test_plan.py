@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted
+from ansible_collections.kvmops.disk.plugins.module_utils._module import whole_story
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 
 
@@ -97,3 +98,24 @@ def test_an_undo_that_fails_does_not_keep_the_others_from_running() -> None:
         ).apply()
     assert diary.lines == ["do a", "do c", "undo c", "undo a"]
     assert str(caught.value.__context__) == "the first reason"
+
+
+def refusing(what: str) -> Callable[[], None]:
+    """A call to a library that fails, told in words of ours."""
+
+    def refuse() -> None:
+        try:
+            raise OSError(f"library: {what}")
+        except OSError as error:
+            raise DiskError(f"cannot {what}") from error
+
+    return refuse
+
+
+def test_what_failed_first_is_told_before_what_failed_when_that_was_undone() -> None:
+    with pytest.raises(DiskError) as failed:
+        plan(Step("", lambda: None, refusing("undefine")), Step("", refusing("start"))).apply()
+    assert whole_story(failed.value) == "cannot start. Then, while that was being undone: cannot undefine"
+    with pytest.raises(DiskError) as failed:
+        plan(Step("", lambda: None, lambda: None), Step("", refusing("start"))).apply()
+    assert whole_story(failed.value) == "cannot start"

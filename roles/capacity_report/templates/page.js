@@ -60,6 +60,7 @@
       event.preventDefault();
     }
   });
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => (one.open = true)));
   document.querySelector(".tools").hidden = false;
   filter();
 })();

@@ -11,6 +11,7 @@ CONSTANTS are other values of constants, as JSON, by the names of the files of m
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -47,10 +48,14 @@ WATCHED = {
     "virDomainSnapshotDelete",
 }
 seen: Counter[str] = Counter()
-wanted = os.environ.get("AT_POINT", "")
-log = os.environ.get("POINTS")
 constants = json.loads(os.environ.get("CONSTANTS", "{}"))
 load = SourceFileLoader.exec_module
+
+
+@functools.cache
+def asked(name: str) -> str:
+    """What the environment says at the first record: a process may have been begun with another one."""
+    return os.environ.get(name, "")
 
 
 def name_of(function: Any, frame: FrameType) -> str | None:
@@ -67,12 +72,12 @@ def on_call(frame: FrameType, event: str, function: Any) -> None:
         return
     seen[name] += 1
     point = f"{name} {seen[name]}"
-    if log:
+    if asked("POINTS"):
         sys.setprofile(None)
-        with open(log, "a", encoding="utf-8") as stream:
+        with open(asked("POINTS"), "a", encoding="utf-8") as stream:
             stream.write(point + "\n")
         sys.setprofile(on_call)
-    if point == wanted:
+    if point == asked("AT_POINT"):
         sys.setprofile(None)
         number = signal.Signals[os.environ["AT_SIGNAL"]]
         os.kill(os.getpid(), number)
@@ -88,14 +93,13 @@ def load_with_constants(loader: SourceFileLoader, module: ModuleType) -> None:
 def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and not seen and str(arguments[0]).endswith(".kvmops") and arguments[2] & os.O_CREAT:
         seen["record"] = 1
-        if wanted == "record 1":
+        if asked("AT_POINT") == "record 1":
             os.kill(os.getpid(), signal.Signals[os.environ["AT_SIGNAL"]])
-        else:
+        elif asked("AT_POINT") or asked("POINTS"):
             sys.setprofile(on_call)
             threading.setprofile(on_call)  # for those that are begun later
 
 
-if wanted or log:
-    sys.addaudithook(on_audit)
+sys.addaudithook(on_audit)
 if constants:
     SourceFileLoader.exec_module = load_with_constants  # type: ignore[method-assign,assignment]
