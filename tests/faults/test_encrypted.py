@@ -78,7 +78,7 @@ def test_a_disk_too_small_for_an_encrypted_image_is_foreseen_with_the_figures(ma
             {"preallocation": "metadata"},
             {"src": str(made / "base"), "format": "luks"},
         ):
-            result = run_module(CONVERT, converting(plain, small / "new", **ways))
+            result = run_module(CONVERT, {**converting(plain, small / "new"), **ways})
             assert result["required_bytes"] > 4 * MIB >= result["available_bytes"], result
         with (small / "filler").open("wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, 3 * MIB)

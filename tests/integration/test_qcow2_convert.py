@@ -315,7 +315,7 @@ def test_an_image_is_put_over_a_backing_file_with_what_differs(tmp_path: Path) -
     larger = create(tmp_path / "larger", "qcow2", 9 * MIB)
     message = refused(full, "raw", tmp_path / "x", backing_file=larger, backing_format="qcow2")
     assert "a smaller overlay cuts off the end of the disk" in message
-    assert "rate_limit: only goes with a backing_file that" in refused(
+    assert "rate_limit: only goes with a backing_file in the clear that" in refused(
         full, "raw", tmp_path / "x", **below, rate_limit="1M"
     )
 
