@@ -105,9 +105,9 @@ def disk_of(hv: Hypervisor, name: str, target: str = "vda") -> tuple[str, str]:
 
 
 def leftovers(hv: Hypervisor, name: str, *directories: Path) -> list[str]:
-    """What a run must not leave behind: records, staging directories, the record in the domain's metadata."""
+    """What a run must not leave behind: records, staging directories, what the domain's metadata says of it."""
     found = [str(path) for directory in directories for path in directory.rglob("*") if ".kvmops" in path.name]
-    if RECORD in definition(hv, name):
+    if RECORD in definition(hv, name) or "urn:kvmops:shutdown:1" in definition(hv, name):
         found.append(f"a record in the metadata of {name}")
     return found
 

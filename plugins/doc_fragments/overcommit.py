@@ -22,5 +22,7 @@ options:
         source that is removed after its conversion.
       - Known are the files that domains name as disks, backing files or in snapshots, and all files beside those,
         beside the image, in the directories of libvirt's storage pools and in O(search_paths).
+      - Of tasks with this parameter on one file system, one after the other is counted and carried out, so that they do
+        not cross the limit together.
     type: float
 """

@@ -26,6 +26,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _lock, _referen
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, UnsafeImage
 
 SUFFIX = f"{_lock.SUFFIX}-base"
+#: Gives the images that read a base, as a search finds them.
+Readers = t.Callable[[str], t.Iterable[str]]
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -48,7 +50,7 @@ def look(base: str) -> BaseNote | None:
     """What is noted of the base at *base*; None where nothing is. Raises UnsafeImage where that cannot be read."""
     place = _place(base)
     try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -61,6 +63,19 @@ def own_note(base: str) -> BaseNote | None:
     """As look(), but None where the note is of an earlier file at that name."""
     note = look(base)
     return note if note is not None and note.inode == os.stat(base).st_ino else None
+
+
+def is_in_use(base: str) -> bool:
+    """Whether there is a base at *base* of which it is noted that overlays read it, or did until now."""
+    if not os.path.isfile(base):
+        return False
+    note = own_note(base)
+    return note is not None and note.unused_since is None
+
+
+def reads(overlay: str, base: str) -> bool:
+    """Whether the image at *overlay* points to *base*, by whatever name; so does one that may not be looked at."""
+    return bool(_points_to(overlay, base))
 
 
 def noted_dependents(base: str, known: t.Container[str] = ()) -> list[str]:
@@ -100,10 +115,22 @@ def protect(base: str, overlays: t.Iterable[str], *, read_only: bool = True) -> 
             _chmod(base, stat.S_IMODE(status.st_mode) & ~_WRITABLE)
 
 
-def release(base: str, gone: t.Iterable[str], others: t.Collection[str] = ()) -> bool:
+def adopt(base: str) -> None:
+    """Has what is noted of *base* hold for the file that stands there now, and no more for the one that did before.
+
+    Nothing to do where that file is gone, or nothing is noted. Raises DiskError where the note cannot be written.
+    """
+    note = look(base) if os.path.isfile(base) else None
+    if note is None or note.inode == os.stat(base).st_ino:
+        return
+    with _held(base) as found:
+        _write(base, replace(found, inode=os.stat(base).st_ino))
+
+
+def release(base: str, gone: t.Iterable[str], others: Readers = lambda _base: ()) -> bool:
     """Forgets the overlays *gone*, which the caller has removed or made independent, and all others that have gone.
 
-    Where none is left that counts, and there are no *others* (dependents that were found by a search: _dependents),
+    Where none is left that counts, and there are no *others* (dependents that a search finds: it is made only then),
     the base gets its mode back and is noted as unused. Returns whether that is so. Nothing to do, and False, where
     nothing is noted. Raises DiskError where the note cannot be written, or the mode given back.
     """
@@ -114,8 +141,9 @@ def release(base: str, gone: t.Iterable[str], others: t.Collection[str] = ()) ->
         left = {
             path: mount for path, mount in note.overlays.items() if path not in removed and _counts(path, mount, base)
         }
-        if left or [path for path in others if path not in removed]:
-            _write(base, replace(note, overlays=left))
+        if left or [path for path in others(base) if os.path.abspath(path) not in removed]:
+            if left != note.overlays:
+                _write(base, replace(note, overlays=left))
             return False
         if note.mode is not None and note.inode == os.stat(base).st_ino:
             _chmod(base, note.mode)
@@ -139,12 +167,20 @@ def remove_image(path: str) -> None:
 
 def _counts(overlay: str, mount: str, base: str) -> bool:
     """Whether the noted *overlay*, which lay on the mount point *mount*, must be taken for one that reads *base*."""
+    points = _points_to(overlay, base)
+    if points is not None:
+        return points
+    being_made = (_lock.look(overlay) or {}).get("alive", False)
+    return bool(being_made) or _mount_point(overlay) != mount
+
+
+def _points_to(overlay: str, base: str) -> bool | None:
+    """Whether the image at *overlay* points to *base*, by whatever name; None where there is no such image."""
     try:
         wanted = _references.identity(base)
         return any(_references.identity(name) == wanted for name in _references.pointed_to(overlay))
     except (FileNotFoundError, NotADirectoryError):
-        being_made = (_lock.look(overlay) or {}).get("alive", False)
-        return bool(being_made) or _mount_point(overlay) != mount
+        return None
     except OSError:  # it is there, and may not be read
         return True
     except DiskError:  # what QEMU cannot open either
@@ -238,6 +274,6 @@ def _unreadable(base: str, reason: str) -> UnsafeImage:
 def _unwritable(base: str, error: OSError) -> DiskError:
     return DiskError(
         f"{base}: cannot note beside it what depends on it ({_place(base)}): {error.strerror}: have its directory "
-        "writable, or do without protect_base",
+        "writable",
         path=base,
     )

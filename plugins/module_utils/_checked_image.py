@@ -132,5 +132,5 @@ class CheckTask(InPlaceTask):
 def check(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = CheckTask(module)
-    plan = carry_out(task.decide, _leftovers.REPAIR, lambda: [task.path], module.check_mode)
+    plan = carry_out(task.decide, _leftovers.REPAIR, lambda: [task.path], module)
     return task.result(plan)

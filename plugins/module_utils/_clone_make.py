@@ -10,7 +10,6 @@ others are copies of that (the tests compare them with what qemu-img makes).
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -19,7 +18,7 @@ import threading
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _staging, _transcode
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _staging, _transcode
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import FULL, LINKED, REFLINK, CloneSpec, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_xml import Definition, Identity
@@ -29,7 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hyperv
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
@@ -115,6 +114,7 @@ class Making:
     wish: CloneWish
     plan: Blueprint
     stopped: t.Callable[[], bool]
+    progress: Progress
     _files: dict[str, NewFile] = field(default_factory=dict, init=False)
     _domain: Domain | None = field(default=None, init=False)
     _unsure: bool = field(default=False, init=False)
@@ -207,7 +207,7 @@ class Making:
             image.disk.path, image.disk.format, self.wish.layout(image.format), verify=self.wish.verify
         )
         qemu_img = self.qemu_img.holding(*self.operation.descriptors)
-        _transcode.make(qemu_img, recipe, image.disk.images, image.disk.size, new, self._phase)
+        _transcode.make(qemu_img, recipe, image.disk.images, image.disk.size, new, self._phases(image))
         self._grow(image, new.name)
 
     def _reflink(self, image: NewImage, name: str) -> None:
@@ -228,25 +228,14 @@ class Making:
                 name, image.format, image.size, preallocation=self.wish.layout(image.format).preallocation
             )
 
-    @contextlib.contextmanager
-    def _phase(self, verb: str, total: int) -> t.Iterator[Phase]:
-        """A part of the work that ends where the task is told to end."""
-        yield _Stoppable(self._require_wanted, verb, total)
+    def _phases(self, image: NewImage) -> _transcode.Phases:
+        """The parts of the work on *image*, each of which ends where the task is told to end."""
+        subject = f"{self.plan.spec.name} {image.disk.target}"
+        return lambda verb, total: self.progress.phase(subject, verb, total, self._require_wanted)
 
     def _require_wanted(self) -> None:
         if self.stopped():
             raise Interrupted(f"{self.plan.spec.name}: not made, since the task was told to end")
-
-
-class _Stoppable(Phase):
-    """A phase that nobody looks at, and in which the task can be told to end."""
-
-    def __init__(self, check: t.Callable[[], None], verb: str, total: int) -> None:
-        super().__init__(Progress(None), "", verb, total)
-        self._check = check
-
-    def percent(self, percent: float) -> None:
-        self._check()
 
 
 def steps(source: Source, making: Making) -> tuple[Step, ...]:
@@ -279,7 +268,7 @@ def clear(operation: Operation) -> None:
     for path in operation.paths:
         left = operation.left_behind(path)
         if left and left.get("verb") in (MAKE, REMOVE) and _staging.is_file(path, left.get(NEW_FILE)):
-            _staging.remove(path)
+            _base.remove(path)
         _staging.discard(path)
         operation.settled(path)
 

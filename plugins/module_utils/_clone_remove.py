@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
+import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _staging
+from ansible_collections.kvmops.disk.plugins.module_utils import _base, _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_existing import Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_identity import Mark
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
@@ -31,15 +32,16 @@ class Removal:
     bases: tuple[str, ...]
 
 
-def require_clone(found: Neighbour, source: str) -> Mark:
-    """What the clone says of itself. Raises DiskError where this module did not make it as a clone of *source*."""
+def require_clone(found: Neighbour, source: str, listed: t.Sequence[Neighbour]) -> Mark:
+    """What the clone says of itself. Raises DiskError where this module did not make it as a clone of *source*, or as
+    one of such a clone that is *listed*, too."""
     mark, name = found.looks.mark, found.looks.name
     if mark is None:
         raise DiskError(
             f"{name}: nothing in its definition says that this module made it: asked to remove it: it was left alone: "
             "remove it with virsh undefine, and its images by hand"
         )
-    if source not in (mark.source, mark.source_uuid):
+    if not _descends(mark, source, {one.looks.uuid: one.looks.mark for one in listed}):
         raise DiskError(f"{name}: is a clone of {mark.source}, asked to remove one of {source}: it was left alone")
     return mark
 
@@ -78,6 +80,18 @@ def require_stoppable(found: Neighbour, force: bool) -> None:
         )
 
 
+def _descends(mark: Mark, source: str, marks: t.Mapping[str, Mark | None]) -> bool:
+    """Whether *mark* is that of a clone of *source*, or of one of the clones that have *marks*, by their UUIDs."""
+    seen = set()
+    above: Mark | None = mark
+    while above is not None and above.source_uuid not in seen:
+        if source in (above.source, above.source_uuid):
+            return True
+        seen.add(above.source_uuid)
+        above = marks.get(above.source_uuid)
+    return False
+
+
 @dataclass
 class Removing:
     """The hands that remove one clone; no decisions between them."""
@@ -110,7 +124,7 @@ class Removing:
         for path in self.plan.files:
             self.operation.keep(path)
         for path in self.plan.files:
-            _staging.remove(path)
+            _base.remove(path)
             self.operation.settled(path)
 
 

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import stat
 import typing as t
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _domain_xml,
     _image,
     _lock,
+    _passage,
     _staging,
     _xml,
 )
@@ -38,10 +37,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuI
 
 @dataclass(frozen=True)
 class Left:
-    """A path on which a run died that made, or removed, a clone; *there*: a file of it is there."""
+    """A path on which a run died that made, or removed, a clone; *there*: a file of it is there. *bases*: the noted
+    bases that the run had to do with."""
 
     path: str
     there: bool = False
+    bases: tuple[str, ...] = ()
 
 
 def look_at_source(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Source:
@@ -78,26 +79,12 @@ def place(source: Source, wish: CloneWish) -> str:
 
 
 def require_place(directory: str, user: t.Callable[[], tuple[int, int] | None]) -> None:
-    """Raises InvalidRequest where *directory* is none, cannot be written to, or QEMU's *user* cannot get to it.
-
-    QEMU is only asked about where not everybody may pass (HAZARDS G22).
-    """
+    """Raises InvalidRequest where *directory* is none, cannot be written to, or QEMU's *user* cannot get to it."""
     if not os.path.isdir(directory):
         raise InvalidRequest(f"disk_dir: {directory} is no directory: create it first", path=directory)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise InvalidRequest(f"disk_dir: no permission to write in {directory}", path=directory)
-    closed = [one for one in _ancestors(directory) if not os.stat(one).st_mode & stat.S_IXOTH]
-    who = user() if closed and os.geteuid() == 0 else None
-    if who is None or who[0] == 0:
-        return
-    for one in closed:
-        if not _may_pass(one, *who):
-            raise InvalidRequest(
-                f"disk_dir: QEMU runs as the user {who[0]}, and it may not pass {one} (mode "
-                f"{stat.S_IMODE(os.stat(one).st_mode):04o}) to get to {directory}: give it execute permission, or "
-                "choose another directory",
-                path=one,
-            )
+    _passage.require(directory, user, "disk_dir")
 
 
 def effective_mode(source: Source, wish: CloneWish, directory: str) -> str:
@@ -162,32 +149,5 @@ def left_behind(directories: t.Iterable[str], names: t.Container[str]) -> dict[s
             name, path = record.get("item"), record.get("path")
             if not record["alive"] and record.get("verb") in (MAKE, REMOVE) and name in names and path:
                 there = os.path.lexists(path) or _staging.left_over(path)
-                found.setdefault(str(name), []).append(Left(path, there))
+                found.setdefault(str(name), []).append(Left(path, there, tuple(_lock.noted_bases(record))))
     return found
-
-
-def _ancestors(directory: str) -> list[str]:
-    """*directory* and all directories on the way to it."""
-    found = [os.path.realpath(directory)]
-    while found[-1] != "/":
-        found.append(os.path.dirname(found[-1]))
-    return found
-
-
-def _may_pass(directory: str, user: int, group: int) -> bool:
-    """Whether that user may pass *directory*, which not everybody may; an ACL may let it, which nobody can tell here
-    without being that user."""
-    if "system.posix_acl_access" in os.listxattr(directory):
-        return True
-    status = os.stat(directory)
-    if status.st_uid == user:
-        return bool(status.st_mode & stat.S_IXUSR)
-    groups = {group, *(one.gr_gid for one in grp.getgrall() if _name_of(user) in one.gr_mem)}
-    return status.st_gid in groups and bool(status.st_mode & stat.S_IXGRP)
-
-
-def _name_of(user: int) -> str | None:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return None

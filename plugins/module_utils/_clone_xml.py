@@ -14,13 +14,20 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_identity, _domain_xml, _xml
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _domain_identity,
+    _domain_xml,
+    _record_xml,
+    _xml,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_identity import Mark
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskChange
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 
 #: sockaddr_un.sun_path, less its end.
 _LONGEST_SOCKET = 107
+#: The namespaces in the metadata of what is done to the source itself.
+_OF_THE_SOURCE = (_record_xml.RECORD_URI, _record_xml.SHUTDOWN_URI)
 #: Devices whose other end is a socket, a file or a port of the host.
 _CHARACTER_DEVICES = ("serial", "console", "parallel", "channel", "redirdev", "smartcard")
 #: Where libvirt puts the socket of a channel by itself, in a directory of each run.
@@ -218,6 +225,8 @@ class _Editing:
         metadata = self.domain.find("./metadata")
         if metadata is None:
             metadata = _xml.child(self.domain, "metadata")
+        for node in [one for one in metadata if _xml.namespace(one) in _OF_THE_SOURCE]:
+            _xml.remove(node)
         given = _xml.fragment(self.identity.metadata, "metadata") if self.identity.metadata else []
         for node in (*given, _domain_identity.mark_element(self.identity.mark)):
             for old in [one for one in metadata if _xml.namespace(one) == _xml.namespace(node)]:

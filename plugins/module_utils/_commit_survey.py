@@ -16,9 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _dependents,
     _encrypting,
     _encryption,
-    _formats,
     _image,
-    _qcow2,
     _qcow2_bitmaps,
     _usage,
 )
@@ -86,7 +84,8 @@ class CommitSurvey(InPlaceTask):
     def require_possible(self, observed: Observed) -> None:
         """Raises where the images cannot be merged, or where that would hurt somebody."""
         _commit.require_mergeable(observed)
-        _commit.require_endable(self.wish, observed.overlay, self._bitmaps(observed.overlay))
+        overlay = observed.overlay
+        _commit.require_endable(self.wish, overlay, _qcow2_bitmaps.bitmaps_of(overlay.path, overlay.format))
         users = self.users()
         for image in observed.images:
             self.require_no_saved_state(image.path, users)
@@ -141,8 +140,9 @@ class CommitSurvey(InPlaceTask):
 
     def _require_space(self, observed: Observed) -> None:
         base = observed.base
-        in_base = self.qemu_img.allocated(base.path, base.format, 1, data=True)
-        demands = [(os.path.realpath(base.path), _commit.bytes_needed(observed, in_base))]
+        in_base = self.qemu_img.held(base.path, base.format, data=True)
+        needed = _commit.bytes_needed(base, observed.overlay.virtual_size, observed.held, in_base)
+        demands = [(os.path.realpath(base.path), needed)]
         if self.wish.end == "empty":
             overlay = observed.overlay
             options = creation_options(_commit.empty_layout(overlay))
@@ -150,13 +150,6 @@ class CommitSurvey(InPlaceTask):
             header = _encryption.HEADER_BYTES if overlay.encrypted else 0
             demands.append((overlay.path, measured.required + header))
         _capacity.require_space(demands)
-
-    def _bitmaps(self, image: _image.Image) -> list[str]:
-        if image.format != "qcow2":
-            return []
-        with _formats.open_image(image.path) as stream:
-            header = _qcow2.read_header(stream, image.path)
-            return [one.text for one in _qcow2_bitmaps.read_bitmaps(stream, header, image.path)]
 
 
 def is_same(one: str, other: str) -> bool:

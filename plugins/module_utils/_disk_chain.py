@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainD
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._trust import Trust
 
 
 def followed(
@@ -21,10 +22,12 @@ def followed(
 ) -> tuple[Image, ...]:
     """*image*, the disk's own, and those below it, of which none is opened before somebody vouches for it.
 
-    Raises what require_known_references and _image.chain raise.
+    Raises what require_known_references, _image.chain and Trust.require_believable raise.
     """
     require_known_references(state, disk, [image], trusted)
     images = _image.chain(qemu_img, image)
+    for one in images:
+        Trust(trusted).require_believable(one)
     require_known_references(state, disk, images, trusted)
     return images
 

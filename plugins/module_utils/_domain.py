@@ -113,7 +113,12 @@ def disks(hypervisor: Hypervisor, definition: str | None, live: str | None) -> t
 
 
 def block_jobs(domain: Domain, state: DomainState) -> list[str]:
-    """The targets of the running domain's disks on which a block job runs, or waits for its pivot. Raises NoAnswer."""
+    """The targets of the running domain's disks on which a block job runs, or waits for its pivot. Raises NoAnswer.
+
+    None are looked for where the domain is busy: libvirt does not tell of one that is migrated to here.
+    """
+    if state.busy:
+        return []
     return [
         disk.target for disk in state.disks if disk.live and (disk.live.mirror is not None or _has_job(domain, disk))
     ]

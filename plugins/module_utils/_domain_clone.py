@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _base,
     _capacity,
     _clone,
     _clone_existing,
@@ -33,6 +32,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _records,
     _staging,
     _surroundings,
+    _ties,
     _usage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import LINKED, CloneSpec, CloneWish
@@ -49,6 +49,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._references import identity
 from ansible_collections.kvmops.disk.plugins.module_utils._several import Item, Several, report
@@ -80,7 +81,8 @@ class CloneTask:
         self.module = module
         self.params = module.params
         self.wish = wish
-        self.qemu_img = QemuImg.find()
+        self.progress = Progress.wanted()
+        self.qemu_img = QemuImg.find().limiting(not wish.trusted)
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.source = _clone_survey.look_at_source(self.hypervisor, self.qemu_img, wish)
         _records.require_own(wish.source, self.source.state.record, _clone_make.MAKE, _lock.notes(None))
@@ -92,11 +94,10 @@ class CloneTask:
         self.mode = _clone_survey.effective_mode(self.source, wish, self.directory)
         for disk in self.source.disks:
             _clone_source.require_clonable_images(disk, self.mode)
-        self.room = _clone_survey.Room(
-            self.qemu_img, wish, self.mode, self.directory, self.params["max_overcommit"], self._promises
-        )
+        self.room = self._room()
         self.overlays = _clone_make.Overlays(self.qemu_img, wish)
-        self.several = Several(_clone_make.MAKE, 100 if self.mode == LINKED else _COPIES_AT_ONCE)
+        at_once = 100 if self.mode == LINKED else _COPIES_AT_ONCE
+        self.several = Several(module, _clone_make.MAKE, at_once, [self.directory])
 
     def present(self) -> dict[str, t.Any]:
         """Makes the clones that are missing; in check mode says so."""
@@ -107,7 +108,7 @@ class CloneTask:
         known = {neighbour.looks.name: neighbour for neighbour in self.neighbours}
         items = [self._item(spec, known.get(spec.name), left.get(spec.name, [])) for spec in self.wish.clones]
         self._validate_first(items)
-        unprotected = self._unprotected(items)
+        unprotected = _ties.unprotected(item.bases for item in items) if self.wish.protect_base else []
         if not self.module.check_mode and (unprotected or any(item.open for item in items)):
             self._carry_out(items)
             refresh_pools(self.hypervisor, places)
@@ -131,42 +132,36 @@ class CloneTask:
 
     def _carry_out(self, items: t.Sequence[CloneItem]) -> None:
         owners = _staging.owners(image.path for disk in self.source.disks for image in disk.images)
-        self._protect([item for item in items if item.found])
+        if self.wish.protect_base:
+            self._protect([item for item in items if item.found])
         try:
-            self.several.carry_out(items, self._decided, self._protect)
+            self.several.carry_out(items, self._decided, self._prepare)
         finally:
-            self._release(items)
             _staging.give_back(owners)
 
-    def _unprotected(self, items: t.Sequence[CloneItem]) -> list[str]:
-        """The images of the source that clones read, or are to read, and that are not protected yet."""
-        read = {path: overlays for path, overlays in self._overlays(items).items() if overlays}
-        return [path for path, overlays in read.items() if not _base.is_protected(path, overlays)]
+    def _prepare(self, items: list[CloneItem]) -> None:
+        """Counts once more what the new images may come to need, since nobody else makes any now, and notes them."""
+        self.room = self._room()
+        counted = self.params["max_overcommit"] is not None
+        for item, plan in [(item, item.plan) for item in items if item.plan is not None and counted]:
+            try:
+                self.room.take([(image.disk, image.path, image.size) for image in plan.images])
+            except DiskError as error:
+                item.error = error
+        self._protect([item for item in items if item.error is None])
 
-    def _protect(self, items: t.Sequence[CloneItem]) -> None:
+    def _protect(self, items: t.Iterable[CloneItem]) -> None:
         """Notes what reads, or is to read, the images of the source, and keeps everybody from writing these."""
-        for path, overlays in self._overlays(items).items():
-            if overlays and not _base.is_protected(path, overlays):
-                _base.protect(path, overlays)
+        _ties.protect((item.bases for item in items), read_only=self.wish.protect_base, warn=self.module.warn)
 
-    def _release(self, items: t.Sequence[CloneItem]) -> None:
-        """Forgets the clones that were not made; without any, the images of the source are as they were."""
-        for path, overlays in self._overlays(items).items():
-            if any(item.error for item in items) or not all(map(os.path.exists, overlays)):
-                _base.release(path, ())
-
-    def _overlays(self, items: t.Sequence[CloneItem]) -> dict[str, list[str]]:
-        """The overlays of *items* by the images of the source; none where those are not to be protected.
+    def _bases(self, item: CloneItem) -> dict[str, list[str]]:
+        """The overlays of *item* by the images of the source.
 
         A block device has no mode that would keep anybody off, and there is no place beside it for a note.
         """
-        if self.mode != LINKED or not self.wish.protect_base:
-            return {}
-        return {
-            disk.path: [path for item in items if (path := item.overlay(disk)) is not None]
-            for disk in self.source.disks
-            if not disk.block[0]
-        }
+        disks = [disk for disk in self.source.disks if self.mode == LINKED and not disk.block[0]]
+        found = {disk.path: item.overlay(disk) for disk in disks}
+        return {path: [overlay] for path, overlay in found.items() if overlay is not None}
 
     def _item(self, spec: CloneSpec, found: Neighbour | None, left: t.Sequence[Left]) -> CloneItem:
         """What is to be done for one clone; why it cannot be is noted in it."""
@@ -182,6 +177,7 @@ class CloneTask:
                     self._keep(item, appeared, left)
         except DiskError as error:
             item.error = error
+        item.bases = self._bases(item)
         return item
 
     def _keep(self, item: CloneItem, found: Neighbour, left: t.Sequence[Left]) -> None:
@@ -300,6 +296,7 @@ class CloneTask:
             self.wish,
             t.cast(Blueprint, item.plan),
             self.several.stopped,
+            self.progress,
         )
         return _clone_make.steps(self.source, making)
 
@@ -328,6 +325,10 @@ class CloneTask:
                     )
             _surroundings.require_unwritten(image)
             _surroundings.require_settled(self.qemu_img, image.path, image.format, _lock.look(image.path))
+
+    def _room(self) -> _clone_survey.Room:
+        ratio = self.params["max_overcommit"]
+        return _clone_survey.Room(self.qemu_img, self.wish, self.mode, self.directory, ratio, self._promises)
 
     def _promises(self) -> _capacity.FileSystem:
         """What the images on the file system of the new ones may come to need: the base, from now on, nothing more."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from functools import partial
 
@@ -19,6 +20,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _domain_xml,
     _image,
     _lock,
+    _record_xml,
+    _shutdown,
     _unfinished,
     _xml,
 )
@@ -82,6 +85,10 @@ class ConvertTask(DomainTask):
         """The images whose records are to be held."""
         return self.unfinished.paths | {path for item in self.conversions for path in (item.source, item.dest)}
 
+    def directories(self) -> set[str]:
+        """Where the new images lie."""
+        return {os.path.dirname(os.path.realpath(item.dest)) for item in self.conversions}
+
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns, read from the world again after a change."""
         before = {item.target: item for item in self.conversions}
@@ -95,19 +102,19 @@ class ConvertTask(DomainTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         self.conversions, self.work = [], None
-        note_of = _lock.notes(operation)
-        self.unfinished = _unfinished.find(self.state, [], note_of)
+        self.unfinished = self._find_unfinished([], operation)
         meant, conversions = _convert.select(self.state, self.wish)
         self.targets = [disk.target for disk in meant]
         there = {disk.target for disk in self.unfinished.pivoted if self.wish.is_granted(disk.dest, disk.format)}
         conversions = [item for item in conversions if item.target not in there]
         if not conversions:
-            self.unfinished = _unfinished.find(self.state, [disk.path for disk in meant if disk.path], note_of)
+            self.unfinished = self._find_unfinished([disk.path for disk in meant if disk.path], operation)
+            self._warn_of_shutdown(operation)
             return Plan({}, {}, self._settlement(operation, restart=self.wish.restart) if self.unfinished else ())
         self.survey = self._survey()
         self._require_convertible(conversions)
         self.mode = _convert.way(self.state, self.wish)
-        self.unfinished = _unfinished.find(self.state, [item.dest for item in conversions], note_of)
+        self.unfinished = self._find_unfinished([item.dest for item in conversions], operation)
         self.conversions = conversions
         self.conversions = conversions = [self.survey.examined(item) for item in conversions]
         adopted = _unfinished.adoptable(self.unfinished, conversions, self.wish) if self.mode == "live" else frozenset()
@@ -120,6 +127,20 @@ class ConvertTask(DomainTask):
         self.survey.require_space(new, share=self.state.active)
         self.survey.require_promise(conversions, self.params["max_overcommit"])
         return self._conversion_plan(operation, adopted)
+
+    def _find_unfinished(self, images: t.Iterable[str], operation: Operation | None) -> Unfinished:
+        asked = _record_xml.shutdown_in(self.state.definition)
+        run = self.domain.run_number() if asked else None
+        return _unfinished.find(self.state, images, _lock.notes(operation), asked, run)
+
+    def _warn_of_shutdown(self, operation: Operation | None) -> None:
+        """Says, once, that the guest may go off under what is done or found now."""
+        pending = self.unfinished.pending
+        if pending is not None and operation is None:
+            self.warn(
+                f"{self.state.name}: its guest was asked to shut down at {pending.asked}, by a run that then gave up "
+                "waiting, and may still do so: the next run of this module on it starts it again, whatever it is asked"
+            )
 
     def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
         if not self.unfinished:
@@ -165,6 +186,7 @@ class ConvertTask(DomainTask):
         from ansible_collections.kvmops.disk.plugins.module_utils import _live, _offline  # loaded where there is work
 
         if self.mode == "live":
+            self._warn_of_shutdown(operation)
             work = _live.LiveWork(**self.hands(operation), wish=self.wish, images=self.survey.images, adopted=adopted)
             return _live.steps(self.state, self.wish, self.conversions, work)
         return _offline.steps(self.state, self.wish, self.conversions, self._work(operation))
@@ -179,7 +201,12 @@ class ConvertTask(DomainTask):
             lambda: _live.name_pivoted(self.hypervisor, self.domain, pivoted),
         )
         ended = _unfinished.clean_up(self.unfinished, lambda disk: _live.end_copy(self.domain, disk))
-        return (*((named,) if pivoted else ()), *ended)
+        forgotten = Step(
+            f"forget that the guest of {self.state.name} was asked to shut down",
+            lambda: _shutdown.settle(self.hypervisor, self.domain),
+        )
+        is_on_again = self.unfinished.answered and self.state.active
+        return (*((named,) if pivoted else ()), *ended, *((forgotten,) if is_on_again else ()))
 
     def _settlement(self, operation: Operation | None, *, restart: bool) -> tuple[Step, ...]:
         """The steps that end what a dead run left, where there is nothing else to do."""
@@ -192,7 +219,7 @@ class ConvertTask(DomainTask):
             *self._clean_up(),
             *start,
             *self._removals(),
-            Step(f"forget the interrupted conversion of {self.state.name}", lambda: work.records.forget(images)),
+            Step(f"forget the interrupted conversion of {self.state.name}", lambda: work.forget(images)),
         )
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
@@ -264,5 +291,5 @@ class ConvertTask(DomainTask):
 def convert(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = ConvertTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "convert", task.paths, module.check_mode)
+    plan = carry_out(task.decide, "convert", task.paths, module, counted=task.directories)
     return task.result(plan)

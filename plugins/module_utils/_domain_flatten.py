@@ -11,6 +11,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _block_job,
     _disk_chain,
     _domain,
     _domain_xml,
@@ -191,7 +192,7 @@ class FlattenTask(DomainTask):
         return _flatten_left.settle(
             self.left,
             lambda target: _flatten_live.end_pull(self.domain, target),
-            lambda target: _flatten_live.write_out(self.domain, target),
+            lambda target: _block_job.write_out(self.domain, target),
         )
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
@@ -242,8 +243,8 @@ def _paths(images: t.Iterable[_image.Image]) -> list[str]:
 def flatten(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = FlattenTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "flatten", task.paths, module.check_mode)
+    plan = carry_out(task.decide, "flatten", task.paths, module)
     if task.lost and not module.check_mode:
-        after = carry_out(task.decide, "flatten", task.paths, module.check_mode)
+        after = carry_out(task.decide, "flatten", task.paths, module)
         plan = Plan(after.before, after.after, (*plan.steps, *after.steps), after.diff)
     return task.result(plan)

@@ -26,19 +26,21 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _rebase,
     _staging,
     _surroundings,
+    _ties,
     _usage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._clone import LINKED, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_rebase import Move
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_wish import wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._module import refresh_pools
+from ansible_collections.kvmops.disk.plugins.module_utils._module import readers, refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._rebasing import plan_rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._rebasing import Phases, plan_rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._several import Item, Several, report
 
 #: The verb of the records of runs that move clones.
@@ -75,8 +77,10 @@ class RebaseTask:
                     "the two out"
                 )
         self.wish = wish
+        self.progress = Progress.wanted()
+        self.several = Several(module, REBASE, _AT_ONCE)
         self.names = [spec.name for spec in wish.clones]
-        self.qemu_img = QemuImg.find()
+        self.qemu_img = QemuImg.find().limiting(not wish.trusted)
         self.hypervisor = Hypervisor.connect(self.params["uri"])
         new = replace(wish, source=self.params["rebase_to"])
         new.require_valid()
@@ -95,13 +99,14 @@ class RebaseTask:
         for item in self.items:
             self._refuse_dependents(item)
         released = self._unused()
-        unprotected = self._unprotected(self.items)
+        right = [item for item in self.items if item.error is None]
+        unprotected = _ties.unprotected(item.bases for item in right) if self.wish.protect_base else []
         if not self.module.check_mode and (released or unprotected or any(item.open for item in self.items)):
-            try:
-                self._protect([item for item in self.items if item.moves and not item.open and item.error is None])
-                Several(REBASE, _AT_ONCE).carry_out(self.items, self._decided, self._protect)
-            finally:
-                self._release()
+            if self.wish.protect_base:
+                self._protect([item for item in right if not item.open])
+            self.several.carry_out(self.items, self._decided, self._protect)
+            for path in released:  # the clones may have left it earlier
+                _ties.forget(path, [move.path for item in self.items for move in item.moves], readers(self.module))
             refresh_pools(self.hypervisor, {os.path.dirname(move.path) for item in self.items for move in item.moves})
         return report(
             self.items,
@@ -138,6 +143,7 @@ class RebaseTask:
         item.state = state
         item.definition = _clone_rebase.definition(state, mark, item.moves, self.target)
         item.paths = tuple(move.path for move in item.moves)
+        item.bases = {move.base.path: [move.path] for move in item.moves}
         item.facts = {
             "name": item.name,
             "uuid": state.uuid,
@@ -211,7 +217,7 @@ class RebaseTask:
         door = self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
         for move in item.moves:
             if move.rebase:
-                found += plan_rebase(move.rebase, door).steps
+                found += plan_rebase(move.rebase, door, phases=self._phases(f"{item.name} {move.disk.target}")).steps
         state = t.cast(DomainState, item.state)
         if item.definition != state.definition:
             found.append(
@@ -221,6 +227,15 @@ class RebaseTask:
                 )
             )
         return tuple(found)
+
+    def _phases(self, subject: str) -> Phases:
+        """The parts of the work on a disk, each of which ends where the task is told to end."""
+
+        def look() -> None:
+            if self.several.stopped():
+                raise Interrupted(f"{subject}: was left as it was, since the task was told to end")
+
+        return lambda verb, total: self.progress.phase(subject, verb, total, look)
 
     def _define(self, state: DomainState, xml: str) -> None:
         """Defines the clone anew. Raises DiskError where its definition is not the one that was looked at."""
@@ -236,22 +251,9 @@ class RebaseTask:
             self.hypervisor.define(state.definition)
             raise DiskError(f"{state.name}: libvirt took another definition than it was given: {difference}")
 
-    def _unprotected(self, items: t.Sequence[RebaseItem]) -> list[str]:
-        return [path for path, overlays in self._overlays(items).items() if not _base.is_protected(path, overlays)]
-
-    def _protect(self, items: t.Sequence[RebaseItem]) -> None:
+    def _protect(self, items: t.Iterable[RebaseItem]) -> None:
         """Notes what reads, or is to read, the new base, and keeps everybody from writing it."""
-        for path, overlays in self._overlays(items).items():
-            if not _base.is_protected(path, overlays):
-                _base.protect(path, overlays)
-
-    def _overlays(self, items: t.Sequence[RebaseItem]) -> dict[str, list[str]]:
-        """The images of *items* by their new bases; none where those are not to be protected."""
-        found: dict[str, list[str]] = {}
-        for move in (move for item in items if item.error is None for move in item.moves):
-            if self.wish.protect_base:
-                found.setdefault(move.base.path, []).append(move.path)
-        return found
+        _ties.protect((item.bases for item in items), read_only=self.wish.protect_base, warn=self.module.warn)
 
     def _old_bases(self) -> set[str]:
         """The bases that clones were made from, and the images of their source, which they may have left earlier."""
@@ -264,16 +266,9 @@ class RebaseTask:
     def _unused(self) -> list[str]:
         """The protected bases that nothing reads when the clones have moved."""
         going = {move.path for item in self.items if item.error is None for move in item.moves}
-        return [path for path in sorted(self._old_bases()) if _is_noted(path) and not {*self.readers.of(path)} - going]
-
-    def _release(self) -> None:
-        """Lets go of old bases that nothing reads any more, and of the new one where no clone could be moved to it."""
-        for path in sorted({*self._old_bases(), *(disk.path for disk in self.target.disks)}):
-            if _is_noted(path):
-                moved = [move.path for item in self.items for move in item.moves if not _reads(move.path, path)]
-                files = {os.path.realpath(one) for one in moved}
-                others = [other for other in self.readers.of(path) if os.path.realpath(other) not in files]
-                _base.release(path, moved, others)
+        return [
+            path for path in sorted(self._old_bases()) if _base.is_in_use(path) and not {*self.readers.of(path)} - going
+        ]
 
     def _diff(self) -> list[dict[str, t.Any]]:
         """The bases of the clones before and after; in diff mode the change of each definition."""
@@ -304,15 +299,3 @@ def _cleared(path: str, operation: Operation | None) -> t.Callable[[], None]:
         t.cast(Operation, operation).settled(path)
 
     return clear
-
-
-def _reads(path: str, base: str) -> bool:
-    """Whether the image at *path* has *base* as its backing file."""
-    _format, points_to, _header = _image.first_look(path)
-    backing = points_to.backing_file
-    return backing is not None and _usage.is_same_file(os.path.join(os.path.dirname(path), backing), base)
-
-
-def _is_noted(base: str) -> bool:
-    note = _base.own_note(base)
-    return note is not None and note.unused_since is None

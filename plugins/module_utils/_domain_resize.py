@@ -39,6 +39,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._resize import ResizeWish, Resizing
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+from ansible_collections.kvmops.disk.plugins.module_utils._trust import Trust
 
 #: What a dead run of these verbs leaves does not get worse when the image grows under its guest: a leak at most. What a
 #: flattening or a conversion has left to finish is in the domain's metadata, too, which is looked at before.
@@ -132,7 +133,7 @@ class ResizeTask:
         self.module = module
         self.params = module.params
         self.wish = wish
-        self.qemu_img = QemuImg.find()
+        self.qemu_img = QemuImg.find().limiting(not wish.trusted)
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.domain = self.hypervisor.domain(module.params["name"])
         self.state: DomainState
@@ -161,6 +162,10 @@ class ResizeTask:
     def paths(self) -> list[str]:
         """The image whose record is to be held."""
         return [self.path] if self.path else []
+
+    def directories(self) -> list[str]:
+        """Where the image grows."""
+        return [os.path.dirname(os.path.realpath(path)) for path in self.paths()]
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns, read from the world again after a change."""
@@ -241,6 +246,7 @@ class ResizeTask:
         if item.image.backing_file is not None:
             images = _disk_chain.followed(self.qemu_img, self.state, item.disk, item.image, trusted=self.wish.trusted)
             _resize.require_no_cut(item, images[1])
+        Trust(self.wish.trusted).require_believable(item.image)
         _disk_chain.require_same_chain(self.state, item.disk, images)
 
     def _require_unused(self, item: Resizing) -> list[_usage.User]:
@@ -296,5 +302,5 @@ def _on(value: bool | None) -> str:
 def resize(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = ResizeTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "resize", task.paths, module.check_mode)
+    plan = carry_out(task.decide, "resize", task.paths, module, counted=task.directories)
     return task.result(plan)

@@ -32,8 +32,9 @@ class DomainTask(ABC):
     def __init__(self, module: AnsibleModule) -> None:
         self.params = module.params
         self.check_mode = module.check_mode
+        self.warn: t.Callable[[str], None] = module.warn
         self.progress = Progress.wanted()
-        self.qemu_img = QemuImg.find()
+        self.qemu_img = QemuImg.find().limiting(not module.params["trusted"])
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.domain = self.hypervisor.domain(module.params["name"])
         self.state: DomainState

@@ -19,6 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _clone_remove,
     _clone_survey,
     _dependents,
+    _ties,
     _usage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._clone_existing import Neighbour
@@ -28,16 +29,31 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute, refresh_pools, require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+    absolute,
+    readers,
+    refresh_pools,
+    require_directories,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._several import Item, Several, report
 
 
 @dataclass
 class RemovalItem(Item):
-    """A clone of the list, and what goes with it; None where no such domain is there."""
+    """A clone of the list: the domain that was *found*, None where there is no such, and what goes with it.
 
+    *left* are the bases that a dead run had to do with.
+    """
+
+    found: Neighbour | None = None
     plan: Removal | None = None
+    left: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What goes, unless it cannot."""
+        return self.plan.files if self.plan is not None and self.error is None else ()
 
 
 class RemovalTask:
@@ -51,23 +67,27 @@ class RemovalTask:
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.neighbours = _clone_existing.look_around(self.hypervisor)
         self.known = {neighbour.looks.name: neighbour for neighbour in self.neighbours}
-        marked = [disk.path for one in self._found() if one.looks.mark for disk in one.looks.mark.disks]
+        self.listed = [self.known[name] for name in self.names if name in self.known]
+        marked = [disk.path for one in self.listed if one.looks.mark for disk in one.looks.mark.disks]
         self.directories = _dependents.directories_to_search(
             [*marked, *self._places()], self.params["search_paths"], self.hypervisor
         )
-        self.users = _usage.domain_users(self.hypervisor) if marked else []
-        self.readers = _dependents.Dependents(self.directories if marked else (), self.users)
+        left = _clone_survey.left_behind(self.directories, set(self.names))
+        self.users = _usage.domain_users(self.hypervisor) if marked or left else []
+        self.readers = _dependents.Dependents(self.directories if marked or left else (), self.users)
+        self.items = [self._item(name, left.get(name, [])) for name in self.names]
+        self._refuse_shared()
 
     def absent(self) -> dict[str, t.Any]:
         """Removes the clones that are there; in check mode says so."""
-        left = _clone_survey.left_behind(self.directories, set(self.names))
-        items = [self._item(name, left.get(name, [])) for name in self.names]
+        items = self.items
         paths = [path for item in items for path in item.paths]
-        released = self._unused(items)
+        released = self._unused()
         if not self.module.check_mode and (released or any(item.open for item in items)):
-            Several(_clone_make.REMOVE).carry_out(items, self._decided)
-            for base in self._bases(items):
-                self._release(base, paths)
+            for wave in self._waves():
+                Several(self.module, _clone_make.REMOVE).carry_out(wave, self._decided)
+            for base in released:  # its last clone may have gone before
+                _ties.forget(base, paths, readers(self.module))
             refresh_pools(self.hypervisor, {os.path.dirname(path) for path in paths})
         for item in items:
             if item.plan and item.plan.kept and item.error is None:
@@ -77,6 +97,7 @@ class RemovalTask:
 
     def _item(self, name: str, left: t.Sequence[Left]) -> RemovalItem:
         item = RemovalItem(name, {"name": name, "uuid": None, "macs": [], "disks": [], "kept": []})
+        item.left = tuple(base for one in left for base in one.bases)
         try:
             found = self.known.get(name)
             if found is not None:
@@ -89,18 +110,11 @@ class RemovalTask:
         return item
 
     def _plan(self, item: RemovalItem, found: Neighbour) -> None:
-        """What is to go. Raises DiskError where something of it is not the clone's alone."""
-        mark = _clone_remove.require_clone(found, self.params["source"])
+        """What is to go. Raises DiskError where it is no clone that may go now."""
+        mark = _clone_remove.require_clone(found, self.params["source"], self.listed)
         plan = _clone_remove.removal(found, mark)
         _clone_remove.require_stoppable(found, self.params["force"])
-        for path in plan.files:
-            _dependents.require_none(
-                path, self.readers.of(path), "remove it with its clone", "remove them (snapshots, say) first"
-            )
-            others = [user for user in self.users if user.uuid != found.looks.uuid]
-            _usage.require_unused(path, others, "remove it with its clone", locks=not found.active)
-        item.plan = plan
-        item.paths = plan.files
+        item.found, item.plan, item.paths = found, plan, plan.files
         item.facts = {
             "name": item.name,
             "uuid": found.looks.uuid,
@@ -112,6 +126,47 @@ class RemovalTask:
             step.summary for step in _clone_remove.steps(_nobody(plan), stop=found.active) if step.summary
         )
 
+    def _refuse_shared(self) -> None:
+        """Notes in each item why it must stay, as long as that makes others stay, which it reads."""
+        runs = any(item.found is not None and item.found.active for item in self.items)
+        refused = True
+        while refused:
+            refused = False
+            for item in [item for item in self.items if item.files]:
+                try:
+                    self._require_unshared(item, locks=not runs)
+                except DiskError as error:
+                    item.error, refused = error, True
+
+    def _require_unshared(self, item: RemovalItem, *, locks: bool) -> None:
+        """Raises DiskError where something of the clone is used by others than itself and those that go, too.
+
+        Whose *locks* there are nobody can tell while one of these runs.
+        """
+        going = [one for one in self.items if one.plan is not None and one.error is None]
+        files = {os.path.realpath(path) for one in going for path in one.files}
+        others = [user for user in self.users if user.uuid not in {one.facts["uuid"] for one in going}]
+        for path in item.files:
+            found = [reader for reader in self.readers.of(path) if os.path.realpath(reader) not in files]
+            _dependents.require_none(path, found, "remove it with its clone", "remove them (snapshots, say) first")
+            _usage.require_unused(path, others, "remove it with its clone", locks=locks)
+
+    def _waves(self) -> t.Iterator[list[RemovalItem]]:
+        """The items in the order in which they go: clones of clones first."""
+        left = [item for item in self.items if item.open]
+        while left:
+            files = {os.path.realpath(path): item for item in left for path in item.files}
+            read = {
+                id(item)
+                for item in left
+                for path in item.files
+                for reader in map(os.path.realpath, self.readers.of(path))
+                if files.get(reader, item) is not item
+            }
+            now = [item for item in left if id(item) not in read] or left
+            left = [item for item in left if item not in now]
+            yield now
+
     def _decided(self, item: RemovalItem, operation: Operation) -> Plan:
         """What is to be done for the clone, whose files are held: another run may have removed it meanwhile."""
         domain = self.hypervisor.find(item.name)
@@ -120,33 +175,23 @@ class RemovalTask:
             return Plan({}, {}, _clearing(left, operation))
         found = _clone_existing.look_at(self.hypervisor, domain)
         self._plan(item, found)
+        self._require_unshared(item, locks=not found.active)
         removing = _clone_remove.Removing(self.hypervisor, domain, operation, t.cast(Removal, item.plan))
         return Plan({}, {}, _clone_remove.steps(removing, stop=found.active))
 
-    def _unused(self, items: t.Sequence[RemovalItem]) -> list[str]:
-        """The protected bases that nothing reads when the clones have gone."""
-        going = {path for item in items if item.plan and item.error is None for path in item.plan.files}
-        return [base for base in self._bases(items) if self._is_noted(base) and not {*self.readers.of(base)} - going]
+    def _unused(self) -> list[str]:
+        """The bases in use that nothing reads when the clones have gone."""
+        going = {path for item in self.items for path in item.files}
+        bases = [base for base in self._bases() if base not in going and _base.is_in_use(base)]
+        return [base for base in bases if not {*self.readers.of(base)} - going]
 
-    def _bases(self, items: t.Sequence[RemovalItem]) -> list[str]:
+    def _bases(self) -> list[str]:
         """The images that the clones read, or have read: those of the source, too, where a run died before the end."""
         source = self.known.get(self.params["source"])
         own = [disk.path for disk in source.disks] if source is not None else []
-        return sorted({*own, *(base for item in items if item.plan for base in item.plan.bases)})
-
-    def _release(self, base: str, paths: t.Sequence[str]) -> None:
-        """Forgets the clones that have gone; a base that nothing reads any more gets its mode back."""
-        if self._is_noted(base):
-            gone = [path for path in paths if not os.path.lexists(path)]
-            others = [path for path in self.readers.of(base) if os.path.lexists(path)]
-            _base.release(base, gone, others)
-
-    def _is_noted(self, base: str) -> bool:
-        note = _base.look(base) if os.path.isfile(base) else None
-        return note is not None and note.unused_since is None
-
-    def _found(self) -> list[Neighbour]:
-        return [self.known[name] for name in self.names if name in self.known]
+        made = [base for item in self.items if item.plan for base in item.plan.bases]
+        found = {os.path.realpath(base): base for base in (*(base for item in self.items for base in item.left), *made)}
+        return sorted({**found, **{os.path.realpath(base): base for base in own}}.values())
 
     def _places(self) -> list[str]:
         """Where a dead run may have left something: by names in the directories that are meant, as far as known."""

@@ -236,6 +236,11 @@ def without_empty_metadata(xml: str) -> str:
     return _xml.text(domain)
 
 
+def has_own_user(xml: str) -> bool:
+    """Whether the domain says itself as which user and group its QEMU runs."""
+    return _xml.parse(xml).find("./seclabel[@model='dac']") is not None
+
+
 def unexpected_difference(wanted: str, found: str) -> str | None:
     """The unified diff from *wanted* to *found* where they say different things; None where they say the same.
 

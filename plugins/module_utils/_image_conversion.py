@@ -392,5 +392,5 @@ def _file_state(path: str) -> tuple[int, ...]:
 def convert(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = ConversionTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, CONVERT, task.paths, module.check_mode)
+    plan = carry_out(task.decide, CONVERT, task.paths, module, counted=lambda: [os.path.dirname(task.wish.dest)])
     return task.result(plan)

@@ -13,12 +13,12 @@ import typing as t
 from contextlib import ExitStack, contextmanager, suppress
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _libvirt_binding as binding
+from ansible_collections.kvmops.disk.plugins.module_utils._block_nodes import CommitNodes, commit_nodes
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import asked_about, failure, translated
 
-#: The namespace and the prefix of what this collection writes into a domain's metadata.
+#: The namespace of what this collection writes into a domain's metadata.
 METADATA_URI = "urn:kvmops:disk:1"
-METADATA_PREFIX = "kvmops"
 
 _TICK_SECONDS = 0.5
 #: Seconds that a start gets, which may have to find and clear memory, and a snapshot for which file systems are frozen.
@@ -161,9 +161,10 @@ class Domain:
             try:
                 return bool(self._ask(self._domain.jobInfo)[0] != binding.libvirt.VIR_DOMAIN_JOB_NONE)
             except binding.libvirt.libvirtError as error:
-                if not self._is_because_off(error):
+                known = (binding.libvirt.VIR_ERR_OPERATION_INVALID, binding.libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
+                if error.get_error_code() not in known:
                     raise
-                return False
+                return bool(self._domain.isActive())  # it went off, or comes from where alone libvirt tells of it
 
     def undefine(self) -> None:
         """Removes the definition, with what libvirt itself keeps of the domain: a managed-save image, and what it
@@ -290,14 +291,26 @@ class Domain:
         *index* is libvirt's number of the image. libvirt has no call for that, so QEMU's monitor is asked, of which the
         domain's log speaks (``custom-monitor``). Raises LibvirtFailed.
         """
+        what = f"{self.name}: cannot have QEMU write the metadata of {target}"
         words = {"command-line": f"qemu-io libvirt-{index}-format flush"}
-        command = json.dumps({"execute": "human-monitor-command", "arguments": words})
-        with translated(f"{self.name}: cannot have QEMU write the metadata of {target}"):
-            said = json.loads(self._ask(binding.monitor().qemuMonitorCommand, self._domain, command, 0)).get(
-                "return", ""
-            )
-        if said.strip():
-            raise LibvirtFailed(f"{self.name}: cannot have QEMU write the metadata of {target}: {said.strip()}")
+        said = self._ask_monitor(what, "human-monitor-command", words)
+        if said and said.strip():
+            raise LibvirtFailed(f"{what}: {said.strip()}")
+
+    def commit_nodes(self, target: str) -> CommitNodes | None:
+        """The images of the commit into a backing file of a running domain's disk; None where none goes on any more.
+
+        libvirt does not tell, so QEMU's monitor is asked, as in flush(). Raises LibvirtFailed.
+        """
+        what = f"{self.name}: cannot see what is merged below {target}"
+        jobs = self._ask_monitor(what, "query-block-jobs")
+        return commit_nodes(target, jobs, self._ask_monitor(what, "query-named-block-nodes", {"flat": True}))
+
+    def _ask_monitor(self, what: str, command: str, arguments: dict[str, t.Any] | None = None) -> t.Any:
+        """The answer of QEMU's monitor. Raises LibvirtFailed, with *what* it was for."""
+        words = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+        with translated(what):
+            return json.loads(self._ask(binding.monitor().qemuMonitorCommand, self._domain, words, 0)).get("return")
 
     def is_pulled(self, target: str) -> bool:
         """Whether a pull goes on below a disk of the running domain."""
@@ -338,19 +351,19 @@ class Domain:
                 return None
             raise failure(f"{self.name}: cannot read the domain's metadata", error) from error
 
-    def set_record(self, element: str) -> None:
+    def set_record(self, element: str, uri: str = METADATA_URI) -> None:
         """Writes the element of ours into the metadata of the definition."""
-        self._set_metadata(element, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        self._set_metadata(element, uri, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
-    def remove_record(self) -> None:
+    def remove_record(self, uri: str = METADATA_URI) -> None:
         """Removes the element of ours, from the running domain too: that was started with it."""
         try:
             if self.is_active():
-                self._set_metadata(None, binding.libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                self._set_metadata(None, uri, binding.libvirt.VIR_DOMAIN_AFFECT_LIVE)
         except LibvirtFailed as error:
             if error.facts["libvirt_code"] != binding.libvirt.VIR_ERR_OPERATION_INVALID:  # it went off meanwhile
                 raise
-        self._set_metadata(None, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        self._set_metadata(None, uri, binding.libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def _ask(self, call: t.Callable[..., t.Any], *arguments: t.Any, seconds: float | None = None) -> t.Any:
         """What a call answers for which libvirt may have to ask QEMU. Raises NoAnswer, and libvirtError."""
@@ -360,17 +373,11 @@ class Domain:
         """Whether *error* of libvirt says no more than that the domain is off."""
         return error.get_error_code() == binding.libvirt.VIR_ERR_OPERATION_INVALID and not self._domain.isActive()
 
-    def _set_metadata(self, element: str | None, where: int) -> None:
-        prefix = METADATA_PREFIX if element is not None else None
+    def _set_metadata(self, element: str | None, uri: str, where: int) -> None:
+        prefix = uri.replace("urn:", "").replace(":", "-") if element is not None else None
+        kind = binding.libvirt.VIR_DOMAIN_METADATA_ELEMENT
         with translated(f"{self.name}: cannot write the domain's metadata"):
-            self._ask(
-                self._domain.setMetadata,
-                binding.libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-                element,
-                prefix,
-                METADATA_URI,
-                where,
-            )
+            self._ask(self._domain.setMetadata, kind, element, prefix, uri, where)
 
 
 def _deaf(connection: t.Any, callback: int) -> None:

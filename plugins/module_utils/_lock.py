@@ -39,6 +39,7 @@ class Operation:
         self._held: dict[str, int] = {}
         self._records: dict[str, str] = {}
         self._left: dict[str, dict[str, t.Any]] = {}
+        self._bases: dict[str, set[str]] = {}
         self._noted: set[str] = set()
 
     @property
@@ -49,6 +50,17 @@ class Operation:
     @property
     def paths(self) -> tuple[str, ...]:
         return tuple(self._held)
+
+    @property
+    def bases(self) -> dict[str, list[str]]:
+        """The noted bases (_base) that have to do with this operation, or with one that died on its images, each with
+        the overlays by which they do; none where it is the base itself that is held. All that is noted from now on
+        tells of them."""
+        return {base: sorted(overlays) for base, overlays in self._bases.items()}
+
+    def depends(self, base: str, overlays: t.Iterable[str] = ()) -> None:
+        """Has bases() name *base*, which *overlays* read, or are to read, or have read."""
+        self._bases.setdefault(base, set()).update(overlays)
 
     def left_behind(self, path: str) -> dict[str, t.Any] | None:
         """What a dead run noted of *path*: verb, started and its facts; None where none died on it.
@@ -86,7 +98,8 @@ class Operation:
         Where it is not *durable*, it outlives us, but perhaps not the host: for what is noted before anything is done.
         """
         known = {"verb": self.verb, "started": self.started, "pid": os.getpid(), "path": path}
-        text = json.dumps({**known, **facts}, sort_keys=True)
+        bases = {"bases": self.bases} if self._bases else {}
+        text = json.dumps({**known, **bases, **facts}, sort_keys=True)
         descriptor = self._held[path]
         self._noted.add(path)
         try:
@@ -104,6 +117,8 @@ class Operation:
         written = os.pread(descriptor, 1 << 20, 0)
         if written:
             self._left[path] = _read(written)
+            for base, overlays in noted_bases(self._left[path]).items():
+                self.depends(base, overlays)
 
 
 @contextmanager
@@ -175,6 +190,13 @@ def notes(running: Operation | None) -> t.Callable[[str], dict[str, t.Any] | Non
     """What the record beside a path says: of those that *running* holds, what was in them before."""
     held = running.paths if running else ()
     return lambda path: running.left_behind(path) if running and path in held else look(path)
+
+
+def noted_bases(record: t.Mapping[str, t.Any]) -> dict[str, list[str]]:
+    """Operation.bases of the run that wrote *record*; nothing where that is damaged."""
+    found = record.get("bases")
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {base: [str(one) for one in overlays] for base, overlays in pairs if isinstance(overlays, list)}
 
 
 def record_path(path: str) -> str:

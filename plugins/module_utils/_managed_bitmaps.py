@@ -182,5 +182,5 @@ def wish_from(params: dict[str, t.Any]) -> BitmapWish:
 def manage(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = BitmapTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, _leftovers.BITMAP, lambda: [task.path], module.check_mode)
+    plan = carry_out(task.decide, _leftovers.BITMAP, lambda: [task.path], module)
     return task.result(plan)

@@ -14,6 +14,7 @@ from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
     _commit,
     _dependents,
     _encrypting,
@@ -141,7 +142,7 @@ class CommitTask(CommitSurvey):
             merge=self.kept(operation, lambda: self._merge(observed, operation)),
             empty=lambda: self._empty(observed, new_file),
             withdraw=new_file.withdraw,
-            remove=_staging.remove,
+            remove=_base.remove,
         )
 
     def _merge(self, observed: Observed, operation: Operation | None) -> None:
@@ -249,7 +250,7 @@ class CommitTask(CommitSurvey):
         facts = {"base": base, "overlay": "absent"}
         if first and operation is not None:
             first.append(Step("", partial(operation.settled, *operation.paths)))
-        return Plan(facts, facts, (*first, *(Step(f"remove {name}", partial(_staging.remove, name)) for name in rest)))
+        return Plan(facts, facts, (*first, *(Step(f"remove {name}", partial(_base.remove, name)) for name in rest)))
 
     def _unlock_base(self, base: _image.Image) -> None:
         """What is left of a chain, opened with the secret of what the overlay read."""
@@ -294,5 +295,5 @@ def wish_from(params: dict[str, t.Any]) -> CommitWish:
 def manage(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = CommitTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, _leftovers.COMMIT, task.paths, module.check_mode)
+    plan = carry_out(task.decide, _leftovers.COMMIT, task.paths, module)
     return task.result(plan)

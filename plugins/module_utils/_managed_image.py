@@ -248,15 +248,13 @@ def manage(module: AnsibleModule) -> dict[str, t.Any]:
     task = ImageTask(module)
     if module.params["state"] == "present":
         wish = task.wish()
-        # Two images that are made at once are not counted in each other's promises otherwise.
-        counted = [os.path.dirname(os.path.realpath(task.path))] if module.params["max_overcommit"] is not None else []
         plan = carry_out(
             lambda operation: task.present(wish, operation),
             "reconcile",
             lambda: [task.path],
-            module.check_mode,
-            alone_on=counted,
+            module,
+            counted=lambda: [os.path.dirname(os.path.realpath(task.path))],
         )
     else:
-        plan = carry_out(task.absent, "remove", lambda: [task.path], module.check_mode)
+        plan = carry_out(task.absent, "remove", lambda: [task.path], module)
     return task.result(plan)

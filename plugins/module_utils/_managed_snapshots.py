@@ -172,5 +172,5 @@ def wish_from(params: dict[str, t.Any]) -> SnapshotWish:
 def manage(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = SnapshotTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, task.verb, lambda: [task.path], module.check_mode)
+    plan = carry_out(task.decide, task.verb, lambda: [task.path], module)
     return task.result(plan)

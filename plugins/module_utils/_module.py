@@ -9,9 +9,19 @@ from __future__ import annotations
 import os
 import signal
 import typing as t
+from contextlib import ExitStack
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _libvirt, _lock, _xml
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _base,
+    _dependents,
+    _domain_xml,
+    _libvirt,
+    _lock,
+    _ties,
+    _usage,
+    _xml,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
@@ -19,6 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     InvalidRequest,
     MissingLibrary,
     QemuImgFailed,
+    may_still_happen,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import ALLOCATIONS, PREALLOCATIONS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
@@ -98,17 +109,19 @@ def carry_out(
     decide: t.Callable[[Operation | None], Plan],
     verb: str,
     paths: t.Callable[[], t.Iterable[str]],
-    check_mode: bool,
+    module: AnsibleModule,
     *,
-    alone_on: t.Iterable[str] = (),
+    counted: t.Callable[[], t.Iterable[str]] = lambda: (),
 ) -> Plan:
     """Decides, and where there is something to do, does it.
 
     *decide* looks at the world and returns the plan. It is called once without a lock: what needs no change writes
     nothing, not even a record; and once more while the records of *paths* are held, since the world may have moved.
     *paths* is asked for after each; where the second plan means other images than are held, all begins anew.
-    *alone_on* are directories whose file systems nobody else may fill meanwhile, as far as he asks for that, too.
+    *counted* are the directories of new or larger images, asked for like *paths*: with max_overcommit nobody else fills
+    their file systems meanwhile who counts, too, what they may come to need.
     """
+    check_mode = module.check_mode
     try:
         plan = decide(None)
     except (ImageInUse, QemuImgFailed) as error:
@@ -121,12 +134,42 @@ def carry_out(
                 pass
         plan = decide(None)
     while plan and not check_mode:
-        with _lock.operation(verb, paths()) as operation, _lock.alone_on(alone_on):
+        with _lock.operation(verb, paths()) as operation, alone_on(module, counted()):
             plan = decide(operation)
             if {*paths()} <= {*operation.paths}:
-                plan.apply()
+                apply_followed(plan, operation, module)
                 break
     return plan
+
+
+def apply_followed(plan: Plan, operation: Operation, module: AnsibleModule) -> None:
+    """Applies *plan*; what is noted of bases follows (_ties), whether it succeeds or not, unless nobody knows that."""
+    _ties.find(operation)
+    with ExitStack() as ended:
+        ended.push(lambda _kind, error, _trace: None if may_still_happen(error) else settle_ties(module, [operation]))
+        plan.apply()
+
+
+def settle_ties(module: AnsibleModule, operations: t.Iterable[Operation]) -> None:
+    """Brings what is noted of bases up to date; a warning says what could not be."""
+    for failure in _ties.settle(operations, readers(module)):
+        module.warn(failure)
+
+
+def alone_on(module: AnsibleModule, directories: t.Iterable[str]) -> t.ContextManager[None]:
+    """Holds the file systems of *directories* against all others that count what they promise, where the task does."""
+    return _lock.alone_on(directories if module.params.get("max_overcommit") is not None else ())
+
+
+def readers(module: AnsibleModule) -> _base.Readers:
+    """Searches for the images that read a base as a module's parameters say: by uri and search_paths."""
+
+    def search(base: str) -> list[str]:
+        hypervisor = hypervisor_if_any(module.params["uri"])
+        directories = _dependents.directories_to_search([base], module.params.get("search_paths", ()), hypervisor)
+        return _dependents.of(base, directories, _usage.domain_users(hypervisor) if hypervisor else ())
+
+    return search
 
 
 def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> None:

@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _base,
     _convert,
     _domain_xml,
+    _shutdown,
     _staging,
     _transcode,
     _usage,
@@ -34,8 +35,7 @@ class Work(Hands):
     """The hands of an offline conversion.
 
     *chains*: the images of each target, top first, as they were found. *runs* says whether the domain ran when all this
-    began, before a run that died meanwhile, too. *require_space* measures again and raises NotEnoughSpace. *_asked* is
-    libvirt's number of the run whose guest was asked to shut down.
+    began, before a run that died meanwhile, too. *require_space* measures again and raises NotEnoughSpace.
     """
 
     wish: ConvertWish
@@ -46,19 +46,18 @@ class Work(Hands):
     _named: bool = field(default=False, init=False)
     _as_read: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     _off_since: float | None = field(default=None, init=False)
-    _asked: str | None = field(default=None, init=False)
     downtime: float | None = field(default=None, init=False)
 
     def restore(self) -> None:
         """The domain as it was before: running if it ran. Where that fails, the records stay for the next run.
 
-        So they do where the guest was asked to shut down and has not done so yet: nobody can take that back.
+        That the guest was asked to shut down, and has not done so yet, is remembered apart from them.
         """
         self.records.keep()
         if self.runs and not self.domain.is_active():
             self.domain.start()
-        if self._asked is None or self.domain.run_number() not in (self._asked, None):
-            self.records.remove()
+        _shutdown.settle(self.hypervisor, self.domain)
+        self.records.remove()
 
     def power_off(self) -> None:
         """Raises LibvirtFailed where the guest does not go off in time and must not be forced."""
@@ -66,7 +65,7 @@ class Work(Hands):
         if self.wish.shutdown == "force":
             self.domain.destroy()
             return
-        self._asked = self.domain.run_number()
+        _shutdown.remember(self.domain)
         if not self.domain.shut_down(self.wish.shutdown_timeout):
             raise LibvirtFailed(
                 f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: "
@@ -128,6 +127,11 @@ class Work(Hands):
         if self._off_since is not None:
             self.downtime = time.monotonic() - self._off_since
 
+    def forget(self, images: t.Container[str]) -> None:
+        """Removes what was written down of the conversion, and of the guest that shut down for it."""
+        _shutdown.settle(self.hypervisor, self.domain)
+        self.records.forget(images)
+
     def _require_unwritten(self) -> None:
         """Raises DiskError where a source was written to after it was read: by a domain that ran in between, say."""
         for source, as_read in self._as_read.items():
@@ -175,7 +179,7 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
         found.append(Step(f"start {name}", work.start, commits=True))
     if not wish.keep_source:
         found += [Step(f"remove {item.source}", partial(_base.remove_image, item.source)) for item in conversions]
-    found.append(Step("", partial(work.records.forget, {item.dest for item in conversions})))
+    found.append(Step("", partial(work.forget, {item.dest for item in conversions})))
     return tuple(found)
 
 

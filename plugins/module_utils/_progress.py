@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import typing as t
 from contextlib import contextmanager, suppress
 
 #: The variable with the path of the file.
 ENVIRONMENT = "KVMOPS_PROGRESS"
+Look = t.Callable[[], None]
 
 
 class Phase:
-    """One part of a task: a *verb*, such as convert, on a *subject*, such as ``web vda``; *total* in bytes."""
+    """One part of a task: a *verb*, such as convert, on a *subject*, such as ``web vda``; *total* in bytes.
 
-    def __init__(self, progress: Progress, subject: str, verb: str, total: int) -> None:
+    *look* is called whenever it has come further, and may end it by an error.
+    """
+
+    def __init__(self, progress: Progress, subject: str, verb: str, total: int, look: Look | None = None) -> None:
         self._progress = progress
+        self._look = look
         self._began = progress.clock()
         self.subject = subject
         self.verb = verb
@@ -39,6 +45,8 @@ class Phase:
 
     def at(self, done: int, total: int) -> None:
         """It is so far, in bytes; a block job that meets new writes moves its *total*, too."""
+        if self._look is not None:
+            self._look()
         self.done, self.total = done, total
         self._tell()
 
@@ -69,13 +77,15 @@ class Phase:
 
 
 class Progress:
-    """The phases of a task so far, the one at work last. They all stay, so that a short one is seen, too."""
+    """The phases of a task so far, in the order in which they began; several can be at work at once. They all stay, so
+    that a short one is seen, too."""
 
     def __init__(self, path: str | None, clock: t.Callable[[], float] = time.monotonic) -> None:
         """*path* is the file, None for nobody who looks. It is written at once: it says which process is at work."""
         self.clock = clock
         self._path = path
         self._phases: list[Phase] = []
+        self._writing = threading.Lock()
         self.write()
 
     @classmethod
@@ -85,9 +95,9 @@ class Progress:
         return cls(os.path.expanduser(path) if path else None)
 
     @contextmanager
-    def phase(self, subject: str, verb: str, total: int) -> t.Iterator[Phase]:
+    def phase(self, subject: str, verb: str, total: int, look: Look | None = None) -> t.Iterator[Phase]:
         """A phase as long as the block."""
-        phase = Phase(self, subject, verb, total)
+        phase = Phase(self, subject, verb, total, look)
         self._phases.append(phase)
         self.write()
         state = "failed"
@@ -99,15 +109,18 @@ class Progress:
 
     def write(self) -> None:
         """The file is replaced, so that a reader never meets half of it."""
-        if self._path is None:
-            return
+        with self._writing:
+            if self._path is not None:
+                self._replace(self._path)
+
+    def _replace(self, path: str) -> None:
         text = json.dumps({"pid": os.getpid(), "phases": [phase.facts() for phase in self._phases]})
-        new = self._path + ".new"
+        new = path + ".new"
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with open(descriptor, "w", encoding="utf-8") as stream:
                 stream.write(text)
-            os.replace(new, self._path)
+            os.replace(new, path)
         except OSError:
             self._path = None
             with suppress(OSError):

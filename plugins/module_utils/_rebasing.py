@@ -10,6 +10,8 @@ which is byte for byte the same, with its layout and its bitmaps, until then.
 
 from __future__ import annotations
 
+import typing as t
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _image, _rebase
@@ -18,12 +20,25 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._exchange import Exchange
 from ansible_collections.kvmops.disk.plugins.module_utils._file_copy import copy_file
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._rebase import Rebase
 
+#: Begins a part of the work: a verb, and the bytes that it is about. None: nobody asks.
+Phases = t.Callable[[str, int], AbstractContextManager[t.Optional[Phase]]]
 
-def plan_rebase(found: Rebase, qemu_img: QemuImg, encryption: EncryptionWish | None = None) -> Plan:
-    """The plan that gives the image its new backing file. *encryption* has the secrets of what is encrypted."""
+
+@contextmanager
+def unwatched(_verb: str, _total: int) -> t.Iterator[None]:
+    """A phase of which nobody is told."""
+    yield None
+
+
+def plan_rebase(
+    found: Rebase, qemu_img: QemuImg, encryption: EncryptionWish | None = None, phases: Phases = unwatched
+) -> Plan:
+    """The plan that gives the image its new backing file. *encryption* has the secrets of what is encrypted, and each
+    of the *phases* is told how far it is."""
     before, after = _rebase.facts_before(found), _rebase.facts_after(found)
     image = found.image
     if found.rewrites and found.wanted is not None:
@@ -31,13 +46,16 @@ def plan_rebase(found: Rebase, qemu_img: QemuImg, encryption: EncryptionWish | N
         return Plan(before, after, (Step(str(found), lambda: qemu_img.refer(image.path, image.format, wanted)),))
     exchange = Exchange(image.path, "rebase it")
     step = Step(
-        str(found), lambda: _rebase_in_new_file(found, exchange, qemu_img, encryption), exchange.withdraw, commits=True
+        str(found),
+        lambda: _rebase_in_new_file(found, exchange, qemu_img, encryption, phases),
+        exchange.withdraw,
+        commits=True,
     )
     return Plan(before, after, (step,))
 
 
 def _rebase_in_new_file(
-    found: Rebase, exchange: Exchange, qemu_img: QemuImg, encryption: EncryptionWish | None
+    found: Rebase, exchange: Exchange, qemu_img: QemuImg, encryption: EncryptionWish | None, phases: Phases
 ) -> None:
     image_format = found.image.format
     exchange.begin()
@@ -50,9 +68,11 @@ def _rebase_in_new_file(
         after = after.unlocking(encryption.layers((copy, *found.base)))
     if found.below:  # a relative name means another file from there
         before.refer(exchange.name, image_format, (found.below[0].path, found.below[0].format))
-    before.rebase(exchange.name, image_format, found.wanted)
+    with phases("rebase", found.image.virtual_size) as phase:
+        before.rebase(exchange.name, image_format, found.wanted, report=phase.percent if phase else None)
     _require_rebased(found, _image.inspect(qemu_img, exchange.name, image_format))
-    exchange.require_same_content(image_format, after)
+    with phases("compare", found.image.virtual_size) as phase:
+        exchange.require_same_content(image_format, after, phase.percent if phase else None)
     exchange.dress()
     exchange.put_in_place()
     exchange.finish()

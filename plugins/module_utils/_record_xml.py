@@ -13,6 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _xml
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 
 RECORD_URI = "urn:kvmops:disk:1"
+SHUTDOWN_URI = "urn:kvmops:shutdown:1"
 #: What only the records of some operations say.
 _OPTIONAL = ("run", "snapshot", "change")
 
@@ -58,6 +59,31 @@ class Record:
     change: str | None = None
 
 
+@dataclass(frozen=True)
+class Shutdown:
+    """A request to shut down: libvirt's number of the run whose guest was asked, and when (ISO 8601)."""
+
+    run: str
+    asked: str
+
+
+def shutdown_to_xml(request: Shutdown) -> str:
+    """The request as the element that goes into the domain's metadata."""
+    return _xml.text(_xml.element("shutdown", asdict(request)))
+
+
+def shutdown_in(definition: str) -> Shutdown | None:
+    """The request in the metadata of a domain's XML; None where there is none, or somebody made it unreadable."""
+    if SHUTDOWN_URI not in definition:  # which saves hardly ever needed work
+        return None
+    node = _xml.parse(definition).find(f"./metadata/{{{SHUTDOWN_URI}}}shutdown")
+    try:
+        datetime.fromisoformat(node.attrib["asked"])
+        return Shutdown(node.attrib["run"], node.attrib["asked"])
+    except (AttributeError, KeyError, ValueError):
+        return None
+
+
 def now() -> str:
     """When an operation begins, as its record says it."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -82,9 +108,10 @@ def record_to_xml(record: Record) -> str:
 
 
 def without_record(definition: str) -> str:
-    """A domain's XML without an element of ours in its metadata; the same text where there is none."""
+    """A domain's XML without what is in its metadata of operations; the same text where that is nothing."""
     domain = _xml.parse(definition)
-    ours = [element for element in domain.iterfind("./metadata/*") if str(element.tag).startswith(f"{{{RECORD_URI}}}")]
+    found = domain.iterfind("./metadata/*")
+    ours = [element for element in found if _xml.namespace(element) in (RECORD_URI, SHUTDOWN_URI)]
     for element in ours:
         _xml.remove(element)
     return _xml.text(domain) if ours else definition

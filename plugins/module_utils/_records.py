@@ -15,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _r
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import METADATA_URI, Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
@@ -146,17 +146,13 @@ class Records:
         self.forget([path for path in paths if path not in gone])
 
     def _remove_from_metadata(self) -> None:
-        """Removes the record from the metadata, and the metadata where libvirt leaves an empty element of it.
+        """Removes the record from the metadata.
 
         The record of another run stays. A domain that somebody undefined meanwhile has none.
         """
         if not self.domain.is_persistent() or self._now() not in (self._written, self.found):
             return
-        self.domain.remove_record()
-        emptied = self.domain.xml(inactive=True)
-        without = _domain_xml.without_empty_metadata(emptied)
-        if without != emptied:
-            self.hypervisor.define(without)
+        remove_from_metadata(self.hypervisor, self.domain, METADATA_URI)
 
     def _settle(self) -> None:
         for path in self.operation.paths:
@@ -173,3 +169,12 @@ class Records:
                 "nothing was changed: run again when it is over",
                 domain=self.domain.name,
             )
+
+
+def remove_from_metadata(hypervisor: Hypervisor, domain: Domain, uri: str) -> None:
+    """Removes what the metadata of a domain holds of that namespace, and the metadata where libvirt leaves it empty."""
+    domain.remove_record(uri)
+    emptied = domain.xml(inactive=True)
+    without = _domain_xml.without_empty_metadata(emptied)
+    if without != emptied:
+        hypervisor.define(without)

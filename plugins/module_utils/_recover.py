@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import typing as t
+from contextlib import suppress
 from dataclasses import asdict
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import (
     BITMAP,
     COMMIT,
@@ -53,7 +54,7 @@ def recorded(
 ) -> Plan:
     """*plan* after the steps that settle what a dead run left, and with a note of what is in flight in between.
 
-    Without *noted* there is none: for what is done or not, and has to work where there is no room for a note. *facts*
+    Without *noted* none is needed: for what is done or not, and has to work where there is no room for a note. *facts*
     are further ones for the note.
     """
     if operation is None or not (first or plan):
@@ -63,6 +64,9 @@ def recorded(
         operation.settled(path)
         if noted:
             operation.note(path, before=plan.before, after=plan.after, **facts())
+        elif operation.bases:
+            with suppress(DiskError):
+                operation.note(path)
 
     return Plan(plan.before, plan.after, (*first, Step("", note), *plan.steps))
 

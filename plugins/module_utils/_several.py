@@ -12,7 +12,8 @@ import typing as t
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _lock
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils import _lock, _ties
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     Interrupted,
@@ -20,7 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     may_still_happen,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._module import whole_story
+from ansible_collections.kvmops.disk.plugins.module_utils._module import alone_on, settle_ties, whole_story
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 
@@ -31,13 +32,15 @@ PATIENCE = 120.0
 @dataclass
 class Item:
     """One of the things: *facts* as the module returns them, *actions* what is to be done, if anything, *error* why it
-    cannot be. *paths* are the files whose records are to be held meanwhile."""
+    cannot be. *paths* are the files whose records are to be held meanwhile, *bases* the images that are to be noted as
+    bases, each with the overlays of the thing that are to read it."""
 
     name: str
     facts: dict[str, t.Any]
     paths: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     error: DiskError | None = None
+    bases: t.Mapping[str, t.Sequence[str]] = field(default_factory=dict)
 
     @property
     def open(self) -> bool:
@@ -50,10 +53,15 @@ Decide = t.Callable[[t.Any, Operation], Plan]
 
 @dataclass
 class Several:
-    """The items of a task; *verb* stands in their records, and *at_once* is for how many these are held together."""
+    """The items of a task; *verb* stands in their records, and *at_once* is for how many these are held together.
 
+    *counted* are the directories of new images, as for _module.carry_out.
+    """
+
+    module: AnsibleModule
     verb: str
     at_once: int = 100
+    counted: t.Sequence[str] = ()
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
 
     def stopped(self) -> bool:
@@ -65,8 +73,8 @@ class Several:
     ) -> None:
         """Does what is open of *items*; the error of one is noted in it, and the others go on.
 
-        *prepare* is told which items come next, while their records are held. Raises Interrupted where we are told to
-        end; what is finished by then stays.
+        *prepare* is told which items come next, while their records are held, and may note errors in them, too. What is
+        noted of bases follows (_ties). Raises Interrupted where we are told to end; what is finished by then stays.
         """
         todo = sorted((item for item in items if item.open), key=lambda item: sorted(item.paths))
         for first in range(0, len(todo), self.at_once):
@@ -76,17 +84,24 @@ class Several:
         self, items: t.Sequence[t.Any], decide: Decide, prepare: t.Callable[[list[t.Any]], None]
     ) -> None:
         with ExitStack() as held:
-            ready = []
+            ready, begun = [], []
             for item in items:
                 try:
                     operation = held.enter_context(_lock.operation(self.verb, item.paths, PATIENCE))
                 except DiskError as error:
                     item.error = error
                     continue
+                _ties.find(operation, item.bases)
                 self._note(item, operation)
+                begun.append((item, operation))
                 ready.append((item, operation))
-            prepare([item for item, _operation in ready])
-            in_parallel(lambda pair: self._carry_out_one(*pair, decide), ready, self._stop.set)
+            held.enter_context(alone_on(self.module, self.counted))
+            try:
+                prepare([item for item, _operation in ready])
+                ready = [pair for pair in ready if pair[0].error is None]
+                in_parallel(lambda pair: self._carry_out_one(*pair, decide), ready, self._stop.set)
+            finally:
+                settle_ties(self.module, [one for item, one in begun if not may_still_happen(item.error)])
 
     def _note(self, item: Item, operation: Operation) -> None:
         """Says beside each path what it is about, so that a run that dies early is known again, too."""

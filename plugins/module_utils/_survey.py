@@ -16,7 +16,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _convert,
     _dependents,
     _disk_chain,
+    _domain_xml,
     _image,
+    _passage,
     _staging,
     _usage,
     _xml,
@@ -48,6 +50,7 @@ class Survey:
         _xml.require_expressible(item.dest, "dest")
         if not self.wish.block_device:
             _staging.require_directory(item.dest, "dest")
+            self._require_passable(item)
         _image.require_regular_file(item.source)
         image = _image.inspect(self.qemu_img, item.source, item.source_format)
         images = _disk_chain.followed(self.qemu_img, self.state, item.disk, image, trusted=self.wish.trusted)
@@ -57,6 +60,13 @@ class Survey:
         if not (self.wish.shallow and image.backing_file):
             return item
         return replace(item, backing=_convert.kept_backing(self.state, item, image, self.wish.layout))
+
+    def _require_passable(self, item: Conversion) -> None:
+        """Raises InvalidRequest where QEMU's user cannot get to the new image: in another directory than it knows, and
+        where the domain has no user of its own."""
+        directory = os.path.dirname(item.dest)
+        if directory != os.path.dirname(item.source) and not _domain_xml.has_own_user(self.state.definition):
+            _passage.require(directory, self.hypervisor.qemu_user, "dest")
 
     def require_unused(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises ImageInUse or HasDependents where somebody else has to do with a source or a destination."""

@@ -11,7 +11,7 @@ import typing as t
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _staging
+from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _shutdown, _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import (
     Conversion,
     ConvertWish,
@@ -21,7 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._convert import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk, Shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, discarding, require_own, traces
 
 
@@ -29,7 +29,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FI
 class Unfinished:
     """What a dead run left of a domain's conversion.
 
-    *owed*: it had shut the domain down and not started it again. *copied*: disks whose block job goes on without it.
+    *owed*: it had shut the domain down, or asked it to, and not started it again. *pending*: the guest that it asked
+    may still go off. *answered*: it has, or was started anew: that need not be remembered any more. *copied*: disks
+    whose block job goes on without it.
     *pivoted*: disks that the guest uses already, while the definition names the old ones. *stale*: new images that
     neither the definition names nor the guest uses; the guest may have written to the old ones since, so they are
     worth nothing. *staging*: destinations with half-made files. *sources*: old images that were to go once the domain
@@ -38,6 +40,8 @@ class Unfinished:
 
     record: Record | None = None
     owed: bool = False
+    pending: Shutdown | None = None
+    answered: bool = False
     copied: tuple[RecordedDisk, ...] = ()
     pivoted: tuple[RecordedDisk, ...] = ()
     stale: tuple[str, ...] = ()
@@ -46,7 +50,7 @@ class Unfinished:
     noted: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.record is not None or bool(self.staging or self.noted)
+        return self.record is not None or bool(self.staging or self.noted or self.answered)
 
     @property
     def paths(self) -> set[str]:
@@ -55,9 +59,15 @@ class Unfinished:
 
 
 def find(
-    state: DomainState, images: t.Iterable[str], note_of: t.Callable[[str], dict[str, t.Any] | None]
+    state: DomainState,
+    images: t.Iterable[str],
+    note_of: t.Callable[[str], dict[str, t.Any] | None],
+    asked: Shutdown | None = None,
+    run: str | None = None,
 ) -> Unfinished:
     """What stands unfinished of the domain's record, and beside *images*. *note_of* gives the record beside a path.
+
+    *asked* is the note of a guest that was asked to shut down, *run* libvirt's number of the domain's run.
 
     Raises OperationInFlight where the run that wrote the record still lives, DiskError where it was no conversion.
     """
@@ -66,9 +76,13 @@ def find(
     disks = record.disks if record else ()
     found = traces([*images, *(disk.dest for disk in disks)], note_of)
     unnamed = [disk for disk in disks if not is_defined(state, disk)]
+    was_stopped = record is not None and record.mode == "offline" and record.was_running
+    pending = asked if asked is not None and _shutdown.is_pending(asked, run) else None
     return Unfinished(
         record=record,
-        owed=record is not None and record.mode == "offline" and record.was_running and not state.active,
+        owed=not state.active and (was_stopped or asked is not None),
+        pending=pending,
+        answered=asked is not None and pending is None,
         copied=tuple(disk for disk in disks if is_copied(state, disk)),
         pivoted=tuple(disk for disk in unnamed if is_live(state, disk)),
         stale=tuple(disk.dest for disk in unnamed if not is_live(state, disk) and _is_ours(disk.dest, note_of)),

@@ -128,8 +128,9 @@ options:
   shutdown_timeout:
     description:
       - How many seconds the guest has to shut down. If it does not, the task fails and the domain runs on.
-      - It has been asked to, all the same, and may still go off. So the record of the task stays, and the next run
-        starts the domain again, as this one would have.
+      - It has been asked to, all the same, and may still go off. So that is noted in the domain's metadata, and the
+        next run of this module on the domain, whatever it is asked, starts it again, as this one would have. After an
+        hour nobody expects it to go off any more.
       - It does not matter live.
     type: int
     default: 120

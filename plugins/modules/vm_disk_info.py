@@ -113,7 +113,8 @@ disks:
       type: bool
     unfinished:
       description:
-        - Whether it is being converted, or was when that was interrupted.
+        - Whether it is being converted, or was when that was interrupted, or the guest was asked to shut down for that
+          and may go off late.
           The next run of M(kvmops.disk.vm_disk_convert) then finishes or reverts it, whatever the format is by now.
       type: bool
     problem:
@@ -125,7 +126,7 @@ import typing as t
 from dataclasses import asdict, dataclass
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _domain, _image, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _domain, _image, _record_xml, _usage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, NoAnswer
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import is_missing_domain
@@ -149,6 +150,13 @@ class Observed:
     state: _domain.DomainState
     jobs: t.Sequence[str] = ()
     silence: str | None = None
+
+    def is_unfinished(self, disk: _domain.DomainDisk) -> bool:
+        """Whether a run is at work on the disk, or died there, or gave up waiting for the guest to shut down."""
+        recorded = self.state.record.disks if self.state.record else ()
+        return disk.target in [one.target for one in recorded] or (
+            disk.element.device == "disk" and _record_xml.shutdown_in(self.state.definition) is not None
+        )
 
     def has_job(self, disk: _domain.DomainDisk) -> bool | None:
         """Whether a block job runs on the disk; None where nobody knows."""
@@ -196,7 +204,7 @@ def facts(
         "users": [asdict(user) for user in others],
         "dependents": overlays,
         "job": observed.has_job(disk),
-        "unfinished": state.record is not None and disk.target in [recorded.target for recorded in state.record.disks],
+        "unfinished": observed.is_unfinished(disk),
         "problem": problem or (observed.silence if disk.live else None),
     }
 

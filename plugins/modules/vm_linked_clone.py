@@ -31,6 +31,7 @@ extends_documentation_fragment:
   - kvmops.disk.libvirt.requirements
   - kvmops.disk.allocation
   - kvmops.disk.overcommit
+  - kvmops.disk.progress
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -103,7 +104,9 @@ options:
       - V(present) makes the clones that are missing.
       - V(absent) removes the domains, with the images and the UEFI variables that this module made for them. Nothing
         else is removed, and never the base. What a domain has instead of such an image (one that it was converted to,
-        say) stays, with a warning. A clone is known by what this module writes into its metadata.
+        say) stays, with a warning. A clone is known by what this module writes into its metadata. One of a clone goes
+        with that, where both are in the list. What a killed run left is also looked for in O(disk_dir) and
+        O(search_paths), one of which has to name the directory where the source is gone.
     type: str
     choices: [present, absent]
     default: present
@@ -116,7 +119,8 @@ options:
         newer version, but can do without the older one.
       - That domain has to be off, without snapshots, and its disks must not be larger than those of the clones.
       - Once no clone reads the images of O(source) any more, they are no longer protected.
-      - Beside it, only O(source), the names in O(clones), O(protect_base), O(trusted) and O(search_paths) count.
+      - Beside it, only O(source), the names in O(clones), O(protect_base), O(trusted), O(progress) and O(search_paths)
+        count.
     type: str
   mode:
     description:
@@ -162,9 +166,12 @@ options:
     default: sata
   protect_base:
     description:
-      - With O(mode=linked), whether the images of the source are made read-only (by their mode), and what depends on
-        them is noted beside them, for all modules of this collection. The source then does not start any more where
-        QEMU is not root. When the last clone has gone they are as they were.
+      - With O(mode=linked), whether the images of the source are made read-only (by their mode). The source then does
+        not start any more where QEMU is not root. When the last clone has gone, or been made independent, by whichever
+        module of this collection, they get their mode back.
+      - What depends on them is noted beside them, in C(.NAME.kvmops-base), for all modules of this collection, which
+        then leave them alone wherever the clones are. With V(false) too, where that directory can be written to; if it
+        cannot, there is a warning then, and with V(true) no clone is made.
     type: bool
     default: true
   unique_serials:
@@ -196,6 +203,8 @@ options:
       - Whether to follow references to backing files that are in an image of the source but not in its definition.
         Such a reference can have been planted. The definition names a backing file by C(backingStore), as those of
         clones that this module makes do.
+      - And whether to believe an image that claims a disk of more than 64 TiB, or more than 1024 snapshots, and to let
+        qemu-img work on it without limits.
     type: bool
     default: false
   search_paths:
@@ -374,6 +383,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
+    PROGRESS_SPEC,
     SEARCH_SPEC,
     TRUST_SPEC,
     URI_SPEC,
@@ -399,6 +409,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **OVERCOMMIT_SPEC,
+            **PROGRESS_SPEC,
             **ALLOCATION_SPEC,
             **SEARCH_SPEC,
             **TRUST_SPEC,

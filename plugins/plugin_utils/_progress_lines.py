@@ -17,19 +17,21 @@ class Lines:
     def __init__(self, host: str) -> None:
         self.host = host
         self._begun = 0
-        self._ended = 0
+        self._ended: set[int] = set()
 
     def new(self, phases: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
         """The lines after another look at the job; *phases* as module_utils/_progress.py writes them."""
         found = []
-        for number, phase in enumerate(phases[self._ended :], self._ended):
+        for number, phase in enumerate(phases):
+            if number in self._ended:
+                continue
             if number == self._begun:
                 self._begun += 1
                 found.append(self._line(phase, f"0 % of {format_size(phase['total'])}"))
                 if phase["state"] == "running" and not phase["done"]:
                     continue
             if phase["state"] != "running":
-                self._ended += 1
+                self._ended.add(number)
             found.append(self._line(phase, _how_far(phase)))
         return found
 

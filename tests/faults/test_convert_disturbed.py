@@ -380,6 +380,17 @@ def test_after_the_death_of_libvirtd_the_next_run_finishes_the_job(running: Mach
     running.assert_converts()
 
 
+def test_after_the_host_went_down_in_the_middle_the_next_run_finishes_the_job_and_starts_the_domain(
+    running: Machine,
+) -> None:
+    """The domain was off for its conversion then, and libvirtd does not start it by itself."""
+    killed_at("qemu-img-compare 1", running.params, children=True)
+    running.hv.kill_libvirtd()
+    running.hv.start_libvirtd()
+    assert not is_running(running.hv, running.name)
+    running.assert_converts()
+
+
 def test_a_definition_that_libvirtd_took_while_it_died_names_a_complete_image(off: Machine) -> None:
     """libvirtd dies after it took the new definition and before it could say so (HAZARDS G9)."""
     file = off.hv.directory / "etc" / "qemu" / f"{off.name}.xml"

@@ -320,6 +320,17 @@ def test_a_conversion_that_was_interrupted_is_left_to_its_module(off: Machine) -
     assert run_module("vm_disk_convert", asked)["changed"]
 
 
+@pytest.mark.parametrize("point", ["virDomainQemuMonitorCommand 1", "qemu-img-compare 1"], ids=["live", "off line"])
+def test_an_edit_of_the_definition_in_the_middle_is_kept(off: Machine, point: str) -> None:
+    if point.startswith("vir"):
+        off.start()
+    with paused_at(point, off.params, module=MODULE) as run:
+        off.hv.define(definition(off.hv, off.name).replace("placement='static'>1<", "placement='static'>2<"))
+    assert run.result()["changed"]
+    assert ">2</vcpu>" in definition(off.hv, off.name)
+    off.assert_flat()
+
+
 def test_a_domain_that_somebody_starts_in_the_middle_loses_nothing(off: Machine) -> None:
     with paused_at("qemu-img-compare 1", off.params, module=MODULE) as run:
         off.start()

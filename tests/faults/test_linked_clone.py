@@ -150,6 +150,22 @@ def test_what_a_killed_run_made_can_be_removed_instead(classroom: Classroom) -> 
         assert not classroom.run("a", state="absent")["changed"]
 
 
+def test_a_killed_removal_sets_the_base_free_in_the_next_run_though_the_source_is_gone(classroom: Classroom) -> None:
+    away = classroom.images / "away"
+    away.mkdir(mode=0o711)
+    classroom.run("a", disk_dir=str(away))
+    killed_at("unlink 4", classroom.asked("a", state="absent"), module=MODULE)
+    classroom.hv.remove(classroom.name)
+    assert (classroom.domains(), list(away.glob("*.qcow2"))) == ([], [])
+    assert stat.S_IMODE(classroom.base.stat().st_mode) == 0o444
+    asked = classroom.asked("a", state="absent", disk_dir=str(away))
+    predicted = run_module(MODULE, asked, check=True)
+    again = run_module(MODULE, asked)
+    assert again["actions"][-1] == predicted["actions"][-1] == f"release {classroom.base}"
+    assert stat.S_IMODE(classroom.base.stat().st_mode) == 0o644
+    assert not run_module(MODULE, asked)["changed"]
+
+
 def test_what_a_killed_removal_left_can_be_made_again(classroom: Classroom) -> None:
     classroom.run("a")
     killed_at("unlink 1", classroom.asked("a", state="absent"), module=MODULE)

@@ -122,6 +122,24 @@ def test_a_copy_whose_qemu_stops_is_adopted_when_it_goes_on(machine: Machine) ->
     machine.assert_converges("vm_disk_convert")
 
 
+def test_a_guest_whose_qemu_stops_as_it_is_asked_to_shut_down_is_started_again_once_it_is_off(machine: Machine) -> None:
+    params = machine.asks("vm_disk_convert", mode="offline")
+    with contextlib.ExitStack() as silence:
+        with paused_at("virDomainShutdown 1", params, CONSTANTS=IMPATIENT) as run:
+            silence.enter_context(machine.stopped())
+        failed = run.result()
+        machine.assert_says_who_is_silent(failed)
+        assert "cannot ask the guest to shut down" in failed["msg"]
+    with contextlib.closing(machine.hv.connect()) as connection:
+        connection.lookupByName(machine.name).destroy()
+    done = run_module("vm_disk_convert", machine.asks("vm_disk_convert", trusted=True))
+    assert done.get("changed"), done
+    assert done["disks"][0]["mode"] == "offline"
+    assert is_running(machine.hv, machine.name)
+    machine.process = machine.hv.qemu_pid(machine.name)
+    machine.assert_converges("vm_disk_convert")
+
+
 def test_facts_of_a_domain_whose_qemu_is_silent_say_so_and_the_others_come_all_the_same(
     machine: Machine, make_domain: MakeDomain
 ) -> None:

@@ -170,10 +170,10 @@ def test_what_stands_in_the_way_is_named_and_nothing_changes(versions: Versions,
 
 
 #: Before: the base is noted; the new file is rebased, compared, put in place; the old one goes; the definition names
-#: the new base; the record goes; the old base is let go.
+#: the new base; the old base is let go; the record goes.
 POINTS = (
     *("rename 1", "qemu-img-rebase 2", "qemu-img-compare 1", "rename 2", "unlink 1"),
-    *("virDomainDefineXMLFlags 1", "unlink 2", "rename 4"),
+    *("virDomainDefineXMLFlags 1", "rename 3", "unlink 2"),
 )
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = "kvmops.disk.vm_disk_convert"
 LINE = re.compile(
     r"^\[(?P<host>[\w.]+)\] (?P<subject>\S+ \w+): "
-    r"(?P<verb>convert|compare|copy|merge|pull) (?P<percent>\d+) % of (?P<rest>.*)$"
+    r"(?P<verb>convert|compare|copy|merge|pull|rebase) (?P<percent>\d+) % of (?P<rest>.*)$"
 )
 #: Mebibytes of data: for some eight seconds, where the conversion is slowed.
 SLOW_MIB = 100

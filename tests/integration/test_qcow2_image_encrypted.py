@@ -60,6 +60,13 @@ def slots(path: Path) -> list[int]:
 # --- creation ---------------------------------------------------------------------------------------------------
 
 
+def test_how_long_a_key_takes_is_left_to_qemu_where_nobody_says_it(vault: Path, tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    done(path, size="1M", encryption={"secret": FIRST})
+    quick, own = (specific(image)["encrypt"]["slots"][0]["iters"] for image in (vault, path))
+    assert own > 10 * quick
+
+
 def test_an_encrypted_image_is_made_and_its_secrets_are_seen_nowhere(tmp_path: Path) -> None:
     path, secret_file = tmp_path / "disk", tmp_path / "key"
     secret_file.write_text(SECOND, encoding="utf-8")

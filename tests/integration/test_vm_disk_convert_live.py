@@ -314,24 +314,6 @@ def test_a_hypervisor_that_does_not_change_owners_can_use_the_live_copy(static_h
     static_hv.remove("vm")
 
 
-def test_a_directory_that_qemu_may_not_traverse_is_refused_and_nothing_changed(
-    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
-) -> None:
-    source = make_image(images / "vm.raw")
-    name = make_domain([Disk(source)], kernel=False).name
-    hv.start(name)
-    (images / "private").mkdir(mode=0o700)
-    before = definition(hv, name)
-    failed = module(MODULE, {"name": name, "disk": "vda", "dest_dir": str(images / "private")})
-    assert definition(hv, name) == before
-    assert str(source) in definition(hv, name, 0)
-    assert os.listdir(images / "private") == []
-    assert failed.get("failed"), failed
-    assert str(images / "private") in failed["msg"]
-    assert "ermission denied" in failed["msg"]
-    assert leftovers(hv, name, images) == []
-
-
 # To a block device
 
 

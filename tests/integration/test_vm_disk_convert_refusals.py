@@ -18,6 +18,7 @@ from lab import Disk, Guest, GuestError, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
 from scene import (
     MIB,
+    definition,
     disk_of,
     is_running,
     leftovers,
@@ -440,6 +441,21 @@ def the_directory_of_the_destination_is_missing(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "dest": str(scene.images / "missing" / "vm.qcow2")}
 
 
+def _closed(scene: Scene) -> str:
+    (scene.images / "private").mkdir(mode=0o700)
+    return str(scene.images / "private" / "vm.qcow2")
+
+
+@case("dest: QEMU runs as the user", "may not pass", "private (mode 0700)", "give it execute permission")
+def qemu_may_not_traverse_the_directory(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw())), "dest": _closed(scene)}
+
+
+@case("dest: QEMU runs as the user", "may not pass", "private (mode 0700)", "give it execute permission")
+def qemu_may_not_traverse_the_directory_of_a_live_copy(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk(scene.raw()), start=True), "dest": _closed(scene)}
+
+
 @case("dest: 'vm.qcow2' is relative")
 def the_destination_is_relative(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "dest": "vm.qcow2"}
@@ -661,6 +677,39 @@ def test_a_guest_that_goes_off_after_the_timeout_is_started_again_by_the_next_ru
     assert disk_of(hv, deaf.name) == (str(images / "vm.qcow2"), "qcow2")
     assert leftovers(hv, deaf.name, images) == []
     assert not run_module(MODULE, params)["changed"]
+
+
+def test_a_guest_that_goes_off_under_a_later_task_is_started_again_whatever_the_next_run_is_asked(
+    hv: Hypervisor, images: Path, deaf: Guest
+) -> None:
+    params = {"name": deaf.name, "disk": "vda", "uri": hv.uri}
+    failed = run_module(MODULE, {**params, "shutdown_timeout": 1, "mode": "offline"})
+    assert "did not shut down within 1 s" in failed["msg"]
+    live = run_module(MODULE, {**params, "dest": str(images / "other.qcow2")})
+    assert live["disks"][0]["mode"] == "live", live
+    again = run_module(MODULE, {**params, "dest": str(images / "other.qcow2")})
+    assert not again["changed"]
+    for told in (live, again):
+        assert sum("was asked to shut down at" in str(said) for said in told["warnings"]) == 1
+    assert run_module("vm_disk_resize", {**params, "size": "12M"})["changed"], "others are not held up by it"
+    (disk,) = run_module("vm_disk_info", {"names": [deaf.name], "uri": hv.uri})["disks"]
+    assert disk["unfinished"]
+    with contextlib.suppress(GuestError):
+        deaf.run("power-off", timeout=5)
+    deaf.wait_off()
+    asked = {**params, "dest": str(images / "missing" / "vm.raw"), "format": "raw"}
+    refused = run_module(MODULE, asked)
+    assert "does not exist" in refused["msg"]
+    deaf.wait_ready()
+    assert disk_of(hv, deaf.name) == (str(images / "other.qcow2"), "qcow2")
+    assert "<metadata" not in definition(hv, deaf.name)
+    assert "kvmops" not in definition(hv, deaf.name, 0)
+    assert not run_module(MODULE, {**params, "dest": str(images / "other.qcow2")})["changed"]
+    with contextlib.closing(hv.connect()) as connection:
+        connection.lookupByName(deaf.name).destroy()
+    assert not run_module(MODULE, {**params, "dest": str(images / "other.qcow2")})["changed"]
+    assert not is_running(hv, deaf.name), "nobody owes it a start any more"
+    assert leftovers(hv, deaf.name, images) == []
 
 
 def test_a_paused_domain_can_be_forced(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> None:

@@ -32,13 +32,14 @@ AT_START = ("PYTHON", "LC_", "LANG", "CONSTANTS")
 
 
 class CopiedProcess:
-    """The part of subprocess.Popen that there is for a process which is no child."""
+    """The part of subprocess.Popen that there is for a process which is no child; it stays until it was waited for."""
 
-    def __init__(self, name: str, status: int) -> None:
+    def __init__(self, name: str, status: socket.socket) -> None:
         self.args = [name]
         self.returncode: int | None = None
-        self._status = os.fdopen(status, "rb", buffering=0)
-        self.pid = int(self._status.readline())
+        self._status = status
+        self._told = status.makefile("rb", buffering=0)
+        self.pid = int(self._told.readline())
 
     def poll(self) -> int | None:
         return self.returncode if self._has_ended(0) else None
@@ -55,7 +56,10 @@ class CopiedProcess:
 
     def _has_ended(self, timeout: float | None) -> bool:
         if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
-            self.returncode = int(self._status.readline())
+            self.returncode = int(self._told.readline())
+            self._status.shutdown(socket.SHUT_WR)
+            self._told.readline()  # the end: nothing is left of it
+            self._told.close()
             self._status.close()
         return self.returncode is not None
 
@@ -82,13 +86,13 @@ class Template:
     ) -> CopiedProcess:
         """The process of module NAME with environment ENV, which takes REQUEST."""
         limits = {limit: now for limit, begin in self._limits.items() if (now := resource.getrlimit(limit)) != begin}
-        status, told = os.pipe2(os.O_CLOEXEC)
+        status, told = socket.socketpair()
         taken, given = os.pipe2(os.O_CLOEXEC)
         try:
-            socket.send_fds(self._socket, [name.encode()], [taken, stdout.fileno(), stderr.fileno(), told])
+            socket.send_fds(self._socket, [name.encode()], [taken, stdout.fileno(), stderr.fileno(), told.fileno()])
         finally:
             os.close(taken)
-            os.close(told)
+            told.close()
         # The parameters may hold secrets: they go through a pipe, not on the command line.
         with os.fdopen(given, "wb") as pipe:
             pipe.write(json.dumps({**request, "environment": dict(env), "limits": limits}).encode())

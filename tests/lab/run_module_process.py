@@ -64,17 +64,53 @@ def find_collection(checkout: str) -> None:
         sys.modules["ansible_collections"] = collections
 
 
+class Copies:
+    """The processes that were made, by the sockets where it is said how they ended."""
+
+    def __init__(self) -> None:
+        self.by_socket: dict[int, int] = {}
+        self._told: set[int] = set()
+        self._left_alone: set[int] = set()
+
+    def tell_who_ended(self) -> None:
+        """A process that has ended is there, as a zombie, until that was heard."""
+        for status, process in self.by_socket.items():
+            ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended and process not in self._told:
+                self._told.add(process)
+                code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+                with contextlib.suppress(BrokenPipeError):  # nobody waits for it
+                    os.write(status, b"%d\n" % code)
+        for process in [*self._left_alone]:
+            self._reap(process)
+
+    def give_up(self, status: int) -> None:
+        """Whoever asked for the process has heard how it ended, or does not want to."""
+        self._reap(self.by_socket.pop(status))
+        os.close(status)
+
+    def _reap(self, process: int) -> None:
+        """Collects the process, now or when it has ended."""
+        if os.waitpid(process, os.WNOHANG)[0]:
+            self._left_alone.discard(process)
+            self._told.discard(process)
+        else:
+            self._left_alone.add(process)
+
+
 def serve(template: socket.socket) -> bool:
     """Makes a process for each message; true in such a process, false when nobody is left who could want one."""
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # it arrives through the pipe
-    told: dict[int, int] = {}
+    copies = Copies()
     while True:
-        ready, _writable, _exceptional = select.select([template.fileno(), woken], [], [])
+        ready, _writable, _exceptional = select.select([template.fileno(), woken, *copies.by_socket], [], [])
+        for status in {*copies.by_socket} & {*ready}:
+            copies.give_up(status)
         if woken in ready:
             os.read(woken, 4096)
-            tell_who_ended(told)
+            copies.tell_who_ended()
         if template.fileno() in ready:
             module, descriptors, _flags, _address = socket.recv_fds(template, 1000, DESCRIPTORS)
             if not module:
@@ -84,21 +120,12 @@ def serve(template: socket.socket) -> bool:
             if process == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                become(descriptors, [woken, wake, *told.values()])
+                become(descriptors, [woken, wake, *copies.by_socket])
                 return True
             *standard, status = descriptors
             for descriptor in standard:
                 os.close(descriptor)
-            told[process] = status
-
-
-def tell_who_ended(told: dict[int, int]) -> None:
-    with contextlib.suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            status = told.pop(ended[0])
-            with contextlib.suppress(BrokenPipeError):  # nobody waits for it
-                os.write(status, b"%d\n" % os.waitstatus_to_exitcode(ended[1]))
-            os.close(status)
+            copies.by_socket[status] = process
 
 
 def load(name: str) -> None:

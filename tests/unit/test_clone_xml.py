@@ -267,6 +267,12 @@ def test_the_mark_says_whose_clone_it_is_and_takes_the_place_of_the_source_s_own
     assert again.xml.count("urn:kvmops:clone:1") == 1
 
 
+def test_what_is_under_way_on_the_source_is_not_under_way_on_a_clone() -> None:
+    record = "<r:operation xmlns:r='urn:kvmops:disk:1'/><s:shutdown xmlns:s='urn:kvmops:shutdown:1'/>"
+    clone = made(outside=f"<metadata>{record}<b:y xmlns:b='urn:b'/></metadata>")
+    assert {_xml.namespace(node) for node in clone.find("./metadata")} == {"urn:b", "urn:kvmops:clone:1"}
+
+
 def test_metadata_takes_the_place_of_what_has_its_namespace() -> None:
     outside = "<metadata><a:x xmlns:a='urn:a'>old</a:x><b:y xmlns:b='urn:b'/></metadata>"
     clone = made(outside=outside, metadata="<q:x xmlns:q='urn:a'>new</q:x>")

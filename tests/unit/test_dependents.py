@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import User
 from hypothesis import given
 from hypothesis import strategies as st
+from integration.watched import opened_files
 from unit.qcow2_header import BACKING_FORMAT, DATA_FILE, EXTERNAL_DATA, Made
 
 
@@ -134,6 +135,13 @@ def test_all_overlays_of_one_base_are_found_and_none_of_another(base: Path, tmp_
     assert readers.of(str(other)) == [str(tmp_path / "stranger")]
 
 
+def test_no_backing_file_is_opened_for_the_search(base: Path, tmp_path: Path) -> None:
+    found = overlay(tmp_path / "far" / "one", base)
+    with opened_files(base) as opened:
+        assert _dependents.of(str(base), [str(tmp_path / "far")]) == [str(found)]
+    assert not opened
+
+
 def test_an_overlay_with_two_names_is_one(base: Path, tmp_path: Path) -> None:
     clone = overlay(tmp_path / "clones" / "a", base)
     (tmp_path / "clones" / "b").symlink_to(clone)
@@ -226,10 +234,10 @@ def test_a_base_that_others_read_is_not_released(base: Path, tmp_path: Path) -> 
     by_hand = overlay(tmp_path / "by-hand", base)
     _base.protect(str(base), [str(clone)])
     clone.unlink()
-    assert not _base.release(str(base), [str(clone)], others=[str(by_hand), str(clone)])
+    assert not _base.release(str(base), [str(clone)], lambda _base: [str(by_hand), str(clone)])
     assert mode(base) == 0o444
     by_hand.unlink()
-    assert _base.release(str(base), [], others=[])
+    assert _base.release(str(base), [])
     assert mode(base) == 0o664
 
 
@@ -292,6 +300,20 @@ def test_a_note_of_an_earlier_file_at_the_name_gives_no_mode_to_the_new_one(base
     clone.unlink()
     assert _base.release(str(base), [str(clone)])
     assert mode(base) == 0o600
+
+
+def test_a_note_can_be_made_to_hold_for_the_file_that_took_the_place(base: Path, tmp_path: Path) -> None:
+    clone = overlay(tmp_path / "far" / "clone", base)
+    _base.protect(str(base), [str(clone)])
+    new = tmp_path / "new"
+    new.write_bytes(base.read_bytes())
+    new.chmod(0o444)
+    new.rename(base)
+    assert not _base.is_in_use(str(base))
+    _base.adopt(str(base))
+    assert _base.is_in_use(str(base))
+    assert _base.release(str(base), [str(clone)])
+    assert mode(base) == 0o664
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"inode": "x"}', '{"inode": 1, "overlays": {"a": 1}}', '{"other": 1}'])

@@ -15,7 +15,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
-from ansible_collections.kvmops.disk.plugins.module_utils._lock import look, operation, record_path, sibling_name
+from ansible_collections.kvmops.disk.plugins.module_utils._lock import (
+    look,
+    noted_bases,
+    operation,
+    record_path,
+    sibling_name,
+)
 
 
 @pytest.fixture
@@ -246,3 +252,25 @@ def test_long_names_that_differ_have_different_records() -> None:
     assert names[0] != names[1]
     assert all(len(os.fsencode(name)) <= 255 for name in names)
     assert sibling_name("web.qcow2", ".kvmops") == ".web.qcow2.kvmops"
+
+
+def test_the_next_run_knows_the_bases_of_one_that_died(
+    image: str, in_child: Callable[[Callable[[], object]], int]
+) -> None:
+    def work() -> None:
+        with operation("remove", [image]) as running:
+            running.depends("/images/golden", [image, "/images/other"])
+            running.depends("/images/held")
+            running.note(image)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.waitpid(in_child(work), 0)
+    with operation("resize", [image]) as running:
+        assert running.bases == {"/images/golden": sorted([image, "/images/other"]), "/images/held": []}
+        running.note(image)
+        assert noted_bases(look(image) or {}) == running.bases
+
+
+@pytest.mark.parametrize("bases", [None, [], "x", {"/images/golden": None}, {"/images/golden": "x"}])
+def test_bases_that_nobody_can_read_are_none(bases: Any) -> None:
+    assert noted_bases({"bases": bases}) == {}

@@ -201,3 +201,23 @@ def test_qemu_img_is_heard_while_it_works_however_much_it_complains(tmp_path: Pa
     assert QemuImg(str(qemu_img)).same_content("/a", "raw", "/b", "qcow2", report=told.append)
     assert told == sorted(told)
     assert {12.34, 56.78} <= set(told)
+
+
+def test_parts_at_work_at_once_are_each_told_of_to_their_end(watched: Watched) -> None:
+    with watched.progress.phase("one vda", "rebase", GIB):
+        with watched.progress.phase("two vda", "rebase", GIB):
+            assert [line.split(": ")[0] for line in watched.look()] == ["[host1] one vda", "[host1] two vda"]
+        (ended,) = [line for line in watched.look() if "two vda" in line]
+        assert "100 %" in ended
+    (ended,) = watched.look()
+    assert ended.startswith("[host1] one vda: rebase 100 %")
+    assert watched.look() == []
+
+
+def test_whoever_looks_on_can_end_a_part_by_an_error(watched: Watched) -> None:
+    def look() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), watched.progress.phase("one vda", "rebase", GIB, look) as phase:
+        phase.percent(50)
+    assert watched.state()["phases"][0]["state"] == "failed"

@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _staging, _unfinished
+from ansible_collections.kvmops.disk.plugins.module_utils import _convert, _shutdown, _staging, _unfinished
 from ansible_collections.kvmops.disk.plugins.module_utils._convert import Conversion, ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk, Shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 from unit import samples
 
@@ -58,6 +59,32 @@ def test_without_a_record_nothing_is_unfinished(world: World) -> None:
     assert not found
     assert found.paths == set()
     assert _unfinished.clean_up(found, nothing_to_end) == ()
+
+
+ASKED = Shutdown("7", "2026-01-01T12:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("run", "minutes", "pending"),
+    [("7", 59, True), ("7", 61, False), ("8", 1, False), (None, 1, False)],
+    ids=["still the same run", "long ago", "started anew", "off"],
+)
+def test_a_guest_that_was_asked_to_shut_down_may_do_so_for_an_hour(
+    run: str | None, minutes: int, pending: bool
+) -> None:
+    now = datetime.fromisoformat(ASKED.asked) + timedelta(minutes=minutes)
+    assert _shutdown.is_pending(ASKED, run, now) == pending
+
+
+def test_a_domain_whose_guest_was_asked_to_shut_down_is_owed_its_start_once_it_is_off(world: World) -> None:
+    just_now = replace(ASKED, asked=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    on, off = world.state(active=True, record=False), world.state(record=False)
+    pending = _unfinished.find(on, (), world.notes.get, just_now, "7")
+    assert (bool(pending), pending.pending, pending.owed) == (False, just_now, False)
+    late = _unfinished.find(off, (), world.notes.get, just_now, None)
+    assert (bool(late), late.pending, late.owed, late.answered) == (True, None, True, True)
+    again = _unfinished.find(on, (), world.notes.get, just_now, "8")
+    assert (bool(again), again.owed, again.answered) == (True, False, True)
 
 
 def test_a_domain_that_ran_and_is_off_is_owed_its_start(world: World) -> None:
