@@ -122,7 +122,7 @@ def depth_of_base(wish: CommitWish, chain: t.Sequence[Image], same: t.Callable[[
 def require_readable(images: t.Iterable[Image]) -> None:
     """Raises where qemu-img cannot read one of *images* as it is, or would follow what the task does not name."""
     for image in images:
-        require_writable_alone(replace(image, dirty=False), "merge it")
+        require_writable_alone(replace(image, dirty=False))
 
 
 def require_mergeable(observed: Observed) -> None:
@@ -136,6 +136,7 @@ def require_mergeable(observed: Observed) -> None:
                 path=above.path,
                 virtual_size=above.virtual_size,
             )
+    _require_kept_secret(observed)
     base, size = observed.base, observed.overlay.virtual_size
     if base.format not in BASE_FORMATS:
         raise DiskError(f"{base.path}: QEMU merges nothing into a {base.format} image: convert it", path=base.path)
@@ -143,10 +144,37 @@ def require_mergeable(observed: Observed) -> None:
         _require_growable(base, size)
 
 
+def _require_kept_secret(observed: Observed) -> None:
+    """Raises where the merge would store in the clear what is encrypted, or where QEMU would not find the base."""
+    above, base = observed.images[:-1], observed.base
+    for image in above:
+        if image.encrypted and not base.encrypted:
+            raise UnsafeImage(
+                f"{image.path}: is encrypted, and its base {base.path} is not, which would hold its content in the "
+                "clear: convert the overlay into a new image with kvmops.disk.qcow2_convert instead (decrypt=true "
+                "where that is meant)",
+                path=image.path,
+            )
+    if observed.between and any(image.encrypted for image in observed.images):
+        raise DiskError(
+            f"{base.path}: QEMU does not find a base by its name where secrets open the images above it: merge into "
+            f"the backing file, {observed.between[0].path}, first, and then on from there",
+            path=base.path,
+            backing_chain=[image.path for image in observed.images[1:]],
+        )
+
+
 def require_endable(wish: CommitWish, overlay: Image, bitmaps: t.Sequence[Bitmap]) -> None:
     """Raises DiskError where emptying or removing the overlay would lose more than what the base then has."""
     if wish.end == "keep":
         return
+    keys = len(overlay.encryption.taken_slots) if overlay.encryption else 1
+    if wish.end == "empty" and keys > 1:
+        raise DiskError(
+            f"{overlay.path}: {keys} keys open it, and an empty image in its place would have just the one that the "
+            "task gives: set overlay to keep, or to remove, or remove the other keys first (kvmops.disk.qcow2_image)",
+            path=overlay.path,
+        )
     keep = ", or set overlay to keep"
     require_no_snapshots(overlay, f"delete them first{keep}")
     require_no_bitmaps(

@@ -14,6 +14,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _commit,
     _dependents,
+    _encrypting,
+    _encryption,
     _image,
     _qcow2_bitmaps,
     _usage,
@@ -31,6 +33,7 @@ class CommitSurvey(InPlaceTask):
     def __init__(self, module: AnsibleModule, wish: CommitWish) -> None:
         super().__init__(module)
         self.wish = wish
+        self.openers = _encrypting.openers_from(module.params, "encryption")
         self.trusted: bool = module.params["trusted"]
         self.qemu_img = self.qemu_img.limiting(not self.trusted)
 
@@ -45,6 +48,8 @@ class CommitSurvey(InPlaceTask):
         below = next(_image.Links().of(path, self.wish.format), (None, None))[0]
         chain = Trust(self.trusted, self._declared(below)).look(self.qemu_img, path, self.wish.format)
         depth = _commit.depth_of_base(self.wish, chain, is_same)
+        self.require_secret("merge it", *chain)
+        self.unlock(*chain)
         for image in chain[: depth + 1]:
             _image.require_regular_file(image.path)
         for image in chain[1 : depth + 1]:
@@ -142,7 +147,8 @@ class CommitSurvey(InPlaceTask):
             overlay = observed.overlay
             options = creation_options(_commit.empty_layout(overlay))
             measured = self.qemu_img.measure_empty(overlay.virtual_size, "qcow2", options)
-            demands.append((overlay.path, measured.required))
+            header = _encryption.HEADER_BYTES if overlay.encrypted else 0
+            demands.append((overlay.path, measured.required + header))
         _capacity.require_space(demands)
 
 

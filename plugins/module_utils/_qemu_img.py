@@ -269,7 +269,7 @@ class QemuImg(Unlocking):
         named = [*self._definitions(), *self._named(path, image_format)]
         with _qemu_nbd.serving(path, named, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
-            nodes = (f"json:{json.dumps(served)}", node([Layer(other, other_format)]))
+            nodes = (f"json:{json.dumps(served)}", node(self.unlocked.get(other, (Layer(other, other_format),))))
             return self._same("--", *nodes, report=report)
 
     def resize(
@@ -327,7 +327,7 @@ class QemuImg(Unlocking):
         """
         argv = ["bitmap", *(f"--{action}" for action in actions)]
         argv += ["-g", str(granularity)] if granularity else []
-        argv += ["-b", node([Layer(source, "qcow2")], alone=True)] if source else []
+        argv += ["-b", node(self.unlocked.get(source, (Layer(source, "qcow2"),)), alone=True)] if source else []
         self._write(*argv, "--image-opts", "--", self._by_itself(path, "qcow2"), os.fsdecode(name), in_place=True)
 
     def _map(self, *named: str) -> list[Range]:

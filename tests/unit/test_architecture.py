@@ -123,7 +123,7 @@ NEIGHBOURS = {
     "_remove": {"_plan"},
     "_repair": {"_plan"},
     "_resize": {"_plan"},
-    "_transcode": {"_create"},
+    "_transcode": {"_create", "_encryption"},
     "_snapshots": {"_plan", "_trust"},
     "_survey": {"_convert", "_create", "_disk_chain"},
     "_shutdown": {"_records"},

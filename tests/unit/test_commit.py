@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import _commit
 from ansible_collections.kvmops.disk.plugins.module_utils._commit import CommitWish, Deeds, Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmaps import Bitmap
 from unit.samples import MIB, qcow2, raw, snapshot
 
@@ -76,10 +77,41 @@ def test_a_merge_that_would_not_give_the_disk_is_refused(images: tuple[Image, ..
         _commit.require_mergeable(Observed(images, HELD))
 
 
-@pytest.mark.parametrize("facts", [{"encrypted": True}, {"corrupt": True}, {"data_file": "/etc/shadow"}])
+@pytest.mark.parametrize("facts", [{"corrupt": True}, {"data_file": "/etc/shadow"}])
 def test_what_cannot_be_read_as_it_is_is_refused(facts: dict[str, Any]) -> None:
     with pytest.raises(DiskError, match=r"/images/web\.qcow2"):
         _commit.require_readable((TOP, qcow2(**facts), BASE))
+
+
+LUKS = Encryption("luks", taken_slots=(0,))
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        ((qcow2(encrypted=True, encryption=LUKS), BASE), "is not, which would hold its content in the clear"),
+        (
+            (TOP, MIDDLE, replace(BASE, encrypted=True, encryption=LUKS)),
+            "merge into the backing file, /images/middle, first",
+        ),
+        (
+            (TOP, replace(MIDDLE, encrypted=True, encryption=LUKS), BASE),
+            "/images/middle: is encrypted, and its base /images/base is not",
+        ),
+    ],
+)
+def test_nothing_encrypted_is_merged_into_the_clear_nor_past_an_image(images: tuple[Image, ...], reason: str) -> None:
+    with pytest.raises(DiskError, match=reason):
+        _commit.require_mergeable(Observed(images, HELD))
+
+
+def test_an_encrypted_overlay_is_emptied_where_one_key_opens_it() -> None:
+    one, two = (qcow2(encrypted=True, encryption=replace(LUKS, taken_slots=slots)) for slots in ((3,), (0, 1)))
+    _commit.require_endable(wish(), one, ())
+    with pytest.raises(DiskError, match="2 keys open it"):
+        _commit.require_endable(wish(), two, ())
+    for end in ("keep", "remove"):
+        _commit.require_endable(wish(end=end), two, ())
 
 
 def test_only_a_kept_overlay_may_hold_more_than_its_disk() -> None:
