@@ -16,8 +16,9 @@ SYSTEM_PACKAGES := \
 # Debian's own Python, because Debian's libvirt bindings are built for it.
 PYTHON := /usr/bin/python3
 PYTEST := .venv/bin/python -m pytest
-# Each process has a hypervisor of its own; one more than there are cores, as they wait for guests and disks now and then.
-SHARED_OUT := --numprocesses $(shell expr `nproc` + 1) --dist loadgroup
+# Each process has a hypervisor of its own, and the tests of a file share what is dear. One process more than there are
+# cores, as they wait for guests and disks now and then.
+SHARED_OUT := --numprocesses $(shell expr `nproc` + 1) --dist loadfile
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check
 
 # It writes a log into the home directory: not into the user's.

@@ -117,10 +117,7 @@ def test_no_module_for_domains_is_led_anywhere(
         hv.remove(domain)
 
 
-@pytest.mark.parametrize("name", ["size_60_pib", "size_60_pib_for_real"])
-def test_a_disk_of_petabytes_keeps_nobody_busy(
-    name: str, hv: Hypervisor, canary: Canary, images: list[Hostile]
-) -> None:
+def test_a_disk_of_petabytes_keeps_nobody_busy(hv: Hypervisor, canary: Canary, images: list[Hostile]) -> None:
     (image,) = [image for image in images if image.name == "size_60_pib_for_real"]
     sound = image.path.with_name("sound")
     make_sound(sound, "qcow2")
@@ -152,3 +149,29 @@ def test_a_disk_of_petabytes_keeps_nobody_busy(
         for path in image.path.parent.iterdir():
             if path != image.path:
                 path.unlink()
+
+
+@pytest.mark.parametrize("name", ["circle_of_two", "data_file"])
+def test_check_mode_says_of_a_snapshot_over_such_a_disk_what_the_run_does(hv: Hypervisor, name: str) -> None:
+    """Where libvirt sees the images, too, so that nothing but the module refuses; what it accepts follows nothing."""
+    directory = hv.images / f"hostile-{name}"
+    directory.mkdir(mode=0o711)
+    canary = Canary(directory / "canary")
+    (image,) = corpus(directory, canary, only=name)
+    domain = f"hostile-snapshot-{name.replace('_', '-')}"
+    hv.define(hv.domain_xml(domain, [Disk(image.path, image.format)], kernel=False))
+    params = {"name": domain, "snapshot": "s", "uri": hv.uri}
+    try:
+        with canary.untouched(unopened=False):
+            for asked in ("present", "reverted", "absent"):
+                predicted, done = (
+                    run_module("vm_disk_snapshot", {**params, "state": asked}, check=check, timeout=SECONDS)
+                    for check in (True, False)
+                )
+                for fact in ("failed", "msg", "changed", "actions"):
+                    assert predicted.get(fact) == done.get(fact), asked
+                if asked == "absent":
+                    assert "set trusted=true where you know that it belongs there" in done["msg"]
+    finally:
+        hv.remove(domain)
+        canary.close()
