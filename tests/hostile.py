@@ -73,10 +73,12 @@ Maker = Callable[[Path, Canary], str]
 _makers: dict[str, Maker] = {}
 
 
-def corpus(directory: Path, canary: Canary) -> list[Hostile]:
-    """All of them, each in a directory of its own."""
+def corpus(directory: Path, canary: Canary, *, only: str | None = None) -> list[Hostile]:
+    """All of them, or the ONLY one, each in a directory of its own."""
     found = []
     for name, make in _makers.items():
+        if only not in (None, name):
+            continue
         own = directory / name
         own.mkdir()
         found.append(Hostile(name, own / "disk", make(own / "disk", canary)))

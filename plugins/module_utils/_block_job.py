@@ -124,6 +124,37 @@ def is_shortened(disk: DiskElement, base: str | None) -> bool:
     return (disk.chain[0].path if disk.chain else None) == base
 
 
+def write_out(domain: Domain, target: str) -> None:
+    """Brings what a job wrote into the image of a running guest to stable storage. Raises LibvirtFailed.
+
+    QEMU writes the metadata of that only when the guest flushes its disk, which may never be. Until then what the job
+    has read is still needed (HAZARDS G14).
+    """
+    disk = live_disk(domain, target)
+    if disk is not None and disk.index is not None:
+        domain.flush(target, disk.index)
+
+
+def commit_of(domain: Domain, target: str) -> tuple[str, str] | None:
+    """The image that is merged below a disk of a running domain, and the one that it goes into; None where none is, or
+    it is another than the one right below.
+
+    Where the disk's own image is merged, libvirt's XML says so; of all others only QEMU knows.
+    """
+    if not domain.is_committed(target):
+        return None
+    disk = live_disk(domain, target)
+    if disk is None:
+        return None
+    if disk.mirror is not None:
+        return str(disk.source), disk.mirror
+    nodes, chain = domain.commit_nodes(target), disk.chain or ()
+    for above, below in zip(chain, chain[1:]):
+        if nodes is not None and above.index == nodes.top and below.index in nodes.writing:
+            return str(above.path), str(below.path)
+    return None
+
+
 def end(domain: Domain, target: str) -> None:
     """Ends the block job on a disk of the domain, if there is one, and waits until it is gone."""
     disk = live_disk(domain, target)

@@ -10,8 +10,14 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _image, _leftovers, _qcow2, _staging, _usage
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _encrypting,
+    _image,
+    _leftovers,
+    _qcow2,
+    _staging,
+    _usage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._in_place import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import carry_out
@@ -33,6 +39,7 @@ class CheckTask(InPlaceTask):
     def __init__(self, module: AnsibleModule) -> None:
         super().__init__(module)
         self.qemu_img = self.qemu_img.limiting()  # whoever wrote the image
+        self.openers = _encrypting.openers_from(module.params, "encryption")
         self.format: str = module.params["format"]
         self.repair: str = module.params["repair"]
         self.found = Finding(CheckResult("unsupported"))
@@ -73,11 +80,9 @@ class CheckTask(InPlaceTask):
         _image.require_format(self.path, self.format)
         header = _image.first_look(self.path, self.format)[2]
         if header is not None and header.encrypted:
-            raise DiskError(
-                f"{self.path}: is encrypted, and qemu-img needs its secret to check it, "
-                "which this module cannot be given",
-                path=self.path,
-            )
+            image = _image.inspect(self.qemu_img, self.path, self.format)
+            self.require_secret("check it", image)
+            self.unlock(image)
         return header
 
     def _require_unused(self) -> None:

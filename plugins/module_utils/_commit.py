@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, RESIZABLE_FORMATS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmaps import Bitmap
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import Ranges, length, overlap, united
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 from ansible_collections.kvmops.disk.plugins.module_utils._trust import require_writable_alone
@@ -121,7 +122,7 @@ def depth_of_base(wish: CommitWish, chain: t.Sequence[Image], same: t.Callable[[
 def require_readable(images: t.Iterable[Image]) -> None:
     """Raises where qemu-img cannot read one of *images* as it is, or would follow what the task does not name."""
     for image in images:
-        require_writable_alone(replace(image, dirty=False), "merge it")
+        require_writable_alone(replace(image, dirty=False))
 
 
 def require_mergeable(observed: Observed) -> None:
@@ -135,6 +136,7 @@ def require_mergeable(observed: Observed) -> None:
                 path=above.path,
                 virtual_size=above.virtual_size,
             )
+    _require_kept_secret(observed)
     base, size = observed.base, observed.overlay.virtual_size
     if base.format not in BASE_FORMATS:
         raise DiskError(f"{base.path}: QEMU merges nothing into a {base.format} image: convert it", path=base.path)
@@ -142,31 +144,68 @@ def require_mergeable(observed: Observed) -> None:
         _require_growable(base, size)
 
 
-def require_endable(wish: CommitWish, overlay: Image, bitmaps: t.Sequence[str]) -> None:
-    """Raises DiskError where emptying or removing the overlay would lose more than what the base then has.
-
-    *bitmaps* are the names of its dirty bitmaps.
-    """
-    for what, names, way_out in (
-        ("internal snapshot(s)", [snapshot.name for snapshot in overlay.snapshots], "delete them first"),
-        (
-            "dirty bitmap(s)",
-            bitmaps,
-            "merge them into those of the base, or remove them, with kvmops.disk.qcow2_bitmap",
-        ),
-    ):
-        if names and wish.end != "keep":
-            raise DiskError(
-                f"{overlay.path}: holds {len(names)} {what} ({', '.join(names)}), which the base does not get: "
-                f"{way_out}, or set overlay to keep",
-                path=overlay.path,
+def _require_kept_secret(observed: Observed) -> None:
+    """Raises where the merge would store in the clear what is encrypted, or where QEMU would not find the base."""
+    above, base = observed.images[:-1], observed.base
+    for image in above:
+        if image.encrypted and not base.encrypted:
+            raise UnsafeImage(
+                f"{image.path}: is encrypted, and its base {base.path} is not, which would hold its content in the "
+                "clear: convert the overlay into a new image with kvmops.disk.qcow2_convert instead (decrypt=true "
+                "where that is meant)",
+                path=image.path,
             )
+    if observed.between and any(image.encrypted for image in observed.images):
+        raise DiskError(
+            f"{base.path}: QEMU does not find a base by its name where secrets open the images above it: merge into "
+            f"the backing file, {observed.between[0].path}, first, and then on from there",
+            path=base.path,
+            backing_chain=[image.path for image in observed.images[1:]],
+        )
 
 
-def bytes_needed(observed: Observed, in_base: Ranges) -> int:
-    """What the base may have to take more, at most; *in_base* are the ranges of data that it holds already."""
-    base, held = observed.base, observed.held
-    size = max(base.virtual_size, observed.overlay.virtual_size)
+def require_endable(wish: CommitWish, overlay: Image, bitmaps: t.Sequence[Bitmap]) -> None:
+    """Raises DiskError where emptying or removing the overlay would lose more than what the base then has."""
+    if wish.end == "keep":
+        return
+    keys = len(overlay.encryption.taken_slots) if overlay.encryption else 1
+    if wish.end == "empty" and keys > 1:
+        raise DiskError(
+            f"{overlay.path}: {keys} keys open it, and an empty image in its place would have just the one that the "
+            "task gives: set overlay to keep, or to remove, or remove the other keys first (kvmops.disk.qcow2_image)",
+            path=overlay.path,
+        )
+    keep = ", or set overlay to keep"
+    require_no_snapshots(overlay, f"delete them first{keep}")
+    require_no_bitmaps(
+        overlay,
+        bitmaps,
+        f"merge them into those of the base, or remove them, with kvmops.disk.qcow2_bitmap{keep}",
+    )
+
+
+def require_no_snapshots(overlay: Image, way_out: str) -> None:
+    """Raises DiskError where the overlay, which is to go, holds internal snapshots."""
+    _require_none(overlay, "internal snapshot(s)", [snapshot.name for snapshot in overlay.snapshots], way_out)
+
+
+def require_no_bitmaps(overlay: Image, bitmaps: t.Sequence[Bitmap], way_out: str) -> None:
+    """Raises DiskError where the overlay, which is to go, holds dirty *bitmaps*, which qemu-img leaves behind."""
+    _require_none(overlay, "dirty bitmap(s)", [bitmap.text for bitmap in bitmaps], way_out)
+
+
+def _require_none(overlay: Image, what: str, names: t.Sequence[str], way_out: str) -> None:
+    if names:
+        raise DiskError(
+            f"{overlay.path}: holds {len(names)} {what} ({', '.join(names)}), which would be gone with it: {way_out}",
+            path=overlay.path,
+        )
+
+
+def bytes_needed(base: Image, size: int, held: Ranges, in_base: Ranges) -> int:
+    """What *base* may have to take more, at most, where the ranges *held* of a disk of *size* bytes are merged into it;
+    *in_base* are the ranges of data that it holds already."""
+    size = max(base.virtual_size, size)
     cluster = base.cluster_size or 1
     aligned = united([(start // cluster * cluster, min(-(-end // cluster) * cluster, size)) for start, end in held])
     new = length(aligned) - (0 if base.snapshots else overlap(aligned, in_base))

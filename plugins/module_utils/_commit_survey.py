@@ -14,9 +14,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _commit,
     _dependents,
-    _formats,
+    _encrypting,
+    _encryption,
     _image,
-    _qcow2,
     _qcow2_bitmaps,
     _usage,
 )
@@ -33,6 +33,7 @@ class CommitSurvey(InPlaceTask):
     def __init__(self, module: AnsibleModule, wish: CommitWish) -> None:
         super().__init__(module)
         self.wish = wish
+        self.openers = _encrypting.openers_from(module.params, "encryption")
         self.trusted: bool = module.params["trusted"]
         self.qemu_img = self.qemu_img.limiting(not self.trusted)
 
@@ -47,6 +48,8 @@ class CommitSurvey(InPlaceTask):
         below = next(_image.Links().of(path, self.wish.format), (None, None))[0]
         chain = Trust(self.trusted, self._declared(below)).look(self.qemu_img, path, self.wish.format)
         depth = _commit.depth_of_base(self.wish, chain, is_same)
+        self.require_secret("merge it", *chain)
+        self.unlock(*chain)
         for image in chain[: depth + 1]:
             _image.require_regular_file(image.path)
         for image in chain[1 : depth + 1]:
@@ -81,7 +84,8 @@ class CommitSurvey(InPlaceTask):
     def require_possible(self, observed: Observed) -> None:
         """Raises where the images cannot be merged, or where that would hurt somebody."""
         _commit.require_mergeable(observed)
-        _commit.require_endable(self.wish, observed.overlay, self._bitmaps(observed.overlay))
+        overlay = observed.overlay
+        _commit.require_endable(self.wish, overlay, _qcow2_bitmaps.bitmaps_of(overlay.path, overlay.format))
         users = self.users()
         for image in observed.images:
             self.require_no_saved_state(image.path, users)
@@ -136,21 +140,16 @@ class CommitSurvey(InPlaceTask):
 
     def _require_space(self, observed: Observed) -> None:
         base = observed.base
-        in_base = self.qemu_img.allocated(base.path, base.format, 1, data=True)
-        demands = [(os.path.realpath(base.path), _commit.bytes_needed(observed, in_base))]
+        in_base = self.qemu_img.held(base.path, base.format, data=True)
+        needed = _commit.bytes_needed(base, observed.overlay.virtual_size, observed.held, in_base)
+        demands = [(os.path.realpath(base.path), needed)]
         if self.wish.end == "empty":
             overlay = observed.overlay
             options = creation_options(_commit.empty_layout(overlay))
             measured = self.qemu_img.measure_empty(overlay.virtual_size, "qcow2", options)
-            demands.append((overlay.path, measured.required))
+            header = _encryption.HEADER_BYTES if overlay.encrypted else 0
+            demands.append((overlay.path, measured.required + header))
         _capacity.require_space(demands)
-
-    def _bitmaps(self, image: _image.Image) -> list[str]:
-        if image.format != "qcow2":
-            return []
-        with _formats.open_image(image.path) as stream:
-            header = _qcow2.read_header(stream, image.path)
-            return [one.text for one in _qcow2_bitmaps.read_bitmaps(stream, header, image.path)]
 
 
 def is_same(one: str, other: str) -> bool:

@@ -10,13 +10,13 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _lock, _surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils import _encrypting, _encryption, _lock, _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._module import absolute
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._surroundings import Surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._trust import Trust, require_readable
+from ansible_collections.kvmops.disk.plugins.module_utils._trust import Trust, require_not_corrupt
 
 
 def compare(module: AnsibleModule) -> dict[str, t.Any]:
@@ -29,6 +29,12 @@ def compare(module: AnsibleModule) -> dict[str, t.Any]:
     qemu_img = QemuImg.find().limiting(not trust.trusted)
     surroundings = Surroundings(params["uri"], ())
     chains = [trust.look(qemu_img, path, image_format) for path, image_format in zip(paths, formats)]
+    first = _encrypting.openers_from(params, "encryption")
+    second = _encrypting.openers_from(params, "other_encryption") or first
+    for chain, openers, name in zip(chains, (first, second), ("encryption", "other_encryption")):
+        _encryption.require_secret(chain, openers, "compare it", name)
+        if openers is not None:
+            qemu_img = _encrypting.unlocked(qemu_img, chain, openers)
     for chain in chains:
         _require_still(qemu_img, chain, surroundings)
     one, other = chains[0][0], chains[1][0]
@@ -41,7 +47,7 @@ def compare(module: AnsibleModule) -> dict[str, t.Any]:
 
 def _require_still(qemu_img: QemuImg, chain: tuple[Image, ...], surroundings: Surroundings) -> None:
     """Raises where what is read of the images would be no whole disk."""
-    require_readable(chain)
+    require_not_corrupt(chain)
     _surroundings.require_settled(qemu_img, chain[0].path, chain[0].format, _lock.look(chain[0].path))
     surroundings.require_not_running(chain[0].path, "compare it", but="backing file")
     for image in chain:

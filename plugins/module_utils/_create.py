@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils import _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._encryption import EncryptionWish
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
@@ -40,10 +41,7 @@ class ImageWish:
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
         self.layout.require_valid(size=self.size, overlay=bool(self.backing_file))
-        if self.encryption is not None:
-            self.encryption.require_valid(self.layout.format)
-        elif self.layout.format == "luks":
-            raise InvalidRequest("format: a luks image is nothing but encrypted: give encryption, with its secret")
+        _encryption.require_valid(self.encryption, self.layout.format)
         if self.backing_file == "" and self.rebase == "unsafe":
             raise InvalidRequest(
                 "rebase: unsafe with an empty backing_file would throw away all that is read from the present one: "
@@ -103,9 +101,7 @@ def plan_create(
     image_format = wish.layout.format
     backing = (base.path, base.format) if base else None
 
-    options = creation_options(wish.layout)
-    if wish.encryption is not None:
-        options.update(wish.encryption.creation_options(image_format))
+    options = creation_options(wish.layout, wish.encryption)
 
     def create() -> None:
         new_file.begin()
@@ -137,9 +133,10 @@ def plan_create(
     )
 
 
-def creation_options(layout: Layout) -> dict[str, str]:
+def creation_options(layout: Layout, encryption: EncryptionWish | None = None) -> dict[str, str]:
     """The options for qemu-img; a VHD keeps the size asked for instead of the next one with whole cylinders."""
-    return {**layout.options(), **({"force_size": "on"} if layout.format == "vpc" else {})}
+    encrypted = encryption.creation_options(layout.format) if encryption else {}
+    return {**layout.options(), **({"force_size": "on"} if layout.format == "vpc" else {}), **encrypted}
 
 
 def bytes_needed(layout: Layout, size: int, estimate: int) -> int:

@@ -11,6 +11,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _block_job,
     _disk_chain,
     _domain,
     _domain_xml,
@@ -191,7 +192,7 @@ class FlattenTask(DomainTask):
         return _flatten_left.settle(
             self.left,
             lambda target: _flatten_live.end_pull(self.domain, target),
-            lambda target: _flatten_live.write_out(self.domain, target),
+            lambda target: _block_job.write_out(self.domain, target),
         )
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:

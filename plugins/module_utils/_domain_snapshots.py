@@ -7,11 +7,12 @@ result."""
 
 from __future__ import annotations
 
-import os
 import typing as t
+from contextlib import AbstractContextManager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _block_job,
     _domain,
     _domain_xml,
     _lock,
@@ -24,21 +25,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _vm_snapshot_take,
     _xml,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
-    DiskError,
-    MissingImage,
-    NoAnswer,
-    OperationInFlight,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import DISK_SNAPSHOT
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._module import carry_out, refresh_pools, require_directories
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step, refusal
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._module import carry_out, require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record
 from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
@@ -65,45 +59,42 @@ def wish_from(params: dict[str, t.Any]) -> VmSnapshotWish:
     return wish
 
 
-class VmSnapshotTask:
-    """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
+class VmSnapshotTask(DomainTask):
+    """The external snapshots of a domain, as *wish* wants them."""
+
+    verb = DISK_SNAPSHOT
 
     def __init__(self, module: AnsibleModule, wish: VmSnapshotWish) -> None:
-        self.progress = Progress.wanted()
-        self.check_mode = module.check_mode
+        super().__init__(module)
         self.wish = wish
-        self.search_paths = tuple(module.params["search_paths"])
-        self.qemu_img = QemuImg.find().limiting(not wish.trusted)
-        self.hypervisor = Hypervisor.connect(module.params["uri"])
-        self.domain = self.hypervisor.domain(module.params["name"])
-        self.state: DomainState
+        self.qemu_img = self.qemu_img.limiting(not wish.trusted)
         self.survey: VmSnapshotSurvey
         self.snapshots: tuple[DomainSnapshot, ...] = ()
         self.found: dict[str, tuple[ChainLink, ...]] = {}
         self.chains: dict[str, tuple[ChainLink, ...]] = {}
         self.unvouched: dict[str, Unvouched] = {}
         self.left = Left()
+        self.settlement: tuple[Step, ...] = ()
         self.finished: tuple[Removal, ...] = ()
         self.removed: tuple[Removal, ...] = ()
         self.takings: tuple[Taking, ...] = ()
         self.taker: _vm_snapshot_take.TakeWork | None = None
         self.reverted: DomainSnapshot | None = None
 
-    def decide(self, operation: Operation | None) -> Plan:
-        """The plan. What a dead run left comes first; where the wish is refused then, that is settled all the same."""
-        self.finished, self.removed, self.takings, self.taker, self.reverted = (), (), (), None, None
+    def _plan(self, operation: Operation | None) -> Plan:
+        self.settlement, self.finished, self.taker = (), (), None
+        self._mean_nothing()
         self._look(operation)
-        first = self._settlement(operation)
-        try:
-            plan = self._revert(operation) if self.wish.state == "reverted" else self._change(operation)
-        except (NoAnswer, OperationInFlight):
-            raise
-        except DiskError as error:
-            if self.check_mode or not self.left:
-                raise
-            self.removed, self.takings, self.reverted = (), (), None
-            return Plan({}, {}, (*first, refusal(error)))
-        return Plan(plan.before, plan.after, (*first, *plan.steps), plan.diff)
+        self.settlement = self._settlement(operation)
+        plan = self._revert(operation) if self.wish.state == "reverted" else self._change(operation)
+        return Plan(plan.before, plan.after, (*self.settlement, *plan.steps), plan.diff)
+
+    def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
+        self._mean_nothing()
+        return self.settlement
+
+    def _mean_nothing(self) -> None:
+        self.removed, self.takings, self.reverted = (), (), None
 
     def paths(self) -> set[str]:
         """The images whose records are to be held."""
@@ -124,9 +115,8 @@ class VmSnapshotTask:
         new = [self._new_snapshot_facts()] if self.takings else []
         diff = list(plan.diff)
         if plan and not self.check_mode:
-            directories = {os.path.dirname(path) for path in self.paths()}
+            self.state = self.state_after(plan)
             self._look(None)
-            refresh_pools(self.hypervisor, directories)
             new = []
             if self.reverted is not None:
                 diff = [{"prepared": _domain_xml.definition_diff(definition, self.state.definition)}]
@@ -140,18 +130,23 @@ class VmSnapshotTask:
         }
 
     def _look(self, operation: Operation | None) -> None:
-        self.state = _domain.observe(self.hypervisor, self.domain)
         xmls, current = self.domain.snapshot_xmls()
         self.snapshots = tuple(_snapshot_xml.snapshot(xml, current) for xml in xmls)
         self.survey = VmSnapshotSurvey(
-            *(self.hypervisor, self.qemu_img, self.state, self.snapshots, self.wish.trusted, self.search_paths)
+            *(self.hypervisor, self.qemu_img, self.state, self.snapshots),
+            trusted=self.wish.trusted,
+            search_paths=tuple(self.params["search_paths"]),
         )
         self.found, self.unvouched = self.survey.chains()
         self.chains = dict(self.found)
         run, note_of = self.domain.run_number(), _lock.notes(operation)
-        self.left = _vm_snapshot_left.find(
-            *(self.state, self.snapshots, self.chains, run, note_of, self.domain.is_committed)
-        )
+        self.left = _vm_snapshot_left.find(*(self.state, self.snapshots, self.chains, run, note_of, self._commit_of))
+
+    def _phase(self, target: str, verb: str) -> AbstractContextManager[Phase]:
+        return self.progress.phase(f"{self.state.name} {target}", verb, 0)
+
+    def _commit_of(self, target: str) -> tuple[str, str] | None:
+        return _block_job.commit_of(self.domain, target)
 
     def _settlement(self, operation: Operation | None) -> tuple[Step, ...]:
         """The steps that settle what a dead run left; the images and snapshots are looked at as if that were done."""
@@ -160,7 +155,10 @@ class VmSnapshotTask:
             return ()
         again = _vm_snapshot_left.lost(left, self.qemu_img)
         _vm_snapshot_left.require_settleable(self.state, again)
-        found = [*_vm_snapshot_left.merge_again(again, self._holding(operation)), *_vm_snapshot_left.settle(left)]
+        found = [
+            *_vm_snapshot_left.merge_again(again, self.holding(operation), self._phase),
+            *_vm_snapshot_left.settle(left),
+        ]
         if left.unfinished is not None:
             self.finished = self._removals([left.unfinished.name])
             self._require_possible(self.finished)
@@ -216,14 +214,14 @@ class VmSnapshotTask:
         self.reverted = found
         _vm_snapshot.require_quiet(self.state, self._foreign_jobs())
         if not there:
-            self.survey.require_no_dependents(found)
+            self.survey.require_no_dependents(found, self.found)
         records = self._records(operation, self.state.record if owed else None)
         runs = self.state.active or owed
         work = _vm_snapshot_revert.RevertWork(self.domain, records, self.state, found, runs)
         return Plan(before, after, _vm_snapshot_revert.steps(work, is_there=there))
 
     def _is_at(self, snapshot: DomainSnapshot) -> bool:
-        return not self.state.active and snapshot.is_external and self.survey.is_at(snapshot)
+        return not self.state.active and snapshot.is_external and self.survey.is_at(snapshot, self.found)
 
     def _prepare_taking(self, name: str) -> None:
         """Decides on the overlays of a new snapshot; from here on the images are looked at as if it were taken."""
@@ -271,13 +269,7 @@ class VmSnapshotTask:
         if not self.takings:
             return ()
         self.taker = _vm_snapshot_take.TakeWork(
-            self.hypervisor,
-            self.domain,
-            self.qemu_img,
-            self._records(operation, None),
-            self.state,
-            str(self.wish.name),
-            self.wish.quiesce,
+            **self._hands(operation, None), state=self.state, name=str(self.wish.name), quiesce=self.wish.quiesce
         )
         return _vm_snapshot_take.steps(self.takings, self.taker)
 
@@ -289,13 +281,9 @@ class VmSnapshotTask:
         for number, removal in enumerate(removals):
             chains = _vm_snapshot_removal.without(self.chains, removals[: number + 1])
             work = _vm_snapshot_merge.MergeWork(
-                hypervisor=self.hypervisor,
-                domain=self.domain,
-                qemu_img=self.qemu_img,
-                records=self._records(operation, found),
+                **self._hands(operation, found),
                 state=self.state,
                 wish=self.wish,
-                progress=self.progress,
                 working=self.left.working if found is not None else (),
                 resumed=found is not None,
                 reused=self._reused,
@@ -303,12 +291,12 @@ class VmSnapshotTask:
             steps += _vm_snapshot_merge.steps(removal, chains, work)
         return tuple(steps)
 
-    def _records(self, operation: Operation | None, found: Record | None) -> Records:
-        return Records(self.hypervisor, self.domain, operation or Operation(DISK_SNAPSHOT), found)
+    def _hands(self, operation: Operation | None, found: Record | None) -> dict[str, t.Any]:
+        """What the hands of a change are made of; *found* is the record that it finds in the metadata."""
+        return {**self.hands(operation), "qemu_img": self.qemu_img, "records": self._records(operation, found)}
 
-    def _holding(self, operation: Operation | None) -> QemuImg:
-        """qemu-img, which keeps the locks of the operation for as long as it works."""
-        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
+    def _records(self, operation: Operation | None, found: Record | None) -> Records:
+        return Records(self.hypervisor, self.domain, operation or Operation(self.verb), found)
 
     def _summary(self) -> dict[str, t.Any]:
         """What the diff shows: the snapshots, and the images of each disk, the one that counts first."""

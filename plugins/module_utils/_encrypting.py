@@ -36,19 +36,25 @@ _OPENING: dict[str, t.Any] = {
     "mutually_exclusive": [*_EITHER["mutually_exclusive"], ("backing_secret", "backing_secret_file")],
     "required_one_of": _EITHER["required_one_of"],
 }
-#: Of a module that reads an encrypted image, and changes nothing in it.
-SOURCE_SPEC: dict[str, t.Any] = {"src_encryption": {"type": "dict", "options": _OPENERS, **_OPENING}}
+#: Of modules that open an image which may be encrypted, with what it reads, or by itself.
+OPENING_SPEC: dict[str, t.Any] = {"encryption": {"type": "dict", "options": _OPENERS, **_OPENING}}
+SECRET_SPEC: dict[str, t.Any] = {"encryption": {"type": "dict", "options": _SECRET, **_EITHER}}
+_NEW: dict[str, t.Any] = {
+    **_OPENERS,
+    "cipher_alg": {"type": "str", "choices": list(_encryption.CIPHERS)},
+    "cipher_mode": {"type": "str", "choices": list(_encryption.MODES)},
+    "ivgen_alg": {"type": "str", "choices": list(_encryption.GENERATORS)},
+    "ivgen_hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
+    "hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
+    "iter_time": {"type": "int"},
+}
+#: Of a module that makes encrypted images, each with one key, and of one that changes their keys, too.
+NEW_SPEC: dict[str, t.Any] = {"encryption": {"type": "dict", "options": _NEW, **_OPENING}}
 ENCRYPTION_SPEC: dict[str, t.Any] = {
     "encryption": {
         "type": "dict",
         "options": {
-            **_OPENERS,
-            "cipher_alg": {"type": "str", "choices": list(_encryption.CIPHERS)},
-            "cipher_mode": {"type": "str", "choices": list(_encryption.MODES)},
-            "ivgen_alg": {"type": "str", "choices": list(_encryption.GENERATORS)},
-            "ivgen_hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
-            "hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
-            "iter_time": {"type": "int"},
+            **_NEW,
             "keys": {
                 "type": "list",
                 "elements": "dict",
@@ -78,7 +84,7 @@ def wish_from(params: dict[str, t.Any] | None) -> EncryptionWish | None:
         **{name: params[name] for name in (*_encryption.FIXED, "iter_time")},
         keys=tuple(
             Key(t.cast(Secret, secret_from(key, "encryption: keys")), key["state"] == "present", key["slot"])
-            for key in params["keys"]
+            for key in params.get("keys", ())
         ),
     )
 
@@ -90,7 +96,11 @@ def openers_from(params: dict[str, t.Any], name: str) -> Openers | None:
 
 def _openers(params: dict[str, t.Any], where: str) -> Openers:
     secret = t.cast(Secret, secret_from(params, where))
-    return Openers(secret, secret_from(params, where, "backing_secret") or secret)
+    return Openers(secret, _secret_below(params, where) or secret)
+
+
+def _secret_below(params: dict[str, t.Any], where: str) -> Secret | None:
+    return secret_from(params, where, "backing_secret") if "backing_secret" in params else None
 
 
 def secret_from(params: dict[str, t.Any], where: str, name: str = "secret") -> Secret | None:
@@ -113,6 +123,20 @@ def require_opens(qemu_img: QemuImg, layers: t.Iterable[Layer]) -> None:
     for layer in layers:
         if layer.secret is not None and not qemu_img.opens(layer):
             raise _encryption.wrong_secret(layer.path)
+
+
+def unlocked(qemu_img: QemuImg, images: t.Sequence[Image], openers: Openers) -> QemuImg:
+    """*qemu_img*, which opens each of *images*, one and what it reads, with *openers*.
+
+    Raises DiskError where they do not open one, or where nothing would prove that.
+    """
+    for image in images:
+        _encryption.require_provable(image)
+    layers = openers.layers(images)
+    require_opens(qemu_img, layers)
+    for number in range(len(layers)):
+        qemu_img = qemu_img.unlocking(layers[number:])
+    return qemu_img
 
 
 def plan_keys(image: Image, wish: EncryptionWish, changes: KeyChanges, qemu_img: QemuImg) -> Plan:

@@ -81,6 +81,11 @@ class EncryptionWish:
     iter_time: int | None = None
     keys: tuple[Key, ...] = field(default=())
 
+    @classmethod
+    def like(cls, found: Encryption, openers: Openers) -> EncryptionWish:
+        """The wish for an image that is encrypted as *found*, which *openers* open."""
+        return cls(openers.secret, openers.below, **{name: getattr(found, name) for name in FIXED})
+
     @property
     def wanted_keys(self) -> tuple[Key, ...]:
         """Those that are to open the image, each once."""
@@ -155,6 +160,11 @@ class EncryptionWish:
         wanted = {name: getattr(self, name) for name in FIXED}
         return {name: value for name, value in wanted.items() if value is not None and value != getattr(found, name)}
 
+    @property
+    def openers(self) -> Openers:
+        """The secrets that open the image, and what it reads."""
+        return Openers(self.secret, self.below)
+
     def layers(self, images: t.Iterable[Image], opener: Secret | None = None) -> tuple[Layer, ...]:
         """*images*, top first, each with the secret that opens it: *opener*, or that of the task, the first."""
         return Openers(opener or self.secret, self.below).layers(images)
@@ -190,6 +200,29 @@ def key_changes(wish: EncryptionWish, image: Image, opening: t.Container[Secret]
     return KeyChanges(known[0], add, remove)
 
 
+def require_provable(image: Image) -> None:
+    """Raises UnsafeImage where *image* is encrypted in the old way, in which any secret seems to open it."""
+    kind = image.encryption.format if image.encryption else "aes"
+    if image.encrypted and kind != "luks":
+        raise UnsafeImage(
+            f"{image.path}: is encrypted with {kind}, where nothing tells a wrong secret from the right one, which "
+            "would give garbage: copy it with qemu-img convert, and look at the result",
+            path=image.path,
+        )
+
+
+def require_secret(images: t.Iterable[Image], openers: Openers | None, to_do: str, where: str = "encryption") -> None:
+    """Raises DiskError where one of *images* is encrypted, so that nothing can be done without a secret, and there is
+    none; *where* is the parameter to give it by."""
+    for image in images:
+        require_provable(image)
+        if image.encrypted and openers is None:
+            raise DiskError(
+                f"{image.path}: is encrypted, and qemu-img needs its secret to {to_do}: give {where} with the secret",
+                path=image.path,
+            )
+
+
 def wrong_secret(path: str, tried: int = 1) -> DiskError:
     """The error where none of the secrets that were *tried* opens the image at *path*."""
     what = "the secret" if tried == 1 else f"any of the {tried} secrets"
@@ -219,6 +252,14 @@ def keys_to_add(
             path=path,
         )
     return tuple(sorted(missing, key=lambda key: key.slot is None))
+
+
+def require_valid(wish: EncryptionWish | None, image_format: str) -> None:
+    """Raises InvalidRequest where no image of that format could be encrypted so, or be in the clear."""
+    if wish is not None:
+        wish.require_valid(image_format)
+    elif image_format == "luks":
+        raise InvalidRequest("format: a luks image is nothing but encrypted: give encryption, with its secret")
 
 
 def require_same_kind(wish: EncryptionWish | None, image: Image) -> None:

@@ -164,7 +164,7 @@ def _is_lost(disk: RecordedDisk, qemu_img: QemuImg) -> bool:
     base = os.path.realpath(disk.base) if disk.base else None
     merged = paths.index(base) if base in paths else len(paths)
     wanted = qemu_img.allocated(disk.below, chain[0].format, merged)
-    return not covers(qemu_img.allocated(disk.source, disk.format, 1), wanted, image.virtual_size)
+    return not covers(qemu_img.held(disk.source, disk.format), wanted, image.virtual_size)
 
 
 def _chain_below(disk: RecordedDisk, qemu_img: QemuImg) -> tuple[_image.Image, ...]:

@@ -65,7 +65,7 @@ class LiveWork(Hands):
             _block_job.await_pull(
                 self.domain, item.target, named.path if named else None, self.wish.copy_timeout, phase.at
             )
-        write_out(self.domain, item.target)
+        _block_job.write_out(self.domain, item.target)
         _flatten.require_base(item, _image.inspect(self.qemu_img, item.path, item.image.format))
         name_chain(self.hypervisor, self.domain, [item])
 
@@ -112,7 +112,7 @@ class LiveWork(Hands):
     def _is_settled(self, item: Flattening) -> bool:
         """Whether the image is as before, or all of it on stable storage."""
         if self.domain.is_active():
-            write_out(self.domain, item.target)
+            _block_job.write_out(self.domain, item.target)
             return not self.domain.is_pulled(item.target)
         return _image.inspect(self.qemu_img, item.path, item.image.format).backing_file == item.image.backing_file
 
@@ -129,17 +129,6 @@ def steps(state: DomainState, items: t.Sequence[Flattening], work: LiveWork) -> 
         )
     found.append(Step("", partial(work.finish, {item.path for item in items})))
     return tuple(found)
-
-
-def write_out(domain: Domain, target: str) -> None:
-    """Brings what was pulled into the image of a running guest to stable storage. Raises LibvirtFailed.
-
-    QEMU changes the reference to the backing file before it writes the metadata of what it has pulled, and that only
-    when the guest flushes its disk, which may never be. Until then nothing may happen to it (HAZARDS G14).
-    """
-    disk = _block_job.live_disk(domain, target)
-    if disk is not None and disk.index is not None:
-        domain.flush(target, disk.index)
 
 
 def end_pull(domain: Domain, target: str) -> None:

@@ -194,12 +194,16 @@ def chain(qemu_img: QemuImg, top: Image, look: t.Callable[[str, str], Image] | N
     Raises UnsafeImage where the chain runs in a circle, is deeper than 64, leaves the files of this host, or does
     not say a format; MissingImage where a file of it is missing.
     """
-    look = look or functools.partial(inspect, qemu_img)
-    found = [top]
+    return tuple(descent(top, look or functools.partial(inspect, qemu_img)))
+
+
+def descent(top: Image, look: t.Callable[[str, str], Image]) -> t.Iterator[Image]:
+    """The images of chain(), one after the other: the next one is not looked at before it is asked for."""
+    above = top
     seen = {_identity(top.path)}
-    while found[-1].backing_file is not None:
-        above = found[-1]
-        below = t.cast(str, above.backing_file)
+    yield top
+    while above.backing_file is not None:
+        below = above.backing_file
         if not os.path.isabs(below):
             raise UnsafeImage(f"{above.path}: its backing file {below!r} is not a file on this host", path=above.path)
         if above.backing_format is None:
@@ -213,11 +217,11 @@ def chain(qemu_img: QemuImg, top: Image, look: t.Callable[[str, str], Image] | N
         identity = _identity(below)
         if identity in seen:
             raise UnsafeImage(f"{top.path}: the backing chain runs in a circle at {below}", path=top.path)
-        if len(found) >= DEEPEST_CHAIN:
+        if len(seen) >= DEEPEST_CHAIN:
             raise UnsafeImage(f"{top.path}: the backing chain is deeper than {DEEPEST_CHAIN}", path=top.path)
         seen.add(identity)
-        found.append(image)
-    return tuple(found)
+        above = image
+        yield image
 
 
 class Links:

@@ -15,6 +15,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _encrypting,
+    _encryption,
     _file_set,
     _image,
     _image_convert,
@@ -24,7 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _transcode,
     _usage,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     InvalidRequest,
@@ -72,6 +73,7 @@ def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
         remove_src=params["remove_src"],
         openers=_encrypting.openers_from(params, "src_encryption"),
         decrypt=params["decrypt"],
+        encryption=_encrypting.wish_from(params["encryption"]),
     )
     wish.require_valid()
     if wish.layout.has_extents:
@@ -122,6 +124,8 @@ class ConversionTask:
         self._found = None
         self._left = self._note_of(self.wish.src, operation)
         dest = self._destination() if self._is_there() else None
+        if dest is not None and dest.encrypted and self.wish.update != "always":
+            self._unlock_dest([dest])
         first = self._settling(dest, operation)
         if dest is None:
             plan = self._conversion(operation, None, None)
@@ -161,6 +165,7 @@ class ConversionTask:
         base: tuple[_image.Image, ...] = ()
         if wish.backing_file is not None:  # first, since the source may refer to it
             base = self.trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))
+            self._unlock_below(base)
         source = self.trust.look(self.qemu_img, wish.src, wish.src_format)
         self._unlock(source)
         _surroundings.require_settled(self.qemu_img, wish.src, wish.src_format, self._left)
@@ -175,14 +180,23 @@ class ConversionTask:
         """Has the source opened with its secrets from now on. Raises DiskError where it may not be, or they do not."""
         _image_convert.require_decryptable(self.wish, source)
         if self.wish.openers is not None:
-            layers = self.wish.openers.layers(source)
-            _encrypting.require_opens(self.qemu_img, layers)
-            self.qemu_img = self.qemu_img.unlocking(layers)
+            self.qemu_img = _encrypting.unlocked(self.qemu_img, source, self.wish.openers)
+
+    def _unlock_below(self, base: tuple[_image.Image, ...]) -> None:
+        """Has the wanted backing file opened with the secret that the task gives for it."""
+        if self.wish.encryption is not None:
+            below = Openers(self.wish.encryption.below, self.wish.encryption.below)
+            self.qemu_img = _encrypting.unlocked(self.qemu_img, base, below)
+
+    def _unlock_dest(self, chain: t.Sequence[_image.Image]) -> None:
+        """Has the image at the destination opened with the secrets of the task, which have to be right."""
+        if self.wish.encryption is not None:
+            self.qemu_img = _encrypting.unlocked(self.qemu_img, chain, self.wish.encryption.openers)
 
     def _reason(self, dest: _image.Image) -> str | None:
         """Why the image that is there does not do; None where it does."""
         found = self._observe()
-        _image_convert.require_replaceable(dest)
+        _image_convert.require_replaceable(self.wish, dest)
         if self.wish.update == "always":
             return "is there"
         seen = _image_convert.visible_difference(self.wish, found, dest)
@@ -193,6 +207,9 @@ class ConversionTask:
         path = _file_set.stands_at(dest.path)
         own = Trust(self.trust.trusted, (*self.trust.declared, *_file_set.files(path)[1:]))
         chain = own.look(self.qemu_img, path, dest.format)
+        self._unlock_dest(chain)
+        wanted = self.wish.encryption
+        _encryption.require_secret(chain, wanted.openers if wanted else None, "compare it")
         _surroundings.require_unwritten(chain[0])
         files = [_file_state(file) for image in (*found.source, *chain) for file in image.files]
         if self._compared is None or self._compared[0] != files:
@@ -257,6 +274,7 @@ class ConversionTask:
 
     def _removal(self, dest: _image.Image, operation: Operation | None) -> Plan:
         """The plan where the destination stands as wanted: the source may still have to go, if it is the same."""
+        _image_convert.require_kept(self.wish, dest)
         facts = _image_convert.facts(dest)
         if not self.wish.remove_src or not os.path.lexists(self.wish.src):
             return Plan(facts, facts)
@@ -319,7 +337,7 @@ class ConversionTask:
         measured = self.qemu_img.measure(
             wish.src, wish.src_format, "qcow2", options, snapshot=recipe.snapshot, alone=found.reads_base
         )
-        _capacity.require_space([(wish.dest, bytes_needed(wish.layout, found.size, measured.required))])
+        _capacity.require_space([(wish.dest, _image_convert.space(wish, found, measured.required))])
 
     def _require_promise(self, found: Observed) -> None:
         """Raises NotEnoughSpace where the file system would promise too much with the new image."""

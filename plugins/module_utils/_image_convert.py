@@ -10,8 +10,14 @@ import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._create import require_usable_base
-from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
+from ansible_collections.kvmops.disk.plugins.module_utils._create import bytes_needed, require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import (
+    HEADER_BYTES,
+    EncryptionWish,
+    Openers,
+    require_provable,
+    require_valid,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
@@ -29,7 +35,7 @@ class ImageConvertWish:
     """The image that a task wants at *dest*: with the content of *src*, at *snapshot* where that is named.
 
     *rate* is in bytes in a second, *backing_file* the one that the new image is to have. *openers* are the secrets of
-    an encrypted source; *decrypt*: its content may be stored in the clear.
+    an encrypted source; *decrypt*: its content may be stored in the clear. *encryption* is that of the new image.
     """
 
     src: str
@@ -47,9 +53,16 @@ class ImageConvertWish:
     remove_src: bool = False
     openers: Openers | None = None
     decrypt: bool = False
+    encryption: EncryptionWish | None = None
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
+        require_valid(self.encryption, self.layout.format)
+        if self.compress and self.encryption:
+            raise InvalidRequest(
+                "compress: QEMU cannot encrypt what it compresses: leave out compress or encryption (a compressed copy "
+                "can be kept on an encrypted file system)"
+            )
         self.layout.require_valid(overlay=self.backing_file is not None, compressed=self.compress)
         if self.compress and self.layout.format == "vmdk" and self.layout.subformat != "streamOptimized":
             raise InvalidRequest("compress: only vmdk images of subformat streamOptimized are compressed: ask for that")
@@ -101,9 +114,14 @@ class Observed:
 
     @property
     def reads_base(self) -> bool:
-        """Whether the source reads the wanted backing file itself, and not by another file in between."""
+        """Whether the source reads the wanted backing file itself, and not by another file in between.
+
+        One that is encrypted counts as another: ``convert -B`` cannot be given its secret.
+        """
         below = self.source[0].backing_file
-        return bool(self.base) and below is not None and os.path.realpath(below) == os.path.realpath(self.base[0].path)
+        if not self.base or below is None or any(image.encrypted for image in self.base):
+            return False
+        return os.path.realpath(below) == os.path.realpath(self.base[0].path)
 
     @property
     def encrypted(self) -> bool:
@@ -127,25 +145,20 @@ def find_snapshot(image: Image, name: str) -> Snapshot:
 
 
 def require_decryptable(wish: ImageConvertWish, images: t.Iterable[Image]) -> None:
-    """Raises UnsafeImage where one of *images* is encrypted, and may not or cannot be stored in the clear."""
+    """Raises UnsafeImage where one of *images* is encrypted, and cannot be read, or may not be stored in the clear."""
     for image in images:
         if not image.encrypted:
             continue
-        kind = image.encryption.format if image.encryption else "aes"
-        if kind != "luks":
-            raise UnsafeImage(
-                f"{image.path}: is encrypted with {kind}, where nothing tells a wrong secret from the right one, and "
-                "would give garbage: copy it with qemu-img convert, and look at the result",
-                path=image.path,
-            )
+        require_provable(image)
         missing = [
             *(["src_encryption with its secret"] if wish.openers is None else []),
-            *(["decrypt=true"] if not wish.decrypt else []),
+            *(["decrypt=true"] if not (wish.decrypt or wish.encryption) else []),
         ]
+        clear = "" if wish.encryption else ", and the new image would hold its content in the clear"
+        meant = "" if wish.encryption else " where that is meant, or encryption to have it encrypted, too"
         if missing:
             raise UnsafeImage(
-                f"{image.path}: is encrypted, and the new image would hold its content in the clear: set "
-                f"{' and '.join(missing)} where that is meant",
+                f"{image.path}: is encrypted{clear}: set {' and '.join(missing)}{meant}",
                 path=image.path,
             )
 
@@ -167,12 +180,12 @@ def require_convertible(wish: ImageConvertWish, found: Observed) -> None:
     if wish.keep_bitmaps and source.compat == "0.10":
         raise InvalidRequest(f"keep_bitmaps: {source.path} is of compat 0.10, which has no bitmaps: leave it out")
     for image in found.base:
-        require_usable_base(image)
+        require_usable_base(image, encrypted=wish.encryption is not None)
     if found.base:
         _require_fitting_base(wish, found, found.base[0])
 
 
-def require_replaceable(dest: Image) -> None:
+def require_replaceable(wish: ImageConvertWish, dest: Image) -> None:
     """Raises DiskError where the image at the destination holds what a new one would not."""
     if dest.snapshots:
         names = [snapshot.name for snapshot in dest.snapshots]
@@ -182,7 +195,7 @@ def require_replaceable(dest: Image) -> None:
             path=dest.path,
             snapshots=names,
         )
-    if dest.encrypted:
+    if dest.encrypted and wish.encryption is None:
         raise UnsafeImage(f"{dest.path}: is encrypted, and the new image would not be: not replaced", path=dest.path)
     if dest.data_file is not None and not dest.extents:
         raise UnsafeImage(
@@ -200,7 +213,23 @@ def visible_difference(wish: ImageConvertWish, found: Observed, dest: Image) -> 
         return f"has the backing file {dest.backing_file or 'none'}, asked for {wanted or 'none'}"
     if dest.corrupt:
         return "is marked corrupt"
-    return None
+    if wish.encryption is None:
+        return None
+    if dest.encryption is None:
+        return "is not encrypted"
+    different = wish.encryption.differences(dest.encryption)
+    return f"is encrypted with another {', '.join(sorted(different))}" if different else None
+
+
+def require_kept(wish: ImageConvertWish, dest: Image) -> None:
+    """Raises UnsafeImage where the image that is to be left alone is in the clear, and is not to be."""
+    if wish.encryption is not None and not dest.encrypted:
+        raise UnsafeImage(
+            f"{dest.path}: is not encrypted, asked for encryption, and for update={wish.update}, which leaves it "
+            "alone: set update to changed to have it made anew",
+            path=dest.path,
+            differences=["encryption"],
+        )
 
 
 def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
@@ -216,7 +245,20 @@ def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
         bitmaps=wish.keep_bitmaps,
         rate=wish.rate,
         verify=wish.verify,
+        encryption=wish.encryption,
     )
+
+
+def space(wish: ImageConvertWish, found: Observed, estimate: int) -> int:
+    """The bytes that the new image takes at once; *estimate* is what qcow2 would need.
+
+    What looks like zeros when it is decrypted has to be written, unless the tables say that it is nothing.
+    """
+    needed = bytes_needed(wish.layout, found.size, estimate)
+    if wish.encryption is None:
+        return needed
+    whole = wish.layout.format == "luks" or wish.layout.preallocation not in (None, "off")
+    return max(needed, found.size if whole else 0) + HEADER_BYTES
 
 
 def predicted(wish: ImageConvertWish, found: Observed) -> Image:
@@ -229,6 +271,7 @@ def predicted(wish: ImageConvertWish, found: Observed) -> Image:
         found.source[0].actual_size,
         backing_file=base.path if base else None,
         backing_format=base.format if base else None,
+        encrypted=wish.encryption is not None,
         **wish.layout.choices(),
     )
 
@@ -237,14 +280,16 @@ def facts(image: Image) -> dict[str, t.Any]:
     """What a diff shows of a destination."""
     shown = {"path": image.path, "state": "present", "format": image.format, "virtual_size": image.virtual_size}
     below = {"backing_file": image.backing_file, "backing_format": image.backing_format}
-    return {**shown, **(below if image.backing_file else {})}
+    encrypted = {"encrypted": True} if image.encrypted else {}
+    return {**shown, **(below if image.backing_file else {}), **encrypted}
 
 
 def summary(wish: ImageConvertWish, found: Observed, reason: str | None) -> str:
     """The conversion in a line; *reason* is why the image that is there does not do."""
     at = f" at its snapshot {found.snapshot.name}" if found.snapshot else ""
     over = f" over {found.base[0].path}" if found.base else ""
-    kind = f"compressed {wish.layout.format}" if wish.compress else wish.layout.format
+    way = "compressed " if wish.compress else "encrypted " if wish.encryption else ""
+    kind = f"{way}{wish.layout.format}"
     instead = f", in the place of the one that {reason}" if reason else ""
     origin = f"encrypted {wish.src_format}" if found.encrypted else wish.src_format
     return f"convert {wish.src} ({origin}){at} to {wish.dest} ({kind}){over}{instead}"
@@ -290,7 +335,7 @@ def _require_fitting_base(wish: ImageConvertWish, found: Observed, base: Image) 
     for name, given in (("snapshot", wish.snapshot), ("keep_bitmaps", wish.keep_bitmaps), ("rate_limit", wish.rate)):
         if given:
             raise InvalidRequest(
-                f"{name}: only goes with a backing_file that {wish.src} itself reads, since another one is put under "
+                f"{name}: only goes with a backing_file in the clear that {wish.src} reads: another one is put under "
                 f"a copy of the differences: leave out {name} or backing_file"
             )
 

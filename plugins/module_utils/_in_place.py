@@ -9,8 +9,16 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _file_set, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _dependents,
+    _encrypting,
+    _encryption,
+    _file_set,
+    _usage,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, Interrupted, QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     absolute,
@@ -29,6 +37,7 @@ class InPlaceTask:
         self.module = module
         self.path = absolute(module.params["path"], "path")
         self.qemu_img = QemuImg.find()
+        self.openers: Openers | None = None
         self._hypervisor: t.Any = None
         self._asked_libvirt = False
         require_directories(module.params.get("search_paths", ()))
@@ -38,6 +47,18 @@ class InPlaceTask:
     ) -> tuple[Step, ...]:
         """What is to be done first where a run died on the image."""
         return interrupted(self.path, image_format, operation, self.door(operation), finishing=finishing)
+
+    def unlock(self, *images: Image) -> None:
+        """Has *images*, one and what it reads, opened with the secrets of the task from now on, where it gives any.
+
+        Raises DiskError where those do not open them.
+        """
+        if self.openers is not None:
+            self.qemu_img = _encrypting.unlocked(self.qemu_img, images, self.openers)
+
+    def require_secret(self, to_do: str, *images: Image) -> None:
+        """Raises DiskError where one of *images* is encrypted, and the task gives no secret."""
+        _encryption.require_secret(images, self.openers, to_do)
 
     def kept(self, operation: Operation | None, do: t.Callable[[], None]) -> t.Callable[[], None]:
         """*do*, after whose failure the records stay, so that the next run verifies what was left of the images."""

@@ -69,7 +69,7 @@ def monitor() -> t.Any:
     try:
         import libvirt_qemu
     except ImportError as error:
-        reason = "to have QEMU write what it pulled (its module libvirt_qemu)"
+        reason = "to ask QEMU for what libvirt does not tell (its module libvirt_qemu)"
         raise MissingLibrary("libvirt-python", reason, traceback.format_exc()) from error
     return libvirt_qemu
 

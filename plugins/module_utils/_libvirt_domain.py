@@ -13,6 +13,7 @@ import typing as t
 from contextlib import ExitStack, contextmanager, suppress
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _libvirt_binding as binding
+from ansible_collections.kvmops.disk.plugins.module_utils._block_nodes import CommitNodes, commit_nodes
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import asked_about, failure, translated
 
@@ -290,14 +291,26 @@ class Domain:
         *index* is libvirt's number of the image. libvirt has no call for that, so QEMU's monitor is asked, of which the
         domain's log speaks (``custom-monitor``). Raises LibvirtFailed.
         """
+        what = f"{self.name}: cannot have QEMU write the metadata of {target}"
         words = {"command-line": f"qemu-io libvirt-{index}-format flush"}
-        command = json.dumps({"execute": "human-monitor-command", "arguments": words})
-        with translated(f"{self.name}: cannot have QEMU write the metadata of {target}"):
-            said = json.loads(self._ask(binding.monitor().qemuMonitorCommand, self._domain, command, 0)).get(
-                "return", ""
-            )
-        if said.strip():
-            raise LibvirtFailed(f"{self.name}: cannot have QEMU write the metadata of {target}: {said.strip()}")
+        said = self._ask_monitor(what, "human-monitor-command", words)
+        if said and said.strip():
+            raise LibvirtFailed(f"{what}: {said.strip()}")
+
+    def commit_nodes(self, target: str) -> CommitNodes | None:
+        """The images of the commit into a backing file of a running domain's disk; None where none goes on any more.
+
+        libvirt does not tell, so QEMU's monitor is asked, as in flush(). Raises LibvirtFailed.
+        """
+        what = f"{self.name}: cannot see what is merged below {target}"
+        jobs = self._ask_monitor(what, "query-block-jobs")
+        return commit_nodes(target, jobs, self._ask_monitor(what, "query-named-block-nodes", {"flat": True}))
+
+    def _ask_monitor(self, what: str, command: str, arguments: dict[str, t.Any] | None = None) -> t.Any:
+        """The answer of QEMU's monitor. Raises LibvirtFailed, with *what* it was for."""
+        words = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+        with translated(what):
+            return json.loads(self._ask(binding.monitor().qemuMonitorCommand, self._domain, words, 0)).get("return")
 
     def is_pulled(self, target: str) -> bool:
         """Whether a pull goes on below a disk of the running domain."""

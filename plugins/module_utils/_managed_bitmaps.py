@@ -14,6 +14,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _bitmaps,
     _capacity,
+    _encrypting,
+    _encryption,
     _formats,
     _image,
     _leftovers,
@@ -41,6 +43,9 @@ class BitmapTask(InPlaceTask):
     def __init__(self, module: AnsibleModule, wish: BitmapWish) -> None:
         super().__init__(module)
         self.qemu_img = self.qemu_img.limiting()  # whoever wrote the image
+        self.openers = _encrypting.openers_from(module.params, "encryption")
+        self._source_openers = _encrypting.openers_from(module.params, "merge_from_encryption")
+        self._source: _image.Image | None = None
         self.wish = wish
         self._observed: Observed
 
@@ -49,9 +54,13 @@ class BitmapTask(InPlaceTask):
         for path in self._files():
             if _usage.is_locked(path, against_readers=True):
                 self._require_unused()  # the bitmaps of an image that is open are in the memory of whoever has it open
-        first = self.settling("qcow2", operation)
         observed = self._observed = self._observe()
+        self._unlock(observed.image)
+        first = self.settling("qcow2", operation)
         plan = _bitmaps.plan_bitmap(self.wish, observed, lambda *actions: self._do(operation, *actions))
+        if first or plan:
+            self.require_secret(_WORK, observed.image)
+            self._require_secret_of_source()
         if plan:
             # What a dead run did not close is closed by the steps that settle it.
             self._require_possible(replace(observed, image=replace(observed.image, dirty=False)) if first else observed)
@@ -77,6 +86,18 @@ class BitmapTask(InPlaceTask):
             "bitmaps": facts,
             "image": observed.image.facts(),
         }
+
+    def _unlock(self, image: _image.Image) -> None:
+        """Has the image, and the one that bitmaps are merged from, opened with the secrets of the task."""
+        self.unlock(image)
+        if self.wish.file is not None:
+            self._source = _image.inspect(self.qemu_img, self.wish.file, "qcow2", by_header=True)
+            if self._source_openers is not None:
+                self.qemu_img = _encrypting.unlocked(self.qemu_img, [self._source], self._source_openers)
+
+    def _require_secret_of_source(self) -> None:
+        if self._source is not None:
+            _encryption.require_secret([self._source], self._source_openers, _WORK, "merge_from_encryption")
 
     def _files(self) -> list[str]:
         return [self.path, *([self.wish.file] if self.wish.file else [])]
@@ -122,7 +143,7 @@ class BitmapTask(InPlaceTask):
 
     def _require_possible(self, observed: Observed) -> None:
         """Raises where the image cannot be written, or where somebody has it open."""
-        require_writable_alone(observed.image, _WORK)
+        require_writable_alone(observed.image)
         _bitmaps.require_bitmaps(observed.image)
         self._require_unused()
         if self.wish.state in ("present", "merged") and os.path.isfile(self.path):

@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _base,
     _commit,
     _dependents,
+    _encrypting,
     _formats,
     _image,
     _leftovers,
@@ -28,6 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 from ansible_collections.kvmops.disk.plugins.module_utils._commit import CommitWish, Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._commit_survey import CommitSurvey, is_same
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import EncryptionWish, Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     MissingImage,
     QemuImgFailed,
@@ -37,6 +39,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import absolut
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
+from ansible_collections.kvmops.disk.plugins.module_utils._secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
 
@@ -171,15 +174,20 @@ class CommitTask(CommitSurvey):
         """Puts an empty overlay on the base in the place of the one that was merged."""
         overlay, base = observed.overlay, observed.base
         expected = _staging.file_identity(overlay.path)
-        options = creation_options(_commit.empty_layout(overlay))
+        encryption = None
+        if self.openers is not None and overlay.encryption is not None:
+            encryption = EncryptionWish.like(overlay.encryption, self.openers)
+        options = creation_options(_commit.empty_layout(overlay), encryption)
+        secret = encryption.secret if encryption else None
+        qemu_img = self.qemu_img.unlocking([Layer(new_file.name, overlay.format, secret)])
         new_file.begin()
-        self.qemu_img.create(
+        qemu_img.create(
             new_file.name, overlay.format, overlay.virtual_size, options, (os.path.abspath(base.path), base.format)
         )
         with _formats.open_image(overlay.path) as stream:
             written = _formats.references(stream, overlay.format, overlay.path).backing_file
         if not observed.between and written and not os.path.isabs(written):
-            self.qemu_img.refer(new_file.name, overlay.format, (written, base.format))
+            qemu_img.refer(new_file.name, overlay.format, (written, base.format))
         _staging.resemble(new_file.name, overlay.path)
         _usage.require_unused(overlay.path, (), "empty it after its merge")
         new_file.replace(expected)
@@ -229,6 +237,7 @@ class CommitTask(CommitSurvey):
         if base is not None and image_format is not None:
             _image.require_format(base, image_format)
             self._base = (base, image_format)
+            self._unlock_base(_image.inspect(self.qemu_img, base, image_format))
         removes = note.get("removes", {})
         rest = [name for name, identity in removes.items() if name != path and _staging.is_file(name, identity)]
         self._paths = self._with_noted([path, *([base] if base else [])], operation)
@@ -242,6 +251,12 @@ class CommitTask(CommitSurvey):
         if first and operation is not None:
             first.append(Step("", partial(operation.settled, *operation.paths)))
         return Plan(facts, facts, (*first, *(Step(f"remove {name}", partial(_base.remove, name)) for name in rest)))
+
+    def _unlock_base(self, base: _image.Image) -> None:
+        """What is left of a chain, opened with the secret of what the overlay read."""
+        if self.openers is not None:
+            below = Openers(self.openers.below, self.openers.below)
+            self.qemu_img = _encrypting.unlocked(self.qemu_img, [base], below)
 
     def _require_removable(self, rest: t.Sequence[str]) -> None:
         """Raises where somebody has come to use what a dead run was about to remove."""

@@ -14,6 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
     _domain_xml,
+    _encrypting,
     _formats,
     _image,
     _leftovers,
@@ -47,6 +48,7 @@ class SnapshotTask(InPlaceTask):
     def __init__(self, module: AnsibleModule, wish: SnapshotWish) -> None:
         super().__init__(module)
         self.qemu_img = self.qemu_img.limiting()  # whoever wrote the image
+        self.openers = _encrypting.openers_from(module.params, "encryption")
         self.wish = wish
         self._observed: Observed
         self._removed: list[str] = []
@@ -60,11 +62,14 @@ class SnapshotTask(InPlaceTask):
         reverting = self.wish.state == "reverted"
         if reverting and _usage.is_locked(self.path, against_readers=True):
             self._require_unused(self.users())  # what is read while somebody writes it proves nothing
-        first = self.settling("qcow2", operation, finishing=_leftovers.REVERT if reverting else None)
         observed = self._observed = self._observe()
+        self.unlock(observed.image)
+        first = self.settling("qcow2", operation, finishing=_leftovers.REVERT if reverting else None)
         if not reverting:
             self._removed = [entry.snapshot.name for entry in removals(self.wish, observed)]
         plan = plan_snapshots(self.wish, observed, self.door(operation))
+        if first or plan:
+            self.require_secret(_TO_DO[self.wish.state], observed.image)
         if plan:
             # What a dead run did not close is closed by the steps that settle it.
             self._require_possible(replace(observed, image=replace(observed.image, dirty=False)) if first else observed)

@@ -23,6 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Header, 
 _OFFSET = 0x00FF_FFFF_FFFF_FE00
 _COMPRESSED = 1 << 62
 _SECTOR = 512
+_LARGEST_ENCRYPTION_HEADER = 4 << 20  # eight slots of the longest key
 _LARGEST_REFCOUNT_TABLE = 8 << 20  # QCOW_MAX_REFTABLE_SIZE
 
 
@@ -87,6 +88,8 @@ class _Survey:
         length = min(header.refcount_clusters * header.cluster_size, _LARGEST_REFCOUNT_TABLE)
         refcount_table = _qcow2.read_at(self.stream, header.refcount_offset, length)
         ranges = [(header.refcount_offset, len(refcount_table)), (header.l1_offset, 8 * header.l1_entries)]
+        place, size = header.encryption_header
+        ranges += [(place, min(size, _LARGEST_ENCRYPTION_HEADER))]
         ranges += [(entry.l1_offset, 8 * entry.l1_entries) for entry in table]
         ranges += [(header.snapshots_offset, table[-1].end - header.snapshots_offset)] if table else []
         found = {*_numbers(_masked(refcount_table[: len(refcount_table) // 8 * 8], _OFFSET))}

@@ -28,12 +28,14 @@ COMPRESSION_TYPES = {0: "zlib", 1: "zstd"}
 _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")  # the 72 bytes that version 2 and 3 share
 _VERSION_3 = struct.Struct(">QQQII")  # the 32 bytes that version 3 adds
 _EXTENSION = struct.Struct(">II")
+_PLACE = struct.Struct(">QQ")
 _SNAPSHOT = struct.Struct(">QIHHIIQII")
 _SNAPSHOT_EXTRA = struct.Struct(">QQ")
 
 _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _EXTENSION_DATA_FILE = 0x44415441
 _EXTENSION_BITMAPS = 0x23852875
+_EXTENSION_ENCRYPTION = 0x0537BE77
 _LONGEST_BACKING_NAME = 1023
 _LARGEST_SNAPSHOT_TABLE = 1024 * MOST_SNAPSHOTS  # QCOW_MAX_SNAPSHOTS_SIZE
 _LARGEST_SNAPSHOT_EXTRA = 1024  # QCOW_MAX_SNAPSHOT_EXTRA_DATA
@@ -49,6 +51,7 @@ class Header:
     """What the header says; sizes in bytes, references as they are written there and not resolved.
 
     *bitmaps* is the extension that says where the dirty bitmaps are, as it is; None where there is none.
+    *encryption_header* is the offset of the header of LUKS in the file, and its length.
     """
 
     version: int
@@ -74,6 +77,7 @@ class Header:
     autoclear: int
     compression: int
     bitmaps: bytes | None = None
+    encryption_header: tuple[int, int] = (0, 0)
 
     def is_beyond_doubt(self, length: int) -> bool:
         """Whether QEMU would open this image, a file of *length* bytes, and have nothing to say beyond its header.
@@ -186,7 +190,12 @@ def read_header(stream: t.BinaryIO, path: str) -> Header:
         autoclear=autoclear,
         compression=_compression(stream, incompatible, length),
         bitmaps=extensions.get(_EXTENSION_BITMAPS),
+        encryption_header=_place(extensions.get(_EXTENSION_ENCRYPTION)),
     )
+
+
+def _place(extension: bytes | None) -> tuple[int, int]:
+    return _PLACE.unpack(extension) if extension and len(extension) == _PLACE.size else (0, 0)
 
 
 def _compression(stream: t.BinaryIO, incompatible: int, length: int) -> int:

@@ -15,7 +15,8 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Header, read_at
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import open_image
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2 import Header, read_at, read_header
 
 #: As many as an image can have, and as long as their directory can be (BME_MAX_* in block/qcow2-bitmap.c).
 MOST_BITMAPS = 65535
@@ -52,9 +53,22 @@ class Bitmap:
         """The name as a person reads it."""
         return self.name.decode(errors="replace")
 
+    def bytes_needed(self, size: int, cluster: int) -> int:
+        """What it may take at most in an image with clusters of that many bytes, for a disk of *size* bytes."""
+        clusters = -(-size // (8 * self.granularity * cluster))
+        return (clusters + -(-8 * clusters // cluster)) * cluster
+
     def flags(self) -> list[str]:
         """Its flags in the words of ``qemu-img info``."""
         return [word for word, is_set in (("in-use", self.in_use), ("auto", self.enabled)) if is_set]
+
+
+def bitmaps_of(path: str, image_format: str) -> tuple[Bitmap, ...]:
+    """The bitmaps of the image at *path*; only qcow2 has them. Raises as read_bitmaps does, or MissingImage."""
+    if image_format != "qcow2":
+        return ()
+    with open_image(path) as stream:
+        return read_bitmaps(stream, read_header(stream, path), path)
 
 
 def read_bitmaps(stream: t.BinaryIO, header: Header, path: str) -> tuple[Bitmap, ...]:

@@ -170,30 +170,21 @@ class QemuImg(Unlocking):
     def map(self, path: str, image_format: str) -> list[Range]:
         """Where the content of the disk lies, its chain included, as it is on stable storage now: a running guest's
         QEMU may have more in its memory."""
-        rows = self._json("map", "-U", "--output=json", *self._named(path, image_format), seconds=None)
-        return [
-            Range(
-                row["start"],
-                row["length"],
-                row["depth"],
-                row["present"],
-                row["zero"],
-                row["data"],
-                row.get("offset"),
-            )
-            for row in rows
-        ]
+        return self._map(*self._named(path, image_format))
 
-    def allocated(self, path: str, image_format: str, images: int, *, data: bool = False) -> list[tuple[int, int]]:
-        """The ranges of the disk, as (start, end), that the first *images* images of the chain hold, by its map.
+    def allocated(self, path: str, image_format: str, images: int) -> list[tuple[int, int]]:
+        """The ranges of the disk, as (start, end), that the first *images* images of the chain hold, by its map."""
+        rows = self.map(path, image_format)
+        return [(row.start, row.start + row.length) for row in rows if row.present and row.depth < images]
+
+    def held(self, path: str, image_format: str, *, data: bool = False) -> list[tuple[int, int]]:
+        """The ranges of the disk, as (start, end), that the image itself holds. Nothing below it is opened.
 
         With *data* without what only is known to be zeros.
         """
-        return [
-            (row.start, row.start + row.length)
-            for row in self.map(path, image_format)
-            if row.present and row.depth < images and (row.data or not data)
-        ]
+        layers = self.unlocked.get(path, (Layer(path, image_format),))
+        rows = self._map("--", node(layers, alone=True))
+        return [(row.start, row.start + row.length) for row in rows if row.present and (row.data or not data)]
 
     def commit(
         self,
@@ -278,7 +269,7 @@ class QemuImg(Unlocking):
         named = [*self._definitions(), *self._named(path, image_format)]
         with _qemu_nbd.serving(path, named, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
-            nodes = (f"json:{json.dumps(served)}", node([Layer(other, other_format)]))
+            nodes = (f"json:{json.dumps(served)}", node(self.unlocked.get(other, (Layer(other, other_format),))))
             return self._same("--", *nodes, report=report)
 
     def resize(
@@ -336,8 +327,23 @@ class QemuImg(Unlocking):
         """
         argv = ["bitmap", *(f"--{action}" for action in actions)]
         argv += ["-g", str(granularity)] if granularity else []
-        argv += ["-b", node([Layer(source, "qcow2")], alone=True)] if source else []
+        argv += ["-b", node(self.unlocked.get(source, (Layer(source, "qcow2"),)), alone=True)] if source else []
         self._write(*argv, "--image-opts", "--", self._by_itself(path, "qcow2"), os.fsdecode(name), in_place=True)
+
+    def _map(self, *named: str) -> list[Range]:
+        rows = self._json("map", "-U", "--output=json", *named, seconds=None)
+        return [
+            Range(
+                row["start"],
+                row["length"],
+                row["depth"],
+                row["present"],
+                row["zero"],
+                row["data"],
+                row.get("offset"),
+            )
+            for row in rows
+        ]
 
     def _work_on_snapshot(self, option: str, which: str, path: str) -> None:
         """The verb knows no format flag before QEMU 10.1 (HAZARDS E6)."""

@@ -171,7 +171,7 @@ def require_changeable(image: Image) -> None:
             f"{image.path}: keeps its data in another file, {image.data_file}: QEMU takes no snapshots of such images",
             path=image.path,
         )
-    require_writable_alone(image, "work on its snapshots")
+    require_writable_alone(image)
 
 
 def bytes_needed(observed: Observed) -> int:

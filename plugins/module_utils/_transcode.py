@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _image, _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._create import creation_options
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import EncryptionWish
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import sibling_name
@@ -32,7 +33,7 @@ class Recipe:
 
     *snapshot* is the ID and the name of an internal snapshot of the source, to be read instead of what it is now.
     *base* is the backing file of the new image, and its format; *reads_base*: the source itself reads it directly, so
-    that only what lies in the source is copied. *rate* is in bytes in a second.
+    that only what lies in the source is copied. *rate* is in bytes in a second. *encryption* is that of the new image.
     """
 
     source: str
@@ -45,6 +46,12 @@ class Recipe:
     bitmaps: bool = False
     rate: int | None = None
     verify: bool = True
+    encryption: EncryptionWish | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of ``qemu-img create`` for the new image."""
+        return creation_options(self.layout, self.encryption)
 
     @property
     def out_of_order(self) -> bool:
@@ -53,7 +60,7 @@ class Recipe:
         An image in which each piece has its place anyway, or is found by tables, does not suffer; a stream does, and a
         qcow2 image that is not compressed would lie scattered.
         """
-        return self.layout.format == "raw" or (self.compress and self.layout.format == "qcow2")
+        return self.layout.format in ("raw", "luks") or (self.compress and self.layout.format == "qcow2")
 
 
 def make(
@@ -71,6 +78,7 @@ def make(
     withdraw the file is up to the caller.
     """
     as_read = [_staging.last_write(file) for file in source[0].files]
+    qemu_img = qemu_img.unlocking(_layers(qemu_img, recipe, new_file.name))
     new_file.begin()
     with phases("convert", occupied(source)) as phase:
         _fill(qemu_img, recipe, source[0].virtual_size, new_file, phase.percent)
@@ -109,6 +117,12 @@ def occupied(images: t.Sequence[_image.Image]) -> int:
     return min(images[0].virtual_size, sum(each.actual_size for each in images))
 
 
+def _layers(qemu_img: QemuImg, recipe: Recipe, name: str) -> tuple[Layer, ...]:
+    """The new image under *name*, and its backing file where that is encrypted, with the secrets that open them."""
+    below = qemu_img.unlocked.get(recipe.base[0], ()) if recipe.base else ()
+    return (Layer(name, recipe.layout.format, recipe.encryption.secret if recipe.encryption else None), *below)
+
+
 def _fill(qemu_img: QemuImg, recipe: Recipe, size: int, new_file: NewFile, report: Report) -> None:
     if recipe.base is not None and not recipe.reads_base:
         _fill_with_differences(qemu_img, recipe, size, recipe.base, new_file, report)
@@ -118,7 +132,7 @@ def _fill(qemu_img: QemuImg, recipe: Recipe, size: int, new_file: NewFile, repor
         recipe.source_format,
         new_file.name,
         recipe.layout.format,
-        creation_options(recipe.layout),
+        recipe.options,
         compress=recipe.compress,
         out_of_order=recipe.out_of_order,
         snapshot=recipe.snapshot,
@@ -137,13 +151,14 @@ def _fill_with_differences(
     ``convert -B`` would copy all of a source that does not read *base* itself. An empty overlay of the source that is
     rebased gets the differences alone; ``rebase`` cannot compress them, so that they are copied once more then.
     """
-    options = creation_options(recipe.layout)
+    options = recipe.options
     name, image_format = new_file.name, recipe.layout.format
     if recipe.compress:
         name = os.path.join(os.path.dirname(new_file.name), sibling_name(os.path.basename(new_file.name), ".plain"))
     qemu_img.create(name, image_format, size, options, (recipe.source, recipe.source_format), unopened=True)
-    below = qemu_img.unlocked.get(recipe.source, ())  # the overlay itself is in the clear
-    qemu_img.unlocking([Layer(name, image_format), *below]).rebase(name, image_format, base, report=report)
+    top = _layers(qemu_img, recipe, name)[:1]
+    below = qemu_img.unlocked.get(recipe.source, ())
+    qemu_img.unlocking([*top, *below]).rebase(name, image_format, base, report=report)
     if recipe.compress:
         qemu_img.convert(
             name,

@@ -16,7 +16,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _formats, _image, _qcow2
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size, format_size
 
@@ -99,17 +99,12 @@ class Trust:
             )
 
 
-def require_writable_alone(image: _image.Image, work: str) -> None:
-    """Raises where qemu-img would refuse to write *image* by itself for *work*, or needs what the task cannot say."""
+def require_writable_alone(image: _image.Image) -> None:
+    """Raises where qemu-img would refuse to write *image* by itself, or would follow what the task does not name."""
     path = image.path
     if image.data_file is not None:
         raise UnsafeImage(
             f"{path}: keeps its data in another file, {image.data_file}, which the task does not name: not followed",
-            path=path,
-        )
-    if image.encrypted:
-        raise DiskError(
-            f"{path}: is encrypted, and qemu-img needs its secret to {work}, which this module cannot be given",
             path=path,
         )
     if image.corrupt or image.dirty:
@@ -124,15 +119,3 @@ def require_not_corrupt(images: t.Iterable[_image.Image]) -> None:
     for image in images:
         if image.corrupt:
             raise UnsafeImage(f"{image.path}: is marked corrupt: check and repair it first", path=image.path)
-
-
-def require_readable(images: t.Collection[_image.Image]) -> None:
-    """Raises UnsafeImage where one of *images* cannot be believed, or read, as it is."""
-    require_not_corrupt(images)
-    for image in images:
-        if image.encrypted:
-            raise UnsafeImage(
-                f"{image.path}: is encrypted, and cannot be read without its secret: what is read of it would be "
-                "stored in the clear: not done",
-                path=image.path,
-            )

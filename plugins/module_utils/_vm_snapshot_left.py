@@ -12,19 +12,32 @@ from __future__ import annotations
 
 import os
 import typing as t
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _staging, _usage, _vm_snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils import (
+    _staging,
+    _usage,
+    _vm_snapshot,
+    _vm_snapshot_merge,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._ranges import covers
 from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, NoteOf, require_own
 from ansible_collections.kvmops.disk.plugins.module_utils._snapshot_xml import DomainSnapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import Chains, same
+
+#: What is merged below a disk of the running domain, and into which image; None where nothing is.
+CommitOf = t.Callable[[str], t.Optional[tuple[str, str]]]
+
+#: Begins a part of the progress: on the disk of a target, by a verb.
+PhaseOf = t.Callable[[str, str], AbstractContextManager[Phase]]
 
 #: The key of a record beside an image under which stands whether the domain is to run once it has gone back.
 RUNS = "runs"
@@ -37,7 +50,8 @@ class Left:
     *unfinished*: the snapshot whose overlays it was merging. *unused*: overlays that nobody uses: made for a snapshot
     that was never taken, or merged. *staging*: overlays that are half made. *working*: targets whose merge goes on
     without it. *doubtful*: merged overlays whose QEMU is gone, and may have taken along what it had merged. *owed*: the
-    domain ran before it went back, and is off. *noted*: images beside which its record stands.
+    domain ran before it went back, and is off. *noted*: images beside which its record stands. *blank*:
+    those beside which stands one of a run that died before it wrote anything down: it goes along with the others.
     """
 
     record: Record | None = None
@@ -48,6 +62,7 @@ class Left:
     doubtful: tuple[RecordedDisk, ...] = ()
     owed: bool = False
     noted: tuple[str, ...] = ()
+    blank: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.record is not None or bool(self.staging or self.noted)
@@ -55,7 +70,11 @@ class Left:
     @property
     def paths(self) -> set[str]:
         disks = self.record.disks if self.record else ()
-        return {path for disk in disks for path in (disk.source, disk.dest) if path} | {*self.staging, *self.noted}
+        return {path for disk in disks for path in (disk.source, disk.dest) if path} | {
+            *self.staging,
+            *self.noted,
+            *self.blank,
+        }
 
     @property
     def recorded(self) -> dict[str, RecordedDisk]:
@@ -69,7 +88,7 @@ def find(
     chains: Chains,
     run: str | None,
     note_of: NoteOf,
-    is_committed: t.Callable[[str], bool],
+    commit_of: CommitOf,
 ) -> Left:
     """What stands unfinished of the domain's record, and beside its images. *run*: libvirt's number of its run.
 
@@ -94,43 +113,50 @@ def find(
         unfinished=known if change == "merge" else None,
         unused=tuple(path for path in (*made, *merged) if not any(same(path, other) for other in named)),
         staging=tuple(path for path in dead if _staging.left_over(path)),
-        working=frozenset(
-            disk.target for disk in disks if change == "merge" and state.active and is_committed(disk.target)
-        ),
+        working=frozenset(disk.target for disk in disks if change == "merge" and _goes_on(state, disk, commit_of)),
         doubtful=tuple(disk for disk in disks if record and _is_doubtful(record, disk, run, chains)),
         owed=not state.active and _is_owed(record, [notes[path] for path in dead if path in notes]),
         noted=tuple(path for path in dead if notes.get(path, {}).get("verb") == DISK_SNAPSHOT),
+        blank=tuple(path for path in dead if notes.get(path, {}).get("verb") == "unknown"),
     )
 
 
 def lost(left: Left, qemu_img: QemuImg) -> tuple[RecordedDisk, ...]:
-    """The doubtful overlays of which the image below has not all.
+    """The doubtful overlays whose content the image below has not.
 
     QEMU changes the reference of the image above before it writes the metadata of what it merged; it is killed in
-    between, or the host fails, and that is gone. The overlay still has it.
+    between, or the host fails, and that is gone. The overlay still has it. What is below others is only read, so that
+    both are the same where nothing was lost.
     """
-    return tuple(disk for disk in left.doubtful if _is_lost(disk, qemu_img))
+    return tuple(
+        disk
+        for disk in left.doubtful
+        if not qemu_img.same_content(disk.source, disk.source_format, disk.dest, disk.format)
+    )
 
 
 def settle(left: Left) -> tuple[Step, ...]:
     """The steps that remove what nobody can use any more."""
     staged = [
-        Step(f"remove the unfinished overlay that an interrupted run left for {path}", _of(_staging.discard, path))
+        Step(f"remove the unfinished overlay that an interrupted run left for {path}", partial(_staging.discard, path))
         for path in left.staging
     ]
     unused = [
-        Step(f"remove {path}, which an interrupted run left and the domain does not use", _of(_staging.remove, path))
+        Step(
+            f"remove {path}, which an interrupted run left and the domain does not use", partial(_staging.remove, path)
+        )
         for path in left.unused
     ]
     return (*staged, *unused)
 
 
-def merge_again(disks: t.Iterable[RecordedDisk], qemu_img: QemuImg) -> tuple[Step, ...]:
-    """The steps that write again, into images which nobody has open, what they have lost of overlays."""
+def merge_again(disks: t.Iterable[RecordedDisk], qemu_img: QemuImg, phase_of: PhaseOf) -> tuple[Step, ...]:
+    """The steps that write again, into images which nobody has open, what they have lost of overlays. *phase_of* begins
+    a part of the progress on a disk."""
     return tuple(
         Step(
             f"merge {disk.source} into {disk.dest} again: {disk.target} went off before all of that was in it",
-            _merging(disk, qemu_img),
+            partial(_merge, disk, qemu_img, partial(phase_of, disk.target)),
         )
         for disk in disks
     )
@@ -163,18 +189,20 @@ def _is_owed(record: Record | None, notes: t.Iterable[dict[str, t.Any]]) -> bool
     return any(note.get("verb") == DISK_SNAPSHOT and note.get(RUNS) for note in notes)
 
 
+def _goes_on(state: DomainState, disk: RecordedDisk, commit_of: CommitOf) -> bool:
+    """Whether the merge of the record goes on; not another one, which somebody else began meanwhile."""
+    found = commit_of(disk.target) if state.active else None
+    return found is not None and same(found[0], disk.source) and same(found[1], disk.dest)
+
+
 def _is_doubtful(record: Record, disk: RecordedDisk, run: str | None, chains: Chains) -> bool:
-    """Whether the overlay was merged below another one, in a run of the domain that is over."""
+    """Whether the overlay was merged below another one, in a run of the domain that is over, and that one is right
+    above the image still."""
     if record.change != "merge" or record.mode != "live" or record.run == run or disk.base is None:
         return False
-    in_use = any(same(link.path, disk.source) for link in chains.get(disk.target, ()))
-    return not in_use and disk.format != "raw" and os.path.exists(disk.source)
-
-
-def _is_lost(disk: RecordedDisk, qemu_img: QemuImg) -> bool:
-    held = qemu_img.allocated(disk.source, disk.source_format, 1)
-    size = max((end for _start, end in held), default=0)
-    return not covers(qemu_img.allocated(disk.dest, disk.format, 1), held, size)
+    chain = chains.get(disk.target, ())
+    is_below = any(same(one.path, disk.base) and same(two.path, disk.dest) for one, two in zip(chain, chain[1:]))
+    return is_below and os.path.exists(disk.source)
 
 
 def _is_ours(path: str, notes: t.Mapping[str, dict[str, t.Any]]) -> bool:
@@ -182,15 +210,8 @@ def _is_ours(path: str, notes: t.Mapping[str, dict[str, t.Any]]) -> bool:
     return note is not None and _staging.is_file(path, note.get(NEW_FILE))
 
 
-def _merging(disk: RecordedDisk, qemu_img: QemuImg) -> t.Callable[[], None]:
-    def merge() -> None:
-        for path in (disk.source, disk.dest):
-            _usage.require_unused(path, (), f"merge {disk.source} into {disk.dest} again")
-        qemu_img.commit(disk.source, disk.source_format)
-        _staging.sync(disk.dest)
-
-    return merge
-
-
-def _of(function: t.Callable[[str], None], argument: str) -> t.Callable[[], None]:
-    return lambda: function(argument)
+def _merge(disk: RecordedDisk, qemu_img: QemuImg, phase: t.Callable[[str], AbstractContextManager[Phase]]) -> None:
+    for path in (disk.source, disk.dest):
+        _usage.require_unused(path, (), f"merge {disk.source} into {disk.dest} again")
+    overlay, into = (disk.source, disk.source_format), (disk.dest, disk.format)
+    _vm_snapshot_merge.merge_offline(qemu_img, overlay, into, phase)

@@ -15,6 +15,7 @@ import os
 import typing as t
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _base,
@@ -27,32 +28,26 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _vm_snapshot_removal,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._domain_xml import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._hands import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot_removal import Merge, Removal
 
 
 @dataclass
-class MergeWork:
+class MergeWork(Hands):
     """The hands of a removal: one method for each step, no decisions between them.
 
     *working*: the targets whose merge a dead run began, and goes on; *resumed*: its record says that it had begun.
     *reused*: names of overlays that the same task makes afterwards.
     """
 
-    hypervisor: Hypervisor
-    domain: Domain
-    qemu_img: QemuImg
-    records: Records
     state: DomainState
     wish: VmSnapshotWish
-    progress: Progress
     working: t.Collection[str] = ()
     resumed: bool = False
     reused: t.Callable[[], set[str]] = set
@@ -110,6 +105,8 @@ class MergeWork:
 
     def finish(self, removal: Removal) -> None:
         """Removes the overlays, and the record; the images stay locked, as there may be more to do."""
+        if self.domain.is_active():
+            self._write_out(removal)
         _staging.give_back({path: owner for path, owner in self._owners.items() if self._is_at_rest(path)})
         overlays = [disk.source for disk in removal.recorded]
         for overlay in overlays:
@@ -132,6 +129,17 @@ class MergeWork:
         else:
             _block_job.await_merge(self.domain, target, str(item.overlay.path), self.wish.timeout, report)
 
+    def _write_out(self, removal: Removal) -> None:
+        """Brings what the guest's images got from overlays to stable storage: what it had flushed was there before."""
+        sources = {disk.target: disk.source for disk in _domain_xml.disks(self.domain.xml(inactive=False))}
+        for disk in removal.recorded:
+            if not _vm_snapshot.same(sources.get(disk.target), disk.dest):
+                continue
+            if disk.format == "raw":
+                _staging.sync(disk.dest)
+            else:
+                _block_job.write_out(self.domain, disk.target)
+
     @property
     def _door(self) -> QemuImg:
         """qemu-img, which keeps the locks that are held now: those of what is gone were let go."""
@@ -139,27 +147,16 @@ class MergeWork:
 
     def _phase(self, item: Merge, verb: str) -> AbstractContextManager[Phase]:
         total = os.stat(str(item.overlay.path)).st_blocks * 512
-        return self.progress.phase(f"{self.domain.name} {item.target}", verb, total)
+        return self.phase(item.target, verb, total)
 
     def _merge_offline(self, item: Merge) -> None:
-        """Merges, and believes it once both read the same; only then does anybody read the image below directly."""
+        """Merges, and then has the image above, where there is one, read the image below directly."""
         overlay, into = item.overlay, item.into
         to_do = f"merge {overlay.path} into {into.path}"
         for path in item.paths:
             _usage.require_unused(path, (), to_do)
         self._begun.add(item.target)
-        both = (str(overlay.path), str(overlay.format), str(into.path), str(into.format))
-        with self._phase(item, "merge") as phase:
-            self._door.commit(*both[:2], report=phase.percent)
-        with self._phase(item, "compare") as phase, _staging.syncing(both[2]):
-            same = self._door.same_content(*both, report=phase.percent)
-        if not same:
-            raise DiskError(
-                f"{into.path}: has not the content of {overlay.path}, which was merged into it: the disk reads what it "
-                "did: "
-                "run again",
-                path=into.path,
-            )
+        merge_offline(self._door, _named(overlay), _named(into), partial(self._phase, item))
         if item.above is not None:
             above = str(item.above.path)
             self._door.refer(above, str(item.above.format), (str(into.path), str(into.format)))
@@ -204,6 +201,28 @@ class MergeWork:
         return all(disk.source != path for disk in _domain_xml.disks(self.domain.xml(inactive=False)))
 
 
+def merge_offline(
+    qemu_img: QemuImg,
+    overlay: tuple[str, str],
+    into: tuple[str, str],
+    phase: t.Callable[[str], AbstractContextManager[Phase]],
+) -> None:
+    """Merges an overlay that nobody has open into what it reads, and believes it once both read the same.
+
+    Both are a path and its format; *phase* begins a part of the progress. Raises DiskError; the disk reads the same.
+    """
+    with phase("merge") as merging:
+        qemu_img.commit(*overlay, report=merging.percent)
+    with phase("compare") as comparing, _staging.syncing(into[0]):
+        same = qemu_img.same_content(*overlay, *into, report=comparing.percent)
+    if not same:
+        raise DiskError(
+            f"{into[0]}: has not the content of {overlay[0]}, which was merged into it: the disk reads what it did: "
+            "run again",
+            path=into[0],
+        )
+
+
 def steps(removal: Removal, chains: _vm_snapshot.Chains, work: MergeWork) -> tuple[Step, ...]:
     """The steps, in order: record, merge each overlay, name what is left, remove the overlays and forget.
 
@@ -227,6 +246,10 @@ def _farewell(removal: Removal, name: str) -> str:
     text = f"remove the snapshot {removal.snapshot.name} of {name}" + (f" with {', '.join(gone)}" if gone else "")
     left = ", ".join(removal.orphans)
     return text + (f"; {left}, which the domain does not use, is left alone" if left else "")
+
+
+def _named(link: ChainLink) -> tuple[str, str]:
+    return str(link.path), str(link.format)
 
 
 def _each(method: t.Callable[[Merge], None], item: Merge) -> t.Callable[[], None]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
     _capacity,
+    _commit,
     _dependents,
     _image,
-    _ranges,
+    _qcow2_bitmaps,
     _staging,
     _usage,
     _vm_snapshot,
@@ -115,14 +116,13 @@ class VmSnapshotSurvey:
                 _dependents.require_none(path, others, to_do, "keep the snapshot")
                 _usage.require_unused(path, users, to_do, locks=not self.state.active)
             self._require_whole(merge)
-            self._require_no_bitmaps(merge)
         self._require_space([merge for merge in merges if merge.target not in left.working])
 
-    def require_no_dependents(self, snapshot: DomainSnapshot) -> None:
+    def require_no_dependents(self, snapshot: DomainSnapshot, chains: _vm_snapshot.Chains) -> None:
         """Raises HasDependents where libvirt removes an overlay, on its way back, that others read, or ImageInUse."""
         users = _usage.domain_users(self.hypervisor)
         others = [user for user in users if user.uuid != self.state.uuid]
-        paths = [str(link.path) for chain in self.chains()[0].values() for link in chain[:1]]
+        paths = [str(link.path) for chain in chains.values() for link in chain[:1]]
         paths += [str(disk.overlay) for disk in snapshot.external]
         readers = _dependents.Dependents(
             _dependents.directories_to_search(paths, self.search_paths, self.hypervisor), users
@@ -134,14 +134,13 @@ class VmSnapshotSurvey:
             _dependents.require_none(path, found, to_do, "take a new snapshot instead")
             _usage.require_unused(path, others, to_do, locks=False)
 
-    def is_at(self, snapshot: DomainSnapshot) -> bool:
+    def is_at(self, snapshot: DomainSnapshot, chains: _vm_snapshot.Chains) -> bool:
         """Whether the domain, which is off, is on empty overlays over the images that the snapshot has kept."""
-        chains, _unvouched = self.chains()
         for disk in snapshot.external:
             image, chain = snapshot.image(disk.target), chains.get(disk.target, ())
             if image is None or len(chain) < 2 or not _vm_snapshot.same(chain[1].path, image.source):
                 return False
-            if self.qemu_img.allocated(str(chain[0].path), str(chain[0].format), 1):
+            if self.qemu_img.held(str(chain[0].path), str(chain[0].format)):
                 return False
         return True
 
@@ -156,17 +155,13 @@ class VmSnapshotSurvey:
     def _links(self, disk: DomainDisk) -> tuple[tuple[ChainLink, ...], Unvouched | None]:
         """The images of a disk that is off, as their headers name them, until one that nobody vouches for."""
         known = {os.path.realpath(path) for path in self._named(disk)}
-        path, image_format = t.cast(str, disk.path), disk.format
-        image = self._believed(path, image_format)
-        links = [ChainLink(path, image_format)]
-        for below, below_format in _image.Links().of(path, image_format):
-            if not self.trusted and os.path.realpath(below) not in known:
-                return tuple(links), Unvouched(image.path, f"has the backing file {below}")
-            if image.data_file is not None and not self.trusted:
-                return tuple(links), Unvouched(image.path, f"keeps its data in {image.data_file}")
-            image = self._believed(below, below_format)
-            links.append(ChainLink(below, image.format))
-        _image.chain(self.qemu_img, _image.inspect(self.qemu_img, path, image_format))  # whether it runs in a circle
+        top = self._believed(t.cast(str, disk.path), disk.format)
+        links: list[ChainLink] = []
+        for image in _image.descent(top, self._believed):
+            links.append(ChainLink(image.path, image.format))
+            points = None if self.trusted else _points_elsewhere(image, known)
+            if points is not None:
+                return tuple(links), Unvouched(image.path, points)
         return tuple(links), None
 
     def _believed(self, path: str, image_format: str | None) -> _image.Image:
@@ -204,45 +199,42 @@ class VmSnapshotSurvey:
 
     def _require_whole(self, merge: Merge) -> None:
         """Raises DiskError where a merge would lose what an image holds beside the disk, or cannot be."""
-        overlay = _image.inspect(self.qemu_img, str(merge.overlay.path), merge.overlay.format)
-        into = _image.inspect(self.qemu_img, str(merge.into.path), merge.into.format)
+        overlay, into = self._images_of(merge)
         for image in (overlay, into):
-            if image.corrupt:
-                raise UnsafeImage(f"{image.path}: is marked corrupt: check and repair it first", path=image.path)
-            if image.encrypted:
-                raise DiskError(f"{image.path}: is encrypted: not merged", path=image.path)
             _image.require_regular_file(image.path)
-        if overlay.snapshots:
-            names = [snapshot.name for snapshot in overlay.snapshots]
-            raise DiskError(
-                f"{overlay.path}: holds {len(names)} internal snapshot(s) ({', '.join(names)}), which would be gone "
-                "with "
-                "it: delete them first",
-                path=overlay.path,
-                snapshots=names,
-            )
-
-    def _require_no_bitmaps(self, merge: Merge) -> None:
-        """Raises DiskError where qemu-img would leave the dirty bitmaps of an overlay behind; libvirt does not."""
-        path = str(merge.overlay.path)
-        specific = self.qemu_img.info(path, str(merge.overlay.format)).get("format-specific", {}).get("data", {})
-        bitmaps = [bitmap["name"] for bitmap in specific.get("bitmaps", ())]
-        if bitmaps and not self.state.active:
-            raise DiskError(
-                f"{path}: holds {len(bitmaps)} dirty bitmap(s) ({', '.join(bitmaps)}), which would be gone with it: "
-                "remove "
-                "them, or merge it while the domain runs",
-                path=path,
-                bitmaps=bitmaps,
-            )
+        _commit.require_readable(replace(image, data_file=None) for image in (overlay, into))  # that is vouched for
+        _commit.require_mergeable(_commit.Observed((overlay, into), ()))
+        _commit.require_no_snapshots(overlay, "delete them first")
+        if not self.state.active:
+            way_out = "remove them, or merge it while the domain runs, which keeps them"
+            _commit.require_no_bitmaps(overlay, _qcow2_bitmaps.bitmaps_of(overlay.path, overlay.format), way_out)
 
     def _require_space(self, merges: t.Iterable[Merge]) -> None:
         """Raises NotEnoughSpace; an image grows by what the overlay has and it has not."""
         demands: dict[str, int] = {}
         for merge in merges:
-            overlay, into = merge.overlay, merge.into
-            held = self.qemu_img.allocated(str(overlay.path), str(overlay.format), 1, data=True)
-            below = self.qemu_img.allocated(str(into.path), str(into.format), 1, data=True)
-            file = os.path.realpath(str(into.path))
-            demands[file] = demands.get(file, 0) + _ranges.length(held) - _ranges.overlap(held, below)
+            overlay, into = self._images_of(merge)
+            held = self.qemu_img.held(overlay.path, overlay.format)
+            in_base = self.qemu_img.held(into.path, into.format, data=True)
+            needed = _commit.bytes_needed(into, overlay.virtual_size, held, in_base)
+            for bitmap in _qcow2_bitmaps.bitmaps_of(overlay.path, overlay.format):
+                needed += bitmap.bytes_needed(overlay.virtual_size, into.cluster_size or 1)
+            file = os.path.realpath(into.path)
+            demands[file] = demands.get(file, 0) + needed
         _capacity.require_space(list(demands.items()))
+
+    def _images_of(self, merge: Merge) -> tuple[_image.Image, _image.Image]:
+        overlay, into = (
+            _image.inspect(self.qemu_img, str(link.path), link.format) for link in (merge.overlay, merge.into)
+        )
+        return overlay, into
+
+
+def _points_elsewhere(image: _image.Image, known: t.Container[str]) -> str | None:
+    """What an image points to that is not *known*, in words. What is no file on this host is not followed anyway."""
+    if image.data_file is not None and os.path.realpath(image.data_file) not in known:
+        return f"keeps its data in {image.data_file}"
+    below = image.backing_file
+    if below is not None and os.path.isabs(below) and os.path.realpath(below) not in known:
+        return f"has the backing file {below}"
+    return None

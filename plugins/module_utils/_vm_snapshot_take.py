@@ -25,25 +25,20 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._hands import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE, Records
+from ansible_collections.kvmops.disk.plugins.module_utils._records import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_snapshot import OVERLAY, Taking
 
 
 @dataclass
-class TakeWork:
+class TakeWork(Hands):
     """The hands of a taking: one method for each step, no decisions between them.
 
     *quiesce*: auto, required or never. *quiesced*: whether the guest's file systems were frozen; None where it is off.
     """
 
-    hypervisor: Hypervisor
-    domain: Domain
-    qemu_img: QemuImg
-    records: Records
     state: DomainState
     name: str
     quiesce: str

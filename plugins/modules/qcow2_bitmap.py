@@ -20,10 +20,13 @@ description:
   - An image that is in use is not touched. For the bitmaps of a running machine, use libvirt's checkpoints.
   - Nothing but the image itself, and the one that bitmaps are merged from, is opened; no backing file is needed. The
     content of a disk is never changed.
-  - Encrypted images, and images that keep their data in another file, are refused.
+  - A change of an encrypted image needs its secret, O(encryption). What is as wanted already needs none, since that is
+    read from its bitmaps, which are in the clear.
+  - Images that keep their data in another file are refused.
 extends_documentation_fragment:
   - kvmops.disk.image
   - kvmops.disk.image.path
+  - kvmops.disk.encryption
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -63,6 +66,19 @@ options:
       - The absolute path of the qcow2 image that has the bitmaps O(merge_from), an overlay that is to be merged for
         example. Its disk must be as large. If it is left out, that is O(path).
     type: path
+  merge_from_encryption:
+    description:
+      - The secret that opens O(merge_from_path), where that is encrypted.
+    type: dict
+    suboptions:
+      secret:
+        description:
+          - The secret. One of O(merge_from_encryption.secret) and O(merge_from_encryption.secret_file) is required.
+        type: str
+      secret_file:
+        description:
+          - A file on the target that holds the secret, to its last byte, a line end included.
+        type: path
 notes:
   - Whoever opens an image to write it has its bitmaps in memory, and marks them as in use meanwhile. After a crash of a
     machine, a power failure or C(kill -9) of C(qemu-img), the mark stays, and the bitmap does not say any more what has
@@ -167,6 +183,7 @@ available_bytes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._bitmaps import STATES
+from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SECRET_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._managed_bitmaps import manage
 from ansible_collections.kvmops.disk.plugins.module_utils._module import IMAGE_SPEC, run
 
@@ -175,6 +192,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **IMAGE_SPEC,
+            **SECRET_SPEC,
+            "merge_from_encryption": SECRET_SPEC["encryption"],
             "bitmap": {"type": "str", "required": True},
             "state": {"type": "str", "choices": list(STATES), "default": "present"},
             "granularity": {"type": "str"},

@@ -22,11 +22,12 @@ description:
   - A check says nothing about content. It tells whether the tables that find the content fit together.
   - An image that somebody writes is not checked, since what is read then contradicts itself. One that is in use in any
     way is not repaired.
-  - Encrypted images are refused. C(qemu-img) needs the secret to check them.
+  - An encrypted image is checked with its secret, O(encryption), which C(qemu-img) needs for that.
 extends_documentation_fragment:
   - kvmops.disk.image
   - kvmops.disk.image.path
   - kvmops.disk.image.dependents
+  - kvmops.disk.encryption
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -80,6 +81,12 @@ EXAMPLES = r"""
   kvmops.disk.qcow2_check:
     path: /var/lib/libvirt/images/web.qcow2
     repair: leaks
+
+- name: Check an encrypted image
+  kvmops.disk.qcow2_check:
+    path: /var/lib/libvirt/images/vault.qcow2
+    encryption:
+      secret_file: /etc/keys/vault
 
 - name: Repair what can be repaired
   kvmops.disk.qcow2_check:
@@ -142,6 +149,7 @@ in_use_by:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._checked_image import check
+from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SECRET_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import DEPENDENTS_SPEC, IMAGE_SPEC, run
 
@@ -150,6 +158,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **IMAGE_SPEC,
+            **SECRET_SPEC,
             **DEPENDENTS_SPEC,
             "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
             "repair": {"type": "str", "choices": ["none", "leaks", "all"], "default": "none"},

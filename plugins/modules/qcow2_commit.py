@@ -24,11 +24,15 @@ description:
     M(kvmops.disk.vm_disk_flatten) and libvirt.
   - The formats of the base and of what lies between are those that the images above them record; where none is
     recorded, the task fails, since a guessed one may come from what a guest wrote.
-  - Encrypted images, and images that keep their data in another file, are refused.
+  - Encrypted images need their secrets, O(encryption). What is encrypted in the overlay is never written to a base in
+    the clear. Where an image of the chain is encrypted, the base is the backing file, since QEMU does not find a deeper
+    one by its name.
+  - Images that keep their data in another file are refused.
 extends_documentation_fragment:
   - kvmops.disk.progress
   - kvmops.disk.image
   - kvmops.disk.image.dependents
+  - kvmops.disk.encryption.chain
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
   - kvmops.disk.attributes.action_group
@@ -68,7 +72,8 @@ options:
         does. It only reads the base, even if there were images between. Only qcow2 images are emptied.
       - V(remove) removes it, and the images between. An overlay that is not there counts as merged and removed;
         whether it was is not known any more.
-      - An overlay with internal snapshots or dirty bitmaps is only kept.
+      - An overlay with internal snapshots or dirty bitmaps is only kept. So is an encrypted one that several keys open,
+        with V(empty), since the empty one has the key that the task gives, and the cipher of the old one.
       - If it is left out, that is V(empty).
     type: str
     choices: [keep, empty, remove]
@@ -120,6 +125,14 @@ EXAMPLES = r"""
 - name: Merge it into the backing file beside it, and go on with an empty overlay
   kvmops.disk.qcow2_commit:
     path: /var/lib/libvirt/images/web-test.qcow2
+
+- name: Merge an encrypted overlay into its encrypted base
+  kvmops.disk.qcow2_commit:
+    path: /var/lib/libvirt/images/vault-test.qcow2
+    remove: true
+    encryption:
+      secret_file: /etc/keys/vault-test
+      backing_secret_file: /etc/keys/vault
 
 - name: Merge a whole chain into its last image, slowly
   kvmops.disk.qcow2_commit:
@@ -192,6 +205,7 @@ available_bytes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._commit import BASE_FORMATS, ENDS, OVERLAYS
+from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import OPENING_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._managed_commit import manage
 from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     DEPENDENTS_SPEC,
@@ -206,6 +220,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **IMAGE_SPEC,
+            **OPENING_SPEC,
             **DEPENDENTS_SPEC,
             **PROGRESS_SPEC,
             **TRUST_SPEC,

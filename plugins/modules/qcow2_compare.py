@@ -17,10 +17,12 @@ description:
   - Where one is longer, what it has more must be zeros, unless O(strict=true).
   - Images that are different are an answer, RV(equal), and no failure; see the examples for a task that fails then.
   - Images that a running guest, or another program, writes to are refused.
+  - Encrypted images need their secrets, O(encryption) and O(other_encryption).
   - Nothing is changed.
 extends_documentation_fragment:
   - kvmops.disk.progress
   - kvmops.disk.image
+  - kvmops.disk.encryption.chain
   - kvmops.disk.attributes
   - kvmops.disk.attributes.info
   - kvmops.disk.attributes.action_group
@@ -38,14 +40,38 @@ options:
   format:
     description:
       - The format of O(path). It is never guessed; an image that is found in another format is an error.
+      - V(luks) is a raw disk that is encrypted as a whole.
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
     default: qcow2
   other_format:
     description:
       - The format of O(other). If it is left out, that is the same as O(format).
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
+  other_encryption:
+    description:
+      - The secrets that open O(other), and what it reads, as O(encryption) has them. If it is left out, those are
+        tried.
+    type: dict
+    suboptions:
+      secret:
+        description:
+          - A secret that opens O(other).
+          - One of O(other_encryption.secret) and O(other_encryption.secret_file) is required.
+        type: str
+      secret_file:
+        description:
+          - A file on the target that holds the secret, to its last byte, a line end included.
+        type: path
+      backing_secret:
+        description:
+          - The secret that opens the backing files of O(other), where they are encrypted and it is another one.
+        type: str
+      backing_secret_file:
+        description:
+          - A file on the target that holds it.
+        type: path
   strict:
     description:
       - Whether images of different sizes are different in any case, and those that are allocated in different places,
@@ -72,6 +98,15 @@ EXAMPLES = r"""
     other_format: raw
   register: compared
   failed_when: compared.failed or not compared.equal
+
+- name: See whether an encrypted image has the content of one in the clear
+  kvmops.disk.qcow2_compare:
+    path: /var/lib/libvirt/images/vault.qcow2
+    other: /srv/export/vault.raw
+    other_format: raw
+    encryption:
+      secret_file: /etc/keys/vault
+  register: vault
 
 - name: See whether a clone differs from the golden image that it reads
   kvmops.disk.qcow2_compare:
@@ -160,6 +195,7 @@ in_use_by:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._comparison import compare
+from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import OPENING_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._module import IMAGE_SPEC, PROGRESS_SPEC, TRUST_SPEC, run
 
@@ -168,11 +204,13 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **IMAGE_SPEC,
+            **OPENING_SPEC,
+            "other_encryption": OPENING_SPEC["encryption"],
             **PROGRESS_SPEC,
             **TRUST_SPEC,
             "other": {"type": "path", "required": True},
-            "format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS], "default": "qcow2"},
-            "other_format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS]},
+            "format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS, "luks"], "default": "qcow2"},
+            "other_format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS, "luks"]},
             "strict": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

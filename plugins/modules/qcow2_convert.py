@@ -57,7 +57,7 @@ options:
     description:
       - The secrets that open O(src), where it, or an image that it reads, is encrypted with LUKS. Each is proved by
         opening the image. A wrong one is an error, and nothing is written.
-      - The new image is not encrypted, so that O(decrypt=true) is needed as well.
+      - Where the new image is not to be encrypted by O(encryption), O(decrypt=true) is needed as well.
       - Secrets come to C(qemu-img) through memory that it inherits, neither by its command line nor in a file. A secret
         is UTF-8 text without a zero byte.
     type: dict
@@ -82,7 +82,7 @@ options:
   decrypt:
     description:
       - Allows what is encrypted in O(src) to be stored in the clear in the new image. Without it, an encrypted O(src)
-        is an error.
+        is an error, unless the new image is encrypted, too (O(encryption)).
       - It says nothing against a O(src) that is in the clear itself.
     type: bool
     default: false
@@ -95,9 +95,69 @@ options:
   format:
     description:
       - The format of the new image. An image that is found at O(dest) in another format is an error, and is left alone.
+      - V(luks) is a raw disk that is encrypted as a whole. It needs O(encryption).
     type: str
-    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
+    choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
     default: qcow2
+  encryption:
+    description:
+      - Encrypts the new image with LUKS. Only V(qcow2) and V(luks) images are, and none that is compressed.
+      - An image that is at O(dest) already is opened with the secret in every run, which proves it; a wrong one is an
+        error, and nothing is changed. One in the clear is an error with O(update=missing), and made anew with the
+        others. So is, with O(update=changed), one that has another cipher. O(update=always) replaces an image without
+        looking into it.
+      - A new image has the one key. M(kvmops.disk.qcow2_image) gives it others, which it loses where it is made anew.
+      - Secrets come to C(qemu-img) through memory that it inherits, neither by its command line nor in a file. A secret
+        is UTF-8 text without a zero byte.
+    type: dict
+    suboptions:
+      secret:
+        description:
+          - The secret that is to open the new image.
+          - One of O(encryption.secret) and O(encryption.secret_file) is required.
+        type: str
+      secret_file:
+        description:
+          - A file on the target that holds the secret, to its last byte, a line end included.
+        type: path
+      backing_secret:
+        description:
+          - The secret that opens O(backing_file), where that is encrypted and it is another one.
+        type: str
+      backing_secret_file:
+        description:
+          - A file on the target that holds it.
+        type: path
+      cipher_alg:
+        description:
+          - The cipher, with the bits of its key; QEMU takes V(aes-256). What there is depends on how QEMU was built.
+        type: str
+        choices: [aes-128, aes-192, aes-256, serpent-128, serpent-192, serpent-256, twofish-128, twofish-192,
+          twofish-256, cast5-128]
+      cipher_mode:
+        description:
+          - The mode of the cipher; QEMU takes V(xts).
+        type: str
+        choices: [xts, cbc, ctr, ecb]
+      ivgen_alg:
+        description:
+          - How initialization vectors are made; QEMU takes V(plain64).
+        type: str
+        choices: [plain64, plain, essiv]
+      ivgen_hash_alg:
+        description:
+          - The digest for O(encryption.ivgen_alg=essiv); QEMU takes V(sha256).
+        type: str
+        choices: [sha1, sha224, sha256, sha384, sha512, ripemd160]
+      hash_alg:
+        description:
+          - The digest by which a key is derived from a secret; QEMU takes V(sha256).
+        type: str
+        choices: [sha1, sha224, sha256, sha384, sha512, ripemd160]
+      iter_time:
+        description:
+          - How many milliseconds it takes to try the secret on this machine; QEMU takes V(2000).
+        type: int
   subformat:
     description:
       - The kind of image within O(format). For V(vmdk) V(monolithicSparse), V(streamOptimized), V(monolithicFlat),
@@ -120,7 +180,7 @@ options:
         run.
       - V(always) replaces it in each run.
       - An image that is replaced keeps its owner, group, mode and SELinux context, if the task does not say others. One
-        that holds internal snapshots, or is encrypted, is not replaced.
+        that holds internal snapshots, or is encrypted while the new one would not be, is not replaced.
     type: str
     choices: [missing, changed, always]
     default: missing
@@ -202,8 +262,6 @@ options:
 notes:
   - While an image is made, a hidden file C(.NAME.kvmops) and a hidden directory C(.NAME.kvmops.d) stand beside it.
     Those that a killed run left are removed by the next one.
-  - The new image is never encrypted. Where encrypted images have to stay so, make one with M(kvmops.disk.qcow2_image),
-    and copy the content into it with C(qemu-img convert -n).
   - Images that are encrypted with the old AES of qcow2 are refused, since nothing in them proves a secret.
 seealso:
   - module: kvmops.disk.qcow2_compare
@@ -264,6 +322,25 @@ EXAMPLES = r"""
     dest: /var/lib/libvirt/images/clone.qcow2
     backing_file: /var/lib/libvirt/images/golden.qcow2
     backing_format: qcow2
+
+- name: Encrypt a disk
+  kvmops.disk.qcow2_convert:
+    src: /var/lib/libvirt/images/web.qcow2
+    src_format: qcow2
+    dest: /var/lib/libvirt/images/web-encrypted.qcow2
+    encryption:
+      secret_file: /etc/keys/web
+
+- name: Copy an encrypted image under another secret
+  kvmops.disk.qcow2_convert:
+    src: /var/lib/libvirt/images/vault.qcow2
+    src_format: qcow2
+    src_encryption:
+      secret_file: /etc/keys/vault
+    dest: /srv/backup/vault.qcow2
+    update: changed
+    encryption:
+      secret_file: /etc/keys/backup
 
 - name: Store the content of an encrypted image in the clear
   kvmops.disk.qcow2_convert:
@@ -387,7 +464,7 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SOURCE_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import NEW_SPEC, OPENING_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image_conversion import convert
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import UPDATES
 from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
@@ -410,16 +487,17 @@ def main() -> None:
             **URI_SPEC,
             **ALLOCATION_SPEC,
             **OVERCOMMIT_SPEC,
+            **NEW_SPEC,
             **PROGRESS_SPEC,
             **QCOW2_SPEC,
             **SEARCH_SPEC,
-            **SOURCE_SPEC,
             **TRUST_SPEC,
             "src": {"type": "path", "required": True},
             "src_format": {"type": "str", "choices": [*FORMATS, *READ_ONLY_FORMATS, "luks"], "required": True},
+            "src_encryption": OPENING_SPEC["encryption"],
             "decrypt": {"type": "bool", "default": False},
             "dest": {"type": "path", "required": True},
-            "format": {"type": "str", "choices": list(FORMATS), "default": "qcow2"},
+            "format": {"type": "str", "choices": [*FORMATS, "luks"], "default": "qcow2"},
             "subformat": {"type": "str"},
             "update": {"type": "str", "choices": list(UPDATES), "default": "missing"},
             "snapshot": {"type": "str"},

@@ -18,6 +18,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from faults.cramped import cramped, fill
 from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
 from integration.test_vm_disk_snapshot import can_revert, snapshot_xmls
 from lab import Disk, Hypervisor, run_module, start_module
@@ -38,6 +39,7 @@ from scene import (
 MODULE = "vm_disk_snapshot"
 #: Bytes in a second: a merge takes a while, so that something can happen meanwhile.
 SLOW = "256K"
+ACTIVE = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
 
 
 class Machine:
@@ -100,7 +102,8 @@ class Machine:
     def write(self, number: int) -> None:
         for target in ("vda", "vdb"):
             path, image_format = disk_of(self.hv, self.name, target)
-            argv = ["qemu-io", "-f", image_format, "-c", f"write -P {number} 1M {2 if target == 'vda' else 1}M", path]
+            what = f"write -P {number} {number}M {2 if target == 'vda' else 1}M"
+            argv = ["qemu-io", "-f", image_format, "-c", what, path]
             subprocess.run(argv, check=True, capture_output=True)
 
     def read(self) -> list[str]:
@@ -255,6 +258,38 @@ def test_whatever_the_next_run_wants_it_finishes_the_merge_first(machine: Machin
     machine.assert_settled("s1", "s2")
 
 
+def test_what_a_killed_qemu_took_along_of_a_merge_is_merged_again(machine: Machine) -> None:
+    """QEMU has the image above read the one below before that one's metadata is written: killed in between, it takes
+    along what it merged. Here the image below is put back to what it was before."""
+    machine.prepare("s1", "s2", start=True)
+    below = machine.images / "vm.qcow2"
+    before = below.read_bytes()
+    params = {**machine.params, "state": "absent", "snapshot": "s1"}
+    killed_at("virDomainSnapshotCreateXML 1", params, module=MODULE)
+    machine.destroy()
+    assert machine.read() == machine.contents
+    assert (machine.images / "vm.s1.qcow2").exists()
+    below.write_bytes(before)
+    assert machine.read() != machine.contents, "a part is lost"
+    machine.start()
+    refused = run_module(MODULE, params)
+    assert "lost a part of what was merged into it" in refused["msg"]
+    assert "destroy the domain and run again" in refused["msg"]
+    machine.destroy()
+    done = machine.assert_converges("s2", state="absent", snapshot="s1")
+    assert done["actions"][0].startswith(f"merge {machine.images}/vm.s1.qcow2 into {below} again: vda went off")
+    assert not [action for action in done["actions"] if "data.raw again" in action], "that one has all"
+
+
+def test_a_merge_that_lost_nothing_is_not_done_again(machine: Machine) -> None:
+    machine.prepare("s1", "s2", start=True)
+    killed_at("virDomainSnapshotCreateXML 1", {**machine.params, **MERGED}, module=MODULE)
+    machine.destroy()
+    machine.start()
+    done = machine.assert_converges("s2", state="absent", snapshot="s1")
+    assert not [action for action in done["actions"] if "again" in action]
+
+
 def test_a_guest_that_goes_off_in_the_middle_keeps_its_content(machine: Machine) -> None:
     machine.prepare("s", start=True)
     run = machine.begin_slowly(snapshot="s")
@@ -312,6 +347,26 @@ def test_the_merge_of_somebody_else_is_left_alone(machine: Machine) -> None:
     machine.assert_converges(state="absent", snapshot="s")
 
 
+def test_another_merge_than_the_one_that_a_killed_run_began_is_left_alone(machine: Machine) -> None:
+    """It died before the first; then somebody merges another image, the same one further down, or the guest's own."""
+    params = {**machine.params, "state": "absent", "snapshot": "s2"}
+    others = (("vm.s1.qcow2", "vm.qcow2", 0), ("vm.s2.qcow2", "vm.qcow2", 0), (None, None, ACTIVE))
+    for top, base, active in others:
+        machine.prepare("s1", "s2", "s3", start=True)
+        killed_at("virDomainBlockCommit 1", params, module=MODULE)
+        with machine.domain() as domain:
+            paths = [str(machine.images / name) if name else None for name in (base, top)]
+            domain.blockCommit("vda", *paths, 64 << 10, active | libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES)
+            refused = run_module(MODULE, params)
+            assert "a block job runs on vda" in refused["msg"], top
+            job = domain.blockJobInfo("vda", libvirt.VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES)
+            assert job["bandwidth"] == 64 << 10, "nobody has touched it"
+            domain.blockJobAbort("vda", 0)
+        done = run_module(MODULE, params)
+        assert done.get("changed"), done
+        machine.assert_settled("s1", "s3")
+
+
 def test_of_two_runs_at_once_one_takes_the_snapshot(machine: Machine) -> None:
     machine.prepare(start=False)
     params = {**machine.params, "snapshot": "s"}
@@ -348,6 +403,27 @@ def test_an_image_that_fills_its_file_system_keeps_the_disk_and_the_next_run_fin
         subprocess.run(["umount", machine.images], check=True)
         machine.images.rmdir()
         aside.rename(machine.images)
+
+
+def test_a_merge_below_a_guest_that_fills_the_file_system_keeps_the_disk_and_the_next_run_finishes() -> None:
+    with cramped(16) as (hypervisor, images):
+        machine = Machine(hypervisor, images, "vm")
+        machine.prepare("s", start=False)
+        kept = images / "filler"
+        fill(kept)
+        refused = run_module(MODULE, {**machine.params, "state": "absent", "snapshot": "s"})
+        assert refused["required_bytes"] > refused["available_bytes"]
+        kept.unlink()
+        machine.start()
+        run = machine.begin_slowly(snapshot="s")
+        fill(kept)
+        with machine.domain() as domain:
+            domain.blockJobSetSpeed("vda", 0, 0)
+        failed = run.result()
+        assert "its file system is full" in failed["msg"], failed
+        assert is_running(hypervisor, "vm")
+        kept.unlink()
+        machine.assert_converges(state="absent", snapshot="s")
 
 
 def test_a_way_back_that_was_killed_is_finished_and_the_domain_runs_again(machine: Machine) -> None:

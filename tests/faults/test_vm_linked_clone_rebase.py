@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at
+from faults.injection import killed_at, paused_at
+from integration.file_systems import in_memory
 from integration.image_tools import MIB, content, create, info, overlay, qemu_img, qemu_io
+from integration.playground import Playground
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
 from scene import chain_of, definition, leftovers
@@ -50,6 +54,13 @@ class Versions:
             assert chain_of(self.hv, name) == [str(self.base("new"))]
 
 
+def fill(path: Path) -> None:
+    """Until its file system has no more room."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+
+
 def mode(path: Path) -> int:
     return path.stat().st_mode & 0o7777
 
@@ -57,6 +68,19 @@ def mode(path: Path) -> int:
 @pytest.fixture
 def versions(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Iterator[Versions]:
     (images / "clones").mkdir(mode=0o711)
+    with arranged(hv, images, make_domain) as found:
+        yield found
+
+
+@pytest.fixture
+def cramped(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Iterator[Versions]:
+    """The clones lie on a small file system."""
+    with in_memory(images / "clones", 8), arranged(hv, images, make_domain) as found:
+        yield found
+
+
+@contextmanager
+def arranged(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Iterator[Versions]:
     for version, byte in (("old", "0x11"), ("new", "0x22")):
         image = create(images / f"{version}.qcow2", "qcow2", 10 * MIB)
         qemu_io(image, f"write -P {byte} 0 2M")
@@ -201,3 +225,34 @@ def test_a_killed_run_leaves_a_clone_that_starts(versions: Versions, point: str)
     qemu_img("rebase", "-u", "-f", "qcow2", "-b", named, "-F", "qcow2", copy)
     assert content(copy) == versions.seen["one"]
     versions.hv.start("one")
+
+
+def test_without_room_nothing_is_begun_and_a_disk_that_fills_up_meanwhile_costs_nothing(cramped: Versions) -> None:
+    images = cramped.images / "clones"
+    fat = images / "fat"
+    fat.write_bytes(bytes(6 << 20))
+    before = tree_state(cramped.images)
+    refused = cramped.run("one")
+    assert "not enough space in" in refused["msg"]
+    assert refused["required_bytes"] > refused["available_bytes"]
+    assert tree_state(cramped.images) == before
+    fat.unlink()
+    with paused_at("qemu-img-rebase 2", cramped.asked("one"), module="vm_linked_clone") as run:
+        fill(fat)
+    assert "o space left on device" in run.result()["msg"]
+    assert content(cramped.disk("one")) == cramped.seen["one"]
+    assert chain_of(cramped.hv, "one") == [str(cramped.base("old"))]
+    assert sorted(path.name for path in images.iterdir()) == ["fat", "one.qcow2", "two.qcow2"]
+    assert (mode(cramped.base("old")), mode(cramped.base("new"))) == (0o440, 0o640), "nobody reads the new one"
+    fat.unlink()
+    assert not cramped.run().get("failed")
+    cramped.assert_moved()
+
+
+def test_it_tells_of_each_clone_how_far_it_is(versions: Versions, tmp_path: Path) -> None:
+    run = Playground(versions.hv, tmp_path).play({"kvmops.disk.vm_linked_clone": versions.asked()})
+    told = {(line["subject"], line["verb"]) for line in run.lines()}
+    assert told == {(f"{name} vda", verb) for name in NAMES for verb in ("rebase", "compare")}, run.output
+    ended = [line["subject"] for line in run.lines() if line["percent"] == "100"]
+    assert sorted(ended) == sorted(f"{name} vda" for name in NAMES for _verb in range(2)), run.output
+    versions.assert_moved()

@@ -27,10 +27,11 @@ class Write:
     data: bytes
 
 
-def writes_of(image: Path, *verb: str) -> list[Write]:
-    """The writes of `qemu-img VERB` on IMAGE, which has been worked on afterwards.
+def writes_of(image: Path, *verb: str, key: Path | None = None, size: str | None = None) -> list[Write]:
+    """The writes of `qemu-img VERB` on IMAGE, which has been worked on afterwards; SIZE is what a resize ends with.
 
-    A write of several pages is as many: a process that is killed may have written some of them.
+    KEY holds the secret of an encrypted image. A write of several pages is as many: a process that is killed may have
+    written some of them.
     """
     log = image.with_name(image.name + ".log")
     log.touch()
@@ -38,7 +39,12 @@ def writes_of(image: Path, *verb: str) -> list[Write]:
         f"driver=qcow2,file.driver=blklogwrites,file.file.driver=file,file.file.filename={image},"
         f"file.log.driver=file,file.log.filename={log}"
     )
-    subprocess.run(["qemu-img", *verb, "--image-opts", options], check=True, capture_output=True)
+    argv = ["qemu-img", verb[0]]
+    if key is not None:
+        argv += ["--object", f"secret,id=s,file={key}"]
+        options += ",encrypt.key-secret=s"
+    argv += [*verb[1:], "--image-opts", options, *([size] if size else [])]
+    subprocess.run(argv, check=True, capture_output=True)
     found = list(_parsed(log.read_bytes()))
     log.unlink()
     return found

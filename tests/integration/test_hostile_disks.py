@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hostile import FORMATS, SECRET, Canary, Hostile, corpus
+from hostile import FORMATS, SECRET, Canary, Hostile, corpus, make_sound
 from integration.image_tools import small_file_system
 from lab import Disk, Hypervisor, run_module
 from lab.tree import tree_state
@@ -33,6 +33,7 @@ LEADING = (
 
 
 ASTRAY = ("backing", "data", "raw_data", "circle", "chain", "extent", "parent", "qed")
+MODES = ("linked", "full", "reflink")
 #: They would make what the domain then reads, and name it: it is enough that they say so.
 PREDICTED = ("vm_linked_clone", "vm_disk_snapshot")
 
@@ -114,3 +115,63 @@ def test_no_module_for_domains_is_led_anywhere(
         harmless(hv, canary, "vm_disk_snapshot", {"name": domain, "snapshot": "s"}, check=True)
     finally:
         hv.remove(domain)
+
+
+def test_a_disk_of_petabytes_keeps_nobody_busy(hv: Hypervisor, canary: Canary, images: list[Hostile]) -> None:
+    (image,) = [image for image in images if image.name == "size_60_pib_for_real"]
+    sound = image.path.with_name("sound")
+    make_sound(sound, "qcow2")
+    hostile, clone = "hostile-vast", "hostile-vast-clone"
+    hv.define(hv.domain_xml(hostile, [Disk(image.path, image.format)], kernel=False))
+    hv.define(hv.domain_xml(f"{hostile}-sound", [Disk(sound, "qcow2")], kernel=False))
+    one, clones = {"name": hostile, "disk": "vda"}, [{"name": clone}]
+    made = {"source": f"{hostile}-sound", "clones": clones}
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("vm_linked_clone", {**made, "rebase_to": hostile}),
+        *(("vm_linked_clone", {"source": hostile, "clones": [{"name": "new"}], "mode": mode}) for mode in MODES),
+        ("vm_disk_resize", {**one, "size": "80P"}),
+        ("vm_disk_snapshot", {"name": hostile, "snapshot": "s"}),
+        ("vm_disk_convert", {**one, "format": "raw", "dest": str(image.path.with_name("new"))}),
+    ]
+    try:
+        assert run_module("vm_linked_clone", {**made, "uri": hv.uri}).get("changed")
+        for module, params in refused:
+            start = time.monotonic()
+            result = harmless(hv, canary, module, params, check=False)
+            assert "and up to 64 TiB are believed: set trusted=true if that is right" in result.get("msg", ""), result
+            assert time.monotonic() - start < SECONDS / 3, module
+        # It is an image beside others, too, where those are looked for which read one.
+        removed = harmless(hv, canary, "vm_linked_clone", {**made, "state": "absent"}, check=False)
+        assert removed["changed"], removed
+    finally:
+        for domain in (hostile, f"{hostile}-sound", clone):
+            hv.remove(domain)
+        for path in image.path.parent.iterdir():
+            if path != image.path:
+                path.unlink()
+
+
+@pytest.mark.parametrize("name", ["circle_of_two", "data_file"])
+def test_check_mode_says_of_a_snapshot_over_such_a_disk_what_the_run_does(hv: Hypervisor, name: str) -> None:
+    """Where libvirt sees the images, too, so that nothing but the module refuses; what it accepts follows nothing."""
+    directory = hv.images / f"hostile-{name}"
+    directory.mkdir(mode=0o711)
+    canary = Canary(directory / "canary")
+    (image,) = corpus(directory, canary, only=name)
+    domain = f"hostile-snapshot-{name.replace('_', '-')}"
+    hv.define(hv.domain_xml(domain, [Disk(image.path, image.format)], kernel=False))
+    params = {"name": domain, "snapshot": "s", "uri": hv.uri}
+    try:
+        with canary.untouched(unopened=False):
+            for asked in ("present", "reverted", "absent"):
+                predicted, done = (
+                    run_module("vm_disk_snapshot", {**params, "state": asked}, check=check, timeout=SECONDS)
+                    for check in (True, False)
+                )
+                for fact in ("failed", "msg", "changed", "actions"):
+                    assert predicted.get(fact) == done.get(fact), asked
+                if asked == "absent":
+                    assert "set trusted=true where you know that it belongs there" in done["msg"]
+    finally:
+        hv.remove(domain)
+        canary.close()

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from integration.image_tools import (
     allocated,
     content,
     create,
+    image_params,
     info,
     names,
     opened_by_a_process,
@@ -30,7 +32,7 @@ from integration.image_tools import (
     qemu_io,
     specific,
 )
-from integration.stand_in import python_with
+from integration.stand_in import listening, python_with
 from lab.module import run_module
 from lab.pattern import write_pattern
 from lab.tree import tree_state
@@ -170,6 +172,8 @@ def test_the_options_of_a_new_image_are_those_of_the_task(raw: Path, tmp_path: P
         path = tmp_path / str(len(names(tmp_path)))
         convert(raw, "raw", path, **params)
         assert fits(path), params
+        if "compression_type" in params:
+            assert specific(path)["compression-type"] == params["compression_type"]
 
 
 # --- what is there already --------------------------------------------------------------------------------------
@@ -311,7 +315,7 @@ def test_an_image_is_put_over_a_backing_file_with_what_differs(tmp_path: Path) -
     larger = create(tmp_path / "larger", "qcow2", 9 * MIB)
     message = refused(full, "raw", tmp_path / "x", backing_file=larger, backing_format="qcow2")
     assert "a smaller overlay cuts off the end of the disk" in message
-    assert "rate_limit: only goes with a backing_file that" in refused(
+    assert "rate_limit: only goes with a backing_file in the clear that" in refused(
         full, "raw", tmp_path / "x", **below, rate_limit="1M"
     )
 
@@ -319,10 +323,38 @@ def test_an_image_is_put_over_a_backing_file_with_what_differs(tmp_path: Path) -
 def test_dirty_bitmaps_are_kept_where_that_is_asked(tmp_path: Path) -> None:
     source = create(tmp_path / "disk")
     qemu_img("bitmap", "--add", "-f", "qcow2", source, "since,monday")
-    for keep, found in ((True, ["since,monday"]), (False, [])):
+    qemu_io(source, "write -P 1 2M 192k")
+    for keep, found in ((True, [("since,monday", 192 * KIB)]), (False, [])):
         dest = tmp_path / f"kept-{keep}"
         convert(source, "qcow2", dest, keep_bitmaps=keep)
-        assert [bitmap["name"] for bitmap in specific(dest).get("bitmaps", [])] == found
+        told = run_module("qcow2_bitmap", {**image_params(dest, {}), "bitmap": "none", "state": "absent"})
+        assert [(bitmap["name"], bitmap["dirty_bytes"]) for bitmap in told["bitmaps"]] == found, "what changed is known"
+
+
+def test_a_conversion_is_not_faster_than_its_limit(tmp_path: Path) -> None:
+    source = tmp_path / "disk"
+    write_pattern(source, 3, "limited")
+    begun = time.monotonic()
+    convert(source, "raw", tmp_path / "new", rate_limit="2M", verify=False)
+    assert time.monotonic() - begun > 1, "three megabytes at two in a second"
+    assert content(tmp_path / "new") == content(source, "raw")
+
+
+def test_a_copy_is_made_by_many_at_once_and_out_of_order_where_that_harms_nothing(raw: Path, tmp_path: Path) -> None:
+    for params, flag in (({"format": "raw"}, True), ({"compress": True}, True), ({}, False)):
+        new, log = tmp_path / f"new-{len(names(tmp_path))}", tmp_path / f"log-{len(names(tmp_path))}"
+        wish = {"src": str(raw), "src_format": "raw", "dest": str(new), "uri": NOBODY, **params}
+        assert run_module("qcow2_convert", wish, python=listening(tmp_path, log))["verified"]
+        (line,) = [one for one in log.read_text("utf-8").splitlines() if one.startswith("convert ")]
+        assert " -m 16 " in line
+        assert (" -W " in line) == flag, line
+
+
+def test_qemu_img_has_limits_unless_the_source_is_trusted(raw: Path, tmp_path: Path) -> None:
+    python = python_with(tmp_path, 'echo "limit $(ulimit -v)" >&2\nexit 1')
+    wish = {"src": str(raw), "src_format": "raw", "dest": str(tmp_path / "new"), "uri": NOBODY}
+    assert f"limit {4 << 20}" in run_module("qcow2_convert", wish, python=python)["msg"]  # ulimit -v counts in KiB
+    assert "limit unlimited" in run_module("qcow2_convert", {**wish, "trusted": True}, python=python)["msg"]
 
 
 def test_a_source_is_removed_when_its_content_is_at_the_destination(raw: Path, tmp_path: Path) -> None:
@@ -432,7 +464,7 @@ def test_an_image_of_several_files_is_read_where_it_is_trusted(raw: Path, tmp_pa
     assert content(tmp_path / "new") == content(raw, "raw")
 
 
-def test_progress_and_the_limits_of_an_untrusted_source_reach_qemu_img(raw: Path, tmp_path: Path) -> None:
+def test_the_phases_of_a_conversion_are_told(raw: Path, tmp_path: Path) -> None:
     """The phases are in the file that the action plugin reads."""
     progress = tmp_path / "progress"
     params = {"src": str(raw), "src_format": "raw", "dest": str(tmp_path / "new"), "uri": NOBODY}

@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""qcow2_convert stores what is encrypted in the clear when asked, and not otherwise; the secrets go nowhere else."""
+"""qcow2_convert encrypts, and stores in the clear when asked, and not otherwise; the secrets go nowhere else."""
 
 from __future__ import annotations
 
@@ -13,9 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.encrypted import QUICK, encryption, opens, seen_of, write
 from integration.encrypted import content as decrypted
-from integration.encrypted import encryption, seen_of, write
-from integration.image_tools import MIB, NOBODY, content, create, done, info, names, qemu_img, qemu_io
+from integration.image_tools import (
+    MIB,
+    NOBODY,
+    content,
+    create,
+    done,
+    info,
+    names,
+    qemu_img,
+    qemu_io,
+    specific,
+)
 from lab.module import run_module, start_module
 from lab.tree import tree_state
 
@@ -33,6 +44,8 @@ def made() -> Iterator[Path]:
         over = {"backing_file": str(golden), "backing_format": "qcow2"}
         done(clone, **over, encryption=encryption(SECOND, backing_secret=FIRST))
         write(clone, SECOND, "write -P 0x33 0 512k", golden=FIRST)
+        tracked = {"path": str(clone), "bitmap": "backup", "uri": NOBODY, "encryption": {"secret": SECOND}}
+        assert run_module("qcow2_bitmap", tracked)["changed"]
         done(disk, format="luks", size="4M", encryption=encryption(FIRST))
         write(disk, FIRST, "write -P 7 1M 1M", "luks")
         yield Path(directory)
@@ -44,7 +57,7 @@ def params(src: Path, dest: Path, **more: Any) -> Result:
 
 def convert(src: Path, dest: Path, *, check: bool = False, **more: Any) -> Result:
     """One run of qcow2_convert that may decrypt, which must succeed."""
-    result = run_module("qcow2_convert", params(src, dest, decrypt=True, **more), check=check)
+    result = run_module("qcow2_convert", {"decrypt": True, **params(src, dest, **more)}, check=check)
     assert not result.get("failed"), result["msg"]
     return result
 
@@ -185,3 +198,134 @@ def test_what_it_shares_with_an_encrypted_backing_file_is_not_stored_in_the_clea
     opening = secret(SECOND, FIRST)
     said = refused(made / "a clone, of it", tmp_path / "new", decrypt=True, src_encryption=opening, **over)
     assert "an overlay on it would hold its changes in the clear" in said
+
+
+# --- encrypted destinations -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "luks"])
+def test_a_disk_is_encrypted_compared_and_kept_up_to_date(tmp_path: Path, image_format: str) -> None:
+    src, dest, key = create(tmp_path / "plain", "qcow2", "4M"), tmp_path / "new: it's, secret", tmp_path / "key"
+    qemu_io(src, "write -P 0x5a 1M 1M")
+    key.write_text(SECOND, encoding="utf-8")
+    before = content(src)
+    wanted: Result = {
+        "format": image_format,
+        "update": "changed",
+        "encryption": {"secret_file": str(key), "iter_time": QUICK, "cipher_alg": "aes-128"},
+    }
+    state = tree_state(tmp_path)
+    predicted = convert(src, dest, check=True, decrypt=False, **wanted)
+    assert tree_state(tmp_path) == state
+    module = start_module("qcow2_convert", params(src, dest, **wanted))
+    seen = seen_of(module.pid)
+    result = module.result()
+    assert (result["changed"], result["verified"]) == (True, True), result
+    assert result["actions"] == predicted["actions"] == [f"convert {src} (qcow2) to {dest} (encrypted {image_format})"]
+    assert result["diff"] == predicted["diff"]
+    assert (predicted["image"]["encrypted"], result["image"]["encryption"]["cipher_alg"]) == (True, "aes-128")
+    assert not any(SECOND.encode() in what for what in seen)
+    assert SECOND not in json.dumps(result)
+    assert decrypted(dest, SECOND, image_format) == before
+    assert b"\x5a" * 512 not in dest.read_bytes()
+
+    settled = tree_state(tmp_path)
+    for update, verified in (("changed", True), ("missing", False)):
+        again = convert(src, dest, **{**wanted, "update": update})
+        assert (again["changed"], again["verified"], again["actions"]) == (False, verified, [])
+    assert tree_state(tmp_path) == settled
+    for update in ("changed", "missing"):
+        said = refused(src, dest, **{**wanted, "update": update, "encryption": {"secret": OTHER}})
+        assert f"{dest}: cannot be opened with the secret" in said
+    write(dest, SECOND, "write -P 9 2M 64k", image_format)
+    replacing = convert(src, dest, **wanted, check=image_format == "luks")
+    assert replacing["actions"][0].endswith("in the place of the one that has other content")
+    assert (decrypted(dest, SECOND, image_format) == before) == (image_format == "qcow2")
+    assert tree_state(tmp_path).keys() == settled.keys()
+
+
+def test_an_encrypted_image_is_copied_under_another_secret(made: Path, tmp_path: Path) -> None:
+    src, dest = made / "a clone, of it", tmp_path / "copy"
+    before = decrypted(src, SECOND, golden=FIRST)
+    wanted: Result = {
+        "trusted": True,
+        "decrypt": False,
+        "src_encryption": secret(SECOND, FIRST),
+        "encryption": {"secret": OTHER, "iter_time": QUICK},
+    }
+    assert "is encrypted: set src_encryption" in refused(src, dest, encryption=wanted["encryption"], trusted=True)
+    assert convert(src, dest, **wanted, keep_bitmaps=True)["verified"]
+    assert decrypted(dest, OTHER) == before
+    assert [one["name"] for one in specific(dest)["bitmaps"]] == ["backup"]
+    assert (opens(dest, SECOND), opens(dest, FIRST)) == (False, False)
+    again = convert(src, dest, **wanted, update="changed")
+    assert (again["changed"], again["verified"]) == (False, True)
+    always = {**wanted, "update": "always", "encryption": {"secret": "yet another"}}
+    assert convert(src, dest, check=True, **always)["changed"], "it is not looked into"
+    said = refused(src, dest, trusted=True, decrypt=True, update="changed", src_encryption=secret(SECOND, FIRST))
+    assert "is encrypted, and the new image would not be: not replaced" in said
+
+
+def test_an_image_in_the_clear_does_not_pass_for_an_encrypted_one(made: Path, tmp_path: Path) -> None:
+    src, dest = create(tmp_path / "plain", "qcow2", "8M"), create(tmp_path / "dest", "qcow2", "8M")
+    wanted: Result = {"encryption": {"secret": FIRST}}
+    assert "is not encrypted, asked for encryption, and for update=missing" in refused(src, dest, **wanted)
+    prediction = convert(src, dest, update="changed", check=True, **wanted)
+    assert prediction["actions"][0].endswith("in the place of the one that is not encrypted")
+    dest = Path(shutil.copyfile(made / "golden", tmp_path / "golden"))
+    different = {"encryption": {**wanted["encryption"], "cipher_alg": "serpent-256"}}
+    prediction = convert(src, dest, update="changed", check=True, **different)
+    assert prediction["actions"][0].endswith("in the place of the one that is encrypted with another cipher_alg")
+
+
+def test_a_snapshot_with_another_size_is_encrypted_too(tmp_path: Path) -> None:
+    src, dest = create(tmp_path / "src", "qcow2", "2M"), tmp_path / "dest"
+    qemu_io(src, "write -P 0x5a 1M 1M")
+    before = content(src)
+    qemu_img("snapshot", "-c", "then", src)
+    qemu_img("resize", "-q", "-f", "qcow2", src, "3M")
+    qemu_io(src, "write -P 0x11 0 3M")
+    wanted: Result = {"encryption": {"secret": FIRST, "iter_time": QUICK}}
+    assert convert(src, dest, snapshot="then", preallocation="metadata", **wanted)["verified"]
+    assert decrypted(dest, FIRST) == before
+
+
+@pytest.mark.parametrize("encrypted_base", [False, True])
+def test_it_is_encrypted_onto_a_shared_backing_file(made: Path, tmp_path: Path, encrypted_base: bool) -> None:
+    base, src, dest = made / "golden", made / "a clone, of it", tmp_path / "new"
+    below: Result = {"golden": FIRST}
+    if not encrypted_base:
+        base, below = create(tmp_path / "base", "qcow2", "8M"), {"base": ""}
+        qemu_io(base, "write -P 0x5a 1M 1M")
+    wanted: Result = {
+        "backing_file": str(base),
+        "backing_format": "qcow2",
+        "update": "changed",
+        "decrypt": False,
+        "src_encryption": secret(SECOND, FIRST),
+        "trusted": True,
+        "encryption": {**secret(OTHER, FIRST if encrypted_base else None), "iter_time": QUICK},
+    }
+    result = convert(src, dest, **wanted)
+    assert (result["verified"], result["image"]["backing_file"]) == (True, str(base))
+    below = {str(base): next(iter(below.values()))}
+    assert decrypted(dest, OTHER, **below) == decrypted(src, SECOND, golden=FIRST)
+    assert dest.stat().st_blocks * 512 < 5 * MIB, "what the base has is not copied"
+    assert b"\x33" * 512 not in dest.read_bytes()
+    assert not convert(src, dest, **wanted)["changed"]
+
+
+def test_what_qemu_cannot_encrypt_is_refused_with_the_reason(tmp_path: Path) -> None:
+    src, dest = create(tmp_path / "plain", "qcow2", "1M"), tmp_path / "new"
+    key: Result = {"encryption": {"secret": FIRST}}
+    for wanted, reason in (
+        ({**key, "format": "raw"}, "raw images cannot be encrypted: use qcow2 or luks"),
+        ({**key, "format": "vmdk"}, "vmdk images cannot be encrypted"),
+        ({"format": "luks"}, "a luks image is nothing but encrypted"),
+        ({**key, "compress": True}, "QEMU cannot encrypt what it compresses"),
+        ({**key, "format": "luks", "preallocation": "full"}, "not available for luks"),
+        ({"encryption": {"secret": FIRST, "cipher_alg": "cast5-128"}}, "ask for cbc"),
+        ({"encryption": {"secret": ""}}, "the secret is empty"),
+    ):
+        assert reason in refused(src, dest, **wanted)
+    assert names(tmp_path) == ["plain"]

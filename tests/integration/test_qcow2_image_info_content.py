@@ -65,9 +65,10 @@ def told(*arguments: str | Path) -> Any:
 def test_a_map_says_in_which_image_and_where_each_part_of_a_disk_lies(chain: tuple[Path, Path]) -> None:
     top, base = chain
     ranges = look(top, base, map=True)["images"][0]["map"]
-    assert ranges == [{"offset": None, **row} for row in told("map", "--output=json", "-f", "qcow2", top)], (
-        "as qemu-img says it"
-    )
+    rows = [{"offset": None, **row} for row in told("map", "--output=json", "-f", "qcow2", top)]
+    for row in rows:
+        row.pop("compressed", None)  # newer ones say that, too
+    assert ranges == rows, "as qemu-img says it"
     assert [found["start"] for found in ranges[1:]] == [found["start"] + found["length"] for found in ranges[:-1]]
     assert ranges[-1]["start"] + ranges[-1]["length"] == 4 * MIB
     for found in ranges:

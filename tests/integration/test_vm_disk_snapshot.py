@@ -35,6 +35,7 @@ from scene import (
     leftovers,
     make_image,
     make_overlay,
+    qemu_img,
     state,
     with_backing,
 )
@@ -84,6 +85,8 @@ class Journey:
     before: str
     predicted: dict[str, Any]
     untouched_by_check: bool
+    made: dict[str, Any]
+    needs_recovery: tuple[bool, bool]
     first: dict[str, Any]
     again: dict[str, Any]
     overlay_owners: set[tuple[int, int, int]]
@@ -133,6 +136,7 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     acked.append(int(guest.must("cat /tmp/acked")))
     made = run_module(MODULE, {**params, "snapshot": "nightly-2", "quiesce": "never"})
     assert made.get("changed"), made
+    recovery = needs_recovery(system, "raw"), needs_recovery(overlays[0], "qcow2")
     asked = {**params, "snapshot": "nightly-3", "keep": 1, "prefix": "nightly-"}
     surplus_predicted = run_module(MODULE, asked, check=True, diff=True)
     surplus = run_module(MODULE, asked, diff=True)
@@ -146,7 +150,7 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     guest.must("touch /tmp/enough")
     acked.append(stop_writing(guest))
     yield Journey(
-        *(guest, directory, before, predicted, untouched, first, again, owners, numbers, later, chains),
+        *(guest, directory, before, predicted, untouched, made, recovery, first, again, owners, numbers, later, chains),
         *(surplus_predicted, surplus, xmls, shorter, absent, absent_again, acked),
         same_process=hv.qemu_pid("snap") == process,
     )
@@ -159,6 +163,20 @@ def wait_for_agent(hv: Hypervisor, name: str) -> None:
         while "state='connected'" not in domain.XMLDesc(0):
             assert time.monotonic() < deadline, "the agent never came up"
             time.sleep(0.1)
+
+
+def needs_recovery(path: Path, image_format: str) -> bool:
+    """Whether the ext4 on a disk was in use when the disk was last written to: then its journal is to be replayed."""
+    flat = path.with_name("flat")
+    try:
+        qemu_img("convert", "-U", "-f", image_format, "-O", "raw", path, flat)
+        with flat.open("rb") as stream:
+            stream.seek(1024)
+            data = stream.read(512)
+    finally:
+        flat.unlink(missing_ok=True)
+    assert data[0x38:0x3A] == b"\x53\xef", "it is none"
+    return bool(data[0x60] & 4)
 
 
 def at_rest(path: Path) -> tuple[int, int, int]:
@@ -187,7 +205,10 @@ def test_the_disks_are_kept_at_one_point_in_time(journey: Journey) -> None:
 
 def test_a_guest_agent_freezes_the_file_systems(journey: Journey) -> None:
     assert journey.first["quiesced"] is True
+    assert journey.surplus["quiesced"] is True, "auto does where an agent answers"
+    assert journey.made["quiesced"] is False, "never does not"
     assert journey.again["quiesced"] is None
+    assert journey.needs_recovery == (False, True), "only what was frozen is clean"
 
 
 def test_the_overlays_stand_beside_the_images_and_belong_to_the_same_user(journey: Journey) -> None:

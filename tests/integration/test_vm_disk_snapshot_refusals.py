@@ -40,6 +40,7 @@ CASES.facts = {
     "a_linked_clone_of_the_image_below": _the_clone,
     "a_linked_clone_of_the_overlay": _the_clone,
     "the_image_below_has_no_room": _figures,
+    "no_room_for_an_overlay": _figures,
     "another_domain_has_the_image_below": _the_domain,
 }
 
@@ -128,6 +129,17 @@ def an_internal_snapshot_of_that_name(scene: Scene) -> Asked:
     return {"name": name}
 
 
+@case("nobody", "no domain")
+def a_domain_that_is_not_there(scene: Scene) -> Asked:
+    return {"name": "nobody"}
+
+
+@case("not enough space in", "needed ")
+def no_room_for_an_overlay(scene: Scene) -> Asked:
+    small = scene.small_file_system("768k")
+    return {"name": scene.domain(Disk(make_image(small / "vm.raw", mib=0)))}
+
+
 # What is merged
 
 
@@ -194,6 +206,13 @@ def a_chain_that_somebody_changed(scene: Scene) -> Asked:
 def a_reference_that_nobody_vouches_for(scene: Scene) -> Asked:
     clone = make_overlay(scene.images / "vm.qcow2", scene.raw("base.raw"))
     return taken(scene, disk=Disk(clone, "qcow2"))
+
+
+@case("disk.qcow2: keeps its data in", "disk.data, which neither the definition", "set trusted=true")
+def a_data_file_that_nobody_vouches_for(scene: Scene) -> Asked:
+    disk = scene.images / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={scene.images}/disk.data", disk, "8M")
+    return taken(scene, disk=Disk(disk, "qcow2"))
 
 
 @case("holds 1 internal snapshot(s) (before), which would be gone with it")

@@ -156,7 +156,7 @@ def arguments() -> argparse.ArgumentParser:
     killing = command(kill_libvirtd, "kill libvirtd; guests run on", "name")
     killing.add_argument("--copying", metavar="DOMAIN", help="not before a disk of this domain is copied live")
     killing.add_argument("--defined", metavar="DOMAIN", help="not before this domain is defined")
-    killing.add_argument("--timeout", type=float, default=60)
+    killing.add_argument("--timeout", type=float, default=120)
     command(start_libvirtd, "start libvirtd again", "name")
     command(down, "end a hypervisor with its guests and remove its state", "name")
     command(uri, "print the connection URI", "name")
@@ -172,7 +172,7 @@ def arguments() -> argparse.ArgumentParser:
         sub.add_argument("--data", type=int, default=8, metavar="MIB", help="size of its data (default: %(default)s)")
 
     inside = command(guest, "wait for a guest, or run a command in it", "name", "domain")
-    inside.add_argument("--timeout", type=float, default=60)
+    inside.add_argument("--timeout", type=float, default=300)
     inside.add_argument("action", choices=["wait", "run"])
     inside.add_argument("command", nargs=argparse.REMAINDER)
     return parser

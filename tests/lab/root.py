@@ -18,7 +18,7 @@ from lab.namespaces import ENVIRONMENT, LabError, Mount
 PACKAGES = (
     *("qemu-utils", "qemu-system-x86", "libvirt-daemon-system", "libvirt-clients"),
     *("python3-libvirt", "python3-lxml", "python3-venv", "iproute2", "e2fsprogs", "acl", "attr", "ca-certificates"),
-    *("btrfs-progs", "git", "openssh-client", "openssh-server", "sudo", "xfsprogs"),
+    *("btrfs-progs", "git", "openssh-client", "openssh-server", "ovmf", "sudo", "xfsprogs"),
 )
 # A release that debootstrap is too old to know is made like unstable.
 DEBOOTSTRAP_SCRIPTS = Path("/usr/share/debootstrap/scripts")

@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils import _commit
 from ansible_collections.kvmops.disk.plugins.module_utils._commit import CommitWish, Deeds, Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._image import Encryption, Image
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmaps import Bitmap
 from unit.samples import MIB, qcow2, raw, snapshot
 
 BASE = raw("/images/base")
 MIDDLE = qcow2("/images/middle", backing_file="/images/base", backing_format="raw")
 TOP = qcow2("/images/top", backing_file="/images/middle", backing_format="qcow2")
 CHAIN = (TOP, MIDDLE, BASE)
+BITMAP = Bitmap(b"backup", 65536, False, True, 0, 1)
 HELD = [(0, 65536), (MIB, 2 * MIB)]
 
 
@@ -74,10 +77,41 @@ def test_a_merge_that_would_not_give_the_disk_is_refused(images: tuple[Image, ..
         _commit.require_mergeable(Observed(images, HELD))
 
 
-@pytest.mark.parametrize("facts", [{"encrypted": True}, {"corrupt": True}, {"data_file": "/etc/shadow"}])
+@pytest.mark.parametrize("facts", [{"corrupt": True}, {"data_file": "/etc/shadow"}])
 def test_what_cannot_be_read_as_it_is_is_refused(facts: dict[str, Any]) -> None:
     with pytest.raises(DiskError, match=r"/images/web\.qcow2"):
         _commit.require_readable((TOP, qcow2(**facts), BASE))
+
+
+LUKS = Encryption("luks", taken_slots=(0,))
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        ((qcow2(encrypted=True, encryption=LUKS), BASE), "is not, which would hold its content in the clear"),
+        (
+            (TOP, MIDDLE, replace(BASE, encrypted=True, encryption=LUKS)),
+            "merge into the backing file, /images/middle, first",
+        ),
+        (
+            (TOP, replace(MIDDLE, encrypted=True, encryption=LUKS), BASE),
+            "/images/middle: is encrypted, and its base /images/base is not",
+        ),
+    ],
+)
+def test_nothing_encrypted_is_merged_into_the_clear_nor_past_an_image(images: tuple[Image, ...], reason: str) -> None:
+    with pytest.raises(DiskError, match=reason):
+        _commit.require_mergeable(Observed(images, HELD))
+
+
+def test_an_encrypted_overlay_is_emptied_where_one_key_opens_it() -> None:
+    one, two = (qcow2(encrypted=True, encryption=replace(LUKS, taken_slots=slots)) for slots in ((3,), (0, 1)))
+    _commit.require_endable(wish(), one, ())
+    with pytest.raises(DiskError, match="2 keys open it"):
+        _commit.require_endable(wish(), two, ())
+    for end in ("keep", "remove"):
+        _commit.require_endable(wish(end=end), two, ())
 
 
 def test_only_a_kept_overlay_may_hold_more_than_its_disk() -> None:
@@ -85,8 +119,8 @@ def test_only_a_kept_overlay_may_hold_more_than_its_disk() -> None:
         with pytest.raises(DiskError, match=r"1 internal snapshot\(s\) \(before\)"):
             _commit.require_endable(wish(end=end), qcow2(snapshots=(snapshot(),)), ())
         with pytest.raises(DiskError, match=r"1 dirty bitmap\(s\) \(backup\)"):
-            _commit.require_endable(wish(end=end), TOP, ["backup"])
-    _commit.require_endable(wish(end="keep"), qcow2(snapshots=(snapshot(),)), ["backup"])
+            _commit.require_endable(wish(end=end), TOP, (BITMAP,))
+    _commit.require_endable(wish(end="keep"), qcow2(snapshots=(snapshot(),)), (BITMAP,))
 
 
 @pytest.mark.parametrize(
@@ -119,20 +153,20 @@ def test_what_lies_between_is_invalid_once_the_base_is_written() -> None:
 
 
 def test_space_is_needed_for_what_the_base_does_not_hold() -> None:
-    found = Observed(CHAIN, HELD)
-    assert _commit.bytes_needed(found, []) == MIB + 65536
-    assert _commit.bytes_needed(found, [(0, 65536)]) == MIB
-    full = Observed((TOP, raw("/images/base", actual_size=10 * MIB)), HELD)
-    assert _commit.bytes_needed(full, []) == 0, "preallocated, though it holds no data"
+    size = TOP.virtual_size
+    assert _commit.bytes_needed(BASE, size, HELD, []) == MIB + 65536
+    assert _commit.bytes_needed(BASE, size, HELD, [(0, 65536)]) == MIB
+    full = raw("/images/base", actual_size=10 * MIB)
+    assert _commit.bytes_needed(full, size, HELD, []) == 0, "preallocated, though it holds no data"
 
 
 def test_a_qcow2_base_needs_whole_clusters_and_tables() -> None:
-    base = qcow2("/images/base")
-    found = Observed((TOP, base), [(1000, 2000), (MIB, 2 * MIB)])
-    assert _commit.bytes_needed(found, []) == 17 * 65536 + 4 * 65536
-    assert _commit.bytes_needed(found, [(0, 10 * MIB)]) == 0
-    with_snapshots = Observed((TOP, qcow2("/images/base", snapshots=(snapshot(),))), found.held)
-    assert _commit.bytes_needed(with_snapshots, [(0, 10 * MIB)]) == 21 * 65536, "it shares its clusters with them"
+    base, held, size = qcow2("/images/base"), [(1000, 2000), (MIB, 2 * MIB)], TOP.virtual_size
+    assert _commit.bytes_needed(base, size, held, []) == 17 * 65536 + 4 * 65536
+    assert _commit.bytes_needed(base, size, held, [(0, 10 * MIB)]) == 0
+    with_snapshots = qcow2("/images/base", snapshots=(snapshot(),))
+    shared = _commit.bytes_needed(with_snapshots, size, held, [(0, 10 * MIB)])
+    assert shared == 21 * 65536, "it shares its clusters with them"
 
 
 def test_an_emptied_overlay_has_the_layout_of_what_it_was() -> None:

@@ -18,9 +18,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._encryption import (
     EncryptionWish,
     Key,
     KeyChanges,
+    Openers,
     key_changes,
     keys_to_add,
+    require_provable,
     require_same_kind,
+    require_secret,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Encryption, Image
@@ -215,3 +218,30 @@ def test_a_secret_is_taken_as_it_is_written_to_its_last_byte(tmp_path: Path) -> 
     for missing in (tmp_path / "missing", tmp_path):
         with pytest.raises(InvalidRequest, match=r"cannot be read|is not a regular file"):
             secret_from({"secret": None, "secret_file": str(missing)}, "encryption")
+
+
+def test_a_secret_is_needed_for_what_is_encrypted_and_has_to_be_provable() -> None:
+    openers = Openers(ONE, ONE)
+    with pytest.raises(DiskError, match="its secret to check it: give encryption with the secret"):
+        require_secret((qcow2(), image()), None, "check it")
+    require_secret((qcow2(), image()), openers, "check it")
+    require_secret((qcow2(),), None, "check it")
+    old = qcow2(encrypted=True, encryption=Encryption("aes"))
+    for given in (None, openers):
+        with pytest.raises(DiskError, match="encrypted with aes, where nothing tells a wrong secret"):
+            require_secret((old,), given, "check it")
+    require_provable(qcow2())
+
+
+def test_an_image_in_the_place_of_another_is_encrypted_as_that_one() -> None:
+    found = Encryption("luks", "serpent-128", "cbc", "essiv", "sha256", "sha512", (0, 3))
+    options = EncryptionWish.like(found, Openers(ONE, TWO)).creation_options("qcow2")
+    assert options == {
+        "encrypt.format": "luks",
+        "encrypt.key-secret": ONE.name,
+        "encrypt.cipher-alg": "serpent-128",
+        "encrypt.cipher-mode": "cbc",
+        "encrypt.ivgen-alg": "essiv",
+        "encrypt.ivgen-hash-alg": "sha256",
+        "encrypt.hash-alg": "sha512",
+    }

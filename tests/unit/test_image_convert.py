@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._encryption import Openers
+from ansible_collections.kvmops.disk.plugins.module_utils._encryption import EncryptionWish, Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import (
@@ -22,7 +22,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import 
     recipe,
     require_convertible,
     require_decryptable,
+    require_kept,
     require_replaceable,
+    space,
     summary,
     visible_difference,
 )
@@ -43,6 +45,7 @@ def wish(image_format: str = "qcow2", **parts: Any) -> ImageConvertWish:
     )
 
 
+KEY = EncryptionWish(Secret(b"new"), Secret(b"new"))
 OVER_BASE: dict[str, Any] = {"backing_file": BASE.path, "backing_format": "qcow2"}
 
 
@@ -51,6 +54,9 @@ OVER_BASE: dict[str, Any] = {"backing_file": BASE.path, "backing_format": "qcow2
     [
         (wish("raw", compress=True), "raw images cannot be compressed"),
         (wish("vmdk", compress=True), "only vmdk images of subformat streamOptimized"),
+        (wish("raw", encryption=KEY), "raw images cannot be encrypted: use qcow2 or luks"),
+        (wish("luks"), "a luks image is nothing but encrypted"),
+        (wish(encryption=KEY, compress=True), "QEMU cannot encrypt what it compresses"),
         (wish(layout=Layout("vhdx", subformat="thick")), "vhdx images know no thick: use dynamic or fixed"),
         (wish(dest=SOURCE.path), "dest: is the same file as src"),
         (wish(dest="/images/../images/web.qcow2"), "dest: is the same file as src"),
@@ -158,9 +164,9 @@ def test_a_wanted_backing_file_is_looked_for_by_its_place() -> None:
     "change", [{"snapshots": (NIGHTLY,)}, {"encrypted": True}, {"data_file": "/images/data"}], ids=str
 )
 def test_what_a_new_image_would_not_have_is_not_replaced(change: dict[str, Any]) -> None:
-    require_replaceable(SOURCE)
+    require_replaceable(wish(), SOURCE)
     with pytest.raises(DiskError, match=re.escape(SOURCE.path)):
-        require_replaceable(replace(SOURCE, **change))
+        require_replaceable(wish(), replace(SOURCE, **change))
 
 
 def test_a_source_that_reads_the_backing_file_itself_is_known() -> None:
@@ -232,3 +238,52 @@ def test_an_encrypted_source_is_decrypted_when_asked_and_the_plan_says_so() -> N
         summary(wanted, Observed((LUKS,)), None) == "convert /images/web.qcow2 (encrypted qcow2) to /images/new (raw)"
     )
     assert not predicted(wanted, Observed((LUKS,))).encrypted
+
+
+def test_an_encrypted_source_stays_encrypted_without_being_allowed_to_be_in_the_clear() -> None:
+    wanted = wish(openers=OPENERS, encryption=KEY)
+    require_decryptable(wanted, (LUKS,))
+    with pytest.raises(UnsafeImage, match=r"is encrypted: set src_encryption with its secret$"):
+        require_decryptable(wish(encryption=KEY), (LUKS,))
+    assert summary(wanted, Observed((LUKS,)), None) == (
+        "convert /images/web.qcow2 (encrypted qcow2) to /images/new (encrypted qcow2)"
+    )
+    image = predicted(wanted, Observed((LUKS,)))
+    assert (image.encrypted, facts(image)["encrypted"]) == (True, True)
+
+
+def test_an_image_in_the_clear_is_neither_kept_nor_taken_for_an_encrypted_one() -> None:
+    found = Observed((SOURCE,))
+    with pytest.raises(UnsafeImage, match="is not encrypted, asked for encryption, and for update=missing"):
+        require_kept(wish(encryption=KEY), SOURCE)
+    require_kept(wish(encryption=KEY), LUKS)
+    require_kept(wish(), SOURCE)
+    assert visible_difference(wish(encryption=KEY), found, SOURCE) == "is not encrypted"
+    assert visible_difference(wish(encryption=KEY), found, LUKS) is None
+    other = replace(LUKS, encryption=Encryption("luks", cipher_alg="aes-128"))
+    wanted = wish(encryption=replace(KEY, cipher_alg="aes-256"))
+    assert visible_difference(wanted, found, other) == "is encrypted with another cipher_alg"
+    require_replaceable(wish(encryption=KEY), LUKS)
+
+
+def test_an_encrypted_backing_file_is_read_by_an_encrypted_image_alone_and_as_one_that_the_source_does_not_read() -> (
+    None
+):
+    direct = replace(SOURCE, backing_file=BASE.path, backing_format="qcow2")
+    base = replace(BASE, encrypted=True, encryption=Encryption("luks"))
+    found = Observed((direct, base), (base,))
+    assert not recipe(wish(**OVER_BASE, encryption=KEY), found).reads_base
+    require_convertible(wish(**OVER_BASE, encryption=KEY), found)
+    with pytest.raises(UnsafeImage, match="would hold its changes in the clear"):
+        require_convertible(wish(**OVER_BASE), found)
+    with pytest.raises(InvalidRequest, match="rate_limit: only goes with a backing_file in the clear"):
+        require_convertible(wish(**OVER_BASE, encryption=KEY, rate=1), found)
+
+
+def test_what_is_encrypted_takes_its_header_and_its_zeros_where_nothing_tells_of_them() -> None:
+    found, header = Observed((SOURCE,)), 4 << 20
+    assert space(wish(), found, GIB) == GIB
+    assert space(wish(encryption=KEY), found, GIB) == GIB + header
+    assert space(wish("luks", encryption=KEY), found, GIB) == 10 * GIB + header
+    layout = Layout("qcow2", preallocation="metadata")
+    assert space(wish(layout=layout, encryption=KEY), found, GIB) == 10 * GIB + header

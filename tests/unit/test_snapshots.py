@@ -160,7 +160,6 @@ def test_a_snapshot_more_than_a_reference_count_can_say_is_refused(bits: int, ta
     [
         ({"corrupt": True}, "is marked corrupt: check and repair"),
         ({"dirty": True}, "was not closed properly: check and repair"),
-        ({"encrypted": True}, "is encrypted"),
         ({"data_file": "/victim"}, "keeps its data in another file, /victim"),
     ],
     ids=str,
