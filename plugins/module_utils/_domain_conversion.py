@@ -12,12 +12,12 @@ from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _base,
     _block_device,
     _capacity,
     _convert,
     _domain,
     _domain_xml,
+    _file_set,
     _image,
     _lock,
     _record_xml,
@@ -242,7 +242,7 @@ class ConvertTask(DomainTask):
         if self.wish.keep_source or not self.unfinished.sources:
             return ()
         return tuple(
-            Step(f"remove {source}", partial(_base.remove_image, source))
+            Step(f"remove {source}", partial(_file_set.remove_image, source))
             for source in self.survey.removable(self.unfinished.sources)
         )
 

@@ -56,6 +56,13 @@ def remove(path: str) -> None:
     _base.remove(path)
 
 
+def remove_image(path: str) -> None:
+    """As remove(), but with the file that a link leads to: QEMU looks for extents beside the link."""
+    for extent in files(path)[1:]:
+        _staging.remove(extent)
+    _base.remove_image(path)
+
+
 def require_fit_name(path: str) -> None:
     """Raises InvalidRequest where a descriptor at *path* could not name its extents."""
     name = os.path.basename(path)

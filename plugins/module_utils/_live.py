@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _base,
     _block_device,
     _block_job,
     _convert,
     _domain_xml,
+    _file_set,
     _record_xml,
     _staging,
 )
@@ -198,7 +198,7 @@ def steps(
         )
     )
     if not wish.keep_source:
-        found += [Step(f"remove {item.source}", partial(_base.remove_image, item.source)) for item in conversions]
+        found += [Step(f"remove {item.source}", partial(_file_set.remove_image, item.source)) for item in conversions]
     found.append(Step("", partial(work.records.forget, {item.dest for item in conversions})))
     return tuple(found)
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils import (
-    _base,
     _convert,
     _domain_xml,
+    _file_set,
     _shutdown,
     _staging,
     _transcode,
@@ -178,7 +178,7 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
     if restart:
         found.append(Step(f"start {name}", work.start, commits=True))
     if not wish.keep_source:
-        found += [Step(f"remove {item.source}", partial(_base.remove_image, item.source)) for item in conversions]
+        found += [Step(f"remove {item.source}", partial(_file_set.remove_image, item.source)) for item in conversions]
     found.append(Step("", partial(work.forget, {item.dest for item in conversions})))
     return tuple(found)
 

@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils import (
     _dependents,
     _disk_chain,
     _domain_xml,
+    _file_set,
     _image,
     _passage,
     _staging,
@@ -74,11 +75,11 @@ class Survey:
         others = [user for user in users if user.uuid != self.state.uuid]
         for item in conversions:
             own = [user for user in users if user.uuid == self.state.uuid and user.target != item.target]
-            for path in (item.source, item.dest):
+            for path in (*_file_set.files_meant(item.source), item.dest):
                 _usage.require_unused(
                     path,
                     [*others, *own],
-                    "convert it" if path == item.source else "put a new image there",
+                    "put a new image there" if path == item.dest else "convert it",
                     locks=not self.state.active,
                 )
             if not self.wish.keep_source:

@@ -105,6 +105,9 @@ def test_the_source_stays_when_the_domain_does_not_start_from_the_new_image(
     private = images / "private"
     private.mkdir(mode=0o700)
     name = make_domain([Disk(source)], kernel=False).name
+    # Of a domain that says as whom its QEMU runs, only its start tells whether that may pass a directory.
+    own_user = "<seclabel type='dynamic' model='dac' relabel='yes'/></domain>"
+    hv.define(definition(hv, name).replace("</domain>", own_user))
     hv.start(name)
     before, digest = definition(hv, name), file_sha256(source)
     params = {
@@ -134,6 +137,35 @@ def test_the_new_image_of_an_off_domain_is_in_place_before_the_source_goes(
     assert sorted(os.listdir(images)) == ["vm.qcow2"]
     assert disk_of(hv, name) == (str(images / "vm.qcow2"), "qcow2")
     assert content(images / "vm.qcow2", "qcow2") == before
+
+
+def test_a_source_of_several_files_goes_with_its_extents(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
+) -> None:
+    raw, source = make_image(images / "vm.raw"), images / "vm.vmdk"
+    before = content(raw, "raw")
+    qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat", raw, source)
+    assert sorted(os.listdir(images)) == ["vm-flat.vmdk", "vm.raw", "vm.vmdk"]
+    raw.unlink()
+    name = make_domain([Disk(source, "vmdk")], kernel=False).name
+    params = {"name": name, "disk": "vda", "keep_source": False, "trusted": True}
+    done = module(MODULE, params)
+    assert done.get("changed"), done
+    assert os.listdir(images) == ["vm.qcow2"]
+    assert content(images / "vm.qcow2", "qcow2") == before
+    assert not module(MODULE, params)["changed"]
+
+
+def test_a_source_stays_whose_extent_another_domain_has(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
+) -> None:
+    raw, source = make_image(images / "vm.raw"), images / "vm.vmdk"
+    qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat", raw, source)
+    other = make_domain([Disk(images / "vm-flat.vmdk")], kernel=False).name
+    name = make_domain([Disk(source, "vmdk")], kernel=False).name
+    refused = module(MODULE, {"name": name, "disk": "vda", "keep_source": False, "trusted": True})
+    assert f"vm-flat.vmdk: in use by defined domain {other}" in refused["msg"]
+    assert sorted(os.listdir(images)) == ["vm-flat.vmdk", "vm.raw", "vm.vmdk"]
 
 
 @pytest.mark.parametrize("mode", ["live", "offline"])
