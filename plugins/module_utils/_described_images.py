@@ -139,7 +139,7 @@ class Look:
         """What the content would take as raw is the size of the disk (raw_measure in block/raw-format.c)."""
         _require_no_secret(chain)
         top = chain[0]
-        as_qcow2 = self.qemu_img.measure(top.path, top.format, "qcow2", {}, share=True)
+        as_qcow2 = self.qemu_img.measure(top.path, top.format, "qcow2", {})
         as_raw = {"required": top.virtual_size, "fully_allocated": top.virtual_size}
         return {"raw": as_raw, "qcow2": dict(vars(as_qcow2))}
 

@@ -124,7 +124,7 @@ class ConvertTask(DomainTask):
         new = [item for item in conversions if item.target not in adopted]
         _convert.require_free_destinations(new, self._is_taken)
         self.survey.require_unused(conversions)
-        self.survey.require_space(new, share=self.state.active)
+        self.survey.require_space(new)
         self.survey.require_promise(conversions, self.params["max_overcommit"])
         return self._conversion_plan(operation, adopted)
 
@@ -254,7 +254,7 @@ class ConvertTask(DomainTask):
             wish=self.wish,
             chains=self.survey.chains,
             runs=self.state.active or self.unfinished.owed,
-            require_space=lambda: self.survey.require_space(self.conversions, share=False),
+            require_space=lambda: self.survey.require_space(self.conversions),
         )
         return self.work
 

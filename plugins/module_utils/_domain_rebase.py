@@ -36,12 +36,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import DomainD
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._module import readers, refresh_pools
+from ansible_collections.kvmops.disk.plugins.module_utils._module import decide_after_others, readers, refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._rebasing import Phases, plan_rebase
-from ansible_collections.kvmops.disk.plugins.module_utils._several import Item, Several, report
+from ansible_collections.kvmops.disk.plugins.module_utils._several import PATIENCE, Item, Several, report
 
 #: The verb of the records of runs that move clones.
 REBASE = "rebase-clone"
@@ -119,7 +119,7 @@ class RebaseTask:
     def _item(self, name: str) -> RebaseItem:
         item = RebaseItem(name, {"name": name})
         try:
-            self._plan(item)
+            decide_after_others(lambda: self._plan(item), REBASE, lambda: item.paths, self.module, PATIENCE)
             item.actions = tuple(step.summary for step in self._steps(item, None) if step.summary)
         except DiskError as error:
             item.error = error

@@ -74,7 +74,7 @@ class FlattenSurvey:
             image = item.image
             layout = _flatten.layout(image)
             options = layout.options() if layout.format == "qcow2" else {}
-            measured = self.qemu_img.measure(item.path, image.format, "qcow2", options, share=live).required
+            measured = self.qemu_img.measure(item.path, image.format, "qcow2", options).required
             needed = _flatten.most_bytes(item, measured)
             demands.append((item.file, max(0, needed - image.actual_size) if live else needed))
         _capacity.require_space(demands)

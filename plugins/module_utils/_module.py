@@ -36,6 +36,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
+_Decision = t.TypeVar("_Decision")
+
 #: Read by the action plugin of the same name as the module; to the module it says nothing.
 PROGRESS_SPEC: dict[str, t.Any] = {"progress": {"type": "bool", "default": True}}
 OVERCOMMIT_SPEC: dict[str, t.Any] = {"max_overcommit": {"type": "float"}}
@@ -121,19 +123,8 @@ def carry_out(
     *counted* are the directories of new or larger images, asked for like *paths*: with max_overcommit nobody else fills
     their file systems meanwhile who counts, too, what they may come to need.
     """
-    check_mode = module.check_mode
-    try:
-        plan = decide(None)
-    except (ImageInUse, QemuImgFailed) as error:
-        # It may be another run that has the image open, or that was moving its files: it is waited for.
-        alive = any((_lock.look(path) or {}).get("alive") for path in paths())
-        if check_mode or (isinstance(error, ImageInUse) and not alive):
-            raise
-        if alive:
-            with _lock.operation(verb, paths()):
-                pass
-        plan = decide(None)
-    while plan and not check_mode:
+    plan = decide_after_others(lambda: decide(None), verb, paths, module)
+    while plan and not module.check_mode:
         with _lock.operation(verb, paths()) as operation, alone_on(module, counted()):
             plan = decide(operation)
             if {*paths()} <= {*operation.paths}:
@@ -142,9 +133,32 @@ def carry_out(
     return plan
 
 
+def decide_after_others(
+    decide: t.Callable[[], _Decision],
+    verb: str,
+    paths: t.Callable[[], t.Iterable[str]],
+    module: AnsibleModule,
+    patience: float = _lock.PATIENCE,
+) -> _Decision:
+    """What *decide* says, and where another run that is at work on *paths* is in its way, once more after that run.
+
+    It may have an image open, or be moving its files. In check mode nobody is waited for.
+    """
+    try:
+        return decide()
+    except (ImageInUse, QemuImgFailed) as error:
+        alive = any((_lock.look(path) or {}).get("alive") for path in paths())
+        if module.check_mode or (isinstance(error, ImageInUse) and not alive):
+            raise
+        if alive:
+            with _lock.operation(verb, paths(), patience):
+                pass
+        return decide()
+
+
 def apply_followed(plan: Plan, operation: Operation, module: AnsibleModule) -> None:
     """Applies *plan*; what is noted of bases follows (_ties), whether it succeeds or not, unless nobody knows that."""
-    _ties.find(operation)
+    _ties.find(operation, {})
     with ExitStack() as ended:
         ended.push(lambda _kind, error, _trace: None if may_still_happen(error) else settle_ties(module, [operation]))
         plan.apply()

@@ -94,16 +94,16 @@ class QemuImg(Unlocking):
         target_format: str,
         options: t.Mapping[str, str],
         *,
-        share: bool = False,
         snapshot: tuple[str, str] | None = None,
         alone: bool = False,
     ) -> Measure:
-        """What the content of *path* would need as *target_format*. *share*: an estimate beside a running guest.
+        """What the content of *path* would need as *target_format*: an estimate beside whoever writes it.
 
+        No lock of QEMU is asked for, so that nobody who looks is in another's way; what works on the image then does.
         *snapshot* is the ID and the name of an internal snapshot to measure instead; *alone* leaves out what the
         backing file holds.
         """
-        argv = ["measure", "--output=json", *(["-U"] if share else []), *_snapshot(snapshot)]
+        argv = ["measure", "--output=json", "-U", *_snapshot(snapshot)]
         source = self._named(path, image_format)
         if alone:
             source = ["--", node(self.unlocked.get(path, (Layer(path, image_format),)), alone=True)]

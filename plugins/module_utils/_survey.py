@@ -90,8 +90,8 @@ class Survey:
                     "keep the source",
                 )
 
-    def require_space(self, conversions: t.Sequence[Conversion], *, share: bool) -> None:
-        """Raises NotEnoughSpace. Beside a running guest (*share*) the figures are of the moment."""
+    def require_space(self, conversions: t.Sequence[Conversion]) -> None:
+        """Raises NotEnoughSpace. Beside a running guest the figures are of the moment."""
         if self.wish.compress:
             return
         demands = []
@@ -102,7 +102,7 @@ class Survey:
                 demands.append((item.dest, image.actual_size))
                 continue
             options = layout.options() if layout.format == "qcow2" else {}
-            measured = self.qemu_img.measure(item.source, item.source_format, "qcow2", options, share=share)
+            measured = self.qemu_img.measure(item.source, item.source_format, "qcow2", options)
             if self.wish.block_device:
                 available = _block_device.free_bytes(item.dest)
                 needed = measured.required if layout.format == "qcow2" else image.virtual_size

@@ -19,7 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._lock import Operation
 
 
-def find(operation: Operation, promised: t.Mapping[str, t.Iterable[str]] = {}) -> None:
+def find(operation: Operation, promised: t.Mapping[str, t.Iterable[str]]) -> None:
     """Has *operation* know the noted bases among the images that it holds, those of these images, and those that are
     *promised* overlays."""
     for path in operation.paths:

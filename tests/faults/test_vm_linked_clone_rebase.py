@@ -17,7 +17,7 @@ from faults.injection import killed_at, paused_at
 from integration.file_systems import in_memory
 from integration.image_tools import MIB, content, create, info, overlay, qemu_img, qemu_io
 from integration.playground import Playground
-from lab import Disk, Hypervisor, run_module, tree_state
+from lab import Disk, Hypervisor, run_module, start_module, tree_state
 from lab.fixtures import MakeDomain
 from scene import chain_of, definition, leftovers
 
@@ -96,9 +96,11 @@ def arranged(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Iterator[
     for number, name in enumerate(NAMES):
         qemu_io(found.disk(name), f"write -P {0x44 + number} 1M 64k")
         found.seen[name] = content(found.disk(name))
-    yield found
-    for name in NAMES:
-        hv.remove(name)
+    try:
+        yield found
+    finally:
+        for name in NAMES:
+            hv.remove(name)
 
 
 def test_the_guests_see_the_same_over_the_new_base_and_the_old_one_is_let_go(versions: Versions) -> None:
@@ -225,6 +227,18 @@ def test_a_killed_run_leaves_a_clone_that_starts(versions: Versions, point: str)
     qemu_img("rebase", "-u", "-f", "qcow2", "-b", named, "-F", "qcow2", copy)
     assert content(copy) == versions.seen["one"]
     versions.hv.start("one")
+
+
+def test_two_identical_runs_at_once_move_each_clone_once(versions: Versions) -> None:
+    orders = (NAMES, NAMES[::-1])
+    runs = [start_module("vm_linked_clone", versions.asked(*order)) for order in orders]
+    results = [run.result() for run in runs]
+    for result in results:
+        assert not result.get("failed"), result["msg"]
+    moved = [clone["name"] for result in results for clone in result["clones"] if clone["changed"]]
+    assert sorted(moved) == sorted(NAMES)
+    versions.assert_moved()
+    assert (mode(versions.base("old")), mode(versions.base("new"))) == (0o640, 0o440)
 
 
 def test_without_room_nothing_is_begun_and_a_disk_that_fills_up_meanwhile_costs_nothing(cramped: Versions) -> None:

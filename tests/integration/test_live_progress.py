@@ -19,7 +19,7 @@ from integration.playground import SLOW_MIB, MakeWeb, Playground, conversion, pe
 from integration.ssh_server import SshServer
 from integration.throttled import slowed
 from lab import Hypervisor
-from scene import content, disk_of, is_running, leftovers
+from scene import content, disk_of, is_running, leftovers, make_image, make_overlay, qemu_img
 
 
 def test_it_says_how_far_it_is_when_it_begins_meanwhile_and_when_it_has_ended(
@@ -69,6 +69,29 @@ def test_the_result_is_that_of_a_run_that_nobody_watches(make_web: MakeWeb, grou
     assert run.result("changed_watched")["changed"]
     assert run.result("refused_watched")["failed"]
     assert {line["subject"] for line in run.lines()} == {f"{one} vda"}
+    assert ground.left() == []
+
+
+def test_modules_for_images_say_how_far_they_are_too(images: Path, ground: Playground) -> None:
+    source, image, overlay = make_image(images / "one.raw", mib=2), images / "new.qcow2", images / "over.qcow2"
+    two = {"path": str(source), "format": "raw", "other": str(image), "other_format": "qcow2"}
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", source, image)
+    make_overlay(overlay, image, "qcow2")
+    image.unlink()
+    run = ground.play(
+        {"kvmops.disk.qcow2_convert": {"src": str(source), "src_format": "raw", "dest": str(image)}},
+        {"kvmops.disk.qcow2_compare": two},
+        {"kvmops.disk.qcow2_commit": {"path": str(overlay), "overlay": "remove"}},
+    )
+    told = re.findall(r"(?m)^\[here\] (.+): (\w+) (\d+) % of .*$", run.output)
+    ended = [(subject, verb) for subject, verb, percent in told if percent == "100"]
+    assert ended == [
+        ("new.qcow2", "convert"),
+        ("new.qcow2", "compare"),
+        ("one.raw and new.qcow2", "compare"),
+        ("over.qcow2", "merge"),
+        ("over.qcow2", "compare"),
+    ], run.output
     assert ground.left() == []
 
 

@@ -169,6 +169,51 @@ def test_a_uefi_clone_boots_with_variables_of_its_own(golden: MakeGolden, images
     assert gold.domains() == []
 
 
+def test_clones_of_a_machine_with_everything_run_at_once_each_for_itself(golden: MakeGolden, images: Path) -> None:
+    devices = (
+        f"<channel type='unix'><source mode='bind' path='{images}/agent'/><target type='virtio' name='x.0'/></channel>"
+        f"<serial type='file'><source path='{images}/serial.txt'/></serial>"
+        "<graphics type='vnc' port='5999' autoport='no' listen='127.0.0.1'/><video><model type='vga'/></video>"
+    )
+    gold = golden(extra_devices=devices)
+    own = ET.fromstring(definition(gold.hv, gold.name)).findtext("uuid")
+    system = f"<sysinfo type='smbios'><system><entry name='uuid'>{own}</entry></system></sysinfo>"
+    genid = "<genid>43dc0cf8-809b-4adb-9bea-a9abb5f3d90e</genid>"
+    xml = definition(gold.hv, gold.name).replace("<os>", f"{system}{genid}<os><smbios mode='sysinfo'/>")
+    gold.hv.define(xml)
+    made = gold.made("a", "b", start=True)
+    roots = [ET.fromstring(definition(gold.hv, name)) for name in (gold.name, *(clone["name"] for clone in made))]
+    assert all(is_running(gold.hv, clone["name"]) for clone in made)
+    for where in ("uuid", "sysinfo/system/entry", "genid"):
+        assert len({root.findtext(where) for root in roots}) == 3, where
+    assert [root.findtext("uuid") for root in roots] == [root.findtext("sysinfo/system/entry") for root in roots]
+    for where, name in (("channel/source", "path"), ("serial/source", "path"), ("serial/log", "file")):
+        found = [[node.get(name) for node in root.iterfind(f"devices/{where}")] for root in roots]
+        assert len({path for paths in found for path in paths}) == 3 * len(found[0]) > 0, where
+    for clone in made:
+        told = {change["what"] for change in clone["identity"]}
+        assert {"name", "uuid", "sysinfo uuid", "genid", "interface 0 mac", "vda source", "graphics 0 port"} <= told
+
+
+def test_a_clone_goes_in_one_list_with_its_own_clones_but_not_before_them(golden: MakeGolden, images: Path) -> None:
+    gold = golden()
+    template = gold.made("template")[0]["name"]
+    Golden(gold.hv, images, template).made("child", start=True)
+    child = f"{template}-child"
+    assert f"is a clone of {template}" in gold.clone({"name": child}, state="absent", force=True)["msg"]
+    listed: list[Any] = [{"name": template}, {"name": child}]
+    kept = gold.clone(*listed, state="absent")
+    assert [clone["name"] for clone in kept["failed_clones"]] == [template, child], "what runs keeps its template"
+    predicted = gold.clone(*listed, state="absent", force=True, check=True)
+    removed = gold.clone(*listed, state="absent", force=True)
+    assert predicted["actions"] == removed["actions"]
+    assert removed["actions"][-1] == f"release {images}/golden.qcow2"
+    assert gold.domains() == []
+    assert gold.files() == [".golden.qcow2.kvmops-base", "golden.qcow2"]
+    assert mode_of(images / "golden.qcow2") == 0o644
+    assert not gold.clone(*listed, state="absent")["changed"]
+
+
 # Images
 
 
