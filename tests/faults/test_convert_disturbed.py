@@ -187,7 +187,10 @@ def qemu_img_of(run: RunningModule, verb: str) -> int:
 
     def look() -> bool:
         for child in children_of(run.pid):
-            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            try:
+                words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                continue
             if len(words) > 1 and words[1] == verb.encode():
                 found.append(child)
         return bool(found)
