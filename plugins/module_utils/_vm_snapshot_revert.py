@@ -8,6 +8,8 @@ ran."""
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils import _domain_xml, _staging, _vm_snapshot
@@ -42,10 +44,19 @@ class RevertWork:
     def revert(self) -> None:
         """libvirt stops the guest, and gives its disks new overlays, which it makes for nobody in particular."""
         models = {disk.target: _staging.at_rest(str(disk.path)) for disk in self._disks()}
+        self._wait_for_names()
         self.domain.revert(self.snapshot.name)
         for disk in _domain_xml.disks(self.domain.xml(inactive=True)) if not self.domain.is_active() else ():
             if disk.target in models and disk.source is not None and os.path.isfile(disk.source):
                 _staging.lay_to_rest(disk.source, models[disk.target])
+
+    def _wait_for_names(self) -> None:
+        """libvirt names the new overlays by the second, such as vm.1795552363, and fails where one is there: of a way
+        back that was interrupted a moment ago, say. Takes a second at most."""
+        directories = {os.path.dirname(str(disk.path)) for disk in self._disks()}
+        with suppress(OSError):  # who may not look leaves it to libvirt
+            while any(name.endswith(f".{int(time.time())}") for place in directories for name in os.listdir(place)):
+                time.sleep(0.05)
 
     def _disks(self) -> list[DomainDisk]:
         """The disks that go back."""
