@@ -197,7 +197,11 @@ def _moves(path: str) -> _Moves | None:
     """What is being moved, or was by a run that died; None where nothing is."""
     try:
         with open(_staging.move_list(path), encoding="utf-8", errors="surrogateescape") as stream:
-            return _Moves(**json.load(stream))
+            moves = _Moves(**json.load(stream))
+        # A list is only ever of files beside the image, and of that itself: it removes nothing elsewhere.
+        if os.path.basename(path) not in moves.new or any("/" in name for name in (*moves.new, *moves.old)):
+            raise ValueError("it does not list the files of this image")
+        return moves
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
