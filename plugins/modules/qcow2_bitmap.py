@@ -182,10 +182,10 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._bitmaps import STATES
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SECRET_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._managed_bitmaps import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import IMAGE_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import STATES
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.task import manage
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import IMAGE_SPEC, run
 
 
 def main() -> None:

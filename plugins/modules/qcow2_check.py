@@ -148,10 +148,10 @@ in_use_by:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._checked_image import check
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SECRET_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import DEPENDENTS_SPEC, IMAGE_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.task import check
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import DEPENDENTS_SPEC, IMAGE_SPEC, run
 
 
 def main() -> None:

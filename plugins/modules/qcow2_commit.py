@@ -204,10 +204,10 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._commit import BASE_FORMATS, ENDS, OVERLAYS
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import OPENING_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._managed_commit import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import OPENING_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import BASE_FORMATS, ENDS, OVERLAYS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.task import manage
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
     DEPENDENTS_SPEC,
     IMAGE_SPEC,
     PROGRESS_SPEC,

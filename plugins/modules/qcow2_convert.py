@@ -464,11 +464,11 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import NEW_SPEC, OPENING_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._image_conversion import convert
-from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import UPDATES
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import NEW_SPEC, OPENING_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import UPDATES
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task import convert
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,

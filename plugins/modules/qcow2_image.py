@@ -408,10 +408,11 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import ENCRYPTION_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._managed_image import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import REBASES
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import ENCRYPTION_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.task import manage
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     DEPENDENTS_SPEC,
@@ -421,7 +422,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     URI_SPEC,
     run,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._rebase import REBASES
 
 
 def main() -> None:

@@ -183,9 +183,14 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SECRET_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._managed_snapshots import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import DEPENDENTS_SPEC, IMAGE_SPEC, SNAPSHOT_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.task import manage
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
+    DEPENDENTS_SPEC,
+    IMAGE_SPEC,
+    SNAPSHOT_SPEC,
+    run,
+)
 
 
 def main() -> None:

@@ -205,8 +205,8 @@ failures:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
-from ansible_collections.kvmops.disk.plugins.module_utils._storage import gather
+from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.task import gather
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import URI_SPEC, run
 
 
 def main() -> None:

@@ -351,9 +351,7 @@ state:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._convert import DISK_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_conversion import convert
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
@@ -363,6 +361,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     URI_SPEC,
     run,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import DISK_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.task import convert
 
 
 def main() -> None:

@@ -211,8 +211,13 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_flatten import flatten
-from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, TRUST_SPEC, URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
+    PROGRESS_SPEC,
+    TRUST_SPEC,
+    URI_SPEC,
+    run,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.task import flatten
 
 
 def main() -> None:

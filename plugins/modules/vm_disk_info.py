@@ -126,14 +126,18 @@ import typing as t
 from dataclasses import asdict, dataclass
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _domain, _image, _record_xml, _usage
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, NoAnswer
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_binding import is_missing_domain
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt_domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
 
 def domains(hypervisor: Hypervisor, names: list[str] | None) -> list[Domain]:
@@ -155,7 +159,7 @@ class Observed:
         """Whether a run is at work on the disk, or died there, or gave up waiting for the guest to shut down."""
         recorded = self.state.record.disks if self.state.record else ()
         return disk.target in [one.target for one in recorded] or (
-            disk.element.device == "disk" and _record_xml.shutdown_in(self.state.definition) is not None
+            disk.element.device == "disk" and _records.shutdown_in(self.state.definition) is not None
         )
 
     def has_job(self, disk: _domain.DomainDisk) -> bool | None:
@@ -179,12 +183,12 @@ def observe(hypervisor: Hypervisor, domain: Domain, named: bool) -> Observed | N
 
 
 def facts(
-    qemu_img: QemuImg, observed: Observed, disk: _domain.DomainDisk, users: list[_usage.User]
+    qemu_img: QemuImg, observed: Observed, disk: _domain.DomainDisk, users: list[_users.User]
 ) -> dict[str, t.Any]:
     """One disk as the module returns it."""
     state, element = observed.state, disk.element
     images, problem = _images(qemu_img, disk)
-    others = [user for user in _usage.users_of(disk.path, users) if user.uuid != state.uuid] if disk.path else []
+    others = [user for user in _users.users_of(disk.path, users) if user.uuid != state.uuid] if disk.path else []
     overlays = _dependents.known(disk.path, users) if disk.path else []
     return {
         "domain": state.name,
@@ -236,7 +240,7 @@ def gather(module: AnsibleModule) -> dict[str, t.Any]:
     hypervisor = Hypervisor.connect(module.params["uri"])
     qemu_img = QemuImg.find()
     seen = [found for domain in domains(hypervisor, names) if (found := observe(hypervisor, domain, names is not None))]
-    users = _usage.domain_users(hypervisor)
+    users = _users.domain_users(hypervisor)
     disks = [(observed, disk) for observed in seen for disk in observed.state.disks]
     described = in_parallel(lambda item: facts(qemu_img, *item, users), disks)
     for (observed, _disk), described_disk in zip(disks, described):

@@ -277,8 +277,7 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_resize import resize
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     DEPENDENTS_SPEC,
@@ -287,6 +286,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     URI_SPEC,
     run,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.task import resize
 
 
 def main() -> None:

@@ -297,8 +297,7 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_snapshots import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
     PROGRESS_SPEC,
     SEARCH_SPEC,
     SNAPSHOT_SPEC,
@@ -306,6 +305,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     URI_SPEC,
     run,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.task import manage
 
 
 def main() -> None:

@@ -378,8 +378,7 @@ snapshots:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_clone, _domain_rebase, _domain_unclone
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
@@ -389,6 +388,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     URI_SPEC,
     run,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import task_absent as _task_absent
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import task_present as _task_present
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import task_rebase as _task_rebase
 
 CLONE_SPEC = {
     "name": {"type": "str", "required": True},
@@ -439,8 +441,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     if module.params["rebase_to"] is not None:
-        run(module, _domain_rebase.manage)
-    run(module, _domain_unclone.manage if module.params["state"] == "absent" else _domain_clone.manage)
+        run(module, _task_rebase.manage)
+    run(module, _task_absent.manage if module.params["state"] == "absent" else _task_present.manage)
 
 
 if __name__ == "__main__":
