@@ -185,7 +185,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import STATES
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.task import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import IMAGE_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import IMAGE_SPEC
 
 
 def main() -> None:

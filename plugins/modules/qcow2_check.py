@@ -151,7 +151,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.task import check
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import DEPENDENTS_SPEC, IMAGE_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import DEPENDENTS_SPEC, IMAGE_SPEC
 
 
 def main() -> None:

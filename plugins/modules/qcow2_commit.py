@@ -207,12 +207,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import OPENING_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import BASE_FORMATS, ENDS, OVERLAYS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.task import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     DEPENDENTS_SPEC,
     IMAGE_SPEC,
     PROGRESS_SPEC,
     TRUST_SPEC,
-    run,
 )
 
 

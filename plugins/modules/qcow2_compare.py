@@ -197,12 +197,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import OPENING_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.task import compare
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    IMAGE_SPEC,
-    PROGRESS_SPEC,
-    TRUST_SPEC,
-    run,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import IMAGE_SPEC, PROGRESS_SPEC, TRUST_SPEC
 
 
 def main() -> None:

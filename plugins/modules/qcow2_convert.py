@@ -468,7 +468,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots impor
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import UPDATES
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task import convert
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
@@ -477,7 +478,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import
     SEARCH_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
 
 

@@ -412,7 +412,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import ENCRYPTION_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.task import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     DEPENDENTS_SPEC,
@@ -420,7 +421,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import
     QCOW2_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
 
 

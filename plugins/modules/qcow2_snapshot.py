@@ -185,12 +185,8 @@ available_bytes:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.task import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    DEPENDENTS_SPEC,
-    IMAGE_SPEC,
-    SNAPSHOT_SPEC,
-    run,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import DEPENDENTS_SPEC, IMAGE_SPEC, SNAPSHOT_SPEC
 
 
 def main() -> None:

@@ -206,7 +206,8 @@ failures:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.task import gather
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import URI_SPEC
 
 
 def main() -> None:

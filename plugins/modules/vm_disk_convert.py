@@ -351,7 +351,8 @@ state:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
@@ -359,10 +360,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import
     SEARCH_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import DISK_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.task import convert
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import DISK_FORMATS
 
 
 def main() -> None:

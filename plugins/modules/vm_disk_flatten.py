@@ -211,12 +211,8 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    PROGRESS_SPEC,
-    TRUST_SPEC,
-    URI_SPEC,
-    run,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import PROGRESS_SPEC, TRUST_SPEC, URI_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.task import flatten
 
 

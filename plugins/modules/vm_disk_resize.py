@@ -277,14 +277,14 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     DEPENDENTS_SPEC,
     OVERCOMMIT_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.task import resize
 

@@ -297,13 +297,13 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     PROGRESS_SPEC,
     SEARCH_SPEC,
     SNAPSHOT_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.task import manage
 

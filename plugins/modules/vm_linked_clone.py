@@ -378,7 +378,8 @@ snapshots:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
@@ -386,7 +387,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import
     SEARCH_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import task_absent as _task_absent
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import task_present as _task_present

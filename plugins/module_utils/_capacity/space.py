@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, MissingImage, NotEnoughSpace
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import SUFFIX
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._host import extents as _extents
@@ -113,14 +112,6 @@ class FileSystem:
                 filesystem_bytes=self.size,
                 max_overcommit=ratio,
             )
-
-
-def require_ratio(ratio: float | None, what: str = "max_overcommit") -> None:
-    """Raises InvalidRequest where *ratio*, the parameter *what*, is no limit of promises."""
-    if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
-        raise InvalidRequest(
-            f"{what}: {ratio:g} is no ratio: give how many times its own size a file system may promise, such as 1.2"
-        )
 
 
 def require_ratio_for(

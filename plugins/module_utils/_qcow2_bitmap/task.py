@@ -25,10 +25,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import re
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import BitmapWish, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
-from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import absolute, carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
@@ -160,21 +160,6 @@ class BitmapTask(InPlaceTask):
                 "check the image",
                 path=self.path,
             )
-
-
-def wish_from(params: dict[str, t.Any]) -> BitmapWish:
-    """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
-    granularity, other = params["granularity"], params["merge_from_path"]
-    wish = BitmapWish(
-        path=params["path"],
-        name=params["bitmap"],
-        state=params["state"],
-        granularity=parse_size(granularity, "granularity") if granularity is not None else None,
-        sources=tuple(params["merge_from"] or ()),
-        file=absolute(other, "merge_from_path") if other is not None else None,
-    )
-    wish.require_valid()
-    return wish
 
 
 def manage(module: AnsibleModule) -> dict[str, t.Any]:

@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Im
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, RESIZABLE_FORMATS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import Ranges, length, overlap, united
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
@@ -25,28 +26,6 @@ OVERLAYS = ("qcow2", "qed")
 BASE_FORMATS = tuple(name for name in FORMATS if name != "parallels")
 #: What can become of an overlay.
 ENDS = ("keep", "empty", "remove")
-
-
-@dataclass(frozen=True)
-class CommitWish:
-    """What the task wants: *path*, an overlay, merged into *base* (None: its backing file).
-
-    *end* is what then becomes of it: keep, empty or remove. *rate*: bytes in a second.
-    """
-
-    path: str
-    format: str
-    base: str | None = None
-    base_format: str | None = None
-    end: str = "empty"
-    rate: int | None = None
-
-    def require_valid(self) -> None:
-        """Raises InvalidRequest where no world could grant the wish."""
-        if self.base == self.path:
-            raise InvalidRequest(f"base: {self.path} cannot be merged into itself: name an image below it")
-        if self.end == "empty" and self.format != "qcow2":
-            raise InvalidRequest(f"overlay: {self.format} images are not emptied: set overlay to keep, or to remove")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import CommitWish, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users

@@ -29,14 +29,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import CommitWish, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.survey import CommitSurvey, is_same
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
-from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import absolute, carry_out, refresh_pools
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
@@ -275,21 +276,6 @@ def _dead(note: dict[str, t.Any] | None) -> dict[str, t.Any]:
     """What a dead run that merged noted; nothing of any other."""
     is_ours = note is not None and not note.get("alive") and note.get("verb") == _leftovers.COMMIT
     return note if note and is_ours else {}
-
-
-def wish_from(params: dict[str, t.Any]) -> CommitWish:
-    """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
-    base, rate = params["base"], params["rate_limit"]
-    wish = CommitWish(
-        path=absolute(params["path"], "path"),
-        format=params["format"],
-        base=absolute(base, "base") if base is not None else None,
-        base_format=params["base_format"],
-        end="remove" if params["remove"] else params["overlay"] or "empty",
-        rate=parse_size(rate, "rate_limit") if rate is not None else None,
-    )
-    wish.require_valid()
-    return wish
 
 
 def manage(module: AnsibleModule) -> dict[str, t.Any]:

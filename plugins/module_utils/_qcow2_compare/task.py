@@ -18,7 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Tr
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import absolute
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 

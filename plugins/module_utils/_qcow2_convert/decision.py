@@ -16,87 +16,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import 
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed, require_usable_base
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import (
     HEADER_BYTES,
-    EncryptionWish,
-    Openers,
     require_provable,
-    require_valid,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_not_corrupt
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
 #: When a destination that exists is made anew.
 UPDATES = ("missing", "changed", "always")
-
-
-@dataclass(frozen=True)
-class ImageConvertWish:
-    """The image that a task wants at *dest*: with the content of *src*, at *snapshot* where that is named.
-
-    *rate* is in bytes in a second, *backing_file* the one that the new image is to have. *openers* are the secrets of
-    an encrypted source; *decrypt*: its content may be stored in the clear. *encryption* is that of the new image.
-    """
-
-    src: str
-    src_format: str
-    dest: str
-    layout: Layout
-    update: str = "missing"
-    snapshot: str | None = None
-    backing_file: str | None = None
-    backing_format: str | None = None
-    compress: bool = False
-    keep_bitmaps: bool = False
-    rate: int | None = None
-    verify: bool = True
-    remove_src: bool = False
-    openers: Openers | None = None
-    decrypt: bool = False
-    encryption: EncryptionWish | None = None
-
-    def require_valid(self) -> None:
-        """Raises InvalidRequest where no world could grant the wish."""
-        require_valid(self.encryption, self.layout.format)
-        if self.compress and self.encryption:
-            raise InvalidRequest(
-                "compress: QEMU cannot encrypt what it compresses: leave out compress or encryption (a compressed copy "
-                "can be kept on an encrypted file system)"
-            )
-        self.layout.require_valid(overlay=self.backing_file is not None, compressed=self.compress)
-        if self.compress and self.layout.format == "vmdk" and self.layout.subformat != "streamOptimized":
-            raise InvalidRequest("compress: only vmdk images of subformat streamOptimized are compressed: ask for that")
-        if os.path.realpath(self.src) == os.path.realpath(self.dest):
-            raise InvalidRequest(f"dest: is the same file as src, {self.dest}: give another dest")
-        if self.snapshot is not None and self.src_format != "qcow2":
-            raise InvalidRequest(f"snapshot: {self.src_format} images have no snapshots inside: leave it out")
-        self._require_valid_backing()
-        self._require_valid_bitmaps()
-
-    def _require_valid_backing(self) -> None:
-        if (self.backing_file is None) != (self.backing_format is None):
-            raise InvalidRequest(
-                "backing_file: needs backing_format beside it, and the other way round: the format of a backing file "
-                "is never guessed from its content"
-            )
-        if self.backing_file is None:
-            return
-        if self.layout.format != "qcow2":
-            raise InvalidRequest(f"backing_file: only offered for qcow2 images, the format is {self.layout.format}")
-        for name, path in (("src", self.src), ("dest", self.dest)):
-            if os.path.realpath(self.backing_file) == os.path.realpath(path):
-                raise InvalidRequest(
-                    f"backing_file: is the same file as {name}, {path}: an overlay of an image is made with "
-                    "kvmops.disk.qcow2_image"
-                )
-
-    def _require_valid_bitmaps(self) -> None:
-        if not self.keep_bitmaps:
-            return
-        if (self.src_format, self.layout.format) != ("qcow2", "qcow2") or self.layout.compat == "0.10":
-            raise InvalidRequest("keep_bitmaps: only qcow2 images of compat 1.1 have bitmaps: leave it out")
-        if self.snapshot is not None:
-            raise InvalidRequest("keep_bitmaps: the bitmaps of an image say nothing of its snapshot: leave it out")
 
 
 @dataclass(frozen=True)

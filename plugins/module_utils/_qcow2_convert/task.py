@@ -32,51 +32,18 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Tr
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import ImageConvertWish, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import CONVERT
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import interrupted
-from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    absolute,
-    carry_out,
-    layout_from,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 #: The formats that no QEMU is built without.
 _ALWAYS_THERE = ("raw", "qcow2", "luks")
-
-
-def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
-    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    _space.require_ratio(params["max_overcommit"])
-    dest = absolute(params["dest"], "dest")
-    backing_file, rate = params["backing_file"], params["rate_limit"]
-    wish = ImageConvertWish(
-        src=absolute(params["src"], "src"),
-        src_format=params["src_format"],
-        dest=os.path.realpath(dest) if os.path.islink(dest) else dest,
-        layout=layout_from(params),
-        update=params["update"],
-        snapshot=params["snapshot"],
-        backing_file=absolute(backing_file, "backing_file") if backing_file is not None else None,
-        backing_format=params["backing_format"],
-        compress=params["compress"],
-        keep_bitmaps=params["keep_bitmaps"],
-        rate=parse_size(rate, "rate_limit") if rate is not None else None,
-        verify=params["verify"],
-        remove_src=params["remove_src"],
-        openers=_key_slots.openers_from(params, "src_encryption"),
-        decrypt=params["decrypt"],
-        encryption=_key_slots.wish_from(params["encryption"]),
-    )
-    wish.require_valid()
-    if wish.layout.has_extents:
-        _file_set.require_fit_name(wish.dest)
-    return wish
 
 
 class ConversionTask:

@@ -39,12 +39,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    absolute,
-    carry_out,
-    layout_from,
-    refresh_pools,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
@@ -56,7 +54,7 @@ class ImageTask(InPlaceTask):
 
     def __init__(self, module: AnsibleModule) -> None:
         super().__init__(module)
-        _space.require_ratio(module.params["max_overcommit"])
+        _arguments.require_ratio(module.params["max_overcommit"])
 
     def wish(self) -> ImageWish:
         params = self.module.params

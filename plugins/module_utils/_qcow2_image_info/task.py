@@ -19,11 +19,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_pa
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    absolute,
-    hypervisor_if_any,
-    require_directories,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 

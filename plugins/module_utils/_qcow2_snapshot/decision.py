@@ -6,48 +6,19 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import MOST_SNAPSHOTS, Snapshot, SnapshotEntry
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import _LONGEST_NAME, SnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
-#: QEMU keeps the first 255 bytes of a longer name, and never finds it again (HAZARDS E3).
-_LONGEST_NAME = 255
 #: Bytes of an entry of the snapshot table, without its name; QEMU writes fewer.
 _ENTRY = 128
-
-
-@dataclass(frozen=True)
-class SnapshotWish:
-    """What the task asks for; *state* is present, absent or reverted.
-
-    *keep* is how many of the snapshots whose names begin with *prefix* may stay, the newest.
-    """
-
-    path: str
-    name: str | None
-    state: str
-    keep: int | None = None
-    prefix: str | None = None
-
-    def require_valid(self) -> None:
-        """Raises InvalidRequest for a name that qemu-img would mangle, or take for an ID (HAZARDS E2, E3)."""
-        if self.name is not None:
-            _require_usable_name(self.name)
-        elif self.state == "reverted" or self.keep is None:
-            raise InvalidRequest(f"{self.path}: state={self.state} needs the name of a snapshot")
-        if self.keep is None:
-            return
-        if self.state == "reverted":
-            raise InvalidRequest(f"{self.path}: keep goes with state=present or state=absent, not with reverted")
-        if self.keep < 0:
-            raise InvalidRequest(f"{self.path}: keep={self.keep}: give the number of snapshots to keep, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -191,22 +162,6 @@ def _require_room(observed: Observed) -> None:
             f"{image.path}: has {snapshots} snapshot(s), and with reference counts of {bits} bit(s) a cluster cannot "
             "belong to one more: amend refcount_bits with kvmops.disk.qcow2_image",
             refcount_bits=bits,
-        )
-
-
-def _require_usable_name(name: str) -> None:
-    try:
-        raw = name.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"snapshot: {name!r} is no text in UTF-8: choose another name") from None
-    if not 1 <= len(raw) <= _LONGEST_NAME:
-        raise InvalidRequest(f"snapshot: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
-        raise InvalidRequest(f"snapshot: {name!r} has control characters in it: choose another name")
-    if name.isdecimal():
-        raise InvalidRequest(
-            f"snapshot: {name!r} could be the ID of a snapshot, which QEMU takes for its name: give the name of a "
-            "snapshot, or one that is not a mere number"
         )
 
 

@@ -21,7 +21,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slot
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import (
     Observed,
-    SnapshotWish,
     addition,
     bytes_needed,
     outcome,
@@ -29,6 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decisi
     removals,
     require_changeable,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
@@ -158,13 +158,6 @@ class SnapshotTask(InPlaceTask):
                 path=self.path,
                 snapshots=names,
             )
-
-
-def wish_from(params: dict[str, t.Any]) -> SnapshotWish:
-    """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
-    wish = SnapshotWish(params["path"], params["snapshot"], params["state"], params["keep"], params["prefix"])
-    wish.require_valid()
-    return wish
 
 
 def manage(module: AnsibleModule) -> dict[str, t.Any]:

@@ -17,7 +17,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Pool
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import absolute, hypervisor_if_any
+from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute
+from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
@@ -75,7 +77,7 @@ class Wish:
 def gather(module: AnsibleModule) -> Facts:
     """One run of the module."""
     params = module.params
-    _space.require_ratio(params["limit"], "limit")
+    _arguments.require_ratio(params["limit"], "limit")
     everything = params["libvirt"]
     if everything is None:
         everything = not params["paths"] and params["pools"] is None

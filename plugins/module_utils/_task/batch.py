@@ -23,7 +23,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import alone_on, settle_ties, whole_story
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import alone_on, settle_ties
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import whole_story
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 
 #: Seconds that a run waits for another one on one of the things: that may be at work on many.

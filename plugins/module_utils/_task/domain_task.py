@@ -21,7 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Ste
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import refresh_pools
+from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 
 
 class DomainTask(ABC):

@@ -23,11 +23,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection im
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import IN_PLACE, require_whole
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    hypervisor_if_any,
-    refresh_pools,
-    require_directories,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any, refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _usage_users
 

@@ -24,11 +24,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records impo
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import (
     Conversion,
-    ConvertWish,
     is_copied,
     is_defined,
     is_live,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, Shutdown
 
 

@@ -11,7 +11,6 @@ import typing as t
 from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
@@ -21,48 +20,19 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host import block_dev
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
-from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    absolute,
-    carry_out,
-    layout_from,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import leftovers as _leftovers
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion, ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.leftovers import Unfinished
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import work_offline as _work_offline
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import Survey
-
-
-def wish_from(params: dict[str, t.Any]) -> ConvertWish:
-    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    for name in ("dest", "dest_dir"):
-        if params[name] is not None:
-            absolute(params[name].rstrip("/") or "/" if name == "dest_dir" else params[name], name)
-            _document.require_expressible(params[name], name)
-    _space.require_ratio(params["max_overcommit"])
-    bandwidth = params["bandwidth"]
-    wish = ConvertWish(
-        disks=tuple(params["disks"] or [params["disk"]]),
-        layout=layout_from(params),
-        bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
-        **{
-            name: params[name]
-            for name in (
-                *("dest", "dest_dir", "mode", "shutdown", "shutdown_timeout", "restart", "verify", "keep_source"),
-                *("compress", "trusted", "shallow", "block_device", "copy_timeout"),
-            )
-        },
-    )
-    wish.require_valid()
-    return wish
 
 
 class ConvertTask(DomainTask):

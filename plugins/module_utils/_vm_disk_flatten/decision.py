@@ -16,28 +16,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import REBASEABLE_FORMATS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, now
-
-
-@dataclass(frozen=True)
-class FlattenWish:
-    """What a task wants of a domain's disks: nothing below their images, or nothing between those and *base*."""
-
-    disks: tuple[str, ...]
-    base: str | None = None
-    mode: str = "auto"
-    bandwidth: int | None = None
-    copy_timeout: int = 86400
-    verify: bool = True
-    trusted: bool = False
-
-    def require_valid(self) -> None:
-        """Raises InvalidRequest where no world could grant the wish."""
-        if self.copy_timeout < 1:
-            raise InvalidRequest(f"copy_timeout: {self.copy_timeout} s is no time to copy in: give 1 or more")
-        if self.bandwidth is not None and self.bandwidth < 1:
-            raise InvalidRequest("bandwidth: 0 would never copy anything: leave it out for no limit")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection im
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening, FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
 
 
 @dataclass(frozen=True)

@@ -21,31 +21,18 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
-from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import absolute, carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import work_live as _work_live
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import work_offline as _work_offline
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening, FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.leftovers import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.survey import FlattenSurvey
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
-
-
-def wish_from(params: dict[str, t.Any]) -> FlattenWish:
-    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    base, bandwidth = params["base"], params["bandwidth"]
-    wish = FlattenWish(
-        disks=tuple(params["disks"] or [params["disk"]]),
-        base=absolute(base, "base") if base is not None else None,
-        bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
-        **{name: params[name] for name in ("mode", "copy_timeout", "verify", "trusted")},
-    )
-    wish.require_valid()
-    return wish
 
 
 class FlattenTask(DomainTask):

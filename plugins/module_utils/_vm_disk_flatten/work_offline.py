@@ -24,7 +24,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import work_live as _work_live
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening, FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
 
 
 @dataclass

@@ -24,7 +24,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import ALLOCATIONS
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
@@ -33,33 +32,17 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import 
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    carry_out,
-    refresh_pools,
-    require_directories,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import ResizeWish, Resizing
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish, wish_from
 
 #: What a dead run of these verbs leaves does not get worse when the image grows under its guest: a leak at most. What a
 #: flattening or a conversion has left to finish is in the domain's metadata, too, which is looked at before.
 _HARMLESS = frozenset(["resize", "convert", "flatten"])
-
-
-def wish_from(params: dict[str, t.Any]) -> ResizeWish:
-    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    require_directories(params["search_paths"])
-    _space.require_ratio(params["max_overcommit"])
-    allocation = params["allocation"]
-    return ResizeWish.parse(
-        params["size"],
-        params["from_size"],
-        shrink=params["shrink"],
-        preallocation=ALLOCATIONS[allocation] if allocation else params["preallocation"],
-        trusted=params["trusted"],
-    )
 
 
 @dataclass

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import typing as t
-import unicodedata
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import known_suffixes
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
@@ -27,48 +27,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import 
 
 #: The format of an overlay.
 OVERLAY = "qcow2"
-#: libvirt keeps each snapshot in a file NAME.xml.
-_LONGEST_NAME = 200
-
-
-@dataclass(frozen=True)
-class VmSnapshotWish:
-    """What a task wants of a domain's snapshots; *disks* is None for all that can be written to.
-
-    *keep* is how many of the external snapshots whose names begin with *prefix* may stay, the newest.
-    """
-
-    name: str | None
-    state: str = "present"
-    disks: tuple[str, ...] | None = None
-    quiesce: str = "auto"
-    keep: int | None = None
-    prefix: str | None = None
-    timeout: int = 86400
-    bandwidth: int | None = None
-    trusted: bool = False
-
-    def require_valid(self) -> None:
-        """Raises InvalidRequest where no world could grant the wish."""
-        if self.name is not None:
-            _require_usable_name(self.name)
-        elif self.state == "reverted" or self.keep is None:
-            raise InvalidRequest(f"snapshot: state={self.state} needs the name of a snapshot")
-        if self.keep is not None and self.state == "reverted":
-            raise InvalidRequest("keep: goes with state=present or state=absent, not with reverted")
-        if self.keep is not None and self.keep < 0:
-            raise InvalidRequest(f"keep: {self.keep}: give the number of snapshots to keep, 0 or more")
-        if self.keep is None and self.prefix is not None:
-            raise InvalidRequest("prefix: says which snapshots keep is about: give keep, too")
-        if self.disks is not None and (self.state != "present" or not self.disks):
-            raise InvalidRequest(
-                "disks: says what a new snapshot is of, and names one disk at least: give it with state=present, "
-                "or leave it out"
-            )
-        if self.timeout < 1:
-            raise InvalidRequest(f"timeout: {self.timeout} s is no time to merge in: give 1 or more")
-        if self.bandwidth is not None and self.bandwidth < 1:
-            raise InvalidRequest("bandwidth: 0 would never merge anything: leave it out for no limit")
 
 
 @dataclass(frozen=True)
@@ -331,17 +289,3 @@ def _require_names_for_libvirt(state: DomainState, snapshot: DomainSnapshot) -> 
                 "the snapshots are removed"
             )
         seen[stem] = disk.target
-
-
-def _require_usable_name(name: str) -> None:
-    raw = os.fsencode(name)
-    if not 1 <= len(raw) <= _LONGEST_NAME:
-        raise InvalidRequest(f"snapshot: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
-    if "/" in name or name.startswith("."):
-        raise InvalidRequest(
-            f"snapshot: {name!r} becomes a part of file names: it has no slash, and no dot at its beginning"
-        )
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
-        raise InvalidRequest(
-            f"snapshot: {name!r} has control characters, or what is no text in UTF-8: choose another name"
-        )

@@ -19,12 +19,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
     OVERLAY,
     Chains,
     Outcome,
-    VmSnapshotWish,
     find,
     image_of,
     record,
     same,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink

@@ -20,8 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Ste
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
-from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out, require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
@@ -29,32 +28,16 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot impo
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import work_merge as _work_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import work_revert as _work_revert
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import work_take as _work_take
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import Taking, VmSnapshotWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import Taking
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_merge import Removal
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.leftovers import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.survey import Unvouched, VmSnapshotSurvey
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
-
-
-def wish_from(params: dict[str, t.Any]) -> VmSnapshotWish:
-    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    require_directories(params["search_paths"])
-    bandwidth = params["bandwidth"]
-    wish = VmSnapshotWish(
-        name=params["snapshot"],
-        disks=tuple(params["disks"]) if params["disks"] is not None else None,
-        bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
-        **{name: params[name] for name in ("state", "quiesce", "keep", "prefix", "timeout", "trusted")},
-    )
-    wish.require_valid()
-    if wish.name is not None:
-        _document.require_expressible(wish.name, "snapshot")
-    return wish
 
 
 class VmSnapshotTask(DomainTask):

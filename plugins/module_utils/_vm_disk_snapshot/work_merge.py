@@ -29,8 +29,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import 
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_merge import Merge, Removal
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink

@@ -17,13 +17,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Ope
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_directories
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    absolute,
-    readers,
-    refresh_pools,
-    require_directories,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import readers
+from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users

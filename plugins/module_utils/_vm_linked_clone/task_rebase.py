@@ -29,11 +29,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import 
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import PATIENCE, Item, Several, report
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import (
-    decide_after_others,
-    readers,
-    refresh_pools,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import decide_after_others, readers
+from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import ALLOCATIONS
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import absolute, require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_directories
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneSpec, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 
@@ -19,7 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import document a
 def wish_from(params: dict[str, t.Any]) -> CloneWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
     require_directories(params["search_paths"])
-    _space.require_ratio(params["max_overcommit"])
+    _arguments.require_ratio(params["max_overcommit"])
     directory, allocation, cluster_size = params["disk_dir"], params["allocation"], params["cluster_size"]
     wish = CloneWish(
         clones=tuple(_spec(given, params["disk_sizes"]) for given in params["clones"]),

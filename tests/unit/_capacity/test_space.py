@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, MissingImage, NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._host.extents import Extent
+from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from unit.qcow2_header import BACKING_FORMAT, Made
 from unit.samples import MIB, NO_QEMU_IMG
@@ -256,9 +257,9 @@ def test_many_new_images_are_asked_for_at_once_and_make_their_base_hold_still(tm
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
 def test_a_limit_that_is_none_is_refused(ratio: float) -> None:
     with pytest.raises(InvalidRequest, match="max_overcommit"):
-        _space.require_ratio(ratio)
+        _arguments.require_ratio(ratio)
 
 
 def test_no_limit_is_no_limit() -> None:
-    _space.require_ratio(None)
-    _space.require_ratio(1.2)
+    _arguments.require_ratio(None)
+    _arguments.require_ratio(1.2)

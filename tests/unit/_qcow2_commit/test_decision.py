@@ -13,7 +13,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import CommitWish, Deeds, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Deeds, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 from unit.samples import MIB, qcow2, raw, snapshot
 
 BASE = raw("/images/base")

@@ -16,7 +16,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import (
-    ImageConvertWish,
     Observed,
     facts,
     find_snapshot,
@@ -30,6 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decisio
     summary,
     visible_difference,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Secret
 
 GIB = 1 << 30

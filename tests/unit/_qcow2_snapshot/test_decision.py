@@ -15,12 +15,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import 
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import (
     Observed,
-    SnapshotWish,
     bytes_needed,
     outcome,
     plan_snapshots,
     require_changeable,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.samples import NO_QEMU_IMG

@@ -16,7 +16,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import 
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion, ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 from unit import samples

@@ -29,7 +29,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import (
     leftovers as _vm_disk_flatten_leftovers,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening, FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 from unit import samples

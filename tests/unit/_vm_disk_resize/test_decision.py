@@ -14,7 +14,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import ResizeWish, Resizing
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
 from unit import samples
 
