@@ -184,8 +184,8 @@ available_bytes:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import STATES
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.task import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import IMAGE_SPEC
 
 
@@ -203,7 +203,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -150,8 +150,8 @@ in_use_by:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.task import check
-from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import DEPENDENTS_SPEC, IMAGE_SPEC
 
 
@@ -166,7 +166,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, check)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -411,8 +411,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import REBASES
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import ENCRYPTION_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.task import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
@@ -448,7 +448,7 @@ def main() -> None:
         add_file_common_args=True,
         supports_check_mode=True,
     )
-    run(module, manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -307,8 +307,8 @@ failures:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.task import describe
-from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import SEARCH_SPEC, TRUST_SPEC, URI_SPEC
 
 
@@ -330,7 +330,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, describe)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -205,8 +205,8 @@ failures:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.task import gather
-from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import URI_SPEC
 
 
@@ -222,7 +222,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, gather)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -351,7 +351,7 @@ state:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
@@ -361,7 +361,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     TRUST_SPEC,
     URI_SPEC,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.task import convert
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import DISK_FORMATS
 
 
@@ -397,7 +397,7 @@ def main() -> None:
         required_one_of=[("disk", "disks")],
         supports_check_mode=True,
     )
-    run(module, convert)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

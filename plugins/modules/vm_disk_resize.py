@@ -277,7 +277,7 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
@@ -286,7 +286,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     TRUST_SPEC,
     URI_SPEC,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.task import resize
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.task import run
 
 
 def main() -> None:
@@ -307,7 +307,7 @@ def main() -> None:
         mutually_exclusive=ALLOCATION_EXCLUSIVE,
         supports_check_mode=True,
     )
-    run(module, resize)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

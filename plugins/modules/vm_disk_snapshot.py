@@ -297,7 +297,7 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     PROGRESS_SPEC,
     SEARCH_SPEC,
@@ -305,7 +305,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     TRUST_SPEC,
     URI_SPEC,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.task import manage
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.task import run
 
 
 def main() -> None:
@@ -324,7 +324,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

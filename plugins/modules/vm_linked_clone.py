@@ -378,7 +378,7 @@ snapshots:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
@@ -388,9 +388,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     TRUST_SPEC,
     URI_SPEC,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import task_absent as _task_absent
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import task_present as _task_present
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import task_rebase as _task_rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.task import run
 
 CLONE_SPEC = {
     "name": {"type": "str", "required": True},
@@ -440,9 +438,7 @@ def main() -> None:
         mutually_exclusive=ALLOCATION_EXCLUSIVE,
         supports_check_mode=True,
     )
-    if module.params["rebase_to"] is not None:
-        run(module, _task_rebase.manage)
-    run(module, _task_absent.manage if module.params["state"] == "absent" else _task_present.manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import BitmapWish, Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import wish_from
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
@@ -162,7 +162,7 @@ class BitmapTask(InPlaceTask):
             )
 
 
-def manage(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = BitmapTask(module, wish_from(module.params))
     plan = carry_out(task.decide, _leftovers.BITMAP, lambda: [task.path], module)

@@ -127,7 +127,7 @@ class CheckTask(InPlaceTask):
         return recorded(tuple(first), plan, self.path, operation)
 
 
-def check(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = CheckTask(module)
     plan = carry_out(task.decide, _leftovers.REPAIR, lambda: [task.path], module)

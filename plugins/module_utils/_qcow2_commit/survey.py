@@ -11,6 +11,8 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
+from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
@@ -19,7 +21,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
@@ -82,7 +83,7 @@ class CommitSurvey(InPlaceTask):
 
     def require_possible(self, observed: Observed) -> None:
         """Raises where the images cannot be merged, or where that would hurt somebody."""
-        _decision.require_mergeable(observed)
+        _merge.require_mergeable(observed)
         overlay = observed.overlay
         _decision.require_endable(self.wish, overlay, _bitmaps.bitmaps_of(overlay.path, overlay.format))
         users = self.users()
@@ -140,7 +141,7 @@ class CommitSurvey(InPlaceTask):
     def _require_space(self, observed: Observed) -> None:
         base = observed.base
         in_base = self.qemu_img.held(base.path, base.format, data=True)
-        needed = _decision.bytes_needed(base, observed.overlay.virtual_size, observed.held, in_base)
+        needed = _merge.bytes_needed(base, observed.overlay.virtual_size, observed.held, in_base)
         demands = [(os.path.realpath(base.path), needed)]
         if self.wish.end == "empty":
             overlay = observed.overlay

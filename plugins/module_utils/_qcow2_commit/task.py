@@ -13,6 +13,8 @@ from dataclasses import replace
 from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
+from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     MissingImage,
     QemuImgFailed,
@@ -29,7 +31,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.survey import CommitSurvey, is_same
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
@@ -74,7 +75,7 @@ class CommitTask(CommitSurvey):
 
     def _with_overlay(self, operation: Operation | None) -> Plan:
         images = self.look()
-        _decision.require_readable(images)
+        _merge.require_readable(images)
         self._paths = self._with_noted([image.path for image in images], operation)
         self.require_unused(images)
         first = self._settling(images, operation)
@@ -278,7 +279,7 @@ def _dead(note: dict[str, t.Any] | None) -> dict[str, t.Any]:
     return note if note and is_ours else {}
 
 
-def manage(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = CommitTask(module, wish_from(module.params))
     plan = carry_out(task.decide, _leftovers.COMMIT, task.paths, module)

@@ -22,7 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 
-def compare(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     params = module.params
     formats = (params["format"], params["other_format"] or params["format"])

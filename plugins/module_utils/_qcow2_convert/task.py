@@ -354,7 +354,7 @@ def _file_state(path: str) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def convert(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = ConversionTask(module, wish_from(module.params))
     plan = carry_out(task.decide, CONVERT, task.paths, module, counted=lambda: [os.path.dirname(task.wish.dest)])

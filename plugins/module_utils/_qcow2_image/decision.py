@@ -9,11 +9,13 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import ImageWish
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import RESIZABLE_FORMATS, option_text
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
@@ -141,5 +143,61 @@ def _resize(wish: ImageWish, image: Image, size: int, qemu_img: QemuImg) -> Step
             size,
             shrink=size < image.virtual_size,
             preallocation=wish.layout.preallocation if size > image.virtual_size else None,
+        ),
+    )
+
+
+def new_size(wish: ImageWish, base: Image | None) -> int:
+    """The virtual size of the image to make. Raises InvalidRequest without any, or with one that cuts off the base."""
+    if base is None:
+        if wish.size is None:
+            raise InvalidRequest(f"{wish.path}: does not exist: give the size to create it with")
+        return wish.size
+    if wish.size is not None and wish.size < base.virtual_size:
+        raise InvalidRequest(
+            f"{wish.path}: asked for {exact_size(wish.size)}, but its backing file {base.path} has "
+            f"{exact_size(base.virtual_size)}: a smaller overlay cuts off the end of the disk: leave size out, "
+            "or ask for as much or more",
+            virtual_size=base.virtual_size,
+        )
+    return wish.size or base.virtual_size
+
+
+def plan_create(
+    wish: ImageWish, base: Image | None, qemu_img: QemuImg, new_file: NewFile, dress: t.Callable[[str], None]
+) -> Plan:
+    """The plan that makes the image. *dress* gives a file the owner, group, mode and attributes of the task."""
+    size = new_size(wish, base)
+    image_format = wish.layout.format
+    backing = (base.path, base.format) if base else None
+
+    options = creation_options(wish.layout, wish.encryption)
+
+    def create() -> None:
+        new_file.begin()
+        qemu_img.create(new_file.name, image_format, size, options, backing)
+        dress(new_file.name)
+        new_file.publish()
+
+    kind = f"encrypted {image_format}" if wish.encryption else image_format
+    over = f" over {base.path}" if base else ""
+    policy = f", preallocation {wish.layout.preallocation}" if wish.layout.preallocation else ""
+    return Plan(
+        before={"path": wish.path, "state": "absent"},
+        after={
+            "path": wish.path,
+            "state": "present",
+            "format": image_format,
+            "virtual_size": size,
+            **({"backing_file": base.path, "backing_format": base.format} if base else {}),
+            **wish.layout.choices(),
+            **({"encrypted": True} if wish.encryption else {}),
+        },
+        steps=(
+            Step(
+                f"create {kind} image {wish.path} of {exact_size(size)}{over}{policy}",
+                create,
+                new_file.withdraw,
+            ),
         ),
     )

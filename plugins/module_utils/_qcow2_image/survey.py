@@ -14,7 +14,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, MissingImage, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import ImageWish, require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 

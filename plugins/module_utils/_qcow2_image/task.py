@@ -20,22 +20,20 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Ope
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import (
-    ImageWish,
-    bytes_needed,
-    new_size,
-    plan_create,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import KeyChanges
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import plan_keys
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import (
     growth_in_bytes,
+    new_size,
+    plan_create,
     plan_reconcile,
     require_no_cut,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_remove import plan_remove
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
@@ -239,7 +237,7 @@ def _umask() -> int:
     return mask
 
 
-def manage(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = ImageTask(module)
     if module.params["state"] == "present":

@@ -35,7 +35,7 @@ class NeedsSecret(DiskError):
     """An image is encrypted, so that nothing but its header can be read."""
 
 
-def describe(module: AnsibleModule) -> Facts:
+def run(module: AnsibleModule) -> Facts:
     """One run of the module."""
     params = module.params
     require_directories(params["search_paths"])

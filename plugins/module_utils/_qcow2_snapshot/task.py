@@ -160,7 +160,7 @@ class SnapshotTask(InPlaceTask):
             )
 
 
-def manage(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = SnapshotTask(module, wish_from(module.params))
     plan = carry_out(task.decide, task.verb, lambda: [task.path], module)

@@ -8,73 +8,24 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, field
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import FileSystem
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Pool
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.wish import Wish
 from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
-#: The pools whose volumes are files in a directory; those of the others are counted as libvirt tells.
-_IN_DIRECTORIES = frozenset({"dir", "fs", "netfs", "vstorage"})
-
 Facts = dict[str, t.Any]
 
 
-@dataclass
-class Wish:
-    """What is to be looked at: *places* are directories, each of which means its file system.
-
-    *below* are directories whose files count too. *pools* are those that are no directories, and *pool_names* the
-    names of those that are, by their directory.
-    """
-
-    places: list[str] = field(default_factory=list)
-    below: list[str] = field(default_factory=list)
-    pools: list[Pool] = field(default_factory=list)
-    pool_names: dict[str, str] = field(default_factory=dict)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-
-    def add_path(self, path: str, *, recurse: bool) -> None:
-        """Raises InvalidRequest or MissingImage where *path* names nothing that can be looked at."""
-        absolute(path.rstrip("/") or "/.", "paths")
-        if not os.path.exists(path):
-            raise MissingImage(f"paths: {path} does not exist: name a directory, or a file, that is there", path=path)
-        if not os.path.isdir(path):
-            self.places.append(os.path.dirname(os.path.realpath(path)))
-            return
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise MissingImage(f"paths: {path} cannot be read: run as a user who may", path=path)
-        self.places.append(path)
-        if recurse:
-            below, failed = _space.directories_below(path)
-            self.below += below
-            self.failures += failed
-
-    def add_pool(self, pool: Pool, *, named: bool) -> None:
-        """A pool that is *named* has to be there; of all others those that are."""
-        xml = pool.xml()
-        if _disks.pool_type(xml) not in _IN_DIRECTORIES:
-            self.pools.append(pool)
-            return
-        directory = _disks.pool_path(xml)
-        if directory and os.path.isdir(directory):
-            self.places.append(directory)
-            self.pool_names[directory] = pool.name
-        elif named:
-            raise MissingImage(f"pools: {pool.name} has no directory {directory} on this host", path=directory)
-
-
-def gather(module: AnsibleModule) -> Facts:
+def run(module: AnsibleModule) -> Facts:
     """One run of the module."""
     params = module.params
     _arguments.require_ratio(params["limit"], "limit")

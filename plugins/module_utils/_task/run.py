@@ -15,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
-def run(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> None:
+def run_module(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> None:
     """Runs *function* and exits with its result, or with the failure that its error describes."""
     for name in _SIGNALS:
         signal.signal(name, _on_signal)

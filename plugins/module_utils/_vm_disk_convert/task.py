@@ -267,7 +267,7 @@ class ConvertTask(DomainTask):
         return self.images_of(disk) if disk.path is not None else ()
 
 
-def convert(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = ConvertTask(module, wish_from(module.params))
     plan = carry_out(task.decide, "convert", task.paths, module, counted=task.directories)

@@ -225,7 +225,7 @@ def _paths(images: t.Iterable[_image.Image]) -> list[str]:
     return [image.path for image in images]
 
 
-def flatten(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = FlattenTask(module, wish_from(module.params))
     plan = carry_out(task.decide, "flatten", task.paths, module)

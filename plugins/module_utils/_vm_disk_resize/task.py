@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
@@ -17,8 +17,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
-    ImageInUse,
-    LibvirtFailed,
     NotEnoughSpace,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
@@ -26,12 +24,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Ope
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
-from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
@@ -39,76 +35,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish, wish_from
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.work import Work
 
 #: What a dead run of these verbs leaves does not get worse when the image grows under its guest: a leak at most. What a
 #: flattening or a conversion has left to finish is in the domain's metadata, too, which is looked at before.
 _HARMLESS = frozenset(["resize", "convert", "flatten"])
-
-
-@dataclass
-class Work:
-    """The hands of a resize: one method for each step, no decisions between them."""
-
-    domain: Domain
-    qemu_img: QemuImg
-    operation: Operation | None
-    item: Resizing
-    policy: str | None
-    _begun: bool = False
-
-    def grow_live(self) -> None:
-        """One call of libvirt; before it a last look, since libvirt would shrink the disk as readily."""
-        item = self.item
-        found = self.domain.capacity(item.target)
-        if found != item.before:
-            raise DiskError(
-                f"{self.domain.name}: {item.target}: was resized to {exact_size(found)} by somebody else meanwhile: "
-                "nothing was changed: run again",
-                virtual_size=found,
-            )
-        try:
-            self.domain.resize_disk(item.target, item.after)
-        except LibvirtFailed as error:
-            left = _space.available_bytes(os.path.dirname(os.path.realpath(item.path)))
-            if left >= _space.FULL:
-                raise
-            raise NotEnoughSpace(
-                f"{error}: the file system of {item.path} is full: the disk has {exact_size(item.before)} as before: "
-                "free some space, then run again",
-                available_bytes=left,
-            ) from error
-        _decision.require_size_reached(item, self.domain.capacity(item.target))
-
-    def resize(self) -> None:
-        item = self.item
-        if self.domain.is_active():
-            raise ImageInUse(
-                f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again",
-                in_use_by=[],
-            )
-        self._begun = True
-        try:
-            self.qemu_img.resize(
-                item.path, item.image.format, item.after, shrink=item.growth < 0, preallocation=self.policy
-            )
-        except ImageInUse:  # QEMU's lock kept us out
-            self._begun = False
-            raise
-        _decision.require_size_reached(item, self._size())
-
-    def revert(self) -> None:
-        """The image as it was: what was added are zeros that nobody has seen. If it fails, the record stays."""
-        if not self._begun or self.operation is None:
-            return
-        item = self.item
-        self.operation.keep(item.path)
-        _settle.check(item.path, item.image.format, self.qemu_img)
-        if _decision.can_shrink(item.image.format) and self._size() > item.before:
-            self.qemu_img.resize(item.path, item.image.format, item.before, shrink=True)
-        self.operation.settled(item.path)
-
-    def _size(self) -> int:
-        return _image.inspect(self.qemu_img, self.item.path, self.item.image.format, by_header=True).virtual_size
 
 
 class ResizeTask:
@@ -282,7 +213,7 @@ def _on(value: bool | None) -> str:
     return "on" if value else "off"
 
 
-def resize(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = ResizeTask(module, wish_from(module.params))
     plan = carry_out(task.decide, "resize", task.paths, module, counted=task.directories)

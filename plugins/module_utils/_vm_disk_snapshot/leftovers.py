@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
+from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _content_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -26,7 +27,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers im
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE, NoteOf, require_own
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import work_merge as _work_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import Chains, same
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
@@ -212,4 +212,4 @@ def _merge(disk: RecordedDisk, qemu_img: QemuImg, phase: t.Callable[[str], Abstr
     for path in (disk.source, disk.dest):
         _users.require_unused(path, (), f"merge {disk.source} into {disk.dest} again")
     overlay, into = (disk.source, disk.source_format), (disk.dest, disk.format)
-    _work_merge.merge_offline(qemu_img, overlay, into, phase)
+    _content_merge.merge_offline(qemu_img, overlay, into, phase)

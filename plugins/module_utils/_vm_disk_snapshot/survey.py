@@ -12,6 +12,7 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -19,7 +20,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmap
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _qcow2_commit_decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
@@ -200,16 +200,12 @@ class VmSnapshotSurvey:
         overlay, into = self._images_of(merge)
         for image in (overlay, into):
             _image.require_regular_file(image.path)
-        _qcow2_commit_decision.require_readable(
-            replace(image, data_file=None) for image in (overlay, into)
-        )  # that is vouched for
-        _qcow2_commit_decision.require_mergeable(_qcow2_commit_decision.Observed((overlay, into), ()))
-        _qcow2_commit_decision.require_no_snapshots(overlay, "delete them first")
+        _merge.require_readable(replace(image, data_file=None) for image in (overlay, into))  # that is vouched for
+        _merge.require_mergeable(_merge.Observed((overlay, into), ()))
+        _merge.require_no_snapshots(overlay, "delete them first")
         if not self.state.active:
             way_out = "remove them, or merge it while the domain runs, which keeps them"
-            _qcow2_commit_decision.require_no_bitmaps(
-                overlay, _bitmaps.bitmaps_of(overlay.path, overlay.format), way_out
-            )
+            _merge.require_no_bitmaps(overlay, _bitmaps.bitmaps_of(overlay.path, overlay.format), way_out)
 
     def _require_space(self, merges: t.Iterable[Merge]) -> None:
         """Raises NotEnoughSpace; an image grows by what the overlay has and it has not."""
@@ -218,7 +214,7 @@ class VmSnapshotSurvey:
             overlay, into = self._images_of(merge)
             held = self.qemu_img.held(overlay.path, overlay.format)
             in_base = self.qemu_img.held(into.path, into.format, data=True)
-            needed = _qcow2_commit_decision.bytes_needed(into, overlay.virtual_size, held, in_base)
+            needed = _merge.bytes_needed(into, overlay.virtual_size, held, in_base)
             for bitmap in _bitmaps.bitmaps_of(overlay.path, overlay.format):
                 needed += bitmap.bytes_needed(overlay.virtual_size, into.cluster_size or 1)
             file = os.path.realpath(into.path)

@@ -349,7 +349,7 @@ def _overlay_facts(
     }
 
 
-def manage(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = VmSnapshotTask(module, wish_from(module.params))
     plan = carry_out(task.decide, DISK_SNAPSHOT, task.paths, module)

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
+from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import merge_offline
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
@@ -197,28 +198,6 @@ class MergeWork(Hands):
         if not self.domain.is_active():
             return True
         return all(disk.source != path for disk in _disks.disks(self.domain.xml(inactive=False)))
-
-
-def merge_offline(
-    qemu_img: QemuImg,
-    overlay: tuple[str, str],
-    into: tuple[str, str],
-    phase: t.Callable[[str], AbstractContextManager[Phase]],
-) -> None:
-    """Merges an overlay that nobody has open into what it reads, and believes it once both read the same.
-
-    Both are a path and its format; *phase* begins a part of the progress. Raises DiskError; the disk reads the same.
-    """
-    with phase("merge") as merging:
-        qemu_img.commit(*overlay, report=merging.percent)
-    with phase("compare") as comparing, _staging.syncing(into[0]):
-        same = qemu_img.same_content(*overlay, *into, report=comparing.percent)
-    if not same:
-        raise DiskError(
-            f"{into[0]}: has not the content of {overlay[0]}, which was merged into it: the disk reads what it did: "
-            "run again",
-            path=into[0],
-        )
 
 
 def steps(removal: Removal, chains: _decision.Chains, work: MergeWork) -> tuple[Step, ...]:

@@ -13,11 +13,8 @@ from functools import cached_property
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_same_file, source_path
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import (
     FULL,
@@ -26,9 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish 
     CloneSpec,
     CloneWish,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks
 
 
@@ -58,44 +53,6 @@ class Neighbour:
 
     def disk(self, target: str) -> NeighbourDisk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
-
-
-def look_around(hypervisor: Hypervisor) -> list[Neighbour]:
-    """All domains that libvirt knows, each asked once."""
-    found = []
-    for domain in hypervisor.domains():
-        try:
-            found.append(look_at(hypervisor, domain))
-        except DiskError as error:
-            if not is_missing_domain(error):
-                raise
-    return found
-
-
-def look_at(hypervisor: Hypervisor, domain: Domain) -> Neighbour:
-    """One domain. Raises LibvirtFailed where it is gone."""
-    active = domain.run_number() is not None
-    xml = domain.xml(inactive=True)
-    found = _identity.looks(xml)
-    live = _identity.looks(domain.xml(inactive=False)).macs if active else ()
-    disks = []
-    for element in _disks.disks(xml):
-        path = source_path(element, hypervisor)
-        if path:
-            disks.append(NeighbourDisk(element.target, path, element.format))
-    return Neighbour(found, frozenset([*found.macs, *live]), active, tuple(disks), xml)
-
-
-def require_right(spec: CloneSpec, wish: CloneWish, source: Source, found: Neighbour, qemu_img: QemuImg) -> None:
-    """Raises DiskError where the domain with the name of the clone is not the clone that is asked for."""
-    said = differences(spec, wish, source, found, qemu_img)
-    if said:
-        raise DiskError(
-            f"{spec.name}: a domain of this name is there, and it is not the clone that is asked for: "
-            f"{'; '.join(said)}: it was left alone: choose another name, or remove it (state=absent for a clone that "
-            "this module made)",
-            differences=said,
-        )
 
 
 def differences(spec: CloneSpec, wish: CloneWish, source: Source, found: Neighbour, qemu_img: QemuImg) -> list[str]:

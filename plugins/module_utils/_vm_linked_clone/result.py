@@ -13,9 +13,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone impor
     decision_existing as _decision_existing,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_seed as _decision_seed
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.work_make import Blueprint
 
 
 def facts_of(found: Neighbour, source: Source, seed: str | None) -> dict[str, t.Any]:

@@ -20,18 +20,31 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
+from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import can_reflink
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import source_path
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, REFLINK, CloneWish
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.work_make import (
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
     MAKE,
     REMOVE,
-    can_reflink,
     overlay_bytes,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import (
+    Neighbour,
+    NeighbourDisk,
+    differences,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import (
+    LINKED,
+    REFLINK,
+    CloneSpec,
+    CloneWish,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
@@ -154,3 +167,41 @@ def left_behind(directories: t.Iterable[str], names: t.Container[str]) -> dict[s
                 there = os.path.lexists(path) or _staging.left_over(path)
                 found.setdefault(str(name), []).append(Left(path, there, tuple(_lock.noted_bases(record))))
     return found
+
+
+def look_around(hypervisor: Hypervisor) -> list[Neighbour]:
+    """All domains that libvirt knows, each asked once."""
+    found = []
+    for domain in hypervisor.domains():
+        try:
+            found.append(look_at(hypervisor, domain))
+        except DiskError as error:
+            if not is_missing_domain(error):
+                raise
+    return found
+
+
+def look_at(hypervisor: Hypervisor, domain: Domain) -> Neighbour:
+    """One domain. Raises LibvirtFailed where it is gone."""
+    active = domain.run_number() is not None
+    xml = domain.xml(inactive=True)
+    found = _identity.looks(xml)
+    live = _identity.looks(domain.xml(inactive=False)).macs if active else ()
+    disks = []
+    for element in _disks.disks(xml):
+        path = source_path(element, hypervisor)
+        if path:
+            disks.append(NeighbourDisk(element.target, path, element.format))
+    return Neighbour(found, frozenset([*found.macs, *live]), active, tuple(disks), xml)
+
+
+def require_right(spec: CloneSpec, wish: CloneWish, source: Source, found: Neighbour, qemu_img: QemuImg) -> None:
+    """Raises DiskError where the domain with the name of the clone is not the clone that is asked for."""
+    said = differences(spec, wish, source, found, qemu_img)
+    if said:
+        raise DiskError(
+            f"{spec.name}: a domain of this name is there, and it is not the clone that is asked for: "
+            f"{'; '.join(said)}: it was left alone: choose another name, or remove it (state=absent for a clone that "
+            "this module made)",
+            differences=said,
+        )

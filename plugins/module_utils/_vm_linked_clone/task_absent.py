@@ -25,12 +25,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependen
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
-    decision_existing as _decision_existing,
+    decision_blueprint as _decision_blueprint,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_remove as _decision_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import wish as _wish
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import work_make as _work_make
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import work_remove as _work_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_remove import Removal
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey import Left
@@ -62,7 +63,7 @@ class RemovalTask:
         self.names = _names(module.params)
         require_directories(self.params["search_paths"])
         self.hypervisor = Hypervisor.connect(module.params["uri"])
-        self.neighbours = _decision_existing.look_around(self.hypervisor)
+        self.neighbours = _survey.look_around(self.hypervisor)
         self.known = {neighbour.looks.name: neighbour for neighbour in self.neighbours}
         self.listed = [self.known[name] for name in self.names if name in self.known]
         marked = [disk.path for one in self.listed if one.looks.mark for disk in one.looks.mark.disks]
@@ -82,7 +83,7 @@ class RemovalTask:
         released = self._unused()
         if not self.module.check_mode and (released or any(item.open for item in items)):
             for wave in self._waves():
-                Several(self.module, _work_make.REMOVE).carry_out(wave, self._decided)
+                Several(self.module, _decision_blueprint.REMOVE).carry_out(wave, self._decided)
             for base in released:  # its last clone may have gone before
                 _noted_bases.forget(base, paths, readers(self.module))
             refresh_pools(self.hypervisor, {os.path.dirname(path) for path in paths})
@@ -120,7 +121,7 @@ class RemovalTask:
             "kept": list(plan.kept),
         }
         item.actions = tuple(
-            step.summary for step in _decision_remove.steps(_nobody(plan), stop=found.active) if step.summary
+            step.summary for step in _work_remove.steps(_nobody(plan), stop=found.active) if step.summary
         )
 
     def _refuse_shared(self) -> None:
@@ -170,11 +171,11 @@ class RemovalTask:
         if domain is None:
             left = [Left(path) for path in operation.paths if operation.left_behind(path)]
             return Plan({}, {}, _clearing(left, operation))
-        found = _decision_existing.look_at(self.hypervisor, domain)
+        found = _survey.look_at(self.hypervisor, domain)
         self._plan(item, found)
         self._require_unshared(item, locks=not found.active)
-        removing = _decision_remove.Removing(self.hypervisor, domain, operation, t.cast(Removal, item.plan))
-        return Plan({}, {}, _decision_remove.steps(removing, stop=found.active))
+        removing = _work_remove.Removing(self.hypervisor, domain, operation, t.cast(Removal, item.plan))
+        return Plan({}, {}, _work_remove.steps(removing, stop=found.active))
 
     def _unused(self) -> list[str]:
         """The bases in use that nothing reads when the clones have gone."""
@@ -224,9 +225,11 @@ def _clearing(left: t.Sequence[Left], operation: Operation | None) -> tuple[Step
 
 def _nobody(plan: Removal) -> t.Any:
     """Hands for a plan that is only told of."""
-    return _decision_remove.Removing(t.cast(Hypervisor, None), t.cast(Domain, None), Operation(_work_make.REMOVE), plan)
+    return _work_remove.Removing(
+        t.cast(Hypervisor, None), t.cast(Domain, None), Operation(_decision_blueprint.REMOVE), plan
+    )
 
 
-def manage(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     return RemovalTask(module).absent()

@@ -34,25 +34,34 @@ from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependen
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
+    decision_blueprint as _decision_blueprint,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
     decision_definition as _decision_definition,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
     decision_existing as _decision_existing,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_keep as _decision_keep
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_names as _decision_names
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_seed as _decision_seed
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import wish as _wish
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import work_keep as _work_keep
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import work_make as _work_make
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint, NewImage
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_keep import Lack
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey import Left
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, CloneSpec, CloneWish
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_from import wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.work_keep import Keeping, Lack
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.work_make import Blueprint, NewImage
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import (
+    LINKED,
+    CloneSpec,
+    CloneWish,
+    wish_from,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.work_keep import Keeping
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark, MarkedDisk
 
@@ -87,8 +96,8 @@ class CloneTask:
         self.qemu_img = QemuImg.find().limiting(not wish.trusted)
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.source = _survey.look_at_source(self.hypervisor, self.qemu_img, wish)
-        _records.require_own(wish.source, self.source.state.record, _work_make.MAKE, _lock.notes(None))
-        self.neighbours = _decision_existing.look_around(self.hypervisor)
+        _records.require_own(wish.source, self.source.state.record, _decision_blueprint.MAKE, _lock.notes(None))
+        self.neighbours = _survey.look_around(self.hypervisor)
         self.taken = _decision_existing.Taken(self.neighbours)
         self._require_quiet()
         self.directory = _survey.place(self.source, wish)
@@ -99,7 +108,7 @@ class CloneTask:
         self.room = self._room()
         self.overlays = _work_make.Overlays(self.qemu_img, wish)
         at_once = 100 if self.mode == LINKED else _COPIES_AT_ONCE
-        self.several = Several(module, _work_make.MAKE, at_once, [self.directory])
+        self.several = Several(module, _decision_blueprint.MAKE, at_once, [self.directory])
 
     def present(self) -> dict[str, t.Any]:
         """Makes the clones that are missing; in check mode says so."""
@@ -185,9 +194,9 @@ class CloneTask:
     def _keep(self, item: CloneItem, found: Neighbour, left: t.Sequence[Left]) -> None:
         """A clone that is there is left alone, but for what it lacks."""
         spec = t.cast(CloneSpec, item.spec)
-        _decision_existing.require_right(spec, self.wish, self.source, found, self.qemu_img)
+        _survey.require_right(spec, self.wish, self.source, found, self.qemu_img)
         item.found = found
-        item.lack = _work_keep.lack(spec, self.wish, found, [one.path for one in left])
+        item.lack = _decision_keep.lack(spec, self.wish, found, [one.path for one in left])
         if item.lack.defines:
             _decision_seed.require_file(spec.name, spec.seed, later=self.module.check_mode)
         item.facts = _result.facts_of(found, self.source, spec.seed)
@@ -203,7 +212,7 @@ class CloneTask:
         images = tuple(
             NewImage(
                 disk,
-                _wish.image_path(self.directory, spec.name, disk.target, self._format(disk.format), count),
+                _decision_names.image_path(self.directory, spec.name, disk.target, self._format(disk.format), count),
                 _decision_source.size_of(disk, spec.name, spec.sizes),
                 self._format(disk.format),
             )
@@ -211,7 +220,7 @@ class CloneTask:
         )
         nvram = source.looks.nvram
         own_nvram = _decision_definition.own_path(nvram, source.state.name, spec.name) if nvram else None
-        macs = _wish.macs_of(spec, len(source.looks.macs))
+        macs = _decision_names.macs_of(spec, len(source.looks.macs))
         paths = [*(image.path for image in images), *([own_nvram] if own_nvram else [])]
         self.taken.require_free(spec, macs, paths)
         self.room.take([(image.disk, image.path, image.size) for image in images])
@@ -236,7 +245,7 @@ class CloneTask:
                 continue
             domain = self.hypervisor.find(item.name)
             if domain is not None:
-                return _decision_existing.look_at(self.hypervisor, domain)
+                return _survey.look_at(self.hypervisor, domain)
             if not (_lock.look(path) or {}).get("alive"):
                 raise DiskError(
                     f"{item.name}: {path} exists already: it was left alone: remove it, or choose another name or "
@@ -261,8 +270,8 @@ class CloneTask:
                     image.path,
                     image.format,
                     image.disk.chain(self.mode),
-                    _wish.derived_serial(spec.name, image.disk.target) if unique else None,
-                    _wish.derived_wwn(spec.name, image.disk.target) if unique and image.disk.wwn else None,
+                    _decision_names.derived_serial(spec.name, image.disk.target) if unique else None,
+                    _decision_names.derived_wwn(spec.name, image.disk.target) if unique and image.disk.wwn else None,
                 )
                 for image in images
             ),
@@ -283,7 +292,7 @@ class CloneTask:
         domain = self.hypervisor.find(item.name)
         if domain is not None:
             left = [Left(path) for path in item.paths if operation.left_behind(path)]
-            self._keep(item, _decision_existing.look_at(self.hypervisor, domain), left)
+            self._keep(item, _survey.look_at(self.hypervisor, domain), left)
             return Plan({}, {}, self._finishing(item, operation, domain))
         if item.plan is None:
             raise DiskError(f"{item.name}: was undefined by somebody else meanwhile: run again")
@@ -293,7 +302,7 @@ class CloneTask:
         making = _work_make.Making(
             self.hypervisor,
             self.qemu_img,
-            operation or Operation(_work_make.MAKE),
+            operation or Operation(_decision_blueprint.MAKE),
             self.overlays,
             self.wish,
             t.cast(Blueprint, item.plan),
@@ -309,7 +318,7 @@ class CloneTask:
         keeping = Keeping(
             self.hypervisor,
             t.cast(Domain, domain),
-            operation or Operation(_work_make.MAKE),
+            operation or Operation(_decision_blueprint.MAKE),
             t.cast(Lack, item.lack),
         )
         return _work_keep.steps(keeping, t.cast(CloneSpec, item.spec).seed)
@@ -376,6 +385,6 @@ class CloneTask:
         return _disks.definition_diff(self.source.definition, after)
 
 
-def manage(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     return CloneTask(module, wish_from(module.params)).present()

@@ -37,8 +37,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_rebase as _decision_rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, CloneWish
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_from import wish_from
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, CloneWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
 
@@ -292,7 +291,7 @@ class RebaseTask:
         return told
 
 
-def manage(module: AnsibleModule) -> dict[str, t.Any]:
+def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     return RebaseTask(module, wish_from(module.params)).rebased()
 

@@ -12,8 +12,10 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout, suffix
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import ALLOCATIONS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_directories
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 
 LINKED, FULL, REFLINK = "linked", "full", "reflink"
@@ -22,8 +24,6 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: libvirt and QEMU write NAME.xml, NAME.log and the like.
 _LONGEST_NAME = 255 - len(".snapshot-000.xml")
-#: The prefix of QEMU's and libvirt's own addresses, which are locally administered.
-_MAC_PREFIX = "52:54:00"
 
 
 @dataclass(frozen=True)
@@ -134,47 +134,6 @@ def require_name(name: str) -> None:
         raise InvalidRequest(f"name: has {len(os.fsencode(name))} bytes, and at most {_LONGEST_NAME} fit: {name}")
 
 
-def image_path(directory: str, name: str, target: str, image_format: str, disks: int) -> str:
-    """Where the image of a clone's disk lies; the target is in its name where the clone has several *disks*."""
-    stem = name if disks == 1 else f"{name}-{target}"
-    return os.path.join(directory, stem + suffix(image_format))
-
-
-def derived_mac(name: str, number: int) -> str:
-    """The address of the interface of that *number* of a clone: always the same for a name, another for each.
-
-    24 bits are left to choose, so that two of a thousand names meet in 3 of 100 cases; whoever meets is told.
-    """
-    digest = _digest(name, "mac", number)
-    return ":".join([_MAC_PREFIX, digest[:2], digest[2:4], digest[4:6]])
-
-
-def derived_serial(name: str, target: str) -> str:
-    """A serial number of 20 characters, as many as virtio has, that stays the same for a clone's disk."""
-    return _digest(name, "serial", target)[:20]
-
-
-def derived_wwn(name: str, target: str) -> str:
-    """A world wide name that stays the same for a clone's disk: of NAA type 3, which is locally assigned."""
-    return "3" + _digest(name, "wwn", target)[:15]
-
-
-def macs_of(spec: CloneSpec, interfaces: int) -> tuple[str, ...]:
-    """The addresses of a clone's *interfaces*. Raises InvalidRequest where more are given than it has."""
-    if len(spec.macs) > interfaces:
-        raise InvalidRequest(
-            f"{spec.name}: {len(spec.macs)} MAC address(es) are given, and the source has {interfaces} network "
-            "interface(s): give as many at most"
-        )
-    return spec.macs + tuple(derived_mac(spec.name, number) for number in range(len(spec.macs), interfaces))
-
-
-def _digest(*parts: t.Any) -> str:
-    import hashlib  # it loads OpenSSL, for a run with something to make
-
-    return hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogateescape")).hexdigest()
-
-
 def _normal_mac(mac: str, name: str) -> str:
     found = mac.lower().replace("-", ":")
     if not _MAC.fullmatch(found):
@@ -203,3 +162,33 @@ def _expressible(description: str | None, name: str) -> str | None:
     if description is not None:
         _document.require_expressible(re.sub(r"[\t\n]", " ", description), f"{name}: description")
     return description
+
+
+def wish_from(params: dict[str, t.Any]) -> CloneWish:
+    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
+    require_directories(params["search_paths"])
+    _arguments.require_ratio(params["max_overcommit"])
+    directory, allocation, cluster_size = params["disk_dir"], params["allocation"], params["cluster_size"]
+    wish = CloneWish(
+        clones=tuple(_spec(given, params["disk_sizes"]) for given in params["clones"]),
+        disk_dir=absolute(directory.rstrip("/") or "/.", "disk_dir") if directory is not None else None,
+        preallocation=ALLOCATIONS[allocation] if allocation else params["preallocation"],
+        cluster_size=parse_size(cluster_size, "cluster_size") if cluster_size is not None else None,
+        **{
+            name: params[name]
+            for name in (
+                *("source", "mode", "fallback", "start", "protect_base", "unique_serials", "vtpm", "seed_bus"),
+                *("trusted", "verify"),
+            )
+        },
+    )
+    wish.require_valid()
+    return wish
+
+
+def _spec(given: dict[str, t.Any], sizes: dict[str, t.Any]) -> CloneSpec:
+    seed = given.get("seed")
+    if seed is not None:
+        absolute(seed, f"{given['name']}: seed")
+        _document.require_expressible(seed, f"{given['name']}: seed")
+    return CloneSpec.parse(given, sizes)

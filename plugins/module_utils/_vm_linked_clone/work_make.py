@@ -10,7 +10,6 @@ others are copies of that (the tests compare them with what qemu-img makes).
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
@@ -24,6 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
+from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import reflink
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
@@ -32,58 +32,21 @@ from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progr
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_definition import (
-    Definition,
-    Identity,
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
+    MAKE,
+    REMOVE,
+    Blueprint,
+    NewImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import (
     FULL,
     LINKED,
     REFLINK,
-    CloneSpec,
     CloneWish,
 )
 
-#: The verbs of the records of runs that make clones, and that remove them.
-MAKE, REMOVE = "clone", "remove-clone"
-#: _IOW(0x94, 9, int), linux/fs.h: gives one file the extents of another.
-_FICLONE = 0x40049409
 _LARGEST_MODEL = 16 << 20
-_DEFAULT_CLUSTER = 64 << 10
-
-
-@dataclass(frozen=True)
-class NewImage:
-    """An image to be made at *path* for a disk of the source, with *size* bytes, in *format*."""
-
-    disk: SourceDisk
-    path: str
-    size: int
-    format: str
-
-
-@dataclass
-class Blueprint:
-    """A clone that is to be made. *nvram*: the source's variable store and the clone's, where there is one to copy.
-
-    *left*: where a dead run was at work, and *debris*, where it left something that is removed first. *validate*:
-    libvirt is to check the definition by its schema.
-    """
-
-    spec: CloneSpec
-    identity: Identity
-    definition: Definition
-    images: tuple[NewImage, ...]
-    nvram: tuple[str, str] | None = None
-    left: tuple[str, ...] = ()
-    debris: tuple[str, ...] = ()
-    validate: bool = False
-
-    @property
-    def paths(self) -> list[str]:
-        """The files that are the clone's own, to be held while it is made."""
-        return [*(image.path for image in self.images), *([self.nvram[1]] if self.nvram else []), *self.left]
 
 
 @dataclass
@@ -282,32 +245,6 @@ def clear(operation: Operation) -> None:
             _base_note.remove(path)
         _staging.discard(path)
         operation.settled(path)
-
-
-def reflink(source: int, target: int) -> None:
-    """Has the file open as *target* share the blocks of the one open as *source*. Raises OSError where it cannot."""
-    fcntl.ioctl(target, _FICLONE, source)
-
-
-def can_reflink(path: str, directory: str) -> bool:
-    """Whether a file in *directory* can share the blocks of *path*: tried with a file that has no name."""
-    try:
-        with open(path, "rb") as source:
-            target = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            try:
-                reflink(source.fileno(), target)
-            finally:
-                os.close(target)
-    except OSError:
-        return False
-    return True
-
-
-def overlay_bytes(size: int, cluster_size: int | None) -> int:
-    """The bytes of an empty overlay: a header, the refcounts, and a first table with 8 bytes for each second one."""
-    cluster = cluster_size or _DEFAULT_CLUSTER
-    entries = -(-size // (cluster * cluster // 8))
-    return (3 + -(-entries * 8 // cluster)) * cluster
 
 
 def _said(plan: Blueprint, image: NewImage) -> str:

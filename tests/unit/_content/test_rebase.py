@@ -20,9 +20,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import
     rewrites,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from unit.samples import MIB, qcow2, raw, snapshot
 
 PATH, OLD, NEW = "/images/web.qcow2", "/images/old.qcow2", "/images/new.qcow2"

@@ -12,15 +12,14 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import (
-    ImageWish,
     bytes_needed,
     creation_options,
-    new_size,
-    plan_create,
     require_usable_base,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import new_size, plan_create
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from unit.samples import MIB, NO_QEMU_IMG, qcow2, raw
 
 PATH = "/images/clone.qcow2"

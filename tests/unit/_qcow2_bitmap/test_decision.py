@@ -14,7 +14,8 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap, Bits
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import BitmapWish, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.samples import qcow2

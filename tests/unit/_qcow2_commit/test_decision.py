@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
+from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Deeds, Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Deeds
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 from unit.samples import MIB, qcow2, raw, snapshot
 
@@ -75,13 +77,13 @@ def test_what_no_world_could_grant_is_refused() -> None:
 )
 def test_a_merge_that_would_not_give_the_disk_is_refused(images: tuple[Image, ...], reason: str) -> None:
     with pytest.raises(DiskError, match=reason):
-        _decision.require_mergeable(Observed(images, HELD))
+        _merge.require_mergeable(Observed(images, HELD))
 
 
 @pytest.mark.parametrize("facts", [{"corrupt": True}, {"data_file": "/etc/shadow"}])
 def test_what_cannot_be_read_as_it_is_is_refused(facts: dict[str, Any]) -> None:
     with pytest.raises(DiskError, match=r"/images/web\.qcow2"):
-        _decision.require_readable((TOP, qcow2(**facts), BASE))
+        _merge.require_readable((TOP, qcow2(**facts), BASE))
 
 
 LUKS = Encryption("luks", taken_slots=(0,))
@@ -103,7 +105,7 @@ LUKS = Encryption("luks", taken_slots=(0,))
 )
 def test_nothing_encrypted_is_merged_into_the_clear_nor_past_an_image(images: tuple[Image, ...], reason: str) -> None:
     with pytest.raises(DiskError, match=reason):
-        _decision.require_mergeable(Observed(images, HELD))
+        _merge.require_mergeable(Observed(images, HELD))
 
 
 def test_an_encrypted_overlay_is_emptied_where_one_key_opens_it() -> None:
@@ -155,18 +157,18 @@ def test_what_lies_between_is_invalid_once_the_base_is_written() -> None:
 
 def test_space_is_needed_for_what_the_base_does_not_hold() -> None:
     size = TOP.virtual_size
-    assert _decision.bytes_needed(BASE, size, HELD, []) == MIB + 65536
-    assert _decision.bytes_needed(BASE, size, HELD, [(0, 65536)]) == MIB
+    assert _merge.bytes_needed(BASE, size, HELD, []) == MIB + 65536
+    assert _merge.bytes_needed(BASE, size, HELD, [(0, 65536)]) == MIB
     full = raw("/images/base", actual_size=10 * MIB)
-    assert _decision.bytes_needed(full, size, HELD, []) == 0, "preallocated, though it holds no data"
+    assert _merge.bytes_needed(full, size, HELD, []) == 0, "preallocated, though it holds no data"
 
 
 def test_a_qcow2_base_needs_whole_clusters_and_tables() -> None:
     base, held, size = qcow2("/images/base"), [(1000, 2000), (MIB, 2 * MIB)], TOP.virtual_size
-    assert _decision.bytes_needed(base, size, held, []) == 17 * 65536 + 4 * 65536
-    assert _decision.bytes_needed(base, size, held, [(0, 10 * MIB)]) == 0
+    assert _merge.bytes_needed(base, size, held, []) == 17 * 65536 + 4 * 65536
+    assert _merge.bytes_needed(base, size, held, [(0, 10 * MIB)]) == 0
     with_snapshots = qcow2("/images/base", snapshots=(snapshot(),))
-    shared = _decision.bytes_needed(with_snapshots, size, held, [(0, 10 * MIB)])
+    shared = _merge.bytes_needed(with_snapshots, size, held, [(0, 10 * MIB)])
     assert shared == 21 * 65536, "it shares its clusters with them"
 
 

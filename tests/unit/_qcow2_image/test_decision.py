@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -20,6 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision 
     plan_reconcile,
     require_no_cut,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from unit.samples import MIB, NO_QEMU_IMG, qcow2, raw, snapshot
 
 PATH = "/images/web.qcow2"

@@ -12,11 +12,14 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
+    decision_blueprint as _decision_blueprint,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
     decision_existing as _decision_existing,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_names as _decision_names
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import wish as _wish
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import work_make as _work_make
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import (
     Neighbour,
     NeighbourDisk,
@@ -105,31 +108,31 @@ def test_a_list_that_contradicts_itself_is_refused(asked: CloneWish, said: str) 
 
 def test_an_address_stays_with_a_name_and_differs_between_names_and_interfaces() -> None:
     names = [f"pc-{number}" for number in range(100)]
-    found = [_wish.derived_mac(name, number) for name in names for number in range(2)]
-    assert found == [_wish.derived_mac(name, number) for name in names for number in range(2)]
+    found = [_decision_names.derived_mac(name, number) for name in names for number in range(2)]
+    assert found == [_decision_names.derived_mac(name, number) for name in names for number in range(2)]
     assert len(set(found)) == 200
     assert all(mac.startswith("52:54:00:") for mac in found)
     assert all(int(mac[:2], 16) & 3 == 2 for mac in found), "locally administered, no multicast"
 
 
 def test_given_addresses_come_first() -> None:
-    macs = _wish.macs_of(spec(mac="52:54:00:00:00:01"), 2)
-    assert macs == ("52:54:00:00:00:01", _wish.derived_mac("pc-1", 1))
+    macs = _decision_names.macs_of(spec(mac="52:54:00:00:00:01"), 2)
+    assert macs == ("52:54:00:00:00:01", _decision_names.derived_mac("pc-1", 1))
     with pytest.raises(InvalidRequest, match=r"2 MAC address\(es\) are given, and the source has 1"):
-        _wish.macs_of(spec(macs=["52:54:00:00:00:01", "52:54:00:00:00:02"]), 1)
+        _decision_names.macs_of(spec(macs=["52:54:00:00:00:01", "52:54:00:00:00:02"]), 1)
 
 
 def test_serial_numbers_and_world_wide_names_have_their_shape() -> None:
-    serials = {_wish.derived_serial(name, target) for name in ("a", "b") for target in ("vda", "vdb")}
-    names = {_wish.derived_wwn(name, target) for name in ("a", "b") for target in ("sda", "sdb")}
+    serials = {_decision_names.derived_serial(name, target) for name in ("a", "b") for target in ("vda", "vdb")}
+    names = {_decision_names.derived_wwn(name, target) for name in ("a", "b") for target in ("sda", "sdb")}
     assert len(serials) == len(names) == 4
     assert {len(serial) for serial in serials} == {20}
     assert all(len(name) == 16 and name.startswith("3") for name in names)
 
 
 def test_an_image_is_named_after_its_clone() -> None:
-    assert _wish.image_path("/d", "pc-1", "vda", "qcow2", 1) == "/d/pc-1.qcow2"
-    assert _wish.image_path("/d", "pc-1", "vdb", "raw", 2) == "/d/pc-1-vdb.raw"
+    assert _decision_names.image_path("/d", "pc-1", "vda", "qcow2", 1) == "/d/pc-1.qcow2"
+    assert _decision_names.image_path("/d", "pc-1", "vdb", "raw", 2) == "/d/pc-1-vdb.raw"
 
 
 # What a source must be
@@ -268,7 +271,7 @@ def test_a_clone_that_is_not_as_asked_for_says_what_differs(asked: CloneSpec, sa
 
 def test_the_error_says_what_differs() -> None:
     with pytest.raises(DiskError, match="vcpus is 2, asked for 4: it was left alone") as caught:
-        _decision_existing.require_right(spec(vcpus=4), wish(mode="full"), SOURCE, THERE, NO_QEMU_IMG)
+        _survey.require_right(spec(vcpus=4), wish(mode="full"), SOURCE, THERE, NO_QEMU_IMG)
     assert caught.value.facts["differences"] == ["vcpus is 2, asked for 4"]
 
 
@@ -309,4 +312,4 @@ def test_what_another_domain_has_is_taken(asked: CloneSpec, macs: list[str], pat
 def test_an_empty_overlay_needs_a_header_the_refcounts_and_its_first_table(
     size: int, cluster: int | None, wanted: int
 ) -> None:
-    assert _work_make.overlay_bytes(size, cluster) == wanted * (cluster or 65536)
+    assert _decision_blueprint.overlay_bytes(size, cluster) == wanted * (cluster or 65536)
