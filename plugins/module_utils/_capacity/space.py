@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import os
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import SUFFIX
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import typing as t
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._content.exchange import Exchange
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import copy_file
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image

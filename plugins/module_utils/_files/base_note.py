@@ -19,9 +19,9 @@ import stat
 import time
 import typing as t
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging

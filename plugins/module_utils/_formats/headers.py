@@ -16,8 +16,8 @@ import re
 import stat
 import struct
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import sys
 import typing as t
 from array import array
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header, SnapshotEntry
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import io
 import struct
 import typing as t
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 
 MAGIC = b"QFI\xfb"

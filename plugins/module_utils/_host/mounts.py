@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 

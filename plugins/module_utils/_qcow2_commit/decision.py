@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import (
@@ -15,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import 
     require_no_bitmaps,
     require_no_snapshots,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import typing as t
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     MissingImage,
     QemuImgFailed,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import typing as t
 import unicodedata
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 
 #: QEMU keeps the first 255 bytes of a longer name, and never finds it again (HAZARDS E3).

@@ -10,9 +10,9 @@ import json
 import re
 import signal
 import typing as t
-from dataclasses import dataclass, replace
 
 from ansible.module_utils.common.process import get_bin_path
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import process as _process
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Secret

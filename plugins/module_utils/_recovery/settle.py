@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import typing as t
 from contextlib import suppress
-from dataclasses import asdict
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation

@@ -10,9 +10,9 @@ import errno
 import threading
 import typing as t
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     Interrupted,

@@ -10,8 +10,8 @@ import fcntl
 import os
 import struct
 import typing as t
-from dataclasses import asdict, dataclass, field
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image

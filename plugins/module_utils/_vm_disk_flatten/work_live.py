@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, field
 from functools import partial
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands

@@ -12,10 +12,10 @@ backing files, too: by a definition that still names them, whatever the moment o
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.exchange import Exchange
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError

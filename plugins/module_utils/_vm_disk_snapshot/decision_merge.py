@@ -11,8 +11,8 @@ To remove a snapshot is to merge its overlays into the images below them, whose 
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import (

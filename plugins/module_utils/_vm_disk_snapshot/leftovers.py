@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 import typing as t
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _content_merge
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap, Bits
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import decision as _decision
