@@ -170,9 +170,8 @@ def test_the_picture_of_the_house_is_true() -> None:
     drawing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```mermaid", 1)[1].split("```", 1)[0]
     drawn = [set(re.findall(r"^\s+(_\w+)\[", floor, re.MULTILINE)) for floor in drawing.split("subgraph")[1:]]
     assert drawn == [set(), *FLOORS[1:], set()]
-    assert re.findall(r"\w+ --> .*", drawing) == [
-        " --> ".join(["ground", *(f"floor{n}" for n in range(1, len(drawn)))])
-    ]
+    stairs = " --> ".join(["ground", *(f"floor{number}" for number in range(1, len(drawn)))])
+    assert re.findall(r"\w+ --> .*", drawing) == [stairs]
 
 
 def test_every_module_is_in_the_action_group() -> None:
