@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import sibling_name
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options

@@ -11,7 +11,7 @@ import re
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 
-_ESCAPED = re.compile(r"\\([0-7]{3})")
+_ESCAPED = r"\\([0-7]{3})"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _parse(line: str) -> Mount:
 
 def _plain(text: str) -> str:
     """Blanks and backslashes are written as octal numbers."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
+    return re.sub(_ESCAPED, lambda found: chr(int(found[1], 8)), text)
 
 
 def _is_below(path: str, point: str) -> bool:

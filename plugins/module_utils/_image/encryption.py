@@ -14,8 +14,10 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, Secret, key_option
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 
 #: The formats that can be encrypted.
 ENCRYPTED_FORMATS = ("qcow2", "luks")

@@ -15,8 +15,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 #: A chain deeper than this is taken for a mistake or an attack; libvirt's own limit is 200, sane chains have a few.
 DEEPEST_CHAIN = 64
@@ -72,7 +75,7 @@ class Image:
     backing_format: str | None = None
     data_file: str | None = None
     extents: tuple[str, ...] = ()
-    snapshots: tuple[_qcow2.Snapshot, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -117,29 +120,19 @@ def require_regular_file(path: str) -> None:
         raise UnsafeImage(f"{path}: is not a regular file, and only image files are converted", path=path)
 
 
-def inspect(
-    qemu_img: QemuImg,
-    path: str,
-    image_format: str | None = None,
-    *,
-    by_header: bool = False,
-    knows: Knows | None = None,
-) -> Image:
+def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, knows: Knows | None = None) -> Image:
     """The facts of the image at *path*, read as *image_format*, or as what its first bytes claim.
 
-    *by_header*: qemu-img is asked only where the header leaves a doubt, for a look at many images. *knows* is asked
-    about the extents of a VMDK, which QEMU opens at a mere look; without it, those are taken that bear its name.
+    *qemu_img* is asked only where the header leaves a doubt. *knows* is asked about the extents of a VMDK, which QEMU
+    opens at a mere look; without it, those are taken that bear its name.
 
     Nothing but the file itself is opened, whatever it refers to. Raises MissingImage, UnsafeImage (another format
     than *image_format*, a damaged header, features that nobody knows, references that QEMU would follow at a mere
     look), or QemuImgFailed.
     """
     image_format, points_to, header = first_look(path, image_format, knows)
-    snapshots: tuple[_qcow2.Snapshot, ...] = ()
-    if header and header.snapshot_count:
-        with _headers.open_image(path) as stream:
-            snapshots = _qcow2.read_snapshots(stream, header, path)
-    told = (by_header and _told_by_header(path, image_format, header)) or qemu_img.info(path, image_format)
+    snapshots = _snapshots(path, header) if header and header.snapshot_count else ()
+    told = _told_by_header(path, image_format, header) or qemu_img.info(path, image_format)
     data_files = tuple(_headers.resolve(name, path) or name for name in points_to.data_files)
     return Image(
         path=path,
@@ -268,11 +261,20 @@ def _resolved(reference: str | None, path: str) -> str | None:
     return (_headers.resolve(reference, path) or reference) if reference is not None else None
 
 
+def _snapshots(path: str, header: _qcow2.Header) -> tuple[Snapshot, ...]:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import read_snapshots
+
+    with _headers.open_image(path) as stream:
+        return read_snapshots(stream, header, path)
+
+
 def _require_own_extents(extents: tuple[str, ...], path: str, knows: Knows | None) -> None:
     """QEMU opens the extents of a VMDK at a mere look, so that only those may be there that belong to it."""
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.vmdk import is_own_extent
+
     for extent in extents:
         file = _headers.resolve(extent, path)
-        if file is None or not (knows(file) if knows else _headers.is_own_extent(extent, path)):
+        if file is None or not (knows(file) if knows else is_own_extent(extent, path)):
             unlike = "" if knows else "is not a plain file beside it that bears its name, and which "
             way_out = ": name it as well, or set trusted=true where you know that it belongs there" if knows else ""
             raise UnsafeImage(

@@ -20,8 +20,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, Secret
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 _LONGEST_SECRET = 64 * 1024
 _SECRET: dict[str, t.Any] = {

@@ -26,7 +26,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Ste
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
@@ -89,7 +89,7 @@ class BitmapTask(InPlaceTask):
         """Has the image, and the one that bitmaps are merged from, opened with the secrets of the task."""
         self.unlock(image)
         if self.wish.file is not None:
-            self._source = _image.inspect(self.qemu_img, self.wish.file, "qcow2", by_header=True)
+            self._source = _image.inspect(self.qemu_img, self.wish.file, "qcow2")
             if self._source_openers is not None:
                 self.qemu_img = _key_slots.unlocked(self.qemu_img, [self._source], self._source_openers)
 
@@ -101,7 +101,7 @@ class BitmapTask(InPlaceTask):
         return [self.path, *([self.wish.file] if self.wish.file else [])]
 
     def _observe(self) -> Observed:
-        image = _image.inspect(self.qemu_img, self.path, "qcow2", by_header=True)
+        image = _image.inspect(self.qemu_img, self.path, "qcow2")
         with _headers.open_image(self.path) as stream:
             header = _qcow2.read_header(stream, self.path)
             bitmaps = _bitmaps.read_bitmaps(stream, header, self.path)
@@ -165,5 +165,5 @@ class BitmapTask(InPlaceTask):
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = BitmapTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, _leftovers.BITMAP, lambda: [task.path], module)
+    plan = carry_out(task.decide, _verbs.BITMAP, lambda: [task.path], module)
     return task.result(plan)

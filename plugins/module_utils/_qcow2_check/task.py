@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slot
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import (
     CHECKED_FORMATS,
     Finding,
@@ -130,5 +131,5 @@ class CheckTask(InPlaceTask):
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = CheckTask(module)
-    plan = carry_out(task.decide, _leftovers.REPAIR, lambda: [task.path], module)
+    plan = carry_out(task.decide, _verbs.REPAIR, lambda: [task.path], module)
     return task.result(plan)

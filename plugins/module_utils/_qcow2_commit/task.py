@@ -20,7 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     QemuImgFailed,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
@@ -37,6 +37,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import L
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
@@ -120,12 +121,12 @@ class CommitTask(CommitSurvey):
         for path in self._paths:
             left = _leftovers.left_on(path, formats.get(path), operation)
             own = left.half_merged is not None and any(is_same(left.half_merged, one.path) for one in images[:-1])
-            steps += _settle.settle(left, self.door(operation), finishing=_leftovers.COMMIT if own else None)
+            steps += _settle.settle(left, self.door(operation), finishing=_verbs.COMMIT if own else None)
         return tuple(steps)
 
     def _with_noted(self, paths: list[str], operation: Operation | None) -> list[str]:
         """*paths*, and the further ones of a dead merge of these: an emptied overlay does not read all of them now."""
-        notes = [_dead(_lock.notes(operation)(path)) for path in paths]
+        notes = [_dead(_beside.notes(operation)(path)) for path in paths]
         return list(dict.fromkeys([*paths, *(path for note in notes for path in note.get("images", ()))]))
 
     def _observe(self, images: tuple[_image.Image, ...]) -> Observed:
@@ -160,7 +161,7 @@ class CommitTask(CommitSurvey):
                 path=base.path,
             )
         if operation is not None:
-            self._note(operation, observed, _leftovers.MERGED)
+            self._note(operation, observed, _verbs.MERGED)
 
     def _is_same_content(self, observed: Observed) -> bool:
         overlay, base = observed.overlay, observed.base
@@ -198,7 +199,7 @@ class CommitTask(CommitSurvey):
         observed = self._found
         if operation is None or observed is None or not (first or plan):
             return replace(plan, steps=(*first, *plan.steps))
-        stage = _leftovers.MERGED if observed.is_merged else _leftovers.MERGING
+        stage = _verbs.MERGED if observed.is_merged else _verbs.MERGING
 
         def note() -> None:
             operation.settled(*operation.paths)
@@ -230,7 +231,7 @@ class CommitTask(CommitSurvey):
                 "remove=true",
                 path=path,
             )
-        note = _dead(_lock.notes(operation)(path))
+        note = _dead(_beside.notes(operation)(path))
         base, image_format = self.wish.base or note.get("base"), self.wish.base_format or note.get("base_format")
         if base is not None and not os.path.exists(base):
             raise MissingImage(f"{path}: neither it nor its base, {base}, is there: check the paths", path=path)
@@ -275,12 +276,12 @@ class CommitTask(CommitSurvey):
 
 def _dead(note: dict[str, t.Any] | None) -> dict[str, t.Any]:
     """What a dead run that merged noted; nothing of any other."""
-    is_ours = note is not None and not note.get("alive") and note.get("verb") == _leftovers.COMMIT
+    is_ours = note is not None and not note.get("alive") and note.get("verb") == _verbs.COMMIT
     return note if note and is_ours else {}
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = CommitTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, _leftovers.COMMIT, task.paths, module)
+    plan = carry_out(task.decide, _verbs.COMMIT, task.paths, module)
     return task.result(plan)

@@ -10,12 +10,13 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust, require_not_corrupt
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute
@@ -29,7 +30,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     paths = (absolute(params["path"], "path"), absolute(params["other"], "other"))
     progress = Progress.wanted()
     trust = Trust(params["trusted"])
-    qemu_img = QemuImg.find().limiting(not trust.trusted)
+    qemu_img = _door.find(limited=not trust.trusted)
     surroundings = Surroundings(params["uri"], ())
     chains = [trust.look(qemu_img, path, image_format) for path, image_format in zip(paths, formats)]
     first = _key_slots.openers_from(params, "encryption")
@@ -51,7 +52,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 def _require_still(qemu_img: QemuImg, chain: tuple[Image, ...], surroundings: Surroundings) -> None:
     """Raises where what is read of the images would be no whole disk."""
     require_not_corrupt(chain)
-    _surroundings.require_settled(qemu_img, chain[0].path, chain[0].format, _lock.look(chain[0].path))
+    _surroundings.require_settled(qemu_img, chain[0].path, chain[0].format, _beside.look(chain[0].path))
     surroundings.require_not_running(chain[0].path, "compare it", but="backing file")
     for image in chain:
         _surroundings.require_unwritten(image)

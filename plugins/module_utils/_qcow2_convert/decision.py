@@ -12,7 +12,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Recipe
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed, require_usable_base
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import (
     HEADER_BYTES,

@@ -20,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     MissingImage,
     UnsafeImage,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -34,9 +35,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish, wish_from
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import CONVERT
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import interrupted
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import CONVERT
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
@@ -54,7 +56,7 @@ class ConversionTask:
         self.wish = wish
         self.progress = Progress.wanted()
         self.trust = Trust(module.params["trusted"], tuple(filter(None, [wish.backing_file])))
-        self.qemu_img = QemuImg.find().limiting(not self.trust.trusted)
+        self.qemu_img = _door.find(limited=not self.trust.trusted)
         self.surroundings = Surroundings(module.params["uri"], module.params["search_paths"])
         self.verified = False
         self._found: Observed | None = None
@@ -317,7 +319,7 @@ class ConversionTask:
 
     def _note_of(self, path: str, operation: Operation | None) -> dict[str, t.Any] | None:
         """What a record beside *path* says: of those that we hold, what was in them before."""
-        return operation.left_behind(path) if operation and path in operation.paths else _lock.look(path)
+        return operation.left_behind(path) if operation and path in operation.paths else _beside.look(path)
 
     def _after(self, first: tuple[Step, ...], plan: Plan, operation: Operation | None) -> Plan:
         """*plan* after the steps that settle what a dead run left, and a note of what is in flight."""

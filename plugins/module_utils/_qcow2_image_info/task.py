@@ -16,7 +16,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel, once
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_directories
@@ -71,7 +72,7 @@ class Look:
         self.params = params
         self.dependents = dependents
         self.trust = Trust(params["trusted"], tuple(files))
-        self.qemu_img = QemuImg.find().limiting(not self.trust.trusted)
+        self.qemu_img = _door.find(limited=not self.trust.trusted)
         self._inspected = once(self._inspect)
 
     def at(self, path: str) -> Facts:
@@ -96,7 +97,7 @@ class Look:
 
     def _inspect(self, named: tuple[str, str]) -> _image.Image:
         path, image_format = named
-        return _image.inspect(self.qemu_img, path, image_format, by_header=True, knows=self.trust.knows)
+        return _image.inspect(self.qemu_img, path, image_format, knows=self.trust.knows)
 
     def _facts(self, image: _image.Image) -> Facts:
         facts = image.facts()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import MOST_SNAPSHOTS, Snapshot, SnapshotEntry
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import MOST_SNAPSHOTS
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot, SnapshotEntry
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step

@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -29,14 +30,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decisi
     require_changeable,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import reverting as _reverting
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
-_VERBS = {"present": _leftovers.CREATE, "absent": _leftovers.DELETE, "reverted": _leftovers.REVERT}
+_VERBS = {"present": _verbs.CREATE, "absent": _verbs.DELETE, "reverted": _verbs.REVERT}
 _TO_DO = {"present": "take or delete a snapshot", "absent": "delete a snapshot", "reverted": "revert it"}
 
 
@@ -62,7 +64,7 @@ class SnapshotTask(InPlaceTask):
             self._require_unused(self.users())  # what is read while somebody writes it proves nothing
         observed = self._observed = self._observe()
         self.unlock(observed.image)
-        first = self.settling("qcow2", operation, finishing=_leftovers.REVERT if reverting else None)
+        first = self.settling("qcow2", operation, finishing=_verbs.REVERT if reverting else None)
         if not reverting:
             self._removed = [entry.snapshot.name for entry in removals(self.wish, observed)]
         plan = plan_snapshots(self.wish, observed, self.door(operation))
@@ -78,7 +80,7 @@ class SnapshotTask(InPlaceTask):
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns; in check mode what it would."""
-        image = _image.inspect(self.qemu_img, self.path, "qcow2", by_header=True)
+        image = _image.inspect(self.qemu_img, self.path, "qcow2")
         snapshots = image.snapshots
         if self.module.check_mode and plan:
             if self.wish.state == "reverted":
@@ -94,13 +96,13 @@ class SnapshotTask(InPlaceTask):
         }
 
     def _observe(self) -> Observed:
-        image = _image.inspect(self.qemu_img, self.path, "qcow2", by_header=True)
+        image = _image.inspect(self.qemu_img, self.path, "qcow2")
         with _headers.open_image(self.path) as stream:
             header = _qcow2.read_header(stream, self.path)
-            entries = _qcow2.read_snapshot_table(stream, header, self.path)
+            entries = _snapshots.read_snapshot_table(stream, header, self.path)
             name = str(self.wish.name).encode() if self.wish.state == "reverted" else None
             wished = [entry for entry in entries if entry.name == name]
-            at_snapshot = bool(wished) and _qcow2.is_at_snapshot(stream, header, wished[0], self.path)
+            at_snapshot = bool(wished) and _snapshots.is_at_snapshot(stream, header, wished[0], self.path)
         return Observed(image, entries, max([header.l1_entries, *(entry.l1_entries for entry in wished)]), at_snapshot)
 
     def _require_possible(self, observed: Observed) -> None:
@@ -138,7 +140,7 @@ class SnapshotTask(InPlaceTask):
         """By these the next run knows whether the disk is what it was, what it is to be, or neither."""
         found = [entry.snapshot for entry in self._observed.entries if entry.name == str(self.wish.name).encode()]
         return {
-            "layer": _leftovers.active_layer(self.path),
+            "layer": _reverting.active_layer(self.path),
             "snapshot": self.wish.name,
             "snapshot_id": found[0].id if found else None,
         }

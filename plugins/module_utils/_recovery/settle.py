@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import typing as t
 from contextlib import suppress
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import (
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import Leftovers, left_on
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import (
     BITMAP,
     COMMIT,
     CONVERT,
@@ -25,9 +24,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers im
     DISK_SNAPSHOT,
     REPAIR,
     REVERT,
-    Leftovers,
-    left_on,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
 
 #: The verbs that harm nothing but reference counts when they are cut short (HAZARDS D).
 _OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
@@ -94,7 +95,7 @@ def settle(left: Leftovers, qemu_img: QemuImg, *, finishing: str | None = None) 
             if left.half_replaced
             else f"remove the unfinished file that an interrupted run left for {path}"
         )
-        steps.append(Step(what, lambda: _file_set.settle(os.path.realpath(path))))
+        steps.append(Step(what, partial(_settle_files, os.path.realpath(path))))
     if left.record is None:
         return tuple(steps)
     if left.verb != finishing:
@@ -133,6 +134,12 @@ def require_whole(left: Leftovers) -> None:
 def check(path: str, image_format: str, qemu_img: QemuImg) -> None:
     """Makes sure that the metadata of an image is in order, leaks repaired. Raises UnsafeImage where it is corrupt."""
     _checker(Leftovers(path, image_format), qemu_img)()
+
+
+def _settle_files(path: str) -> None:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
+
+    _file_set.settle(path)
 
 
 def _checker(left: Leftovers, qemu_img: QemuImg) -> t.Callable[[], None]:

@@ -14,7 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import FileSystem
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Pool
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.wish import Wish
 from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
@@ -49,7 +49,7 @@ def run(module: AnsibleModule) -> Facts:
             {os.path.dirname(os.path.realpath(one.path)) for one in users if os.path.isfile(one.path)}
         )
     directories = _dependents.directories_to_search(wish.places, wish.below, hypervisor)
-    systems = _space.file_systems(wish.places, directories, users, QemuImg.find().limiting())
+    systems = _space.file_systems(wish.places, directories, users, _door.find(limited=True))
     found = [_file_system(system, wish.pool_names, params["limit"]) for system in systems]
     found += [_pool(pool, params["limit"]) for pool in wish.pools]
     return {

@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     may_still_happen,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
@@ -67,7 +68,7 @@ def decide_after_others(
     try:
         return decide()
     except (ImageInUse, QemuImgFailed) as error:
-        alive = any((_lock.look(path) or {}).get("alive") for path in paths())
+        alive = any((_beside.look(path) or {}).get("alive") for path in paths())
         if module.check_mode or (isinstance(error, ImageInUse) and not alive):
             raise
         if alive:

@@ -19,6 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step, refusal
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
@@ -35,7 +36,7 @@ class DomainTask(ABC):
         self.check_mode = module.check_mode
         self.warn: t.Callable[[str], None] = module.warn
         self.progress = Progress.wanted()
-        self.qemu_img = QemuImg.find().limiting(not module.params["trusted"])
+        self.qemu_img = _door.find(limited=not module.params["trusted"])
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.domain = self.hypervisor.domain(module.params["name"])
         self.state: DomainState

@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import interrupted
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_directories
@@ -31,7 +32,7 @@ class InPlaceTask:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.path = absolute(module.params["path"], "path")
-        self.qemu_img = QemuImg.find()
+        self.qemu_img = _door.find()
         self.openers: Openers | None = None
         self._hypervisor: t.Any = None
         self._asked_libvirt = False

@@ -16,8 +16,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Listed
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Listed
 
 # QEMU's locks on an image are OFD locks on single bytes: 100+i for a permission that somebody has, 200+i for one that
 # somebody does not let others have (block/file-posix.c).
@@ -149,16 +152,6 @@ def _files_of(
             yield link.path, _BACKING, link.format
     if disk.mirror:
         yield disk.mirror, "destination of a block job on", None
-
-
-def source_path(disk: _disks.DiskElement, hypervisor: Hypervisor) -> str | None:
-    """The path of a disk's source, a storage volume's looked up; None where it has none, or its pool is away."""
-    if disk.type == "volume" and disk.pool and disk.volume:
-        try:
-            return hypervisor.volume_path(disk.pool, disk.volume)
-        except DiskError:
-            return None
-    return disk.source
 
 
 def _is_byte_locked(descriptor: int, byte: int) -> bool:

@@ -23,7 +23,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import (
     Layout,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import LIVE_FORMATS, ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskChange, DiskElement
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.disk_changes import DiskChange
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, now
 
 

@@ -13,14 +13,10 @@ from functools import partial
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import discarding
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import (
-    NEW_FILE,
-    discarding,
-    require_own,
-    traces,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE, require_own, traces
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import (
     Conversion,

@@ -13,8 +13,8 @@ from functools import partial
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -27,7 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.leftovers import Unfinished
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
 if t.TYPE_CHECKING:
@@ -99,7 +99,7 @@ class ConvertTask(DomainTask):
     def _find_unfinished(self, images: t.Iterable[str], operation: Operation | None) -> Unfinished:
         asked = _records.shutdown_in(self.state.definition)
         run = self.domain.run_number() if asked else None
-        return _leftovers.find(self.state, images, _lock.notes(operation), asked, run)
+        return _leftovers.find(self.state, images, _beside.notes(operation), asked, run)
 
     def _warn_of_shutdown(self, operation: Operation | None) -> None:
         """Says, once, that the guest may go off under what is done or found now."""
@@ -139,7 +139,7 @@ class ConvertTask(DomainTask):
 
     def _conversion_plan(self, operation: Operation | None, adopted: t.Container[str]) -> Plan:
         changes = [_decision.change(item, self.wish) for item in self.conversions]
-        after = _disks.with_changes(self.state.definition, changes)
+        after = _disk_changes.with_changes(self.state.definition, changes)
         return Plan(
             before={item.target: {"path": item.source, "format": item.source_format} for item in self.conversions},
             after={item.target: {"path": item.dest, "format": self.wish.layout.format} for item in self.conversions},
@@ -149,7 +149,7 @@ class ConvertTask(DomainTask):
                 *self._steps(operation, adopted),
                 *self._removals(),
             ),
-            diff=({"prepared": _disks.definition_diff(self.state.definition, after)},),
+            diff=({"prepared": _disk_changes.definition_diff(self.state.definition, after)},),
         )
 
     def _steps(self, operation: Operation | None, adopted: t.Container[str]) -> tuple[Step, ...]:
@@ -206,7 +206,7 @@ class ConvertTask(DomainTask):
         )
         from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import settle
 
-        note_of = _lock.notes(operation)
+        note_of = _beside.notes(operation)
         found: list[Step] = []
         for item in self.conversions:
             note = note_of(item.source)

@@ -22,10 +22,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Im
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
@@ -102,7 +103,7 @@ class LiveWork(Hands):
             _staging.sync(item.dest)
 
     def _begin_copy(self, item: Conversion) -> None:
-        destination = _disks.copy_destination(item.dest, self.wish.layout.format, block=self.wish.block_device)
+        destination = _disk_changes.copy_destination(item.dest, self.wish.layout.format, block=self.wish.block_device)
         try:
             self.domain.block_copy(item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth)
         except LibvirtFailed as error:
@@ -212,13 +213,13 @@ def end_copy(domain: Domain, disk: _records.RecordedDisk) -> None:
 def name_pivoted(hypervisor: Hypervisor, domain: Domain, disks: t.Iterable[_records.RecordedDisk]) -> None:
     """Has the definition name the images that the guest uses since a run pivoted to them and died."""
     changes = [
-        _disks.DiskChange(disk.target, disk.dest, disk.format, block=_block_device.is_block_device(disk.dest))
+        _disk_changes.DiskChange(disk.target, disk.dest, disk.format, block=_block_device.is_block_device(disk.dest))
         for disk in disks
     ]
     _name_in_definition(hypervisor, domain, changes)
 
 
-def _name_in_definition(hypervisor: Hypervisor, domain: Domain, changes: t.Sequence[_disks.DiskChange]) -> None:
+def _name_in_definition(hypervisor: Hypervisor, domain: Domain, changes: t.Sequence[_disk_changes.DiskChange]) -> None:
     """Raises LibvirtFailed where the definition does not name the new images afterwards."""
     for attempt in (1, 2):
         definition = domain.xml(inactive=True)
@@ -226,7 +227,7 @@ def _name_in_definition(hypervisor: Hypervisor, domain: Domain, changes: t.Seque
         if all(named.get(change.target) == (change.path, change.format) for change in changes):
             return
         if attempt == 1:
-            hypervisor.define(_disks.with_changes(definition, changes))
+            hypervisor.define(_disk_changes.with_changes(definition, changes))
     raise LibvirtFailed(
         f"{domain.name}: runs on {', '.join(change.path for change in changes)}, but libvirt does not take that into "
         "the definition: name it there with virsh edit before the domain goes off"

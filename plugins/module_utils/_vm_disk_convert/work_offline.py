@@ -21,11 +21,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Im
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 
@@ -85,15 +86,15 @@ class Work(Hands):
         self.records.note(_decision.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
 
-    def define(self, changes: t.Sequence[_disks.DiskChange]) -> None:
+    def define(self, changes: t.Sequence[_disk_changes.DiskChange]) -> None:
         """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""
         self.require_off()
         self._require_unwritten()
         self._before = self.domain.xml(inactive=True)
-        wanted = _disks.with_changes(self._before, changes)
+        wanted = _disk_changes.with_changes(self._before, changes)
         self._named = True
         self.hypervisor.define(wanted)
-        difference = _disks.unexpected_difference(wanted, self.domain.xml(inactive=True))
+        difference = _disk_changes.unexpected_difference(wanted, self.domain.xml(inactive=True))
         if difference:
             raise LibvirtFailed(
                 f"{self.domain.name}: libvirt made something else of the definition: it was put back:\n{difference}"
@@ -182,7 +183,7 @@ def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Convers
     return tuple(found)
 
 
-def _runs_on(domain: Domain, changes: t.Sequence[_disks.DiskChange]) -> bool:
+def _runs_on(domain: Domain, changes: t.Sequence[_disk_changes.DiskChange]) -> bool:
     live = {disk.target: disk.source for disk in _disks.disks(domain.xml(inactive=False))}
     return all(live.get(change.target) == change.path for change in changes)
 

@@ -17,18 +17,15 @@ from functools import partial
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import discarding
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import covers
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import (
-    NoteOf,
-    discarding,
-    require_own,
-    traces,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NoteOf, require_own, traces
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening, recorded
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _xml_disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
@@ -127,7 +124,7 @@ def with_old_chains(definition: str, disks: t.Iterable[RecordedDisk], qemu_img: 
     for disk in disks:
         chain = _chain_below(disk, qemu_img)
         links = [_xml_disks.ChainLink(image.path, image.format) for image in chain]
-        definition = _xml_disks.with_chain(definition, disk.target, links)
+        definition = _disk_changes.with_chain(definition, disk.target, links)
     return definition
 
 

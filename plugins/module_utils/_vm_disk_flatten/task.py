@@ -15,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_ch
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -31,7 +31,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decis
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.leftovers import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.survey import FlattenSurvey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
 
@@ -143,7 +143,7 @@ class FlattenTask(DomainTask):
 
     def _definition_diff(self, items: t.Sequence[Flattening]) -> tuple[dict[str, t.Any], ...]:
         before = self.state.definition
-        return ({"prepared": _disks.definition_diff(before, _work_live.shortened(before, items))},)
+        return ({"prepared": _disk_changes.definition_diff(before, _work_live.shortened(before, items))},)
 
     def _repair(self, operation: Operation | None) -> Plan:
         """The plan that gives images back what their QEMU took along when it was killed; then all begins anew."""
@@ -182,7 +182,7 @@ class FlattenTask(DomainTask):
 
     def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
         """Where another verb died on an image, that image is checked first, which a running guest does not allow."""
-        note_of = _lock.notes(operation)
+        note_of = _beside.notes(operation)
         found: list[Step] = []
         for item in self.items:
             note = note_of(item.path)
@@ -200,7 +200,7 @@ class FlattenTask(DomainTask):
 
     def _find_left(self, operation: Operation | None) -> Left:
         run, images = self.domain.run_number(), [item.path for item in self.meant]
-        return _leftovers.find(self.state, run, images, _lock.notes(operation), self.domain.is_pulled)
+        return _leftovers.find(self.state, run, images, _beside.notes(operation), self.domain.is_pulled)
 
     def _facts(self, item: Flattening, disk: DomainDisk, changed: bool) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""

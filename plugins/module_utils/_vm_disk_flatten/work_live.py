@@ -24,6 +24,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.leftovers import OWNERS
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
@@ -146,7 +147,7 @@ def name_chain(hypervisor: Hypervisor, domain: Domain, items: t.Iterable[Flatten
     if wanted == definition:
         return
     hypervisor.define(wanted)
-    difference = _disks.unexpected_difference(wanted, domain.xml(inactive=True))
+    difference = _disk_changes.unexpected_difference(wanted, domain.xml(inactive=True))
     if difference:
         raise LibvirtFailed(f"{domain.name}: libvirt made something else of the definition:\n{difference}")
 
@@ -154,7 +155,7 @@ def name_chain(hypervisor: Hypervisor, domain: Domain, items: t.Iterable[Flatten
 def shortened(definition: str, items: t.Iterable[Flattening]) -> str:
     """The definition with the backing files that the images have once they are flattened."""
     for item in items:
-        definition = _disks.with_shorter_chain(definition, item.target, _named(definition, item))
+        definition = _disk_changes.with_shorter_chain(definition, item.target, _named(definition, item))
     return definition
 
 

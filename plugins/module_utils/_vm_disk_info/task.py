@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding impor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
@@ -121,7 +122,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     names = module.params["names"]
     hypervisor = Hypervisor.connect(module.params["uri"])
-    qemu_img = QemuImg.find()
+    qemu_img = _door.find()
     seen = [found for domain in domains(hypervisor, names) if (found := observe(hypervisor, domain, names is not None))]
     users = _users.domain_users(hypervisor)
     disks = [(observed, disk) for observed in seen for disk in observed.state.disks]

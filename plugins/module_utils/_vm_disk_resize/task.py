@@ -19,15 +19,16 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     NotEnoughSpace,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
@@ -49,7 +50,7 @@ class ResizeTask:
         self.module = module
         self.params = module.params
         self.wish = wish
-        self.qemu_img = QemuImg.find().limiting(not wish.trusted)
+        self.qemu_img = _door.find(limited=not wish.trusted)
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.domain = self.hypervisor.domain(module.params["name"])
         self.state: DomainState
@@ -125,7 +126,7 @@ class ResizeTask:
         """The plan for a disk that has not the size that it is to have. Raises DiskError where it must not get it."""
         record = self.state.record
         if record is not None and item.target in [disk.target for disk in record.disks]:
-            _records.require_own(self.state.name, record, "resize", _lock.notes(operation))
+            _traces.require_own(self.state.name, record, "resize", _beside.notes(operation))
         this = replace(self.state, disks=(self.disk,))
         jobs = _domain.block_jobs(self.domain, this) if item.live else []
         _decision.require_resizable(self.state, item, self.wish, jobs)
@@ -146,7 +147,7 @@ class ResizeTask:
 
     def _require_settled(self, item: Resizing, operation: Operation | None) -> None:
         """Raises DiskError where a dead run left something that has to be verified, which a guest's QEMU forbids."""
-        left = operation.left_behind(item.path) if operation else _lock.look(item.path)
+        left = operation.left_behind(item.path) if operation else _beside.look(item.path)
         if left and not left.get("alive") and left.get("verb") not in _HARMLESS:
             raise DiskError(
                 f"{item.path}: a run ({left.get('verb')}) was interrupted on it, and it cannot be checked while "
@@ -202,7 +203,7 @@ class ResizeTask:
     def _image(self, disk: DomainDisk) -> _image.Image:
         """The facts of a disk's image. An encrypted raw disk is shorter than its file, by the header with its keys."""
         path, is_luks = t.cast(str, disk.path), disk.element.encrypted and disk.format == "raw"
-        image = _image.inspect(self.qemu_img, path, "luks" if is_luks else disk.format, by_header=True)
+        image = _image.inspect(self.qemu_img, path, "luks" if is_luks else disk.format)
         return replace(image, format=disk.format, encrypted=image.encrypted or disk.element.encrypted)
 
     def _door(self, operation: Operation | None) -> QemuImg:

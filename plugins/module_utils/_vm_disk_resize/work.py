@@ -88,4 +88,4 @@ class Work:
         self.operation.settled(item.path)
 
     def _size(self) -> int:
-        return _image.inspect(self.qemu_img, self.item.path, self.item.image.format, by_header=True).virtual_size
+        return _image.inspect(self.qemu_img, self.item.path, self.item.image.format).virtual_size

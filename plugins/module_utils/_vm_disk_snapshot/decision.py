@@ -18,9 +18,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready a
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import known_suffixes
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
@@ -226,7 +226,7 @@ def with_outcomes(definition: str, outcomes: t.Iterable[Outcome]) -> str:
     """The definition whose disks are as *outcomes* say; of several on one disk the last one counts."""
     for outcome in {outcome.target: outcome for outcome in outcomes}.values():
         chain = outcome.images[1:] if outcome.explicit else None
-        definition = _disks.with_image(definition, outcome.target, outcome.images[0], chain)
+        definition = _disk_changes.with_image(definition, outcome.target, outcome.images[0], chain)
     return definition
 
 

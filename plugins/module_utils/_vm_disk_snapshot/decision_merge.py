@@ -25,6 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
     same,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
@@ -158,10 +159,10 @@ def _renaming(merged: RecordedDisk, images: t.Sequence[ChainLink], explicit: boo
         if not same(found.source, merged.source):
             links = (link.path for link in found.chain or () if same(link.path, merged.source))
             name = next(links, None)
-            return _disks.without_link(domain, merged.target, name) if name else domain
+            return _disk_changes.without_link(domain, merged.target, name) if name else domain
         number = next((number for number, link in enumerate(images) if same(link.path, merged.dest)), None)
         below = images[number + 1 :] if number is not None and explicit else None
-        return _disks.with_image(domain, merged.target, ChainLink(merged.dest, merged.format), below)
+        return _disk_changes.with_image(domain, merged.target, ChainLink(merged.dest, merged.format), below)
 
     return rename
 

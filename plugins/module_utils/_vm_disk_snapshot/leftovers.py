@@ -19,12 +19,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import merge 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE, NoteOf, require_own
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE, NoteOf, require_own
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import Chains, same
@@ -110,7 +111,7 @@ def find(
         record=record,
         unfinished=known if change == "merge" else None,
         unused=tuple(path for path in (*made, *merged) if not any(same(path, other) for other in named)),
-        staging=tuple(path for path in dead if _staging.left_over(path)),
+        staging=tuple(path for path in dead if _beside.left_over(path)),
         working=frozenset(disk.target for disk in disks if change == "merge" and _goes_on(state, disk, commit_of)),
         doubtful=tuple(disk for disk in disks if record and _is_doubtful(record, disk, run, chains)),
         owed=not state.active and _is_owed(record, [notes[path] for path in dead if path in notes]),

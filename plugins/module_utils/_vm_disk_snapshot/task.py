@@ -14,12 +14,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
@@ -33,7 +33,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.leftovers import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.survey import Unvouched, VmSnapshotSurvey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
@@ -100,7 +100,7 @@ class VmSnapshotTask(DomainTask):
             self._look(None)
             new = []
             if self.reverted is not None:
-                diff = [{"prepared": _disks.definition_diff(definition, self.state.definition)}]
+                diff = [{"prepared": _disk_changes.definition_diff(definition, self.state.definition)}]
         return {
             **plan.report(),
             "diff": [{"before": plan.before, "after": plan.after}, *diff],
@@ -120,7 +120,7 @@ class VmSnapshotTask(DomainTask):
         )
         self.found, self.unvouched = self.survey.chains()
         self.chains = dict(self.found)
-        run, note_of = self.domain.run_number(), _lock.notes(operation)
+        run, note_of = self.domain.run_number(), _beside.notes(operation)
         self.left = _leftovers.find(*(self.state, self.snapshots, self.chains, run, note_of, self._commit_of))
 
     def _phase(self, target: str, verb: str) -> AbstractContextManager[Phase]:
@@ -180,7 +180,7 @@ class VmSnapshotTask(DomainTask):
         outcomes = [item.outcome for item in self.takings]
         outcomes += [outcome for removal in self.removed for outcome in removal.outcomes]
         after = _decision.with_outcomes(definition, outcomes)
-        diff = ({"prepared": _disks.definition_diff(definition, after)},)
+        diff = ({"prepared": _disk_changes.definition_diff(definition, after)},)
         return Plan(before, self._summary(), steps, diff)
 
     def _revert(self, operation: Operation | None) -> Plan:

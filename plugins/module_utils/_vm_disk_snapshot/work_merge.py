@@ -32,6 +32,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot impo
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_merge import Merge, Removal
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
@@ -91,7 +92,7 @@ class MergeWork(Hands):
         wanted = _decision.with_outcomes(definition, removal.outcomes)
         if wanted != definition:
             self.hypervisor.define(wanted)
-            difference = _disks.unexpected_difference(wanted, self.domain.xml(inactive=True))
+            difference = _disk_changes.unexpected_difference(wanted, self.domain.xml(inactive=True))
             if difference:
                 raise LibvirtFailed(f"{self.domain.name}: libvirt made something else of the definition:\n{difference}")
         for xml in self.domain.snapshot_xmls()[0]:

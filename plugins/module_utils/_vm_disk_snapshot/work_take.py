@@ -22,7 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import OVERLAY, Taking
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks

@@ -164,7 +164,7 @@ def _other_sizes(spec: CloneSpec, found: Neighbour, qemu_img: QemuImg) -> list[s
     for target, size in spec.sizes.items():
         disk = found.disk(target)
         if disk is not None and os.path.exists(disk.path):
-            has = _image.inspect(qemu_img, disk.path, disk.format, by_header=True).virtual_size
+            has = _image.inspect(qemu_img, disk.path, disk.format).virtual_size
             if has < size:
                 said.append(f"{target} has {has} bytes, asked for {size} (kvmops.disk.vm_disk_resize grows it)")
     return said

@@ -22,7 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish impo
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark, MarkedDisk
@@ -136,11 +136,11 @@ def definition(state: DomainState, mark: Mark, moves: t.Sequence[Move], target: 
     xml = state.definition
     bases = {}
     for one in moves:
-        xml = _disks.with_chain(xml, one.disk.target, one.base.chain(LINKED))
+        xml = _disk_changes.with_chain(xml, one.disk.target, one.base.chain(LINKED))
         bases[one.disk.target] = one.base.path
     disks = tuple(replace(disk, base=bases.get(disk.target, disk.base)) for disk in mark.disks)
     new = replace(mark, source=target.state.name, source_uuid=target.state.uuid, disks=disks)
     domain = _document.parse(xml)
     _identity.set_mark(domain, new)
     wanted = _document.text(domain)
-    return wanted if _disks.unexpected_difference(wanted, state.definition) else state.definition
+    return wanted if _disk_changes.unexpected_difference(wanted, state.definition) else state.definition

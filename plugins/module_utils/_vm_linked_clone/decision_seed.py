@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decis
     Definition,
     IdentityChange,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
@@ -59,10 +60,10 @@ def with_seed(xml: str, path: str, bus: str) -> str:
     mark = _identity.looks(xml).mark
     drive = _drive(disks, mark)
     if drive is not None:
-        _insert(_disks.find_disk(domain, drive.target), path)
+        _insert(_disk_changes.find_disk(domain, drive.target), path)
         return _document.text(domain)
     target = _free_target({disk.target for disk in disks}, bus)
-    last = _disks.find_disk(domain, disks[-1].target)
+    last = _disk_changes.find_disk(domain, disks[-1].target)
     new = _new_drive(target, bus, path)
     new.tail = last.tail
     last.addnext(new)

@@ -17,8 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import can_reflink
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -27,7 +26,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding impor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import source_path
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
     MAKE,
@@ -46,6 +45,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish 
     CloneSpec,
     CloneWish,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
@@ -72,10 +72,10 @@ def look_at_source(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -
 def _disk(state: DomainState, disk: DomainDisk, qemu_img: QemuImg, trusted: bool) -> SourceDisk:
     path = t.cast(str, disk.path)
     _image.require_format(path, disk.format)
-    image = _image.inspect(qemu_img, path, disk.format, by_header=True)
+    image = _image.inspect(qemu_img, path, disk.format)
     images = _disk_chain.followed(qemu_img, state, disk, image, trusted=trusted)
     block = tuple(stat.S_ISBLK(os.stat(one.path).st_mode) for one in images)
-    element = _disks.find_disk(_document.parse(state.definition), disk.target)
+    element = _disk_changes.find_disk(_document.parse(state.definition), disk.target)
     note = None if block[0] else _base_note.look(path)
     mode = stat.S_IMODE(os.stat(path).st_mode) if note is None or note.mode is None else note.mode
     return SourceDisk(disk.target, images, block, mode, element.find("wwn") is not None)
@@ -161,11 +161,11 @@ def left_behind(directories: t.Iterable[str], names: t.Container[str]) -> dict[s
     """The files on which runs died that made or removed the clones of *names*, by these names."""
     found: dict[str, list[Left]] = {}
     for directory in sorted(set(directories)):
-        for record in _lock.look_in(directory):
+        for record in _beside.look_in(directory):
             name, path = record.get("item"), record.get("path")
             if not record["alive"] and record.get("verb") in (MAKE, REMOVE) and name in names and path:
-                there = os.path.lexists(path) or _staging.left_over(path)
-                found.setdefault(str(name), []).append(Left(path, there, tuple(_lock.noted_bases(record))))
+                there = os.path.lexists(path) or _beside.left_over(path)
+                found.setdefault(str(name), []).append(Left(path, there, tuple(_beside.noted_bases(record))))
     return found
 
 

@@ -17,7 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
@@ -25,8 +25,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection im
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
@@ -62,7 +62,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish 
     wish_from,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.work_keep import Keeping
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark, MarkedDisk
 
 #: Copies take long: those that wait for their turn are not held meanwhile.
@@ -93,10 +93,10 @@ class CloneTask:
         self.params = module.params
         self.wish = wish
         self.progress = Progress.wanted()
-        self.qemu_img = QemuImg.find().limiting(not wish.trusted)
+        self.qemu_img = _door.find(limited=not wish.trusted)
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         self.source = _survey.look_at_source(self.hypervisor, self.qemu_img, wish)
-        _records.require_own(wish.source, self.source.state.record, _decision_blueprint.MAKE, _lock.notes(None))
+        _traces.require_own(wish.source, self.source.state.record, _decision_blueprint.MAKE, _beside.notes(None))
         self.neighbours = _survey.look_around(self.hypervisor)
         self.taken = _decision_existing.Taken(self.neighbours)
         self._require_quiet()
@@ -246,7 +246,7 @@ class CloneTask:
             domain = self.hypervisor.find(item.name)
             if domain is not None:
                 return _survey.look_at(self.hypervisor, domain)
-            if not (_lock.look(path) or {}).get("alive"):
+            if not (_beside.look(path) or {}).get("alive"):
                 raise DiskError(
                     f"{item.name}: {path} exists already: it was left alone: remove it, or choose another name or "
                     "disk_dir",
@@ -335,7 +335,7 @@ class CloneTask:
                         in_use_by=[{"domain": other.looks.name, "uuid": other.looks.uuid, "running": True}],
                     )
             _surroundings.require_unwritten(image)
-            _surroundings.require_settled(self.qemu_img, image.path, image.format, _lock.look(image.path))
+            _surroundings.require_settled(self.qemu_img, image.path, image.format, _beside.look(image.path))
 
     def _room(self) -> _survey.Room:
         ratio = self.params["max_overcommit"]
@@ -375,14 +375,14 @@ class CloneTask:
         return [
             told,
             *({"prepared": self._definition_diff(t.cast(Blueprint, item.plan))} for item in new),
-            *({"prepared": _disks.definition_diff(one.xml, one.wanted)} for one in changed if one.defines),
+            *({"prepared": _disk_changes.definition_diff(one.xml, one.wanted)} for one in changed if one.defines),
         ]
 
     def _definition_diff(self, plan: Blueprint) -> str:
         after = plan.definition.xml
         for value in self._chosen_later(plan):
             after = after.replace(value, "random")
-        return _disks.definition_diff(self.source.definition, after)
+        return _disk_changes.definition_diff(self.source.definition, after)
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:

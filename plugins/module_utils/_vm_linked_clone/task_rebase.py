@@ -25,7 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import PATIENCE, Item, Several, report
@@ -38,7 +38,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, CloneWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
 
 #: The verb of the records of runs that move clones.
@@ -78,7 +78,7 @@ class RebaseTask:
         self.progress = Progress.wanted()
         self.several = Several(module, REBASE, _AT_ONCE)
         self.names = [spec.name for spec in wish.clones]
-        self.qemu_img = QemuImg.find().limiting(not wish.trusted)
+        self.qemu_img = _door.find(limited=not wish.trusted)
         self.hypervisor = Hypervisor.connect(self.params["uri"])
         new = replace(wish, source=self.params["rebase_to"])
         new.require_valid()
@@ -169,7 +169,7 @@ class RebaseTask:
     def _chain(self, state: DomainState, disk: DomainDisk) -> tuple[_image.Image, ...]:
         """The images of a disk, as far as its definition names them."""
         path = t.cast(str, disk.path)
-        image = _image.inspect(self.qemu_img, path, disk.format, by_header=True)
+        image = _image.inspect(self.qemu_img, path, disk.format)
         target = next((one for one in self.target.disks if one.target == disk.target), None)
         if image.backing_file is None or (target and _users.is_same_file(image.backing_file, target.path)):
             return (image,)
@@ -247,7 +247,7 @@ class RebaseTask:
                 "its guest sees the same: run again",
             )
         self.hypervisor.define(xml)
-        difference = _disks.unexpected_difference(xml, domain.xml(inactive=True))
+        difference = _disk_changes.unexpected_difference(xml, domain.xml(inactive=True))
         if difference is not None:
             self.hypervisor.define(state.definition)
             raise DiskError(f"{state.name}: libvirt took another definition than it was given: {difference}")
@@ -284,7 +284,7 @@ class RebaseTask:
         ]
         if self.module._diff:
             told += [
-                {"prepared": _disks.definition_diff(item.state.definition, item.definition)}
+                {"prepared": _disk_changes.definition_diff(item.state.definition, item.definition)}
                 for item in right
                 if item.state is not None and item.changes
             ]

@@ -30,7 +30,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
     MAKE,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish, Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout

@@ -12,7 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import repl
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision

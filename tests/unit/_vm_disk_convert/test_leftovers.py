@@ -16,7 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import Operati
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion

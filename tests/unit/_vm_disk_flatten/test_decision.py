@@ -21,7 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
     leftovers as _vm_disk_convert_leftovers,
 )
@@ -286,4 +286,4 @@ def test_a_run_that_lives_is_not_touched() -> None:
     alive = {TOP: {"alive": True, "pid": 4711, "started": "now"}}
     with pytest.raises(OperationInFlight, match=r"another run flattens vda \(/images/vm.qcow2\) .* \(process 4711\)"):
         left(record(), notes=alive)
-    _records.require_own("vm", None, "flatten", alive.get)
+    _traces.require_own("vm", None, "flatten", alive.get)

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing

@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot impo
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import work_take as _work_take
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
@@ -256,10 +257,10 @@ def test_a_chain_that_is_named_is_named_without_the_overlay() -> None:
     (removal,) = removed("s1", named={"vda": True})
     (after,) = _disks.disks(_decision.with_outcomes(domain_xml(TWO, "qcow2"), removal.outcomes))
     assert after.chain == (ChainLink(BASE, "raw"),)
-    deeper = _disks.with_image(domain_xml(TWO, "qcow2"), "vda", LINKS[0], LINKS[1:])
-    assert _disks.disks(_disks.without_link(deeper, "vda", ONE))[0].chain == (ChainLink(BASE, "raw"),)
-    assert _disks.without_link(deeper, "vda", "/elsewhere") == deeper
-    assert _disks.with_image(deeper, "vda", LINKS[0], LINKS[1:]) == deeper
+    deeper = _disk_changes.with_image(domain_xml(TWO, "qcow2"), "vda", LINKS[0], LINKS[1:])
+    assert _disks.disks(_disk_changes.without_link(deeper, "vda", ONE))[0].chain == (ChainLink(BASE, "raw"),)
+    assert _disk_changes.without_link(deeper, "vda", "/elsewhere") == deeper
+    assert _disk_changes.with_image(deeper, "vda", LINKS[0], LINKS[1:]) == deeper
 
 
 def test_an_overlay_that_is_gone_is_no_merge() -> None:
