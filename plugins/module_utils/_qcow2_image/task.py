@@ -87,7 +87,7 @@ class ImageTask(InPlaceTask):
         changes = self._key_changes(wish, image) if image else None
         first = self.settling(image.format if image else None, operation)
         plan = self._change(wish, image, changes, operation) if image else self._creation(wish, operation)
-        if image and (first or plan) and not _rebase.is_wanted(wish, image):
+        if image and (first or plan) and not _rebase.is_wanted(wish.rebase_wish, image):
             require_no_cut(wish, image, _image.chain(self.qemu_img, image)[1:])
         return recorded(first, plan, self.path, operation)
 
