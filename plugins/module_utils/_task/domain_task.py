@@ -78,7 +78,7 @@ class DomainTask(ABC):
         return _domain.observe(self.hypervisor, self.domain)
 
     def hands(self, operation: Operation | None) -> dict[str, t.Any]:
-        """What _hands.Hands are made of."""
+        """What a DomainWork is made of."""
         return {
             "hypervisor": self.hypervisor,
             "domain": self.domain,

@@ -12,7 +12,7 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -31,7 +31,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as
 
 
 @dataclass
-class LiveWork(Hands):
+class LiveWork(DomainWork):
     """The hands of a live conversion.
 
     *images*: the source of each target, as it was found. *adopted*: the targets whose copy a dead run began.

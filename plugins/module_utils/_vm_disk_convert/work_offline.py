@@ -13,7 +13,7 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import transcode as _transcode
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -30,7 +30,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _
 
 
 @dataclass
-class Work(Hands):
+class Work(DomainWork):
     """The hands of an offline conversion.
 
     *chains*: the images of each target, top first, as they were found. *runs* says whether the domain ran when all this

@@ -13,7 +13,7 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -29,7 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as
 
 
 @dataclass
-class LiveWork(Hands):
+class LiveWork(DomainWork):
     """The hands of a live flattening.
 
     *adopted*: the targets whose pull a dead run began. *owners*: those that it found the backing files with.

@@ -17,7 +17,7 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.exchange import Exchange
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
@@ -29,7 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish 
 
 
 @dataclass
-class OfflineWork(Hands):
+class OfflineWork(DomainWork):
     """The hands of a flattening of what is off."""
 
     wish: FlattenWish

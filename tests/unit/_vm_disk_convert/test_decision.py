@@ -9,16 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 from unit import samples
 
@@ -195,21 +194,6 @@ def test_a_domain_that_may_and_can_go_off_is_taken() -> None:
 
 
 IMAGE = Image("/images/vm.raw", "raw", 1 << 20, 4096)
-
-
-def test_references_must_be_in_the_definition_or_trusted() -> None:
-    overlay = replace(IMAGE, backing_file="/base")
-    with pytest.raises(UnsafeImage, match="has the backing file /base"):
-        _disk_chain.require_known_references(state(), disk(), [overlay], trusted=False)
-    _disk_chain.require_known_references(state(), disk(), [overlay], trusted=True)
-    known = disk(replace(ELEMENT, chain=(ChainLink("/base", "raw"),)))
-    _disk_chain.require_known_references(state(), known, [overlay], trusted=False)
-
-
-def test_a_data_file_is_never_in_the_definition() -> None:
-    known = disk(replace(ELEMENT, chain=(ChainLink("/data", "raw"),)))
-    with pytest.raises(UnsafeImage, match="keeps its data in /data"):
-        _disk_chain.require_known_references(state(), known, [replace(IMAGE, data_file="/data")], trusted=False)
 
 
 @pytest.mark.parametrize(

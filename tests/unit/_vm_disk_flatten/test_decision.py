@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     InvalidRequest,
     OperationInFlight,
-    UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
@@ -123,31 +121,6 @@ def test_a_running_domain_is_flattened_live_and_never_shut_down(now: str, mode: 
 
 
 # What stands in the way
-
-
-@pytest.mark.parametrize(
-    "chain",
-    [
-        (),
-        CHAIN[:1],
-        (CHAIN[1], CHAIN[0]),
-        (CHAIN[0], ChainLink("/images/other.raw", "raw")),
-        (CHAIN[0], ChainLink(BASE, "qcow2")),
-    ],
-)
-def test_another_chain_than_that_of_the_images_is_refused(chain: tuple[ChainLink, ...]) -> None:
-    with pytest.raises(UnsafeImage, match="bring the two together"):
-        same_chain(item(chain=chain))
-
-
-def test_the_chain_may_be_unsaid_or_said_without_formats() -> None:
-    same_chain(item())
-    same_chain(item(chain=None))
-    same_chain(item(chain=(ChainLink(MIDDLE, None), ChainLink(BASE, None))))
-
-
-def same_chain(found: Flattening) -> None:
-    _disk_chain.require_same_chain(state(), found.disk, found.images)
 
 
 @pytest.mark.parametrize(
