@@ -4,8 +4,8 @@
 
 """The disks of a domain as a task wants them: the walk of vm_disk_convert from its parameters to its result.
 
-A run that finds everything as wanted loads neither the survey nor the work, and what dead runs left only where there is
-a trace of one.
+A run that finds everything as wanted loads neither the survey nor the work, nor what dead runs left unless there is a
+trace of one.
 """
 
 from __future__ import annotations
