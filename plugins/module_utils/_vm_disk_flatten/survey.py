@@ -107,16 +107,6 @@ def shortened(definition: str, items: t.Iterable[Flattening]) -> str:
     return definition
 
 
-def _named(definition: str, item: Flattening) -> str | None:
-    """The base as the definition calls it."""
-    if item.base is None:
-        return None
-    wanted = item.base_file
-    links = [link for disk in _disks.disks(definition) if disk.target == item.target for link in disk.chain or ()]
-    names = [link.path for link in links if link.path and os.path.realpath(link.path) == wanted]
-    return names[0] if names else item.base.path
-
-
 def file_below(image: _image.Image) -> str | None:
     """The file that an image reads below its own content, wherever its name leads."""
     return os.path.realpath(image.backing_file) if image.backing_file else None
@@ -126,3 +116,13 @@ def number_of(base: str, files: t.Sequence[str]) -> int | None:
     """The number of *base* among the *files* of a disk's images, its own first, which does not count."""
     wanted = os.path.realpath(base)
     return next((number for number, file in enumerate(files) if number and file == wanted), None)
+
+
+def _named(definition: str, item: Flattening) -> str | None:
+    """The base as the definition calls it."""
+    if item.base is None:
+        return None
+    wanted = item.base_file
+    links = [link for disk in _disks.disks(definition) if disk.target == item.target for link in disk.chain or ()]
+    names = [link.path for link in links if link.path and os.path.realpath(link.path) == wanted]
+    return names[0] if names else item.base.path
