@@ -18,7 +18,7 @@ class Noting:
         self.asked: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_arguments: self.asked.append(name)
+        return lambda *_arguments, **_named: self.asked.append(name)
 
 
 def order(steps: Iterable[Step], work: Noting) -> list[str]:

@@ -102,7 +102,7 @@ class PresentTask(InPlaceTask):
     def _planned(
         self, wanted: Change, changes: KeyChanges | None, rebase: Rebase | None, operation: Operation | None
     ) -> Plan:
-        """The plan for what is to be otherwise. After the part with the keys, the secret of the task opens the image."""
+        """The plan for what is to be otherwise. After the keys, the secret of the task opens the image."""
         qemu_img, keys, moved = self.holding(operation), None, None
         encryption = self.wish.encryption
         if encryption is not None and changes is not None:
