@@ -9,6 +9,8 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import openers_from
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_usable_name
 
@@ -19,7 +21,7 @@ _FINEST, _COARSEST = 512, 1 << 31  # bytes for a bit
 @dataclass(frozen=True)
 class BitmapWish:
     """What the task wants of the bitmap *name*; *sources* are those that are to be merged into it, of the image *file*,
-    or of the same one."""
+    or of the same one. The openers hold the secrets of the two."""
 
     path: str
     name: str
@@ -27,6 +29,13 @@ class BitmapWish:
     granularity: int | None = None
     sources: tuple[str, ...] = ()
     file: str | None = None
+    openers: Openers | None = None
+    source_openers: Openers | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The image, and the one that bitmaps are merged from."""
+        return (self.path, *([self.file] if self.file is not None else []))
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -59,6 +68,8 @@ def wish_from(params: dict[str, t.Any]) -> BitmapWish:
         granularity=parse_size(granularity, "granularity") if granularity is not None else None,
         sources=tuple(params["merge_from"] or ()),
         file=absolute(other, "merge_from_path") if other is not None else None,
+        openers=openers_from(params, "encryption"),
+        source_openers=openers_from(params, "merge_from_encryption"),
     )
     wish.require_valid()
     return wish

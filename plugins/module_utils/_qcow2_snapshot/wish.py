@@ -9,6 +9,8 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import openers_from
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
     absolute,
     require_usable_name,
@@ -24,6 +26,7 @@ class SnapshotWish:
     """What the task asks for; *state* is present, absent or reverted.
 
     *keep* is how many of the snapshots whose names begin with *prefix* may stay, the newest.
+    *openers* hold the secret of an encrypted image.
     """
 
     path: str
@@ -31,6 +34,7 @@ class SnapshotWish:
     state: str
     keep: int | None = None
     prefix: str | None = None
+    openers: Openers | None = None
 
     def require_valid(self) -> None:
         """Raises InvalidRequest for a name that qemu-img would mangle, or take for an ID (HAZARDS E2, E3)."""
@@ -58,7 +62,11 @@ def _require_usable_name(name: str) -> None:
 def wish_from(params: dict[str, t.Any]) -> SnapshotWish:
     """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
     search_paths_from(params)
-    path = absolute(params["path"], "path")
-    wish = SnapshotWish(path, params["snapshot"], params["state"], params["keep"], params["prefix"])
+    wish = SnapshotWish(
+        path=absolute(params["path"], "path"),
+        name=params["snapshot"],
+        openers=openers_from(params, "encryption"),
+        **{name: params[name] for name in ("state", "keep", "prefix")},
+    )
     wish.require_valid()
     return wish

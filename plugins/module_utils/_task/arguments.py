@@ -15,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import A
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
 
-def layout_from(params: dict[str, t.Any]) -> Layout:
+def layout_from(params: t.Mapping[str, t.Any]) -> Layout:
     """The layout that a module's parameters ask for. Raises InvalidRequest for a cluster size that is no size."""
     cluster_size = params.get("cluster_size")
     return Layout(

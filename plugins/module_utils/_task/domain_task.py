@@ -66,7 +66,7 @@ class DomainTask(Task):
         return _domain.observe(self.hypervisor, self.domain)
 
     def hands(self, operation: Operation | None) -> dict[str, t.Any]:
-        """What the Work of a domain's disks is made of (_domain)."""
+        """What a DomainWork is made of."""
         return {
             "hypervisor": self.hypervisor,
             "domain": self.domain,

@@ -20,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import IN_PLACE, require_whole
@@ -97,6 +98,12 @@ class Surroundings:
                     path=path,
                     in_use_by=[asdict(user)],
                 )
+
+    def domains_with(self, path: str) -> t.Iterator[tuple[User, Domain]]:
+        """The domains that have the image at *path*, each with how it does."""
+        for user in _users.users_of(path, self.users):
+            if self.hypervisor is not None:
+                yield user, self.hypervisor.domain(user.uuid)
 
     def directories(self, paths: t.Iterable[str] = ()) -> list[str]:
         """Where images may lie: beside *paths*, in the directories that the task names, and in libvirt's pools."""

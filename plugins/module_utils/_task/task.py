@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import Interrupted, QemuImgFailed
@@ -74,6 +75,19 @@ class Task(ABC):
 def holding(qemu_img: QemuImg, operation: Operation | None) -> QemuImg:
     """*qemu_img*, which keeps the records of *operation*, if there is one, held for as long as it works."""
     return qemu_img.holding(*operation.descriptors) if operation is not None else qemu_img
+
+
+@contextmanager
+def keeping(operation: Operation | None) -> t.Iterator[None]:
+    """Work after whose failure the records of *operation* stay, so that the next run verifies what it left of the
+    images."""
+    try:
+        yield
+    except (QemuImgFailed, Interrupted):
+        if operation is not None:
+            for path in operation.paths:
+                operation.keep(path)
+        raise
 
 
 def kept(operation: Operation | None, do: t.Callable[[], None]) -> t.Callable[[], None]:
