@@ -21,7 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion, Place
@@ -38,6 +38,7 @@ class Survey:
     """
 
     hypervisor: Hypervisor
+    surroundings: Surroundings
     qemu_img: QemuImg
     state: DomainState
     wish: ConvertWish
@@ -73,24 +74,14 @@ class Survey:
 
     def require_unused(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises ImageInUse or HasDependents where somebody else has to do with a source or a destination."""
-        users = _users.domain_users(self.hypervisor)
-        others = [user for user in users if user.uuid != self.state.uuid]
         for item in conversions:
-            own = [user for user in users if user.uuid == self.state.uuid and user.target != item.target]
+            others = [user for user in self.surroundings.users if self._is_other(user, item)]
             for path in (*_file_set.files_meant(item.source), item.dest):
-                _users.require_unused(
-                    path,
-                    [*others, *own],
-                    "put a new image there" if path == item.dest else "convert it",
-                    locks=not self.state.active,
-                )
+                to_do = "put a new image there" if path == item.dest else "convert it"
+                _users.require_unused(path, others, to_do, locks=not self.state.active)
             if not self.wish.keep_source:
-                _dependents.require_none(
-                    item.source,
-                    self._dependents(item.source, users),
-                    "remove it after its conversion (keep_source=false)",
-                    "keep the source",
-                )
+                to_do = "remove it after its conversion (keep_source=false)"
+                self.surroundings.require_no_dependents(item.source, to_do, "keep the source")
 
     def require_space(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises NotEnoughSpace. Beside a running guest the figures are of the moment."""
@@ -115,8 +106,7 @@ class Survey:
 
     def require_promise(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises NotEnoughSpace where a file system would promise more than the task allows."""
-        ratio = self.wish.max_overcommit
-        if ratio is None or self.wish.block_device:
+        if self.wish.max_overcommit is None or self.wish.block_device:
             return
         new = [
             _space.NewImage(
@@ -125,24 +115,22 @@ class Survey:
             for item in conversions
         ]
         gone = [] if self.wish.keep_source else [item.source for item in conversions]
-        directories = _dependents.directories_to_search(
-            [item.dest for item in conversions], self.wish.search_paths, self.hypervisor
-        )
-        users = _users.domain_users(self.hypervisor)
-        _space.require_ratio_for(new, ratio, directories, users, self.qemu_img, gone=gone)
+        self.surroundings.require_promises(new, self.wish.max_overcommit, self.qemu_img, gone=gone)
 
     def removable(self, sources: t.Iterable[str]) -> list[str]:
         """Those of *sources* that are there and that nobody uses."""
-        users = _users.domain_users(self.hypervisor)
+        users = self.surroundings.users
         return [
             source
             for source in sources
-            if os.path.lexists(source) and not _users.users_of(source, users) and not self._dependents(source, users)
+            if os.path.lexists(source)
+            and not _users.users_of(source, users)
+            and not self.surroundings.readers([source]).of(source)
         ]
 
-    def _dependents(self, source: str, users: t.Sequence[_users.User]) -> list[str]:
-        directories = _dependents.directories_to_search([source], self.wish.search_paths, self.hypervisor)
-        return _dependents.of(source, directories, users)
+    def _is_other(self, user: _users.User, item: Conversion) -> bool:
+        """Whether a user is not the disk that is converted, nor uses its images through it."""
+        return (user.uuid, user.target) != (self.state.uuid, item.target)
 
 
 def _place(item: Conversion, doomed: t.Container[str]) -> Place:

@@ -21,7 +21,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Ope
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import is_untouched
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import result as _result
@@ -183,7 +182,7 @@ class ConvertTask(DomainTask):
     def _survey(self) -> Survey:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import Survey
 
-        return Survey(self.hypervisor, self.qemu_img, self.state, self.wish)
+        return Survey(self.hypervisor, self.surroundings, self.qemu_img, self.state, self.wish)
 
     def _work(self, operation: Operation | None) -> Work:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work
@@ -215,6 +214,4 @@ class ConvertTask(DomainTask):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = ConvertTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "convert", task.paths, module, counted=task.counted)
-    return task.result(plan)
+    return ConvertTask(module, wish_from(module.params)).walk()

@@ -15,8 +15,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_ch
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
@@ -28,7 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _
 class Survey:
     """One look at everything around the disks of *state* that *wish* means."""
 
-    hypervisor: Hypervisor
+    surroundings: Surroundings
     qemu_img: QemuImg
     state: DomainState
     wish: FlattenWish
@@ -62,15 +62,8 @@ class Survey:
         Off line, the overlays of other domains that are off too do not stand in the way: they read the same afterwards.
         """
         live = self.state.active
-        users = _users.domain_users(self.hypervisor)
         for item in items:
-            others = [
-                user
-                for user in users
-                if (user.uuid, user.target) != (self.state.uuid, item.target)
-                and (live or user.running or user.role != "backing file of")
-            ]
-            _users.require_unused(item.path, others, "flatten it", locks=not live)
+            self.surroundings.require_unused(item.path, "flatten it", self._is_in_the_way_of(item), locks=not live)
             for below in item.images[1:] if not live else ():
                 if _users.is_locked(below.path, against_readers=True):
                     raise ImageInUse(
@@ -79,6 +72,14 @@ class Survey:
                         path=below.path,
                         in_use_by=[],
                     )
+
+    def _is_in_the_way_of(self, item: Flattening) -> t.Callable[[_users.User], bool]:
+        def counts(user: _users.User) -> bool:
+            if (user.uuid, user.target) == (self.state.uuid, item.target):
+                return False
+            return self.state.active or user.running or user.role != "backing file of"
+
+        return counts
 
     def require_no_bitmaps(self, items: t.Sequence[Flattening]) -> None:
         """Raises DiskError where a new image would not have the dirty bitmaps of the old one."""

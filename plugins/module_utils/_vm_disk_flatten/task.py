@@ -19,7 +19,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import is_untouched
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import result as _result
@@ -54,6 +53,14 @@ class FlattenTask(DomainTask):
         """The images whose records are to be held."""
         return (self.left.paths if self.left else set()) | {item.path for item in self.items}
 
+    def carried_out(self) -> Plan:
+        """The plan of the task, which has been carried out; where an image had lost something, all began anew then."""
+        plan = super().carried_out()
+        if not self.lost or self.check_mode:
+            return plan
+        after = super().carried_out()
+        return Plan(after.before, after.after, (*plan.steps, *after.steps), after.diff)
+
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns, read from the world again after a change."""
         changed = bool(plan) and not self.check_mode
@@ -66,7 +73,7 @@ class FlattenTask(DomainTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         self.meant, self.items = [], []
-        self.survey = Survey(self.hypervisor, self.qemu_img, self.state, self.wish)
+        self.survey = Survey(self.surroundings, self.qemu_img, self.state, self.wish)
         self.left = self._find_left([], operation)
         self.lost = self._find_lost()
         return self._repair(operation) if self.lost else self._flattening(operation)
@@ -203,9 +210,4 @@ class FlattenTask(DomainTask):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = FlattenTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "flatten", task.paths, module)
-    if task.lost and not module.check_mode:
-        after = carry_out(task.decide, "flatten", task.paths, module)
-        plan = Plan(after.before, after.after, (*plan.steps, *after.steps), after.diff)
-    return task.result(plan)
+    return FlattenTask(module, wish_from(module.params)).walk()

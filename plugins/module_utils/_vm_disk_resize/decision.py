@@ -10,7 +10,12 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    InvalidRequest,
+    NotEnoughSpace,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import RESIZABLE_FORMATS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -25,6 +30,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish i
 _WITH_POLICY = ("raw", "qcow2")
 #: Those of RESIZABLE_FORMATS that qemu-img can make smaller.
 _SHRINKABLE = ("raw", "qcow2")
+#: What a dead run of these verbs leaves does not get worse when the image grows under its guest: a leak at most. What a
+#: flattening or a conversion has left to finish is in the domain's metadata, too, which is looked at before.
+_HARMLESS = frozenset(["resize", "convert", "flatten"])
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Resizing:
         return "live" if self.live else "offline"
 
 
-class Hands(t.Protocol):
+class Work(t.Protocol):
     """Who does it."""
 
     def grow_live(self) -> None: ...
@@ -65,16 +73,16 @@ class Hands(t.Protocol):
     def revert(self) -> None: ...
 
 
-def plan_resize(state: DomainState, item: Resizing, policy: str | None, hands: Hands) -> Plan:
+def plan_resize(state: DomainState, item: Resizing, policy: str | None, work: Work) -> Plan:
     """The plan that brings the disk to its new size. *policy* is the preallocation of what is added off line."""
     verb, how = ("grow" if item.growth > 0 else "shrink"), ""
     if not item.live:
         how = f", preallocation {policy}" if policy else ""
     summary = f"{verb} {item.target} of {state.name} from {exact_size(item.before)} to {exact_size(item.after)}"
     if item.live:
-        step = Step(f"{summary} while it runs ({item.path})", hands.grow_live)
+        step = Step(f"{summary} while it runs ({item.path})", work.grow_live)
     else:
-        step = Step(f"{summary} ({item.path}{how})", hands.resize, hands.revert if item.growth > 0 else None)
+        step = Step(f"{summary} ({item.path}{how})", work.resize, work.revert if item.growth > 0 else None)
     return Plan({item.target: {"virtual_size": item.before}}, {item.target: {"virtual_size": item.after}}, (step,))
 
 
@@ -148,6 +156,24 @@ def bytes_added(item: Resizing, chosen: str | None, metadata: int) -> int:
     if chosen is None:
         return _table_added(item)
     return metadata + (item.growth if chosen in ("falloc", "full") else 0)
+
+
+def fully_allocated(error: NotEnoughSpace) -> NotEnoughSpace:
+    """The error for a growth that does not fit since it is to be as allocated as its image is."""
+    return NotEnoughSpace(
+        f"{error}. The image is fully allocated, so that what is added would be too: with preallocation=off it is not",
+        **error.facts,
+    )
+
+
+def require_settled(state: DomainState, item: Resizing, left: t.Mapping[str, t.Any] | None) -> None:
+    """Raises DiskError where a dead run *left* something that has to be verified, which a guest's QEMU forbids."""
+    if left and not left.get("alive") and left.get("verb") not in _HARMLESS:
+        raise DiskError(
+            f"{item.path}: a run ({left.get('verb')}) was interrupted on it, and it cannot be checked while "
+            f"{state.name} is {state.state}: shut the domain down, then run again",
+            operation=left,
+        )
 
 
 def _table_added(item: Resizing) -> int:

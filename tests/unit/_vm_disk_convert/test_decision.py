@@ -46,30 +46,6 @@ def conversion(element: DiskElement = ELEMENT, dest: str = "/images/vm.qcow2") -
     return Conversion(disk(element), element.source or "", dest)
 
 
-@pytest.mark.parametrize(
-    ("source", "image_format", "dest"),
-    [
-        ("/i/vm.raw", "qcow2", "/i/vm.qcow2"),
-        ("/i/vm.img", "qcow2", "/i/vm.qcow2"),
-        ("/i/vm.IMG", "vmdk", "/i/vm.vmdk"),
-        ("/i/vm.qcow2", "raw", "/i/vm.raw"),
-        ("/i/vm.vpc", "qcow2", "/i/vm.qcow2"),
-        ("/i/vm.raw", "vpc", "/i/vm.vhd"),
-        ("/i/vm", "qcow2", "/i/vm.qcow2"),
-        ("/i/web.example.org", "qcow2", "/i/web.example.org.qcow2"),
-        ("/i/.raw", "qcow2", "/i/.raw.qcow2"),
-        ("/i.raw/vm", "qcow2", "/i.raw/vm.qcow2"),
-    ],
-)
-def test_the_new_name_is_the_old_one_with_the_suffix_of_the_format(source: str, image_format: str, dest: str) -> None:
-    assert wish(image_format=image_format).destination(source) == dest
-
-
-def test_dest_dir_changes_the_directory_and_dest_everything() -> None:
-    assert wish(dest_dir="/fast").destination("/i/vm.raw") == "/fast/vm.qcow2"
-    assert wish(dest="/fast/root").destination("/i/vm.raw") == "/fast/root"
-
-
 @pytest.mark.parametrize("name", ["vda", "/images/vm.raw"])
 def test_a_disk_is_meant_by_its_target_or_its_source(name: str) -> None:
     meant, conversions = _decision.select(state(), wish(name))
@@ -262,19 +238,6 @@ def test_the_plan_says_what_becomes_of_the_disks_and_of_the_definition() -> None
     assert plan.before == {"vda": {"path": "/images/vm.raw", "format": "raw"}}
     assert plan.after == {"vda": {"path": "/images/vm.qcow2", "format": "qcow2"}}
     assert "/images/vm.qcow2" in plan.diff[0]["prepared"]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "said"),
-    [
-        (wish("vda", "vdb", dest="/x"), "dest: names one file"),
-        (wish(shutdown_timeout=0), "shutdown_timeout: 0 s"),
-        (wish(image_format="raw", compress=True), "raw images cannot be compressed"),
-    ],
-)
-def test_a_wish_that_contradicts_itself_is_refused(wanted: ConvertWish, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said):
-        wanted.require_valid()
 
 
 def test_a_recorded_conversion_is_defined_once_the_definition_names_its_image() -> None:

@@ -18,7 +18,11 @@ from unit import samples
 def place(source: Path, dest: Path, *, doomed: tuple[str, ...] = ()) -> Place:
     disk = samples.disk(samples.element(str(source)))
     survey = Survey(
-        cast(Any, None), samples.NO_QEMU_IMG, samples.domain(disk), ConvertWish(("vda",), Layout(format="qcow2"))
+        cast(Any, None),
+        cast(Any, None),
+        samples.NO_QEMU_IMG,
+        samples.domain(disk),
+        ConvertWish(("vda",), Layout(format="qcow2")),
     )
     return survey.places([Conversion(disk, str(source), str(dest))], doomed)["vda"]
 

@@ -49,12 +49,6 @@ def item(keep: int = 3, images: Sequence[Image] = IMAGES, **element: Any) -> Fla
 # What is asked
 
 
-@pytest.mark.parametrize("fields", [{"copy_timeout": 0}, {"copy_timeout": -1}, {"bandwidth": 0}])
-def test_a_wish_that_no_world_could_grant_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest):
-        FlattenWish(("vda",), **fields).require_valid()
-
-
 def test_a_disk_is_meant_once_by_its_target_or_its_image() -> None:
     assert _decision.select(state(), FlattenWish(("vda", TOP))) == [disk()]
     with pytest.raises(InvalidRequest, match="has no disk vdb: it has vda"):

@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    InvalidRequest,
+    NotEnoughSpace,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
@@ -42,7 +47,7 @@ def item(after: int = 40, image: Image = IMAGE, *, live: bool = False, of: Domai
 
 
 class Nobody:
-    """Hands that are never used."""
+    """Work that is never done."""
 
     def grow_live(self) -> None: ...
 
@@ -61,74 +66,6 @@ def refusal(
     with pytest.raises(DiskError) as caught:
         _decision.require_resizable(found or state(what.disk), what, wish or ResizeWish(), jobs)
     return caught.value
-
-
-# The wish
-
-
-@pytest.mark.parametrize(
-    ("size", "from_size", "current", "wanted"),
-    [
-        ("40G", None, 30, 40),
-        ("40G", None, 40, 40),
-        ("40G", None, 50, 40),
-        (str(40 * GIB), None, 30, 40),
-        ("+10G", None, 30, 40),
-        ("+10G", None, 40, 50),
-        ("+10G", "30G", 30, 40),
-        ("+10G", "30G", 40, 40),
-        ("+10GiB", str(30 * GIB), 40, 40),
-    ],
-)
-def test_the_size_that_a_disk_is_to_have(size: str, from_size: str | None, current: int, wanted: int) -> None:
-    assert ResizeWish.parse(size, from_size).target("vm: vda", current * GIB) == wanted * GIB
-
-
-@pytest.mark.parametrize("current", [29, 31, 39, 41, 50])
-def test_a_disk_with_neither_size_is_an_error_that_says_what_it_has(current: int) -> None:
-    with pytest.raises(DiskError, match=f"vm: vda: has {current} GiB, asked to grow from 30 GiB to 40 GiB") as caught:
-        ResizeWish.parse("+10G", "30G").target("vm: vda", current * GIB)
-    assert caught.value.facts == {"virtual_size": current * GIB}
-
-
-@pytest.mark.parametrize(
-    ("size", "from_size", "options", "said"),
-    [
-        ("0", None, {}, "is nothing"),
-        ("+0", None, {}, "is nothing"),
-        ("-5G", None, {}, "is not a size"),
-        ("++5G", None, {}, "is not a size"),
-        ("+-5G", None, {}, "is not a size"),
-        ("+ 5G", None, {}, "is not a size"),
-        ("", None, {}, "is not a size"),
-        ("+", None, {}, "is not a size"),
-        ("1000", None, {}, "not a whole number of 512-byte sectors"),
-        ("+1000", None, {}, "not a whole number of 512-byte sectors"),
-        ("40X", None, {}, "is not a size"),
-        ("40g", None, {}, "is not a size"),
-        ("40GB", None, {}, "is not a size"),
-        ("010", None, {}, "is not a size"),
-        ("8E", None, {}, "more than QEMU can address"),
-        ("+8E", None, {}, "more than QEMU can address"),
-        ("+5E", "5E", {}, "more than QEMU can address"),
-        ("40G", "30G", {}, "from_size: goes with a growth"),
-        ("+10G", "1000", {}, "from_size: 1000 is not a whole number"),
-        ("+10G", "+30G", {}, "from_size: '\\+30G' is not a size"),
-        ("+10G", "0", {}, "from_size: 0 is nothing"),
-        ("+10G", None, {"shrink": True}, "shrink: size is \\+10G, which only grows"),
-        ("+10G", "30G", {"shrink": True}, "shrink: size is \\+10G, which only grows"),
-    ],
-)
-def test_a_wish_that_nothing_can_grant_is_refused(
-    size: str, from_size: str | None, options: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(InvalidRequest, match=said):
-        ResizeWish.parse(size, from_size, **options)
-
-
-def test_a_growth_that_no_disk_can_take_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="more than QEMU can address"):
-        ResizeWish.parse("+5E").target("vm: vda", 5 << 60)
 
 
 # What stands in the way
@@ -288,6 +225,29 @@ def test_an_overlay_is_not_shrunk_below_its_backing_file(before: int, after: int
 def test_an_overlay_that_was_smaller_than_its_backing_file_all_along_may_grow() -> None:
     overlay = replace(IMAGE, virtual_size=30 * GIB, backing_file="/images/base.raw")
     _decision.require_no_cut(item(40, overlay), replace(RAW, virtual_size=50 * GIB))
+
+
+@pytest.mark.parametrize("verb", ["commit", "reconcile", "unknown"])
+def test_what_a_dead_run_left_is_not_grown_under_a_guest(verb: str) -> None:
+    left = {"verb": verb, "started": "yesterday"}
+    with pytest.raises(
+        DiskError, match=f"a run \\({verb}\\) was interrupted on it, and it cannot be checked"
+    ) as caught:
+        _decision.require_settled(state(active=True, state="running"), item(live=True), left)
+    assert caught.value.facts == {"operation": left}
+
+
+@pytest.mark.parametrize(
+    "left", [None, {"verb": "resize"}, {"verb": "convert"}, {"verb": "flatten"}, {"verb": "commit", "alive": True}]
+)
+def test_what_leaks_at_most_or_lives_is_no_reason_against_growing(left: dict[str, Any] | None) -> None:
+    _decision.require_settled(state(active=True, state="running"), item(live=True), left)
+
+
+def test_a_growth_that_does_not_fit_says_that_it_would_be_allocated() -> None:
+    error = _decision.fully_allocated(NotEnoughSpace("/images: has 1 GiB", available_bytes=GIB))
+    assert str(error).startswith("/images: has 1 GiB. The image is fully allocated")
+    assert error.facts == {"available_bytes": GIB}
 
 
 # The policy
