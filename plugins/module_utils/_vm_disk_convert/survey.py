@@ -24,7 +24,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import 
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion, Place
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision_obstacles as _obstacles
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
@@ -55,7 +57,7 @@ class Survey:
         image = _image.inspect(self.qemu_img, item.source, item.source_format)
         images = _disk_chain.followed(self.qemu_img, self.state, item.disk, image, trusted=self.wish.trusted)
         _disk_chain.require_same_chain(self.state, item.disk, images)
-        _decision.require_convertible_image(item, image, self.wish.keep_source)
+        _obstacles.require_convertible_image(item, image, self.wish.keep_source)
         self.images[item.target], self.chains[item.target] = image, images
         if not (self.wish.shallow and image.backing_file):
             return item
@@ -99,7 +101,7 @@ class Survey:
             if self.wish.block_device:
                 available = _block_device.free_bytes(item.dest)
                 needed = measured.required if layout.format == "qcow2" else image.virtual_size
-                _decision.require_fitting_device(item, self.wish, needed, image.virtual_size, available)
+                _obstacles.require_fitting_device(item, self.wish, needed, image.virtual_size, available)
                 continue
             demands.append((item.dest, bytes_needed(layout, image.virtual_size, measured.required)))
         _space.require_space(demands)

@@ -4,7 +4,7 @@
 
 """The size of a domain's disk as a task wants it: the walk of vm_disk_resize from its parameters to its result.
 
-A run that finds the size as wanted does not load the work.
+A run that finds the size as wanted does not load what only a change needs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish, wish_from
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.survey_change import ChangeSurvey
 
 
 class ResizeTask(DomainTask):
@@ -63,7 +66,7 @@ class ResizeTask(DomainTask):
         }
 
     def _plan(self, operation: Operation | None) -> Plan:
-        self.survey = Survey(self.domain, self.surroundings, self.qemu_img, self.state, self.wish)
+        self.survey = Survey(self.domain, self.qemu_img, self.state, self.wish)
         disk = self.state.disk(self.wish.disk)
         if disk is None:
             raise self.state.no_such_disk(self.wish.disk)
@@ -73,29 +76,35 @@ class ResizeTask(DomainTask):
         first = _settle.interrupted(item.path, item.image.format, operation, self.holding(operation))
         plan = self._resizing(item, operation) if item.growth else Plan({}, {})
         if first and not plan:
-            self.survey.require_unused(item)
+            self._around().require_unused(item)
         return _settle.recorded(first, plan, item.path, operation)
 
     def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
-        """What a dead run left of an image is settled with the next change of it."""
+        """Nothing: what a dead run left of an image waits for a wish that is granted."""
         return ()
 
     def _resizing(self, item: Resizing, operation: Operation | None) -> Plan:
         """The plan for a disk that has not the size that it is to have. Raises DiskError where it must not get it."""
-        note_of, record = _lock.notes(operation), self.state.record
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import (
+            decision_obstacles as _obstacles,
+        )
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.work import Work
+
+        note_of, record, around = _lock.notes(operation), self.state.record, self._around()
         if record is not None and item.target in [disk.target for disk in record.disks]:
             _records.require_own(self.state.name, record, self.verb, note_of)
-        _decision.require_resizable(self.state, item, self.wish, self.survey.jobs(item))
+        _obstacles.require_resizable(self.state, item, self.wish, around.jobs(item))
         if item.live:
-            _decision.require_settled(self.state, item, note_of(item.path))
+            _obstacles.require_settled(self.state, item, note_of(item.path))
         else:
-            self.survey.require_known_chain(item)
-        self.survey.require_unused(item)
-        policy = None if item.live else self.survey.policy(item)
-        self.survey.require_room(item, policy)
-        if item.live and operation is None and self.survey.policy(item):
+            around.require_known_chain(item)
+        around.require_unused(item)
+        policy = None if item.live else around.policy(item)
+        around.require_room(item, policy)
+        if item.live and operation is None and around.policy(item):
             self._warn_of_room(item)
-        return self._steps(item, policy, operation)
+        work = Work(**self.hands(operation), item=item, policy=policy)
+        return _decision.plan_resize(self.state, item, policy, work)
 
     def _warn_of_room(self, item: Resizing) -> None:
         self.warn(
@@ -103,11 +112,10 @@ class ResizeTask(DomainTask):
             "an I/O error or is paused where the file system is full by then"
         )
 
-    def _steps(self, item: Resizing, policy: str | None, operation: Operation | None) -> Plan:
-        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.work import Work
+    def _around(self) -> ChangeSurvey:
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.survey_change import ChangeSurvey
 
-        work = Work(**self.hands(operation), item=item, policy=policy)
-        return _decision.plan_resize(self.state, item, policy, work)
+        return ChangeSurvey(self.domain, self.surroundings, self.qemu_img, self.state, self.wish)
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:

@@ -21,6 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
 
 
@@ -53,7 +54,7 @@ class Work(DomainWork):
                 "free some space, then run again",
                 available_bytes=left,
             ) from error
-        _decision.require_size_reached(item, self.domain.capacity(item.target))
+        _obstacles.require_size_reached(item, self.domain.capacity(item.target))
 
     def resize(self) -> None:
         """Gives the image its new size. Raises ImageInUse where somebody has started the domain."""
@@ -67,7 +68,7 @@ class Work(DomainWork):
         except ImageInUse:  # QEMU's lock kept us out
             self._begun = False
             raise
-        _decision.require_size_reached(item, self._size())
+        _obstacles.require_size_reached(item, self._size())
 
     def revert(self) -> None:
         """The image as it was: what was added are zeros that nobody has seen. If it fails, the record stays."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion, Place
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from unit import samples
