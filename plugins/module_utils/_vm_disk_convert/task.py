@@ -21,7 +21,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Ope
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import is_untouched
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import result as _result
@@ -91,22 +90,21 @@ class ConvertTask(DomainTask):
 
     def _conversion(self, wanted: list[Conversion], operation: Operation | None) -> Plan:
         """The plan that converts disks. Raises DiskError where they must not be converted, or cannot be."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+            decision_obstacles as _obstacles,
+        )
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import leftovers as _leftovers
 
         self.survey = survey = self._survey()
-        _decision.require_convertible(self.state, wanted, self._foreign_jobs())
-        self.mode = _decision.way(self.state, self.wish)
+        _obstacles.require_convertible(self.state, wanted, self._foreign_jobs())
+        self.mode = _obstacles.way(self.state, self.wish)
         self.unfinished = self._find_unfinished([item.dest for item in wanted], operation)
         left = self.unfinished if self.unfinished is not None else _leftovers.Unfinished()
         self.conversions = wanted
         self.conversions = conversions = [survey.examined(item) for item in wanted]
         adopted = _leftovers.adoptable(left, conversions, self.wish) if self.mode == "live" else frozenset()
         self.unfinished = left = _leftovers.without(left, {item.dest for item in conversions if item.target in adopted})
-        new = [item for item in conversions if item.target not in adopted]
-        _decision.require_free_destinations(new, survey.places(new, left.stale), block_device=self.wish.block_device)
-        survey.require_unused(conversions)
-        survey.require_space(new)
-        survey.require_promise(conversions)
+        self._require_possible(conversions, adopted, left)
         work = self._work(operation)
         steps = (
             *_leftovers.settled_images(conversions, _lock.notes(operation), self.qemu_img),
@@ -115,6 +113,21 @@ class ConvertTask(DomainTask):
             *_leftovers.removals(self._removable(left), work),
         )
         return _decision.plan(self.state, self.wish, conversions, steps)
+
+    def _require_possible(
+        self, conversions: t.Sequence[Conversion], adopted: t.Container[str], left: Unfinished
+    ) -> None:
+        """Raises DiskError where the world around the disks is in the way. Copies that are *adopted* have their images
+        already."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+            decision_obstacles as _obstacles,
+        )
+
+        new, survey = [item for item in conversions if item.target not in adopted], self.survey
+        _obstacles.require_free_destinations(new, survey.places(new, left.stale), block_device=self.wish.block_device)
+        survey.require_unused(conversions)
+        survey.require_space(new)
+        survey.require_promise(conversions)
 
     def _live(self, adopted: t.Container[str], operation: Operation | None) -> tuple[Step, ...]:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
@@ -183,7 +196,7 @@ class ConvertTask(DomainTask):
     def _survey(self) -> Survey:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import Survey
 
-        return Survey(self.hypervisor, self.qemu_img, self.state, self.wish)
+        return Survey(self.hypervisor, self.surroundings, self.qemu_img, self.state, self.wish)
 
     def _work(self, operation: Operation | None) -> Work:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work
@@ -215,6 +228,4 @@ class ConvertTask(DomainTask):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = ConvertTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "convert", task.paths, module, counted=task.counted)
-    return task.result(plan)
+    return ConvertTask(module, wish_from(module.params)).walk()

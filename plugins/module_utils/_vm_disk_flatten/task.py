@@ -19,7 +19,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import is_untouched
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import result as _result
@@ -54,6 +53,14 @@ class FlattenTask(DomainTask):
         """The images whose records are to be held."""
         return (self.left.paths if self.left else set()) | {item.path for item in self.items}
 
+    def carried_out(self) -> Plan:
+        """The plan of the task, which has been carried out; where an image had lost something, all began anew then."""
+        plan = super().carried_out()
+        if not self.lost or self.check_mode:
+            return plan
+        after = super().carried_out()
+        return Plan(after.before, after.after, (*plan.steps, *after.steps), after.diff)
+
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns, read from the world again after a change."""
         changed = bool(plan) and not self.check_mode
@@ -66,7 +73,7 @@ class FlattenTask(DomainTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         self.meant, self.items = [], []
-        self.survey = Survey(self.hypervisor, self.qemu_img, self.state, self.wish)
+        self.survey = Survey(self.qemu_img, self.state, self.wish)
         self.left = self._find_left([], operation)
         self.lost = self._find_lost()
         return self._repair(operation) if self.lost else self._flattening(operation)
@@ -83,13 +90,27 @@ class FlattenTask(DomainTask):
         self.left = self._find_left([item.path for item in self.meant], operation)
         items = [item for item in self.meant if not _decision.is_granted(item)]
         stale = [item for item in self.meant if item not in items and self.survey.is_misnamed(item)]
-        _decision.require_explained(self.state, stale, self.left.targets if self.left else ())
-        naming = self._naming(stale, operation)
+        naming = self._naming(stale, operation) if stale else ()
         if not items:
             return Plan({}, {}, (*naming, *self._settlement(operation)), self.survey.definition_diff(stale))
-        self.mode = _decision.way(self.state, self.wish)
+        return self._flattening_of(items, stale, naming, operation)
+
+    def _flattening_of(
+        self,
+        items: list[Flattening],
+        stale: list[Flattening],
+        naming: tuple[Step, ...],
+        operation: Operation | None,
+    ) -> Plan:
+        """The plan that flattens *items*, beside the *naming* of *stale* ones. Raises DiskError where that must not, or
+        cannot, be."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import (
+            decision_obstacles as _obstacles,
+        )
+
+        self.mode = _obstacles.way(self.state, self.wish)
         adopted = self._adopted(items)
-        _decision.require_flattenable(self.state, items, self._foreign_jobs())
+        _obstacles.require_flattenable(self.state, items, self._foreign_jobs())
         self.items = items
         self._require_possible(items, adopted)
         steps = (
@@ -101,10 +122,13 @@ class FlattenTask(DomainTask):
 
     def _require_possible(self, items: t.Sequence[Flattening], adopted: t.Container[str]) -> None:
         """Raises DiskError where the world around the disks is in the way."""
-        self.survey.require_unused(items)
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.survey_change import ChangeSurvey
+
+        survey = ChangeSurvey(self.surroundings, self.qemu_img, self.state)
+        survey.require_unused(items)
         if self.mode == "offline":
-            self.survey.require_no_bitmaps(items)
-        self.survey.require_space([item for item in items if item.target not in adopted])
+            survey.require_no_bitmaps(items)
+        survey.require_space([item for item in items if item.target not in adopted])
 
     def _settled(self, adopted: t.Container[str], operation: Operation | None) -> tuple[Step, ...]:
         """The steps that bring order to what dead runs left, before disks are flattened."""
@@ -137,7 +161,13 @@ class FlattenTask(DomainTask):
         return _decision_offline.steps(self.state, self.items, work)
 
     def _naming(self, stale: t.Sequence[Flattening], operation: Operation | None) -> tuple[Step, ...]:
-        return _decision.naming(self.state, stale, self._work(operation)) if stale else ()
+        """The step that names in the definition what a dead run left of the backing files of *stale* disks."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import (
+            decision_obstacles as _obstacles,
+        )
+
+        _obstacles.require_explained(self.state, stale, self.left.targets if self.left else ())
+        return _decision.naming(self.state, stale, self._work(operation))
 
     def _repair(self, operation: Operation | None) -> Plan:
         """The plan that gives images back what their QEMU took along when it was killed; then all begins anew."""
@@ -203,9 +233,4 @@ class FlattenTask(DomainTask):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = FlattenTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "flatten", task.paths, module)
-    if task.lost and not module.check_mode:
-        after = carry_out(task.decide, "flatten", task.paths, module)
-        plan = Plan(after.before, after.after, (*plan.steps, *after.steps), after.diff)
-    return task.result(plan)
+    return FlattenTask(module, wish_from(module.params)).walk()

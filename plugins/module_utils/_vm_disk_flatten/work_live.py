@@ -13,7 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_j
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.leftovers import OWNERS
@@ -59,7 +59,7 @@ class Work(FlattenWork):
                 self.domain, item.target, named.path if named else None, self.wish.copy_timeout, phase.at
             )
         self.write_out(item.target)
-        _decision.require_base(item, _survey.file_below(self._image(item)))
+        _obstacles.require_base(item, _survey.file_below(self._image(item)))
         self.name_chain([item])
 
     def end(self, item: Flattening) -> None:

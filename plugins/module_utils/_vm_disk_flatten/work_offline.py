@@ -19,6 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
@@ -50,7 +51,7 @@ class Work(FlattenWork):
         new.begin()
         self._fill(item, new.name)
         made = _image.inspect(self.qemu_img, new.name, item.image.format)
-        _decision.require_alike(item, made, _survey.file_below(made))
+        _obstacles.require_alike(item, made, _survey.file_below(made))
         if self.wish.verify:
             with self.phase(item.target, "compare", item.image.virtual_size) as phase:
                 new.require_same_content(item.image.format, self.qemu_img, phase.percent)

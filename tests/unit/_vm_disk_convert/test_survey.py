@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion, Place
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from unit import samples
@@ -18,7 +19,11 @@ from unit import samples
 def place(source: Path, dest: Path, *, doomed: tuple[str, ...] = ()) -> Place:
     disk = samples.disk(samples.element(str(source)))
     survey = Survey(
-        cast(Any, None), samples.NO_QEMU_IMG, samples.domain(disk), ConvertWish(("vda",), Layout(format="qcow2"))
+        cast(Any, None),
+        cast(Any, None),
+        samples.NO_QEMU_IMG,
+        samples.domain(disk),
+        ConvertWish(("vda",), Layout(format="qcow2")),
     )
     return survey.places([Conversion(disk, str(source), str(dest))], doomed)["vda"]
 

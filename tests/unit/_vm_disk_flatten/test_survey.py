@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
@@ -57,7 +56,7 @@ def test_the_base_keeps_the_name_that_the_definition_has_for_it(tmp_path: Path) 
 def test_a_definition_that_names_what_the_image_has_no_more_is_known(keep: int, misnamed: bool) -> None:
     item = flattening("/i/base", keep)
     state = samples.domain(item.disk, definition=DEFINITION.format(base="/i/base"))
-    survey = Survey(cast(Any, None), samples.NO_QEMU_IMG, state, FlattenWish(("vda",)))
+    survey = Survey(samples.NO_QEMU_IMG, state, FlattenWish(("vda",)))
     assert survey.is_misnamed(item) == misnamed
     unnamed = replace(item, disk=samples.disk(samples.element("/i/top", "qcow2")))
     assert not survey.is_misnamed(unnamed)
