@@ -10,6 +10,7 @@ world has one door. A wing is a folder named after its module, and stands on the
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -163,6 +164,14 @@ def test_a_python_file_says_whose_it_is(path: Path) -> None:
     head = text[:600]
     assert not text or "SPDX-License-Identifier: GPL-3.0-or-later" in head
     assert not text or "Copyright: kvmops.disk contributors" in head.replace("Copyright (c) ", "Copyright: ")
+
+
+def test_the_picture_of_the_house_is_true() -> None:
+    drawing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```mermaid", 1)[1].split("```", 1)[0]
+    drawn = [set(re.findall(r"^\s+(_\w+)\[", floor, re.MULTILINE)) for floor in drawing.split("subgraph")[1:]]
+    assert drawn == [set(), *FLOORS[1:], set()]
+    stairs = " --> ".join(["ground", *(f"floor{number}" for number in range(1, len(drawn)))])
+    assert re.findall(r"\w+ --> .*", drawing) == [stairs]
 
 
 def test_every_module_is_in_the_action_group() -> None:

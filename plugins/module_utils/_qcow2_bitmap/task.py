@@ -28,8 +28,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
+from ansible_collections.kvmops.disk.plugins.module_utils._task.task import kept
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 _WORK = "work on its bitmaps"
@@ -38,16 +39,16 @@ _WORK = "work on its bitmaps"
 class BitmapTask(InPlaceTask):
     """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
 
+    verb = _leftovers.BITMAP
+
     def __init__(self, module: AnsibleModule, wish: BitmapWish) -> None:
-        super().__init__(module)
-        self.qemu_img = self.qemu_img.limiting()  # whoever wrote the image
-        self.openers = _key_slots.openers_from(module.params, "encryption")
+        super().__init__(module, wish.path, _key_slots.openers_from(module.params, "encryption"))
         self._source_openers = _key_slots.openers_from(module.params, "merge_from_encryption")
         self._source: _image.Image | None = None
         self.wish = wish
         self._observed: Observed
 
-    def decide(self, operation: Operation | None) -> Plan:
+    def _plan(self, operation: Operation | None) -> Plan:
         """The plan for the bitmap."""
         for path in self._files():
             if _users.is_locked(path, against_readers=True):
@@ -62,7 +63,7 @@ class BitmapTask(InPlaceTask):
         if plan:
             # What a dead run did not close is closed by the steps that settle it.
             self._require_possible(replace(observed, image=replace(observed.image, dirty=False)) if first else observed)
-            steps = (replace(step, do=self.kept(operation, step.do)) for step in plan.steps)
+            steps = (replace(step, do=kept(operation, step.do)) for step in plan.steps)
             plan = replace(plan, steps=(*steps, Step("", self._verify)))
         elif first:
             self._require_unused()
@@ -135,7 +136,7 @@ class BitmapTask(InPlaceTask):
 
     def _do(self, operation: Operation | None, *actions: str) -> None:
         wish = self.wish
-        self.door(operation).bitmap(
+        self.holding(operation).bitmap(
             self.path, wish.name.encode(), *actions, granularity=wish.granularity, source=wish.file
         )
 
@@ -148,9 +149,8 @@ class BitmapTask(InPlaceTask):
             _space.require_space([(os.path.realpath(self.path), _decision.bytes_needed(self.wish, observed))])
 
     def _require_unused(self) -> None:
-        running = [user for user in self.users() if user.running]
         for path in self._files():
-            _users.require_unused(path, running, _WORK)
+            self.surroundings.require_unused(path, _WORK, running)
 
     def _verify(self) -> None:
         """Raises DiskError where the bitmap is not what qemu-img said that it made."""
@@ -164,6 +164,4 @@ class BitmapTask(InPlaceTask):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = BitmapTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, _leftovers.BITMAP, lambda: [task.path], module)
-    return task.result(plan)
+    return BitmapTask(module, wish_from(module.params)).walk()

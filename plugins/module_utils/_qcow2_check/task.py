@@ -26,35 +26,39 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair impor
     require_repaired,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, search_paths_from
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
+from ansible_collections.kvmops.disk.plugins.module_utils._task.task import kept
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 
 class CheckTask(InPlaceTask):
     """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
 
+    verb = _leftovers.REPAIR
+
     def __init__(self, module: AnsibleModule) -> None:
-        super().__init__(module)
-        self.qemu_img = self.qemu_img.limiting()  # whoever wrote the image
-        self.openers = _key_slots.openers_from(module.params, "encryption")
+        search_paths_from(module.params)
+        path = absolute(module.params["path"], "path")
+        super().__init__(module, path, _key_slots.openers_from(module.params, "encryption"))
         self.format: str = module.params["format"]
         self.repair: str = module.params["repair"]
         self.found = Finding(CheckResult("unsupported"))
         self.content_unchanged: bool | None = None
 
-    def decide(self, operation: Operation | None) -> Plan:
+    def _plan(self, operation: Operation | None) -> Plan:
         """The plan that repairs the image, as far as that is wanted."""
         header = self._look()
         if self.format not in CHECKED_FORMATS:
             return Plan({"result": "unsupported"}, {"result": "unsupported"})
         self._require_unused()
         self.found = self._check(header)
-        plan = plan_repair(self.path, self.repair, self.found, self.kept(operation, lambda: self._repair(operation)))
+        plan = plan_repair(self.path, self.repair, self.found, kept(operation, lambda: self._repair(operation)))
         if self.repair == "none":
             return plan
         if plan:
-            self.require_no_dependents("repair it", self.users())
+            self.require_no_dependents("repair it")
         left = _leftovers.left_on(self.path, self.format, operation)
         if left.record is None and not left.unfinished_file:
             return recorded((), plan, self.path, operation)
@@ -87,7 +91,7 @@ class CheckTask(InPlaceTask):
         """A check needs an image that nobody writes; a repair one that nobody uses at all."""
         to_do = "check it" if self.repair == "none" else "check and repair it"
         if self.repair != "none" or _users.is_locked(self.path, against_readers=True):
-            _users.require_unused(self.path, [user for user in self.users() if user.running], to_do)
+            self.surroundings.require_unused(self.path, to_do, running)
 
     def _check(self, header: _qcow2.Header | None) -> Finding:
         external_data = header is not None and header.external_data
@@ -101,7 +105,7 @@ class CheckTask(InPlaceTask):
             self.path,
             self.format,
             self.repair,
-            self.door(operation),
+            self.holding(operation),
             external_data=self.found.external_data,
         )
         self.found = Finding(check, self.format)
@@ -129,6 +133,4 @@ class CheckTask(InPlaceTask):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = CheckTask(module)
-    plan = carry_out(task.decide, _leftovers.REPAIR, lambda: [task.path], module)
-    return task.result(plan)
+    return CheckTask(module).walk()

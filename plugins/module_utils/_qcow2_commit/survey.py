@@ -23,6 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Tr
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
@@ -31,11 +32,10 @@ class CommitSurvey(InPlaceTask):
     """A look at the chain of the overlay, at who uses it, and at the space that there is."""
 
     def __init__(self, module: AnsibleModule, wish: CommitWish) -> None:
-        super().__init__(module)
-        self.wish = wish
-        self.openers = _key_slots.openers_from(module.params, "encryption")
         self.trusted: bool = module.params["trusted"]
-        self.qemu_img = self.qemu_img.limiting(not self.trusted)
+        openers = _key_slots.openers_from(module.params, "encryption")
+        super().__init__(module, wish.path, openers, limited=not self.trusted)
+        self.wish = wish
 
     def look(self) -> tuple[_image.Image, ...]:
         """The images from the overlay to the base. Raises DiskError where they are not what the task says."""
@@ -77,18 +77,17 @@ class CommitSurvey(InPlaceTask):
 
     def require_unused(self, images: t.Iterable[_image.Image]) -> None:
         """What somebody writes meanwhile proves nothing, and must not be written."""
-        running = [user for user in self.users() if user.running]
         for image in images:
-            _users.require_unused(image.path, running, "merge the overlay " + self.wish.path)
+            self.surroundings.require_unused(image.path, "merge the overlay " + self.wish.path, running)
 
     def require_possible(self, observed: Observed) -> None:
         """Raises where the images cannot be merged, or where that would hurt somebody."""
         _merge.require_mergeable(observed)
         overlay = observed.overlay
         _decision.require_endable(self.wish, overlay, _bitmaps.bitmaps_of(overlay.path, overlay.format))
-        users = self.users()
+        users = self.surroundings.users
         for image in observed.images:
-            self.require_no_saved_state(image.path, users)
+            self.surroundings.require_no_saved_state(image.path, "merge it")
             self._require_in_no_snapshot(image.path, users)
         self._require_no_other_users(observed, users)
         if not observed.is_merged:
@@ -122,7 +121,7 @@ class CommitSurvey(InPlaceTask):
         if self.module.params["allow_dependents"]:
             return
         images, goes = observed.images, self.wish.end == "remove"
-        readers = self.readers([image.path for image in images], users)
+        readers = self.surroundings.readers([image.path for image in images])
         touched = [*(images[:-1] if goes else ()), *(images[1:] if not observed.is_merged else ())]
         for image in dict.fromkeys(touched):
             others = [path for path in readers.of(image.path) if not any(is_same(path, one.path) for one in images)]

@@ -37,14 +37,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import L
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
+from ansible_collections.kvmops.disk.plugins.module_utils._task.task import kept
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 
 class CommitTask(CommitSurvey):
     """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
+
+    verb = _leftovers.COMMIT
 
     def __init__(self, module: AnsibleModule, wish: CommitWish) -> None:
         super().__init__(module, wish)
@@ -60,7 +61,7 @@ class CommitTask(CommitSurvey):
         """The images whose records are to be held: those from the overlay to the base."""
         return self._paths
 
-    def decide(self, operation: Operation | None) -> Plan:
+    def _plan(self, operation: Operation | None) -> Plan:
         """The plan that merges the overlay, or finishes what a dead run began.
 
         The overlay may go while another run of the same task ends.
@@ -91,7 +92,7 @@ class CommitTask(CommitSurvey):
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns; in check mode what it would."""
         if plan:
-            refresh_pools(self.hypervisor(), {os.path.dirname(os.path.realpath(path)) for path in self._paths})
+            self.surroundings.refresh_pools(self._paths)
         if self._invalid:
             self.module.warn(
                 f"{', '.join(self._invalid)}: what this reads was written to, so that it is no disk any more, except "
@@ -120,7 +121,7 @@ class CommitTask(CommitSurvey):
         for path in self._paths:
             left = _leftovers.left_on(path, formats.get(path), operation)
             own = left.half_merged is not None and any(is_same(left.half_merged, one.path) for one in images[:-1])
-            steps += _settle.settle(left, self.door(operation), finishing=_leftovers.COMMIT if own else None)
+            steps += _settle.settle(left, self.holding(operation), finishing=_leftovers.COMMIT if own else None)
         return tuple(steps)
 
     def _with_noted(self, paths: list[str], operation: Operation | None) -> list[str]:
@@ -139,7 +140,7 @@ class CommitTask(CommitSurvey):
     def _deeds(self, observed: Observed, operation: Operation | None) -> _decision.Deeds:
         new_file = _staging.NewFile(observed.overlay.path)
         return _decision.Deeds(
-            merge=self.kept(operation, lambda: self._merge(observed, operation)),
+            merge=kept(operation, lambda: self._merge(observed, operation)),
             empty=lambda: self._empty(observed, new_file),
             withdraw=new_file.withdraw,
             remove=_base_note.remove,
@@ -150,7 +151,9 @@ class CommitTask(CommitSurvey):
         overlay, base = observed.overlay, observed.base
         below = base.path if observed.between else None
         with self._phase(observed, "merge", length(observed.held)) as phase:
-            self.door(operation).commit(overlay.path, overlay.format, below, rate=self.wish.rate, report=phase.percent)
+            self.holding(operation).commit(
+                overlay.path, overlay.format, below, rate=self.wish.rate, report=phase.percent
+            )
         _staging.sync(base.path)
         after = _image.inspect(self.qemu_img, base.path, base.format)
         if after.virtual_size < overlay.virtual_size or not self._is_same_content(observed):
@@ -245,7 +248,7 @@ class CommitTask(CommitSurvey):
         first: list[Step] = []
         for name in self._paths:
             left = _leftovers.left_on(name, image_format if name == base else None, operation)
-            first += _settle.settle(left, self.door(operation))
+            first += _settle.settle(left, self.holding(operation))
         self._require_removable(rest)
         facts = {"base": base, "overlay": "absent"}
         if first and operation is not None:
@@ -262,8 +265,8 @@ class CommitTask(CommitSurvey):
 
     def _require_removable(self, rest: t.Sequence[str]) -> None:
         """Raises where somebody has come to use what a dead run was about to remove."""
-        users = self.users() if rest else []
-        readers = self.readers(rest, users) if rest else None
+        users = self.surroundings.users if rest else []
+        readers = self.surroundings.readers(rest) if rest else None
         for name in rest:
             _users.require_unused(name, users, "remove it after its merge")
             others = [path for path in readers.of(name) if path not in rest] if readers else []
@@ -282,5 +285,4 @@ def _dead(note: dict[str, t.Any] | None) -> dict[str, t.Any]:
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     task = CommitTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, _leftovers.COMMIT, task.paths, module)
-    return task.result(plan)
+    return task.walk()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, search_paths_from
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class CommitWish:
 
 def wish_from(params: dict[str, t.Any]) -> CommitWish:
     """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
+    search_paths_from(params)
     base, rate = params["base"], params["rate_limit"]
     wish = CommitWish(
         path=absolute(params["path"], "path"),

@@ -30,7 +30,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     progress = Progress.wanted()
     trust = Trust(params["trusted"])
     qemu_img = QemuImg.find().limiting(not trust.trusted)
-    surroundings = Surroundings(params["uri"], ())
+    surroundings = Surroundings.at(params["uri"])
     chains = [trust.look(qemu_img, path, image_format) for path, image_format in zip(paths, formats)]
     first = _key_slots.openers_from(params, "encryption")
     second = _key_slots.openers_from(params, "other_encryption") or first
@@ -52,6 +52,6 @@ def _require_still(qemu_img: QemuImg, chain: tuple[Image, ...], surroundings: Su
     """Raises where what is read of the images would be no whole disk."""
     require_not_corrupt(chain)
     _surroundings.require_settled(qemu_img, chain[0].path, chain[0].format, _lock.look(chain[0].path))
-    surroundings.require_not_running(chain[0].path, "compare it", but="backing file")
+    surroundings.require_unused(chain[0].path, "compare it", _surroundings.running_as_disk, locks=False)
     for image in chain:
         _surroundings.require_unwritten(image)

@@ -55,7 +55,7 @@ class ConversionTask:
         self.progress = Progress.wanted()
         self.trust = Trust(module.params["trusted"], tuple(filter(None, [wish.backing_file])))
         self.qemu_img = QemuImg.find().limiting(not self.trust.trusted)
-        self.surroundings = Surroundings(module.params["uri"], module.params["search_paths"])
+        self.surroundings = self._look_around()
         self.verified = False
         self._found: Observed | None = None
         self._left: dict[str, t.Any] | None = None
@@ -87,6 +87,7 @@ class ConversionTask:
 
     def _decide(self, operation: Operation | None) -> Plan:
         self._found = None
+        self.surroundings = self._look_around()
         self._left = self._note_of(self.wish.src, operation)
         dest = self._destination() if self._is_there() else None
         if dest is not None and dest.encrypted and self.wish.update != "always":
@@ -100,6 +101,9 @@ class ConversionTask:
             reason = self._reason(dest)
             plan = self._conversion(operation, dest, reason) if reason else self._removal(dest, operation)
         return self._after(first, plan, operation)
+
+    def _look_around(self) -> Surroundings:
+        return Surroundings.at(self.module.params["uri"], self.module.params["search_paths"])
 
     def _is_there(self) -> bool:
         path = self.wish.dest
@@ -274,11 +278,11 @@ class ConversionTask:
 
     def _require_unused(self, dest: _image.Image | None, operation: Operation | None) -> None:
         """Raises where reading the source, or writing the destination, would hurt somebody."""
-        self.surroundings.require_not_running(self.wish.src, "convert it", but="backing file")
-        self.surroundings.require_not_running(self.wish.dest, "put a new image there")
+        self.surroundings.require_unused(self.wish.src, "convert it", _surroundings.running_as_disk, locks=False)
+        self.surroundings.require_unused(self.wish.dest, "put a new image there", _surroundings.running, locks=False)
         if dest is not None:
             self._require_unlocked()
-            self.surroundings.require_not_suspended_on(self.wish.dest, "replace it")
+            self.surroundings.require_no_saved_state(self.wish.dest, "replace it")
             self.surroundings.require_no_dependents(self.wish.dest, "replace it", "choose another dest")
         if self.wish.remove_src:
             self._require_source_removable()
@@ -308,7 +312,7 @@ class ConversionTask:
         """Raises NotEnoughSpace where the file system would promise too much with the new image."""
         new = _space.NewImage(self.wish.dest, found.size, self.wish.backing_file)
         gone = [self.wish.src] if self.wish.remove_src else []
-        self.surroundings.require_ratio_for(new, self.module.params["max_overcommit"], self.qemu_img, gone=gone)
+        self.surroundings.require_promises([new], self.module.params["max_overcommit"], self.qemu_img, gone=gone)
 
     def _settling(self, dest: _image.Image | None, operation: Operation | None) -> tuple[Step, ...]:
         """What is to be done first where a run died on the destination."""

@@ -94,7 +94,8 @@ class ImageConvertWish:
 
 def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    _arguments.require_ratio(params["max_overcommit"])
+    _arguments.search_paths_from(params)
+    _arguments.overcommit_from(params)
     dest = absolute(params["dest"], "dest")
     backing_file, rate = params["backing_file"], params["rate_limit"]
     wish = ImageConvertWish(

@@ -37,14 +37,14 @@ def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image
 
 def wanted_rebase(qemu_img: QemuImg, wish: ImageWish, image: _image.Image) -> _rebase.Rebase | None:
     """The image between the files that it reads and those that it is to read; None where they are the same."""
-    if not _rebase.is_wanted(wish, image):
+    if not _rebase.is_wanted(wish.rebase_wish, image):
         return None
     base = wanted_below(qemu_img, wish, f"have {image.path} read it")
-    found = _rebase.Rebase(image, base, rewrites=_rebase.rewrites(wish, image))
+    found = _rebase.Rebase(image, base, rewrites=_rebase.rewrites(wish.rebase_wish, image))
     if not found.rewrites:
-        _rebase.require_vouched(wish, image)
+        _rebase.require_vouched(wish.rebase_wish, image)
         found = replace(found, below=_read_now(qemu_img, image))
-    _rebase.require_possible(wish, found)
+    _rebase.require_possible(wish.rebase_wish, found)
     if not os.path.isfile(image.path):
         raise UnsafeImage(
             f"{image.path}: is a block device, which a new file cannot replace: convert it into a new image "

@@ -23,6 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import KeyChanges
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import plan_keys
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import (
@@ -39,10 +40,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle impor
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import anybody, running
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
@@ -51,10 +50,15 @@ class ImageTask(InPlaceTask):
     """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
 
     def __init__(self, module: AnsibleModule) -> None:
-        super().__init__(module)
-        _arguments.require_ratio(module.params["max_overcommit"])
+        _arguments.search_paths_from(module.params)
+        _arguments.overcommit_from(module.params)
+        super().__init__(module, absolute(module.params["path"], "path"), limited=False)
 
-    def wish(self) -> ImageWish:
+        self.is_to_be_there: bool = module.params["state"] == "present"
+        self.verb = "reconcile" if self.is_to_be_there else "remove"
+        self.wish = self._wish() if self.is_to_be_there else None
+
+    def _wish(self) -> ImageWish:
         params = self.module.params
         size, backing_file = params["size"], params["backing_file"]
         wish = ImageWish(
@@ -71,13 +75,19 @@ class ImageTask(InPlaceTask):
         wish.require_valid()
         return wish
 
+    def counted(self) -> t.Iterable[str]:
+        return [os.path.dirname(os.path.realpath(self.path))] if self.is_to_be_there else []
+
+    def _plan(self, operation: Operation | None) -> Plan:
+        return self.present(self.wish, operation) if self.wish else self.absent(operation)
+
     def present(self, wish: ImageWish, operation: Operation | None) -> Plan:
         """The plan for an image that is to be there."""
         image = self._existing(wish.layout.format)
         changes = self._key_changes(wish, image) if image else None
         first = self.settling(image.format if image else None, operation)
         plan = self._change(wish, image, changes, operation) if image else self._creation(wish, operation)
-        if image and (first or plan) and not _rebase.is_wanted(wish, image):
+        if image and (first or plan) and not _rebase.is_wanted(wish.rebase_wish, image):
             require_no_cut(wish, image, _image.chain(self.qemu_img, image)[1:])
         return recorded(first, plan, self.path, operation)
 
@@ -93,7 +103,7 @@ class ImageTask(InPlaceTask):
         """What the module returns; the file's attributes are the file modules' business, done here at the end."""
         report = {**plan.full_report(), "image": {}}
         if plan:
-            refresh_pools(self.hypervisor(), {os.path.dirname(self.path), os.path.dirname(os.path.realpath(self.path))})
+            self.surroundings.refresh_pools([self.path])
         if self.module.params["state"] == "absent":
             return report
         if not os.path.exists(self.path):
@@ -125,7 +135,7 @@ class ImageTask(InPlaceTask):
         base = below[0] if below else None
         _space.require_space([(self.path, self._bytes_needed(wish, new_size(wish, base)))])
         self._require_promise(new_size(wish, base), wish.backing_file)
-        door, encryption = self.door(operation), wish.encryption
+        door, encryption = self.holding(operation), wish.encryption
         if encryption is None:
             return plan_create(wish, base, door, _staging.NewFile(self.path), self.dress)
         keys = _encryption.keys_to_add(self.path, encryption, (encryption.secret,), (0,))
@@ -154,7 +164,7 @@ class ImageTask(InPlaceTask):
         self, wish: ImageWish, image: _image.Image, changes: KeyChanges | None, operation: Operation | None
     ) -> Plan:
         found = _survey.wanted_rebase(self.qemu_img, wish, image)
-        door, keys = self.door(operation), None
+        door, keys = self.holding(operation), None
         if wish.encryption is not None and changes is not None:
             keys = plan_keys(image, wish.encryption, changes, door)
             images = self._read_by(image, found)
@@ -182,10 +192,9 @@ class ImageTask(InPlaceTask):
 
     def _require_undescribed(self, found: _rebase.Rebase) -> None:
         """Raises ImageInUse where a domain that is off would go on with the old backing files, or on the old disk."""
-        users = self.users()
-        self.require_no_saved_state(self.path, users)
-        for user in _users.users_of(self.path, users):
-            xml = self.hypervisor().domain(user.uuid).xml(inactive=True)
+        self.surroundings.require_no_saved_state(self.path, str(found))
+        for user in _users.users_of(self.path, self.surroundings.users):
+            xml = t.cast(Hypervisor, self.surroundings.hypervisor).domain(user.uuid).xml(inactive=True)
             if any(disk.target == user.target and disk.chain is not None for disk in _disks.disks(xml)):
                 raise ImageInUse(
                     f"{self.path}: the definition of domain {user.domain} says what disk {user.target} reads "
@@ -197,14 +206,8 @@ class ImageTask(InPlaceTask):
 
     def _require_promise(self, size: int, backing_file: str | None = None) -> None:
         """Raises NotEnoughSpace where *size* bytes for the image are more than its file system may promise."""
-        ratio = self.module.params["max_overcommit"]
-        if ratio is None:
-            return
         new = _space.NewImage(self.path, size, backing_file)
-        directories = _dependents.directories_to_search(
-            [self.path], self.module.params["search_paths"], self.hypervisor()
-        )
-        _space.require_ratio_for([new], ratio, directories, self.users(), self.qemu_img)
+        self.surroundings.require_promises([new], self.module.params["max_overcommit"], self.qemu_img)
 
     def _bytes_needed(self, wish: ImageWish, size: int) -> int:
         measured = 0
@@ -215,10 +218,8 @@ class ImageTask(InPlaceTask):
 
     def _require_writable(self, to_do: str, *, running_only: bool) -> None:
         """Raises where writing the image, or removing it, would hurt somebody."""
-        users = self.users()
-        for file in _file_set.files_meant(self.path):
-            _users.require_unused(file, [user for user in users if user.running or not running_only], to_do)
-        self.require_no_dependents(to_do, users)
+        self.surroundings.require_unused(self.path, to_do, running if running_only else anybody)
+        self.require_no_dependents(to_do)
 
     def _set_attributes(self, report: dict[str, t.Any]) -> None:
         """As the file modules do, except on an image that a guest has open: that one libvirt owns for the time."""
@@ -239,16 +240,4 @@ def _umask() -> int:
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = ImageTask(module)
-    if module.params["state"] == "present":
-        wish = task.wish()
-        plan = carry_out(
-            lambda operation: task.present(wish, operation),
-            "reconcile",
-            lambda: [task.path],
-            module,
-            counted=lambda: [os.path.dirname(os.path.realpath(task.path))],
-        )
-    else:
-        plan = carry_out(task.absent, "remove", lambda: [task.path], module)
-    return task.result(plan)
+    return ImageTask(module).walk()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import RebaseWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
@@ -35,15 +35,9 @@ class ImageWish:
         """Raises InvalidRequest where no world could grant the wish."""
         self.layout.require_valid(size=self.size, overlay=bool(self.backing_file))
         _encryption.require_valid(self.encryption, self.layout.format)
-        if self.backing_file == "" and self.rebase == "unsafe":
-            raise InvalidRequest(
-                "rebase: unsafe with an empty backing_file would throw away all that is read from the present one: "
-                "leave rebase out to flatten the image"
-            )
-        if bool(self.backing_file) != (self.backing_format is not None):
-            raise InvalidRequest(
-                "backing_file: needs backing_format beside it, and the other way round: the format of a backing file "
-                "is never guessed from its content"
-            )
-        if self.backing_file == self.path:
-            raise InvalidRequest(f"backing_file: {self.path} cannot be its own backing file")
+        self.rebase_wish.require_valid(self.path)
+
+    @property
+    def rebase_wish(self) -> RebaseWish:
+        """What the task wants of the backing file of an image that is there."""
+        return RebaseWish(self.backing_file, self.backing_format, self.rebase, self.size, self.trusted)

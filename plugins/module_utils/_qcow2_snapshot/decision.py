@@ -13,7 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import 
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import _LONGEST_NAME, SnapshotWish
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import LONGEST_NAME, SnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
@@ -148,7 +148,7 @@ def require_changeable(image: Image) -> None:
 def bytes_needed(observed: Observed) -> int:
     """What a new snapshot needs at once: a copy of the L1 table, a new snapshot table, some clusters for counts."""
     cluster = observed.image.cluster_size or 65536
-    names = sum(len(entry.name) + _ENTRY for entry in observed.entries) + _LONGEST_NAME + _ENTRY
+    names = sum(len(entry.name) + _ENTRY for entry in observed.entries) + LONGEST_NAME + _ENTRY
     return sum(-(-size // cluster) * cluster for size in (8 * observed.l1_entries, names)) + 4 * cluster
 
 
@@ -168,7 +168,7 @@ def _require_room(observed: Observed) -> None:
 def _require_deletable(entry: SnapshotEntry, observed: Observed) -> None:
     """Raises where the name of a surplus snapshot is not enough to delete that one."""
     find(entry.name, observed)
-    if not 1 <= len(entry.name) <= _LONGEST_NAME:
+    if not 1 <= len(entry.name) <= LONGEST_NAME:
         raise DiskError(
             f"{observed.image.path}: cannot delete its snapshot with the ID {entry.snapshot.id}: QEMU does not find a "
             f"name of {len(entry.name)} bytes: choose a prefix that leaves it alone",

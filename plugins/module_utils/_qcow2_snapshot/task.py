@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import header
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import (
     Observed,
@@ -31,8 +32,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decisi
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
+from ansible_collections.kvmops.disk.plugins.module_utils._task.task import kept
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
@@ -44,28 +46,23 @@ class SnapshotTask(InPlaceTask):
     """The task at hand: looks at the world, decides by the pure functions, and says what became of it."""
 
     def __init__(self, module: AnsibleModule, wish: SnapshotWish) -> None:
-        super().__init__(module)
-        self.qemu_img = self.qemu_img.limiting()  # whoever wrote the image
-        self.openers = _key_slots.openers_from(module.params, "encryption")
+        super().__init__(module, wish.path, _key_slots.openers_from(module.params, "encryption"))
         self.wish = wish
+        self.verb = _VERBS[wish.state]
         self._observed: Observed
         self._removed: list[str] = []
 
-    @property
-    def verb(self) -> str:
-        return _VERBS[self.wish.state]
-
-    def decide(self, operation: Operation | None) -> Plan:
+    def _plan(self, operation: Operation | None) -> Plan:
         """The plan for the snapshots, or for the disk that goes back to one."""
         reverting = self.wish.state == "reverted"
         if reverting and _users.is_locked(self.path, against_readers=True):
-            self._require_unused(self.users())  # what is read while somebody writes it proves nothing
+            self._require_unused()  # what is read while somebody writes it proves nothing
         observed = self._observed = self._observe()
         self.unlock(observed.image)
         first = self.settling("qcow2", operation, finishing=_leftovers.REVERT if reverting else None)
         if not reverting:
             self._removed = [entry.snapshot.name for entry in removals(self.wish, observed)]
-        plan = plan_snapshots(self.wish, observed, self.door(operation))
+        plan = plan_snapshots(self.wish, observed, self.holding(operation))
         if first or plan:
             self.require_secret(_TO_DO[self.wish.state], observed.image)
         if plan:
@@ -73,7 +70,7 @@ class SnapshotTask(InPlaceTask):
             self._require_possible(replace(observed, image=replace(observed.image, dirty=False)) if first else observed)
             plan = replace(plan, steps=(*self._watched(plan.steps, operation), Step("", lambda: self._verify(plan))))
         elif first:
-            self._require_unused(self.users())
+            self._require_unused()
         return recorded(first, plan, self.path, operation, facts=self._facts_of_revert if reverting else dict)
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
@@ -106,24 +103,24 @@ class SnapshotTask(InPlaceTask):
     def _require_possible(self, observed: Observed) -> None:
         """Raises where the image cannot be written, or where writing it would hurt somebody."""
         require_changeable(observed.image)
-        users = self.users()
-        self._require_unused(users)
+        self._require_unused()
         if self.wish.state == "reverted":
-            self.require_no_saved_state(self.path, users)
+            self.surroundings.require_no_saved_state(self.path, _TO_DO[self.wish.state])
         else:
-            self._require_not_libvirts(users)
-        self.require_no_dependents(_TO_DO[self.wish.state], users)
+            self._require_not_libvirts()
+        self.require_no_dependents(_TO_DO[self.wish.state])
         writes_tables = self.wish.state == "reverted" or addition(self.wish, observed) is not None
         if writes_tables and os.path.isfile(self.path):
             _space.require_space([(os.path.realpath(self.path), bytes_needed(observed))])
 
-    def _require_unused(self, users: t.Iterable[_users.User]) -> None:
-        _users.require_unused(self.path, [user for user in users if user.running], _TO_DO[self.wish.state])
+    def _require_unused(self) -> None:
+        self.surroundings.require_unused(self.path, _TO_DO[self.wish.state], running)
 
-    def _require_not_libvirts(self, users: t.Iterable[_users.User]) -> None:
+    def _require_not_libvirts(self) -> None:
         """libvirt keeps records of the snapshots that it made inside of images, and fails on those that are gone."""
-        for user in {user.uuid: user for user in _users.users_of(self.path, users)}.values() if self._removed else ():
-            definitions = self.hypervisor().domain(user.uuid).snapshot_definitions()
+        users = _users.users_of(self.path, self.surroundings.users) if self._removed else []
+        for user in {user.uuid: user for user in users}.values():
+            definitions = t.cast(Hypervisor, self.surroundings.hypervisor).domain(user.uuid).snapshot_definitions()
             recorded_there = {_disks.internal_snapshot(xml) for xml in definitions}
             for name in self._removed:
                 if name in recorded_there:
@@ -144,7 +141,7 @@ class SnapshotTask(InPlaceTask):
         }
 
     def _watched(self, steps: t.Iterable[Step], operation: Operation | None) -> tuple[Step, ...]:
-        return tuple(replace(step, do=self.kept(operation, step.do)) for step in steps)
+        return tuple(replace(step, do=kept(operation, step.do)) for step in steps)
 
     def _verify(self, plan: Plan) -> None:
         """Raises DiskError where the image does not have what qemu-img said that it made."""
@@ -162,6 +159,4 @@ class SnapshotTask(InPlaceTask):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = SnapshotTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, task.verb, lambda: [task.path], module)
-    return task.result(plan)
+    return SnapshotTask(module, wish_from(module.params)).walk()

@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import typing as t
-import unicodedata
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
+    absolute,
+    require_usable_name,
+    search_paths_from,
+)
 
 #: QEMU keeps the first 255 bytes of a longer name, and never finds it again (HAZARDS E3).
-_LONGEST_NAME = 255
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,7 @@ class SnapshotWish:
 
 
 def _require_usable_name(name: str) -> None:
-    try:
-        raw = name.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"snapshot: {name!r} is no text in UTF-8: choose another name") from None
-    if not 1 <= len(raw) <= _LONGEST_NAME:
-        raise InvalidRequest(f"snapshot: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
-        raise InvalidRequest(f"snapshot: {name!r} has control characters in it: choose another name")
+    require_usable_name(name, "snapshot", LONGEST_NAME)
     if name.isdecimal():
         raise InvalidRequest(
             f"snapshot: {name!r} could be the ID of a snapshot, which QEMU takes for its name: give the name of a "
@@ -60,6 +57,8 @@ def _require_usable_name(name: str) -> None:
 
 def wish_from(params: dict[str, t.Any]) -> SnapshotWish:
     """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
-    wish = SnapshotWish(params["path"], params["snapshot"], params["state"], params["keep"], params["prefix"])
+    search_paths_from(params)
+    path = absolute(params["path"], "path")
+    wish = SnapshotWish(path, params["snapshot"], params["state"], params["keep"], params["prefix"])
     wish.require_valid()
     return wish

@@ -85,6 +85,14 @@ def traces(paths: t.Iterable[str], note_of: NoteOf) -> Traces:
     return Traces(notes, tuple(path for path in known if not notes.get(path, {}).get("alive")))
 
 
+def is_untouched(record: Record | None, images: t.Iterable[str], verb: str, note_of: NoteOf) -> bool:
+    """Whether neither a domain's *record* nor anything beside *images* tells of a dead run of *verb*."""
+    if record is not None:
+        return False
+    found = traces(images, note_of)
+    return not found.of(verb) and not found.half_made()
+
+
 def discarding(half_made: t.Iterable[str]) -> tuple[Step, ...]:
     """The steps that remove the directories with new files that dead runs left for those images."""
     return tuple(

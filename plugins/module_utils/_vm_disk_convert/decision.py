@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 from dataclasses import dataclass
 
@@ -19,10 +18,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import (
-    Layout,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import LIVE_FORMATS, ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskChange, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, now
 
@@ -45,6 +44,17 @@ class Conversion:
         return self.disk.format
 
 
+@dataclass(frozen=True)
+class Place:
+    """What is found where a new image is to be: *file* is what it would be by whatever links, *is_source* where that is
+    the old image. *exists*: something stands there that is not about to be removed."""
+
+    file: str
+    is_source: bool = False
+    is_block_device: bool = False
+    exists: bool = False
+
+
 def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], list[Conversion]]:
     """The disks that the task means, and those of them that are not yet as it wants.
 
@@ -59,6 +69,14 @@ def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], lis
         if disk not in meant:
             meant.append(disk)
     return meant, [_conversion(disk, wish) for disk in meant if not _is_granted(disk, wish)]
+
+
+def without_pivoted(
+    conversions: t.Sequence[Conversion], pivoted: t.Iterable[RecordedDisk], wish: ConvertWish
+) -> list[Conversion]:
+    """The conversions that are still to be made, where guests are on the images of *pivoted* already."""
+    there = {disk.target for disk in pivoted if wish.is_granted(disk.dest, disk.format)}
+    return [item for item in conversions if item.target not in there]
 
 
 def require_convertible(state: DomainState, conversions: t.Sequence[Conversion], jobs: t.Sequence[str]) -> None:
@@ -180,22 +198,37 @@ def require_fitting_device(item: Conversion, wish: ConvertWish, needed: int, siz
         )
 
 
-def require_free_destinations(conversions: t.Sequence[Conversion], exists: t.Callable[[str], bool]) -> None:
-    """Raises InvalidRequest or DiskError where a destination is taken, or asked for twice."""
+def require_free_destinations(
+    conversions: t.Sequence[Conversion], places: t.Mapping[str, Place], *, block_device: bool
+) -> None:
+    """Raises InvalidRequest or DiskError where a destination is taken, or asked for twice, or is none of the kind that
+    is meant. *places* is what was found there, by target."""
     seen: set[str] = set()
     for conversion in conversions:
-        dest = conversion.dest
-        if os.path.realpath(dest) == os.path.realpath(conversion.source):
+        dest, place = conversion.dest, places[conversion.target]
+        if place.is_source:
             raise InvalidRequest(
                 f"{conversion.target}: source and destination are the same file, {dest}: give another dest"
             )
-        if os.path.realpath(dest) in seen:
+        if place.file in seen:
             raise InvalidRequest(
                 f"dest_dir: two disks would become {dest}: convert them one by one, each with its dest"
             )
-        seen.add(os.path.realpath(dest))
-        if exists(dest):
+        seen.add(place.file)
+        _require_meant(dest, place, block_device)
+        if place.exists and not block_device:
             raise DiskError(f"{dest}: exists already: it is left alone: remove it, or choose another dest", path=dest)
+
+
+def _require_meant(dest: str, place: Place, block_device: bool) -> None:
+    """Raises InvalidRequest where the destination is a block device and none is meant, or the other way round."""
+    if place.is_block_device and not block_device:
+        raise InvalidRequest(
+            f"{dest}: is a block device, whose content would be overwritten: set block_device=true if that is meant",
+            path=dest,
+        )
+    if block_device and not place.is_block_device:
+        raise InvalidRequest(f"{dest}: asked for a block device, but is none: leave block_device out", path=dest)
 
 
 def predicted(item: Conversion, source: Image, image_format: str) -> Image:
@@ -207,6 +240,17 @@ def predicted(item: Conversion, source: Image, image_format: str) -> Image:
         source.actual_size,
         backing_file=item.backing.path if item.backing else None,
         backing_format=item.backing.format if item.backing else None,
+    )
+
+
+def plan(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Conversion], steps: tuple[Step, ...]) -> Plan:
+    """The plan of the *steps* that convert the disks, with what they change of the disks and of the definition."""
+    after = _disks.with_changes(state.definition, [change(item, wish) for item in conversions])
+    return Plan(
+        before={item.target: {"path": item.source, "format": item.source_format} for item in conversions},
+        after={item.target: {"path": item.dest, "format": wish.layout.format} for item in conversions},
+        steps=steps,
+        diff=({"prepared": _disks.definition_diff(state.definition, after)},),
     )
 
 

@@ -24,7 +24,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import 
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion, Place
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
@@ -41,7 +41,6 @@ class Survey:
     qemu_img: QemuImg
     state: DomainState
     wish: ConvertWish
-    search_paths: t.Sequence[str]
     images: dict[str, _image.Image] = field(default_factory=dict, init=False)
     chains: dict[str, tuple[_image.Image, ...]] = field(default_factory=dict, init=False)
 
@@ -67,6 +66,10 @@ class Survey:
         directory = os.path.dirname(item.dest)
         if directory != os.path.dirname(item.source) and not _disks.has_own_user(self.state.definition):
             _access.require(directory, self.hypervisor.qemu_user, "dest")
+
+    def places(self, conversions: t.Iterable[Conversion], doomed: t.Container[str]) -> dict[str, Place]:
+        """What is where the new images are to be, by target; *doomed* is what is about to be removed there."""
+        return {item.target: _place(item, doomed) for item in conversions}
 
     def require_unused(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises ImageInUse or HasDependents where somebody else has to do with a source or a destination."""
@@ -110,8 +113,9 @@ class Survey:
             demands.append((item.dest, bytes_needed(layout, image.virtual_size, measured.required)))
         _space.require_space(demands)
 
-    def require_promise(self, conversions: t.Sequence[Conversion], ratio: float | None) -> None:
-        """Raises NotEnoughSpace where a file system would promise more than *ratio* times its size (_capacity)."""
+    def require_promise(self, conversions: t.Sequence[Conversion]) -> None:
+        """Raises NotEnoughSpace where a file system would promise more than the task allows."""
+        ratio = self.wish.max_overcommit
         if ratio is None or self.wish.block_device:
             return
         new = [
@@ -122,7 +126,7 @@ class Survey:
         ]
         gone = [] if self.wish.keep_source else [item.source for item in conversions]
         directories = _dependents.directories_to_search(
-            [item.dest for item in conversions], self.search_paths, self.hypervisor
+            [item.dest for item in conversions], self.wish.search_paths, self.hypervisor
         )
         users = _users.domain_users(self.hypervisor)
         _space.require_ratio_for(new, ratio, directories, users, self.qemu_img, gone=gone)
@@ -137,5 +141,15 @@ class Survey:
         ]
 
     def _dependents(self, source: str, users: t.Sequence[_users.User]) -> list[str]:
-        directories = _dependents.directories_to_search([source], self.search_paths, self.hypervisor)
+        directories = _dependents.directories_to_search([source], self.wish.search_paths, self.hypervisor)
         return _dependents.of(source, directories, users)
+
+
+def _place(item: Conversion, doomed: t.Container[str]) -> Place:
+    file = os.path.realpath(item.dest)
+    return Place(
+        file,
+        is_source=file == os.path.realpath(item.source),
+        is_block_device=_block_device.is_block_device(item.dest),
+        exists=os.path.lexists(item.dest) and item.dest not in doomed,
+    )

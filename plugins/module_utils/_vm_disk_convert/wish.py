@@ -48,6 +48,8 @@ class ConvertWish:
     block_device: bool = False
     bandwidth: int | None = None
     copy_timeout: int = 86400
+    search_paths: tuple[str, ...] = ()
+    max_overcommit: float | None = None
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -99,12 +101,13 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
     wish = ConvertWish(
         disks=tuple(params["disks"] or [params["disk"]]),
         layout=layout_from(params),
+        search_paths=tuple(params["search_paths"]),
         bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
         **{
             name: params[name]
             for name in (
                 *("dest", "dest_dir", "mode", "shutdown", "shutdown_timeout", "restart", "verify", "keep_source"),
-                *("compress", "trusted", "shallow", "block_device", "copy_timeout"),
+                *("compress", "trusted", "shallow", "block_device", "copy_timeout", "max_overcommit"),
             )
         },
     )

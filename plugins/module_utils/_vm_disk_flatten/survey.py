@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import dataclass
 
@@ -20,10 +21,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 
 @dataclass(frozen=True)
-class FlattenSurvey:
+class Survey:
     """One look at everything around the disks of *state* that *wish* means."""
 
     hypervisor: Hypervisor
@@ -39,7 +41,20 @@ class FlattenSurvey:
         images: tuple[_image.Image, ...] = (image,)
         if image.backing_file is not None:
             images = _disk_chain.followed(self.qemu_img, self.state, disk, image, trusted=self.wish.trusted)
-        return Flattening(disk, images, _decision.position(self.state, disk, images, self.wish.base))
+        files = tuple(os.path.realpath(image.path) for image in images)
+        found = number_of(self.wish.base, files) if self.wish.base is not None else None
+        keep = _decision.position(self.state, disk, images, self.wish.base, found)
+        return Flattening(disk, images, files, keep, _disk_chain.is_as_named(disk, images))
+
+    def is_misnamed(self, item: Flattening) -> bool:
+        """Whether the definition names backing files that the image has no more."""
+        defined, definition = item.disk.defined, self.state.definition
+        return bool(defined and defined.chain) and shortened(definition, [item]) != definition
+
+    def definition_diff(self, items: t.Sequence[Flattening]) -> tuple[dict[str, t.Any], ...]:
+        """What Ansible shows of the definition once the disks are flattened; nothing where there are none."""
+        before = self.state.definition
+        return ({"prepared": _disks.definition_diff(before, shortened(before, items))},) if items else ()
 
     def require_unused(self, items: t.Sequence[Flattening]) -> None:
         """Raises ImageInUse where somebody else has to do with an image that is to change, or writes one below it.
@@ -83,3 +98,31 @@ class FlattenSurvey:
             needed = _decision.most_bytes(item, measured)
             demands.append((item.file, max(0, needed - image.actual_size) if live else needed))
         _space.require_space(demands)
+
+
+def shortened(definition: str, items: t.Iterable[Flattening]) -> str:
+    """The definition with the backing files that the images have once they are flattened."""
+    for item in items:
+        definition = _disks.with_shorter_chain(definition, item.target, _named(definition, item))
+    return definition
+
+
+def file_below(image: _image.Image) -> str | None:
+    """The file that an image reads below its own content, wherever its name leads."""
+    return os.path.realpath(image.backing_file) if image.backing_file else None
+
+
+def number_of(base: str, files: t.Sequence[str]) -> int | None:
+    """The number of *base* among the *files* of a disk's images, its own first, which does not count."""
+    wanted = os.path.realpath(base)
+    return next((number for number, file in enumerate(files) if number and file == wanted), None)
+
+
+def _named(definition: str, item: Flattening) -> str | None:
+    """The base as the definition calls it."""
+    if item.base is None:
+        return None
+    wanted = item.base_file
+    links = [link for disk in _disks.disks(definition) if disk.target == item.target for link in disk.chain or ()]
+    names = [link.path for link in links if link.path and os.path.realpath(link.path) == wanted]
+    return names[0] if names else item.base.path

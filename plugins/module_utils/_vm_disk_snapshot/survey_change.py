@@ -17,10 +17,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import names as
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
     Merge,
     Removal,
@@ -35,12 +35,11 @@ _OVERLAY_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ChangeSurvey:
-    """Looks at what is around the images that were *observed*; *search_paths*: where overlays of them may lie, too."""
+    """Looks at what is around the images that were *observed*."""
 
-    hypervisor: Hypervisor
+    surroundings: Surroundings
     qemu_img: QemuImg
     observed: Observed
-    search_paths: tuple[str, ...]
 
     def require_takeable(self, items: t.Sequence[Taking], ours: t.Container[str]) -> None:
         """Raises DiskError where an overlay cannot be made; *ours* are files of a dead run, which are removed first."""
@@ -64,37 +63,31 @@ class ChangeSurvey:
             return
         self._require_known(merges)
         paths = sorted({path for merge in merges for path in merge.paths})
-        users = _users.domain_users(self.hypervisor)
-        readers = self._readers(paths, users)
+        readers = self.surroundings.readers(paths)
         for merge in merges:
             own = [*going, *(link.path for link in self.observed.chains[merge.target])]
             for path in (t.cast(str, merge.overlay.path), t.cast(str, merge.into.path)):
                 self._require_own(merge, path)
                 to_do = f"merge {merge.overlay.path} into {merge.into.path}"
                 _dependents.require_none(path, _without(readers.of(path), own), to_do, "keep the snapshot")
-                _users.require_unused(path, self._others(users), to_do, locks=not self.observed.state.active)
+                self.surroundings.require_unused(path, to_do, self._is_other, locks=not self.observed.state.active)
             self._require_whole(merge)
         self._require_space([merge for merge in merges if merge.target not in left.working])
 
     def require_no_dependents(self, snapshot: DomainSnapshot) -> None:
         """Raises HasDependents where libvirt removes an overlay, on its way back, that others read, or ImageInUse."""
-        users = _users.domain_users(self.hypervisor)
         paths = [str(link.path) for chain in self.observed.chains.values() for link in chain[:1]]
         paths += [str(disk.overlay) for disk in snapshot.external]
-        readers = self._readers(paths, users)
+        readers = self.surroundings.readers(paths)
         known = {str(disk.overlay) for one in self.observed.snapshots for disk in one.external}
         to_do = f"go back to the snapshot {snapshot.name}"
         for path in sorted(set(paths)):
             _dependents.require_none(path, _without(readers.of(path), known), to_do, "take a new snapshot instead")
-            _users.require_unused(path, self._others(users), to_do, locks=False)
+            self.surroundings.require_unused(path, to_do, self._is_other, locks=False)
 
-    def _readers(self, paths: t.Iterable[str], users: t.Iterable[_users.User]) -> _dependents.Dependents:
-        directories = _dependents.directories_to_search(paths, self.search_paths, self.hypervisor)
-        return _dependents.Dependents(directories, users)
-
-    def _others(self, users: t.Iterable[_users.User]) -> list[_users.User]:
-        """Those of *users* that are not the domain itself."""
-        return [user for user in users if user.uuid != self.observed.state.uuid]
+    def _is_other(self, user: User) -> bool:
+        """Whether a user of an image is not the domain itself."""
+        return user.uuid != self.observed.state.uuid
 
     def _require_known(self, merges: t.Iterable[Merge]) -> None:
         """Raises UnsafeImage where a chain goes on below what somebody vouches for."""

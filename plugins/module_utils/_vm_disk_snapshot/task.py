@@ -15,7 +15,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import result as _result
@@ -192,7 +191,7 @@ class VmSnapshotTask(DomainTask):
     def _around(self) -> ChangeSurvey:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.survey_change import ChangeSurvey
 
-        return ChangeSurvey(self.hypervisor, self.qemu_img, self.observed, self.wish.search_paths)
+        return ChangeSurvey(self.surroundings, self.qemu_img, self.observed)
 
     def _go_back(self, operation: Operation | None) -> Plan:
         """The plan that brings the domain back to a snapshot, unless it is there, and off as it was."""
@@ -228,6 +227,4 @@ class VmSnapshotTask(DomainTask):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = VmSnapshotTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, DISK_SNAPSHOT, task.paths, module)
-    return task.result(plan)
+    return VmSnapshotTask(module, wish_from(module.params)).walk()

@@ -23,8 +23,7 @@ _LONGEST_NAME = 200
 class VmSnapshotWish:
     """What a task wants of a domain's snapshots; *disks* is None for all that can be written to.
 
-    *keep* is how many of the external snapshots whose names begin with *prefix* may stay, the newest. *search_paths*:
-    directories in which overlays of the domain's images may lie, too.
+    *keep* is how many of the external snapshots whose names begin with *prefix* may stay, the newest.
     """
 
     name: str | None
@@ -36,7 +35,6 @@ class VmSnapshotWish:
     timeout: int = 86400
     bandwidth: int | None = None
     trusted: bool = False
-    search_paths: tuple[str, ...] = ()
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -83,7 +81,6 @@ def wish_from(params: dict[str, t.Any]) -> VmSnapshotWish:
         name=params["snapshot"],
         disks=tuple(params["disks"]) if params["disks"] is not None else None,
         bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
-        search_paths=tuple(params["search_paths"]),
         **{name: params[name] for name in ("state", "quiesce", "keep", "prefix", "timeout", "trusted")},
     )
     wish.require_valid()

@@ -20,7 +20,7 @@ from functools import partial
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import merge_offline
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import names as _names
@@ -42,7 +42,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import Chai
 
 
 @dataclass
-class Work(Hands):
+class Work(DomainWork):
     """One method for each step of a removal, no decisions between them.
 
     *names*: which names of images mean one file. *working*: the targets whose merge a dead run began, and goes on;
@@ -95,10 +95,7 @@ class Work(Hands):
         definition = self.domain.xml(inactive=True)
         wanted = with_outcomes(definition, removal.outcomes)
         if wanted != definition:
-            self.hypervisor.define(wanted)
-            difference = _disks.unexpected_difference(wanted, self.domain.xml(inactive=True))
-            if difference:
-                raise LibvirtFailed(f"{self.domain.name}: libvirt made something else of the definition:\n{difference}")
+            self.define(wanted)
         for xml in self.domain.snapshot_xmls()[0]:
             if _snapshots.snapshot(xml).name == removal.snapshot.name:
                 continue

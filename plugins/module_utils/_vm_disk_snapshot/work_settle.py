@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import merge_offline
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left
@@ -19,7 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Re
 
 
 @dataclass
-class Work(Hands):
+class Work(DomainWork):
     """One method for each step, no decisions between them. *reused*: names of overlays that the same task makes."""
 
     left: Left

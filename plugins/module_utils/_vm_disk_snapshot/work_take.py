@@ -16,7 +16,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -35,7 +35,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots 
 
 
 @dataclass
-class Work(Hands):
+class Work(DomainWork):
     """One method for each step of a taking, no decisions between them.
 
     *quiesce*: auto, required or never. *quiesced*: whether the guest's file systems were frozen; None where it is off.

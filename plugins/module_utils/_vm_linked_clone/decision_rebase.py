@@ -17,8 +17,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED
@@ -88,10 +86,7 @@ def move(
             "first (kvmops.disk.vm_disk_resize)",
             virtual_size=images[0].virtual_size,
         )
-    wish = ImageWish(
-        disk.path, Layout(images[0].format), backing_file=base.path, backing_format=base.format, trusted=True
-    )
-    _rebase.require_possible(wish, found)
+    _rebase.require_possible(_rebase.RebaseWish(base.path, base.format, trusted=True), found)
     return Move(disk, base, marked.base, found)
 
 

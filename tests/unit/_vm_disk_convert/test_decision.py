@@ -9,16 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion, Place
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 from unit import samples
 
@@ -197,21 +196,6 @@ def test_a_domain_that_may_and_can_go_off_is_taken() -> None:
 IMAGE = Image("/images/vm.raw", "raw", 1 << 20, 4096)
 
 
-def test_references_must_be_in_the_definition_or_trusted() -> None:
-    overlay = replace(IMAGE, backing_file="/base")
-    with pytest.raises(UnsafeImage, match="has the backing file /base"):
-        _disk_chain.require_known_references(state(), disk(), [overlay], trusted=False)
-    _disk_chain.require_known_references(state(), disk(), [overlay], trusted=True)
-    known = disk(replace(ELEMENT, chain=(ChainLink("/base", "raw"),)))
-    _disk_chain.require_known_references(state(), known, [overlay], trusted=False)
-
-
-def test_a_data_file_is_never_in_the_definition() -> None:
-    known = disk(replace(ELEMENT, chain=(ChainLink("/data", "raw"),)))
-    with pytest.raises(UnsafeImage, match="keeps its data in /data"):
-        _disk_chain.require_known_references(state(), known, [replace(IMAGE, data_file="/data")], trusted=False)
-
-
 @pytest.mark.parametrize(
     ("image", "keep_source", "said"),
     [
@@ -237,13 +221,47 @@ def test_an_encrypted_disk_is_refused_by_its_definition_alone() -> None:
 
 def test_a_destination_must_be_free_new_and_its_own() -> None:
     first, second = conversion(), conversion(element(target="vdb"), "/images/vm.qcow2")
+    free = Place("/images/vm.qcow2")
     with pytest.raises(DiskError, match="exists already"):
-        _decision.require_free_destinations([first], lambda _path: True)
+        require_free(first, place=replace(free, exists=True))
     with pytest.raises(InvalidRequest, match="same file"):
-        _decision.require_free_destinations([conversion(dest="/images/./vm.raw")], lambda _path: False)
+        require_free(conversion(dest="/images/./vm.raw"), place=Place("/images/vm.raw", is_source=True))
     with pytest.raises(InvalidRequest, match="two disks would become"):
-        _decision.require_free_destinations([first, second], lambda _path: False)
-    _decision.require_free_destinations([first], lambda _path: False)
+        require_free(first, second, place=free)
+    require_free(first, place=free)
+
+
+def test_a_block_device_is_a_destination_only_where_it_is_meant() -> None:
+    device = Place("/dev/vg/lv", is_block_device=True, exists=True)
+    with pytest.raises(InvalidRequest, match="is a block device, whose content would be overwritten"):
+        require_free(conversion(dest="/dev/vg/lv"), place=device)
+    with pytest.raises(InvalidRequest, match="asked for a block device, but is none"):
+        require_free(conversion(), place=Place("/images/vm.qcow2"), block_device=True)
+    require_free(conversion(dest="/dev/vg/lv"), place=device, block_device=True)
+
+
+def require_free(*conversions: Conversion, place: Place, block_device: bool = False) -> None:
+    """Where the same is found for all of CONVERSIONS."""
+    places = {item.target: place for item in conversions}
+    _decision.require_free_destinations(conversions, places, block_device=block_device)
+
+
+def test_a_disk_whose_guest_is_on_the_new_image_needs_no_conversion() -> None:
+    there = RecordedDisk("vda", "/images/vm.raw", "raw", "/images/vm.qcow2", "qcow2")
+    assert _decision.without_pivoted([conversion()], [there], wish()) == []
+    assert _decision.without_pivoted([conversion()], [replace(there, format="raw")], wish()) == [conversion()]
+    assert _decision.without_pivoted([conversion()], [], wish()) == [conversion()]
+
+
+def test_the_plan_says_what_becomes_of_the_disks_and_of_the_definition() -> None:
+    definition = (
+        "<domain><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>"
+        "<source file='/images/vm.raw'/><target dev='vda'/></disk></devices></domain>"
+    )
+    plan = _decision.plan(state(definition=definition), wish(), [conversion()], ())
+    assert plan.before == {"vda": {"path": "/images/vm.raw", "format": "raw"}}
+    assert plan.after == {"vda": {"path": "/images/vm.qcow2", "format": "qcow2"}}
+    assert "/images/vm.qcow2" in plan.diff[0]["prepared"]
 
 
 @pytest.mark.parametrize(
