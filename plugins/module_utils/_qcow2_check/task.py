@@ -13,11 +13,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check import survey as _survey
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.decision_repair import plan_repair
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.work import Work
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding, plan_repair
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
@@ -57,7 +58,7 @@ class CheckTask(InPlaceTask):
         self._require_unused()
         found = _survey.check(self.qemu_img, self.wish, header)
         work = self._work = self._working(found, operation)
-        plan = plan_repair(self.path, self.wish.repair, found, work.repair)
+        plan = plan_repair(self.path, self.wish.repair, found, work)
         return plan if self.wish.repair == "none" else self._settled(plan, work, operation)
 
     def _open(self) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.decision_repair import require_repaired
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import (
     Finding,
     repair_and_compare,
-    require_repaired,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import keeping
 
@@ -41,7 +41,7 @@ class Work:
                 wish.path, wish.format, wish.repair, self.qemu_img, external_data=self.found.external_data
             )
             self.found = Finding(check, wish.format)
-            require_repaired(wish.path, check)
+            require_repaired(wish.path, self.found)
 
     def discard(self) -> None:
         _staging.discard(os.path.realpath(self.wish.path))
