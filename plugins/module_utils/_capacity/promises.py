@@ -40,7 +40,7 @@ class SeenFile:
 
     *occupied* are its blocks. *format*, *virtual_size* and the files that it points to are None where it was not
     opened, or is no image that can be read: *problem* says why then. *noted* are overlays of which a note beside it
-    tells (_base).
+    tells.
     """
 
     path: str

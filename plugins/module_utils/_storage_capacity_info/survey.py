@@ -9,7 +9,7 @@ import os
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Pool
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.wish import CapacityWish
@@ -45,7 +45,7 @@ class Places:
             raise MissingImage(f"paths: {path} cannot be read: run as a user who may", path=path)
         self.places.append(path)
         if recurse:
-            below, failed = _space.directories_below(path)
+            below, failed = _file_systems.directories_below(path)
             self.below += below
             self.failures += failed
 

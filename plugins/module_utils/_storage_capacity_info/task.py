@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info import result as _result
@@ -25,7 +25,7 @@ def run(module: AnsibleModule) -> _result.Facts:
     users = _users.domain_users(hypervisor) if hypervisor else []
     found = _survey.places(wish, hypervisor, users)
     directories = _dependents.directories_to_search(found.places, found.below, hypervisor)
-    systems = _space.file_systems(found.places, directories, users, QemuImg.find().limiting())
+    systems = _file_systems.file_systems(found.places, directories, users, QemuImg.find().limiting())
     facts = [
         *(_result.of_file_system(system, found.pool_names, wish.limit) for system in systems),
         *(_result.of_pool(pool, wish.limit) for pool in found.pools),

@@ -131,10 +131,10 @@ class Surroundings:
         Nothing is looked at where *max_overcommit* is None. *gone* are the files that go when the new ones are there.
         """
         if max_overcommit is not None and new:
-            from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+            from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 
             directories = self.directories(one.path for one in new)
-            _space.require_ratio_for(new, max_overcommit, directories, self.users, qemu_img, gone=gone)
+            _file_systems.require_ratio_for(new, max_overcommit, directories, self.users, qemu_img, gone=gone)
 
     def refresh_pools(self, paths: t.Iterable[str]) -> None:
         """Lets the pools in which *paths* lie, by whatever names, see what came or went."""

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import merge_offline
+from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work import merge_offline
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork

@@ -9,7 +9,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import merge_offline
+from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work import merge_offline
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users

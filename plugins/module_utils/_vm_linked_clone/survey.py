@@ -11,6 +11,7 @@ import stat
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
@@ -128,9 +129,9 @@ class Room:
     mode: str
     directory: str
     ratio: float | None
-    promises: t.Callable[[], _space.FileSystem]
+    promises: t.Callable[[], _file_systems.FileSystem]
     _available: int | None = None
-    _system: _space.FileSystem | None = None
+    _system: _file_systems.FileSystem | None = None
     _taken: list[_space.NewImage] = field(default_factory=list)
     _measured: dict[str, int] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ import uuid
 from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -341,12 +341,12 @@ class CloneTask:
         ratio = self.params["max_overcommit"]
         return _survey.Room(self.qemu_img, self.wish, self.mode, self.directory, ratio, self._promises)
 
-    def _promises(self) -> _space.FileSystem:
+    def _promises(self) -> _file_systems.FileSystem:
         """What the images on the file system of the new ones may come to need: the base, from now on, nothing more."""
         directories = _dependents.directories_to_search([], self.params["search_paths"], self.hypervisor)
         users = _users.domain_users(self.hypervisor)
         bases = {identity(disk.path) for disk in self.source.disks} if self.mode == LINKED else set()
-        return _space.file_systems([self.directory], directories, users, self.qemu_img, bases=bases)[0]
+        return _file_systems.file_systems([self.directory], directories, users, self.qemu_img, bases=bases)[0]
 
     def _format(self, source_format: str) -> str:
         return "qcow2" if self.mode == LINKED else source_format

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity.file_systems import FileSystem
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import FileSystem
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.result import of_file_system
 
 GIB = 1 << 30
