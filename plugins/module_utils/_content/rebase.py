@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """The decision to give an image another backing file, or none, and what stands in the way.
 
 What its guest sees stays: what it read from the old backing files, and would not read from the new one, is copied. Or,

@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """The decision to merge an overlay into an image below it, and what becomes of the overlay."""
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from dataclasses import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -21,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.leftovers import is_same

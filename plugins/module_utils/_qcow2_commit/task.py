@@ -31,7 +31,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.task import hold
 
 
 class CommitTask(InPlaceTask):
-    """The walk."""
+    """The walk: with the overlay, or, where that has gone, with what a dead merge left."""
 
     verb = COMMIT
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -18,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.survey import CommitSurvey
@@ -25,7 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish imp
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import MERGED
-from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding, kept
+from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding, keeping
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 
@@ -44,7 +44,10 @@ class Work:
 
         Raises QemuImgFailed where it is not.
         """
-        kept(self._operation, lambda: self._merge(observed))()
+        with keeping(self._operation):
+            self._merge(observed)
+            self._require_merged(observed)
+            self._note_merged(observed)
 
     def empty(self, observed: Observed) -> None:
         """Puts an empty overlay on the base in the place of the one that was merged."""
@@ -72,20 +75,20 @@ class Work:
     def _merge(self, observed: Observed) -> None:
         overlay, base = observed.overlay, observed.base
         below = base.path if observed.between else None
-        qemu_img = self._survey.qemu_img
+        qemu_img = holding(self._survey.qemu_img, self._operation)
         with self._phases("merge", length(observed.held)) as phase:
-            holding(qemu_img, self._operation).commit(
-                overlay.path, overlay.format, below, rate=self._wish.rate, report=phase.percent
-            )
+            qemu_img.commit(overlay.path, overlay.format, below, rate=self._wish.rate, report=phase.percent)
         _staging.sync(base.path)
-        after = _image.inspect(qemu_img, base.path, base.format)
+
+    def _require_merged(self, observed: Observed) -> None:
+        overlay, base = observed.overlay, observed.base
+        after = _image.inspect(self._survey.qemu_img, base.path, base.format)
         if after.virtual_size < overlay.virtual_size or not self._survey.is_same_content(observed):
             raise QemuImgFailed(
                 f"{base.path}: qemu-img reported success, but it is not what {overlay.path} shows: that one is as it "
                 "was: check the host's memory and disks, and run again",
                 path=base.path,
             )
-        self._note_merged(observed)
 
     def _note_merged(self, observed: Observed) -> None:
         if self._operation is not None:

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import typing as t
-from contextlib import AbstractContextManager
 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import Course, Source
@@ -33,7 +32,7 @@ class SourceWalk:
         survey: SourceSurvey,
         operation: Operation | None,
         dress: t.Callable[[str], object],
-        phases: t.Callable[[str, int], AbstractContextManager[Phase]],
+        phases: Phases,
     ) -> None:
         self.predicted: Image | None = None
         self._wish = wish

@@ -8,13 +8,13 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import transcode as _transcode
-from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed, SourceFiles
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.survey_comparison import file_state

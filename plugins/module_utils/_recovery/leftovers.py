@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """What a run that died left of an image: its record, an unfinished file, a disk between two contents."""
 
 from __future__ import annotations

@@ -88,18 +88,3 @@ def keeping(operation: Operation | None) -> t.Iterator[None]:
             for path in operation.paths:
                 operation.keep(path)
         raise
-
-
-def kept(operation: Operation | None, do: t.Callable[[], None]) -> t.Callable[[], None]:
-    """*do*, after whose failure the records stay, so that the next run verifies what was left of the images."""
-
-    def try_it() -> None:
-        try:
-            do()
-        except (QemuImgFailed, Interrupted):
-            if operation is not None:
-                for path in operation.paths:
-                    operation.keep(path)
-            raise
-
-    return try_it

@@ -28,7 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
@@ -202,7 +202,7 @@ class Making:
                 name, image.format, image.size, preallocation=self.wish.layout(image.format).preallocation
             )
 
-    def _phases(self, image: NewImage) -> _transcode.Phases:
+    def _phases(self, image: NewImage) -> Phases:
         """The parts of the work on *image*, each of which ends where the task is told to end."""
         subject = f"{self.plan.spec.name} {image.disk.target}"
         return lambda verb, total: self.progress.phase(subject, verb, total, self._require_wanted)
