@@ -12,6 +12,7 @@ from dataclasses import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_seed as _decision_seed
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Existing, Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks, Mark
 
@@ -89,6 +90,19 @@ def facts_of_moved(looks: Looks, moves: t.Iterable[Move]) -> dict[str, t.Any]:
     ]
     told = {"name": looks.name, "uuid": looks.uuid, "macs": list(looks.macs), "nvram": looks.nvram, "disks": disks}
     return {**told, "identity": [], "shared": []}
+
+
+def warnings(wish: CloneWish, new: t.Sequence[Blueprint], missing: t.Sequence[str]) -> list[str]:
+    """What is done as *wish* has it, and may still hurt: of *new* clones, and of seeds that are *missing*."""
+    found = []
+    if new and new[0].identity.mark.mode == LINKED and not wish.protect_base:
+        found.append(f"{wish.source} is not protected: to start it, or to change its images, destroys its clones")
+    if missing:
+        found.append(f"seed: {', '.join(missing)}: not there yet, as it has to be when this is done")
+    if new and new[0].definition.shared:
+        shared = ", ".join(new[0].definition.shared)
+        found.append(f"{wish.source} and its clones cannot run at once: they share {shared}")
+    return found
 
 
 def definition_diff(source: Source, plan: Blueprint, unknown: t.Collection[str]) -> str:

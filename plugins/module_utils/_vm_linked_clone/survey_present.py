@@ -160,9 +160,9 @@ def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Survey:
     _records.require_own(wish.source, source.state.record, MAKE, _lock.notes(None))
     neighbours = _survey.look_around(hypervisor)
     _require_quiet(source, neighbours, qemu_img)
-    directory = _place(source, wish)
+    directory = _decision_source.place(source, wish)
     _require_place(directory, hypervisor.qemu_user)
-    mode = _effective_mode(source, wish, directory)
+    mode = _decision_source.effective_mode(wish, directory, _not_reflinkable(source, wish, directory))
     for disk in source.disks:
         _decision_source.require_clonable_images(disk, mode)
     survey = Survey(hypervisor, qemu_img, wish, source, neighbours, directory, mode, {})
@@ -185,19 +185,6 @@ def _require_quiet(source: Source, neighbours: t.Iterable[Neighbour], qemu_img: 
         _surroundings.require_settled(qemu_img, image.path, image.format, _lock.look(image.path))
 
 
-def _place(source: Source, wish: CloneWish) -> str:
-    """The directory of the new images. Raises InvalidRequest where the source's own has no room for files."""
-    if wish.disk_dir is not None:
-        return wish.disk_dir
-    first = source.disks[0]
-    if first.block[0]:
-        raise InvalidRequest(
-            f"disk_dir: {first.target} of {source.state.name} is the block device {first.path}, beside which no images "
-            "can lie: give a directory"
-        )
-    return os.path.dirname(first.path)
-
-
 def _require_place(directory: str, user: t.Callable[[], tuple[int, int] | None]) -> None:
     """Raises InvalidRequest where *directory* is none, cannot be written to, or QEMU's *user* cannot get to it."""
     if not os.path.isdir(directory):
@@ -207,20 +194,10 @@ def _require_place(directory: str, user: t.Callable[[], tuple[int, int] | None])
     _access.require(directory, user, "disk_dir")
 
 
-def _effective_mode(source: Source, wish: CloneWish, directory: str) -> str:
-    """How the clones are made: as asked for, or as the task wants it where the file system knows no reflinks."""
-    if wish.mode != REFLINK:
-        return wish.mode
-    unable = [disk.path for disk in source.disks if disk.block[0] or not can_reflink(disk.path, directory)]
-    if not unable:
-        return REFLINK
-    if wish.fallback is not None:
-        return wish.fallback
-    raise DiskError(
-        f"{', '.join(unable)}: cannot be reflinked into {directory}: both have to lie on one file system that knows "
-        "reflinks (XFS, Btrfs and the like): choose another disk_dir, or say by fallback how to make the clones then",
-        path=unable[0],
-    )
+def _not_reflinkable(source: Source, wish: CloneWish, directory: str) -> list[str]:
+    """The images that cannot be reflinked into *directory*, where *wish* has them so."""
+    disks = source.disks if wish.mode == REFLINK else ()
+    return [disk.path for disk in disks if disk.block[0] or not can_reflink(disk.path, directory)]
 
 
 def _seed(path: str | None, sources: t.Iterable[str | None]) -> Seed | None:

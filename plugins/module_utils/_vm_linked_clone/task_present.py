@@ -251,16 +251,10 @@ class CloneTask:
 
     def _warn(self, items: t.Sequence[CloneItem]) -> None:
         """Tells of what is done as asked, and may still hurt."""
-        name = self.wish.source
-        new = [item.plan for item in items if item.plan and item.error is None]
-        if new and self.is_linked and not self.wish.protect_base:
-            self.module.warn(f"{name} is not protected: to start it, or to change its images, destroys its clones")
-        missing = self.survey.missing(item.spec.seed for item in items if item.open)
-        if missing and self.module.check_mode:
-            self.module.warn(f"seed: {', '.join(missing)}: not there yet, as it has to be when this is done")
-        shared = new[0].definition.shared if new else ()
-        if shared:
-            self.module.warn(f"{name} and its clones cannot run at once: they share {', '.join(shared)}")
+        plans = [item.plan for item in items if item.plan and item.error is None]
+        missing = self.survey.missing(item.spec.seed for item in items if item.open) if self.module.check_mode else []
+        for warning in _result.warnings(self.wish, plans, missing):
+            self.module.warn(warning)
 
     def _diff(self, items: t.Sequence[CloneItem]) -> list[dict[str, t.Any]]:
         """The clones before and after; in diff mode the definition of each new one against that of the source."""

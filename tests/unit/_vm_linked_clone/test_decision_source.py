@@ -13,8 +13,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import SourceDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
-from unit._vm_linked_clone.scene import ELEMENT, spec, state, wish
+from unit._vm_linked_clone.scene import ELEMENT, SOURCE, spec, state, wish
 from unit.samples import MIB, qcow2, raw
 
 
@@ -118,3 +119,29 @@ def test_the_chain_of_a_clone_follows_from_how_it_is_made() -> None:
     ]
     assert disk.chain("full") == ()
     assert [link.path for link in disk.chain("reflink")] == ["/images/web.raw"]
+
+
+def test_clones_lie_beside_their_source_or_where_the_task_says() -> None:
+    assert _decision_source.place(SOURCE, wish()) == "/images"
+    assert _decision_source.place(SOURCE, wish(disk_dir="/clones")) == "/clones"
+    block = replace(SOURCE, disks=(replace(SOURCE.disks[0], block=(True,)),))
+    with pytest.raises(InvalidRequest, match=r"is the block device /images/web\.qcow2, beside which no images can lie"):
+        _decision_source.place(block, wish())
+
+
+@pytest.mark.parametrize(
+    ("asked", "unable", "mode"),
+    [
+        (wish(), [], "linked"),
+        (wish(mode="reflink"), [], "reflink"),
+        (wish(mode="reflink", fallback="full"), [], "reflink"),
+        (wish(mode="reflink", fallback="full"), ["/images/web.qcow2"], "full"),
+    ],
+)
+def test_where_nothing_can_be_reflinked_the_task_says_what_then(asked: CloneWish, unable: list[str], mode: str) -> None:
+    assert _decision_source.effective_mode(asked, "/clones", unable) == mode
+
+
+def test_without_another_way_what_cannot_be_reflinked_is_refused() -> None:
+    with pytest.raises(DiskError, match=r"/images/web\.qcow2: cannot be reflinked into /clones"):
+        _decision_source.effective_mode(wish(mode="reflink"), "/clones", ["/images/web.qcow2"])
