@@ -165,13 +165,8 @@ def _qed_backing_file(stream: t.BinaryIO, path: str) -> tuple[str | None, str | 
 
 
 def _vmdk_references(stream: t.BinaryIO, path: str) -> References:
-    """The extents and the parent that a VMDK descriptor names.
-
-    QEMU looks for the parent behind the header of a sparse file, wherever its descriptor is (vmdk_open and
-    vmdk_parent_open in block/vmdk.c).
-    """
-    extents = tuple(_VMDK_EXTENT.findall(vmdk_descriptor(stream, path)))
-    return References(*_vmdk_parent(stream, 512 if _is_vmdk_sparse(stream) else 0), extents)
+    """The extents and the parent that a VMDK descriptor names."""
+    return References(*_vmdk_parent(stream), tuple(_VMDK_EXTENT.findall(vmdk_descriptor(stream, path))))
 
 
 def vmdk_descriptor(stream: t.BinaryIO, path: str) -> str:
@@ -199,10 +194,16 @@ def _is_vmdk_sparse(stream: t.BinaryIO) -> bool:
     return _qcow2.read_at(stream, 0, 4) in (b"KDMV", b"COWD")
 
 
-def _vmdk_parent(stream: t.BinaryIO, at: int) -> tuple[str | None, str | None]:
+def _vmdk_parent(stream: t.BinaryIO) -> tuple[str | None, str | None]:
     """The parent and its format: what stands between quotation marks after the first mention of its key."""
-    _before, key, after = _text_at(stream, at, _VMDK_PARENT_LIMIT).partition(_VMDK_PARENT)
+    _before, key, after = vmdk_text(stream).partition(_VMDK_PARENT)
     return (after[2:].partition('"')[0], "vmdk") if key else (None, None)
+
+
+def vmdk_text(stream: t.BinaryIO) -> str:
+    """Where QEMU looks for the parent of the VMDK open as *stream*: behind the header of a sparse file, wherever its
+    descriptor is (vmdk_parent_open in block/vmdk.c)."""
+    return _text_at(stream, 512 if _is_vmdk_sparse(stream) else 0, _VMDK_PARENT_LIMIT)
 
 
 def _text_at(stream: t.BinaryIO, at: int, most: int) -> str:
