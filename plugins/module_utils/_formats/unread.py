@@ -62,7 +62,7 @@ def require_true_size(stream: t.BinaryIO, virtual_size: int, path: str) -> None:
     if size > virtual_size:
         raise UnsafeImage(
             f"{path}: its footer says {size} bytes, and QEMU reads {virtual_size} of them, by its geometry: the end "
-            "would be lost: have the program that made it make a fixed-size VHD, a VHDX or a raw image of it",
+            "would be lost: have the program that made it convert it to a VHDX or a raw image",
             path=path,
             size=size,
             virtual_size=virtual_size,

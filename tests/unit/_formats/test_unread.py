@@ -60,7 +60,7 @@ ACCEPTED = {
 
 @pytest.mark.parametrize(("image_format", "content"), REFUSED.values(), ids=REFUSED)
 def test_content_that_qemu_does_not_see_is_refused(image_format: str, content: bytes) -> None:
-    with pytest.raises(UnsafeImage, match="^/disk: "):
+    with pytest.raises(UnsafeImage, match=r"^/disk: "):
         _unread.require_nothing_unread(io.BytesIO(content), image_format, "/disk")
 
 
