@@ -27,21 +27,35 @@ _OWN_EXTENT = r"-(?:flat|delta|sesparse|[fs]\d{3,})"
 
 
 def references(stream: t.BinaryIO, path: str) -> tuple[str | None, str | None, tuple[str, ...]]:
-    """The parent that the descriptor names, its format, and the extents; a sparse file with a capacity is its own.
+    """The parent that the VMDK open as *stream* names, its format, and the extents that it names."""
+    return (*_parent(stream), tuple(re.findall(_EXTENT, descriptor(stream, path))))
 
-    QEMU looks for the parent behind the header of a sparse file, wherever its descriptor is (vmdk_open and
-    vmdk_parent_open in block/vmdk.c).
+
+def descriptor(stream: t.BinaryIO, path: str) -> str:
+    """The text in which the VMDK open as *stream* names its extents; empty where it is its only one.
+
+    A sparse file with a capacity is. Raises UnsafeImage for a text that QEMU reads for hours: at each line it skips all
+    blanks to the next word.
     """
-    stream.seek(0)
-    head = stream.read(_HEADER.size)
-    if not head.startswith((b"KDMV", b"COWD")):
-        return (*_parent(stream, 0), _extents(stream, 0, path))
-    extents: tuple[str, ...] = ()
-    if head.startswith(b"KDMV") and len(head) == _HEADER.size:
+    at = 0
+    if _is_sparse(stream):
+        head = read_at(stream, 0, _HEADER.size)
+        if not head.startswith(b"KDMV") or len(head) < _HEADER.size:
+            return ""
         _magic, _version, _flags, capacity, _grain, descriptor_sector, _length = _HEADER.unpack(head)
-        if capacity == 0 and descriptor_sector:
-            extents = _extents(stream, descriptor_sector * 512 % (1 << 64), path)
-    return (*_parent(stream, 512), extents)
+        if capacity or not descriptor_sector:
+            return ""
+        at = descriptor_sector * 512 % (1 << 64)
+    text = _text_at(stream, at, _DESCRIPTOR_LIMIT)
+    if any(len(blanks[0]) > _LONGEST_BLANKS for blanks in re.finditer(r"\s+", text)):
+        raise UnsafeImage(f"{path}: its descriptor holds more than {_LONGEST_BLANKS} blanks in a row: not read")
+    return text
+
+
+def text_with_parent(stream: t.BinaryIO) -> str:
+    """Where QEMU looks for the parent of the VMDK open as *stream*: behind the header of a sparse file, wherever its
+    descriptor is (vmdk_parent_open in block/vmdk.c)."""
+    return _text_at(stream, 512 if _is_sparse(stream) else 0, _PARENT_LIMIT)
 
 
 def is_own_extent(extent: str, descriptor: str) -> bool:
@@ -59,17 +73,13 @@ def bears_name_of(name: str, descriptor: str) -> bool:
     return name == f"{stem}{middle}{suffix}" and bool(re.fullmatch(_OWN_EXTENT, middle))
 
 
-def _extents(stream: t.BinaryIO, at: int, path: str) -> tuple[str, ...]:
-    """Raises UnsafeImage for a text that QEMU reads for hours: at each line it skips all blanks to the next word."""
-    text = _text_at(stream, at, _DESCRIPTOR_LIMIT)
-    if any(len(blanks[0]) > _LONGEST_BLANKS for blanks in re.finditer(r"\s+", text)):
-        raise UnsafeImage(f"{path}: its descriptor holds more than {_LONGEST_BLANKS} blanks in a row: not read")
-    return tuple(re.findall(_EXTENT, text))
+def _is_sparse(stream: t.BinaryIO) -> bool:
+    return read_at(stream, 0, 4) in (b"KDMV", b"COWD")
 
 
-def _parent(stream: t.BinaryIO, at: int) -> tuple[str | None, str | None]:
+def _parent(stream: t.BinaryIO) -> tuple[str | None, str | None]:
     """The parent and its format: what stands between quotation marks after the first mention of its key."""
-    _before, key, after = _text_at(stream, at, _PARENT_LIMIT).partition(_PARENT)
+    _before, key, after = text_with_parent(stream).partition(_PARENT)
     return (after[2:].partition('"')[0], "vmdk") if key else (None, None)
 
 

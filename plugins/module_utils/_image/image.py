@@ -127,12 +127,16 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, kn
     opens at a mere look; without it, those are taken that bear its name.
 
     Nothing but the file itself is opened, whatever it refers to. Raises MissingImage, UnsafeImage (another format
-    than *image_format*, a damaged header, features that nobody knows, references that QEMU would follow at a mere
-    look), or QemuImgFailed.
+    than *image_format*, a damaged header, features that nobody knows, content that QEMU does not see, references that
+    it would follow at a mere look), or QemuImgFailed.
     """
     image_format, points_to, header = first_look(path, image_format, knows)
     snapshots = _snapshots(path, header) if header and header.snapshot_count else ()
     told = _told_by_header(path, image_format, header) or qemu_img.info(path, image_format)
+    if image_format == "vpc":
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_true_size
+
+        require_true_size(path, told["virtual-size"])
     data_files = tuple(_headers.resolve(name, path) or name for name in points_to.data_files)
     return Image(
         path=path,
@@ -151,11 +155,11 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, kn
 
 
 def first_look(
-    path: str, image_format: str | None = None, knows: Knows | None = None
+    path: str, image_format: str | None = None, knows: Knows | None = None, *, replays_log: bool = False
 ) -> tuple[str, _headers.References, _qcow2.Header | None]:
     """The format of the image at *path*, what it points to, and its header where it is qcow2, before qemu-img opens it.
 
-    Raises MissingImage, or UnsafeImage as inspect does.
+    *replays_log*: a VHDX image that was not closed is no surprise. Raises MissingImage, or UnsafeImage as inspect does.
     """
     with _headers.open_image(path) as stream:
         claimed = _headers.recognise(stream) or "raw"
@@ -169,8 +173,10 @@ def first_look(
             )
         points_to = _headers.references(stream, image_format, path)
         header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
-    if image_format == "vmdk" and points_to.data_files:
-        _require_own_extents(points_to.data_files, path, knows)
+        if image_format not in ("raw", "qcow2"):
+            from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_sound
+
+            require_sound(stream, image_format, path, points_to.data_files, knows, replays_log=replays_log)
     if header and header.unknown_incompatible:
         raise UnsafeImage(
             f"{path}: the image needs features that no known QEMU has "
@@ -266,25 +272,6 @@ def _snapshots(path: str, header: _qcow2.Header) -> tuple[Snapshot, ...]:
 
     with _headers.open_image(path) as stream:
         return read_snapshots(stream, header, path)
-
-
-def _require_own_extents(extents: tuple[str, ...], path: str, knows: Knows | None) -> None:
-    """QEMU opens the extents of a VMDK at a mere look, so that only those may be there that belong to it."""
-    from ansible_collections.kvmops.disk.plugins.module_utils._formats.vmdk import is_own_extent
-
-    for extent in extents:
-        file = _headers.resolve(extent, path)
-        if file is None or not (knows(file) if knows else is_own_extent(extent, path)):
-            unlike = "" if knows else "is not a plain file beside it that bears its name, and which "
-            way_out = ": name it as well, or set trusted=true where you know that it belongs there" if knows else ""
-            raise UnsafeImage(
-                f"{path}: its descriptor keeps its data in {extent!r}, which {unlike}the task does not name: "
-                f"not followed{way_out}",
-                path=path,
-            )
-        with _headers.open_image(file) as stream:
-            if _headers.recognise(stream) == "vmdk" and _headers.references(stream, "vmdk", file).data_files:
-                raise UnsafeImage(f"{path}: its extent {extent!r} points to further files: not followed", path=path)
 
 
 def _told_by_header(path: str, image_format: str, header: _qcow2.Header | None) -> dict[str, t.Any] | None:
