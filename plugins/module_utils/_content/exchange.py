@@ -10,12 +10,15 @@ it. So a verb that leaves a worthless image where it is killed (HAZARDS A1) work
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Report
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Report
 
 
 class Exchange:

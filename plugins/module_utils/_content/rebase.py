@@ -15,9 +15,11 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import REBASEABLE_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 
 #: How an image gets another backing file.
 REBASES = ("safe", "unsafe")

@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
 
 
 @dataclass

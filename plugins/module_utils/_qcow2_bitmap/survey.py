@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
@@ -12,8 +14,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap, Bits
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed, Source
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 def observe(qemu_img: QemuImg, wish: BitmapWish) -> Observed:

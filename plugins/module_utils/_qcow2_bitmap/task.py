@@ -10,15 +10,12 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import result as _result
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.survey import observe
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
@@ -28,6 +25,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings imp
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.work import Work
 
 _TO_DO = "work on its bitmaps"

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header
+from typing import TYPE_CHECKING
+
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import Finding
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 def header(wish: CheckWish) -> Header | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check import decision as _decision
@@ -24,6 +23,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle impor
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 
 
 class CheckTask(InPlaceTask):

@@ -20,13 +20,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     MissingImage,
     UnsafeImage,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 def record(observed: Observed, removed: t.Iterable[str], stage: str) -> dict[str, t.Any]:

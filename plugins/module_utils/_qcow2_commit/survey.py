@@ -18,17 +18,19 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.leftovers import is_same
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import GIVE_THEM_UP, Surroundings, running
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 class CommitSurvey:

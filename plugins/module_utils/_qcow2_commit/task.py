@@ -11,11 +11,8 @@ from contextlib import AbstractContextManager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
-from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import leftovers as _leftovers
@@ -28,6 +25,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle impor
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import COMMIT, MERGED, MERGING
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 
 
 class CommitTask(InPlaceTask):

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust, require_not_corrupt
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.wish import CompareWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.wish import CompareWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 _TO_DO = "compare it"
 

@@ -16,16 +16,18 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.real_names impo
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed, SourceFiles
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.survey_comparison import Comparison, file_state
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 #: The formats that no QEMU is built without.
 _ALWAYS_THERE = ("raw", "qcow2", "luks")

@@ -13,9 +13,6 @@ from contextlib import AbstractContextManager
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import survey as _survey
@@ -29,6 +26,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.attributes impor
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task_source import SourceWalk
 
 

@@ -15,7 +15,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
     Openers,
     require_valid,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
     absolute,
@@ -23,6 +22,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import
     overcommit_from,
     search_paths_from,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 
 #: When a destination that exists is made anew.
 UPDATES = ("missing", "changed", "always")

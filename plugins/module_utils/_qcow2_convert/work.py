@@ -12,16 +12,18 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed, SourceFiles
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.survey_comparison import file_state
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed, SourceFiles
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 class Work:

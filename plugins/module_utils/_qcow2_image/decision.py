@@ -11,11 +11,13 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import RESIZABLE_FORMATS, option_text
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 
 _REWRITE = (
     "only a rewrite can change that: convert it into a new image (kvmops.disk.vm_disk_convert for a domain's disk)"

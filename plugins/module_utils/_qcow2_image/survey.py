@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
@@ -14,12 +15,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import KeyChanges
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import Standing
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import KeyChanges
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 @dataclass(frozen=True)

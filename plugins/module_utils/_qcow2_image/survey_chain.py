@@ -16,11 +16,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import encrypti
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed, require_usable_base
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 
 def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image.Image, ...]:

@@ -9,14 +9,16 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import plan_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import RemovalWish, removal_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import anybody, running
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 
 
 class AbsentTask(InPlaceTask):

@@ -11,26 +11,26 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
-from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Key, KeyChanges, keys_to_add
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import plan_keys
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import Change
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task import attributes as _attributes
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import Change
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.work import Work
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 class PresentTask(InPlaceTask):

@@ -11,8 +11,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
     absolute,
@@ -20,6 +18,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import
     overcommit_from,
     search_paths_from,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 
 
 @dataclass(frozen=True)

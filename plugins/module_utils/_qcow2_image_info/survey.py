@@ -14,11 +14,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import once
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.wish import InfoWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.wish import InfoWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
 
 #: More ranges than these are no answer for a playbook, which would hold each of them as a dictionary.
 MOST_RANGES = 100_000

@@ -12,12 +12,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import reverting as _reverting
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 
 def observe(qemu_img: QemuImg, wish: SnapshotWish) -> Observed:

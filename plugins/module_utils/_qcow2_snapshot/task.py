@@ -11,13 +11,10 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
@@ -26,6 +23,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings imp
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import Observed
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.work import Work
 
 _VERBS = {"present": _verbs.CREATE, "absent": _verbs.DELETE, "reverted": _verbs.REVERT}

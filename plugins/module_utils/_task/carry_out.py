@@ -18,10 +18,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 
 _Decision = t.TypeVar("_Decision")
 

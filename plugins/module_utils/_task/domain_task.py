@@ -12,7 +12,6 @@ from abc import abstractmethod
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, NoAnswer, OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -22,6 +21,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progr
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 
 
 class DomainTask(Task):

@@ -9,16 +9,18 @@ import functools
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import interrupted
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 
 
 class InPlaceTask(Task):

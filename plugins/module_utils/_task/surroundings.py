@@ -18,19 +18,19 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import IN_PLACE, require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any, refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 #: The way out where a task may say that it gives up the overlays of what it writes.
 GIVE_THEM_UP = "set allow_dependents=true where they are to be given up"

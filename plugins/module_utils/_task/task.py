@@ -11,12 +11,14 @@ from contextlib import contextmanager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import Interrupted, QemuImgFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 class Task(ABC):

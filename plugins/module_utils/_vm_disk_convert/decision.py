@@ -9,18 +9,20 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disk_changes import DiskChange
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, now
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import typing as t
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 class Work(t.Protocol):

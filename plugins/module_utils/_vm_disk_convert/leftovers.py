@@ -10,11 +10,9 @@ import typing as t
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import discarding
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
@@ -26,8 +24,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decis
     is_defined,
     is_live,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, Shutdown
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, Shutdown
 
 
 class Work(t.Protocol):

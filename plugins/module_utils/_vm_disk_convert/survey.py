@@ -12,24 +12,26 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision_obstacles as _obstacles
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 
 
 @dataclass

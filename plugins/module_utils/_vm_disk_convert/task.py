@@ -15,21 +15,21 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import is_untouched
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import result as _result
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import work_offline as _work_offline
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.leftovers import Unfinished
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import Survey
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work

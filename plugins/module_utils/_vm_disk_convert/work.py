@@ -17,7 +17,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host import block_dev
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 
 
 @dataclass

@@ -14,18 +14,20 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import transc
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work as ConvertWork
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 @dataclass

@@ -15,15 +15,12 @@ import typing as t
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import discarding
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import covers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
@@ -31,7 +28,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening, recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _xml_disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
 #: The key of a record under which the owners of the backing files stand.
 OWNERS = "owners"

@@ -10,14 +10,16 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Do
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 
 
 @dataclass

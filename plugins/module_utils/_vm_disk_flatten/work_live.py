@@ -15,11 +15,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.leftovers import OWNERS
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.work import Work as FlattenWork
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
 
 @dataclass

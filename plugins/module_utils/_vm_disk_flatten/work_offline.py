@@ -21,10 +21,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.work import Work as FlattenWork
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 @dataclass

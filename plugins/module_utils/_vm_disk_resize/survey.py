@@ -10,13 +10,15 @@ import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
 
 
 @dataclass(frozen=True)

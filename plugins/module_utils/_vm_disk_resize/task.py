@@ -15,7 +15,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
@@ -28,6 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish, wish_from
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.survey_change import ChangeSurvey
 
 

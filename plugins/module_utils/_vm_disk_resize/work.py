@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
@@ -22,7 +23,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settl
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision_obstacles as _obstacles
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
 
 
 @dataclass

@@ -9,13 +9,15 @@ import typing as t
 from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import OVERLAY, Left
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 @dataclass(frozen=True)

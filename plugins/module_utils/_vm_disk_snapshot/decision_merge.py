@@ -14,9 +14,7 @@ import typing as t
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
     Merge,
@@ -30,13 +28,17 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
     find,
     image_of,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 class Work(t.Protocol):

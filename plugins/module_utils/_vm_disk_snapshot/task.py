@@ -11,8 +11,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
@@ -28,6 +26,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.survey_change import ChangeSurvey
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.work import Works
 

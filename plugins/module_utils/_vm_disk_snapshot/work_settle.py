@@ -13,9 +13,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.work_take import leave_no_record
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 
 
 @dataclass

@@ -21,8 +21,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import document a
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disk_changes import DiskChange
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
 
 #: sockaddr_un.sun_path, less its end.
 _LONGEST_SOCKET = 107

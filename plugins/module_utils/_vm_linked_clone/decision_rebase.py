@@ -15,17 +15,19 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark, MarkedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark, MarkedDisk
 
 
 @dataclass(frozen=True)

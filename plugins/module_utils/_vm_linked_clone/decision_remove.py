@@ -12,8 +12,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
 
 
 @dataclass(frozen=True)

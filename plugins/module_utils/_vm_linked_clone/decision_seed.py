@@ -16,8 +16,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_chang
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
 
 #: The buses of drives for seeds, with the beginning of their targets. There are no CD drives for virtio.
 BUSES = {"sata": "sd", "scsi": "sd", "ide": "hd", "usb": "sd", "virtio": "vd"}

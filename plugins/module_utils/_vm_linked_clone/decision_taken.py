@@ -10,8 +10,10 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneSpec
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneSpec
 
 
 @dataclass

@@ -12,7 +12,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 _TO_DO = "remove it with its clone"
 

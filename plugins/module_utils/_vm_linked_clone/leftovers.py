@@ -11,8 +11,10 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import left_on
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 
 #: The verbs of the records of runs that make clones, that remove them, and that give them another base.
 MAKE, REMOVE, REBASE = "clone", "remove-clone", "rebase-clone"

@@ -10,15 +10,18 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_seed as _decision_seed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Existing, Neighbour
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks, Mark
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import (
+        Existing,
+        Neighbour,
+    )
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks, Mark
 
 
 def facts_of(found: Existing, source: Source, seed: str | None) -> dict[str, t.Any]:

@@ -12,14 +12,10 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import (
@@ -27,11 +23,17 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decis
     NeighbourDisk,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneWish
 
 
 def look_at_source(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Source:

@@ -16,8 +16,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import beside a
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import can_reflink
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
@@ -32,12 +30,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decis
     NeighbourDisk,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_seed import Seed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import MAKE, Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import REFLINK, CloneSpec, CloneWish
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Setting
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_taken import Taken
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_room import Room
 

@@ -14,22 +14,24 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_rebase import MoveWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import MarkedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_rebase import MoveWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import MarkedDisk
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey_absent as _survey_absent
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_remove import Removal
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_together import Together
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import REMOVE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_absent import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_absent import RemovalWish, wish_from
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_absent import Survey
 
 
 @dataclass

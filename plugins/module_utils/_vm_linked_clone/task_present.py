@@ -32,11 +32,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey_present as _survey_present
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Existing
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_keep import Lack
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import MAKE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_present import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import (
     LINKED,
     CloneSpec,
@@ -47,6 +43,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_chang
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Existing
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_keep import Lack
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import SourceDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_present import Survey
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_room import Room
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.work_make import Overlays
 

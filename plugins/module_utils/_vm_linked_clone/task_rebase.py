@@ -27,13 +27,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey_rebase as _survey_rebase
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import REBASE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_rebase import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_rebase import MoveWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import MarkedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_rebase import Survey
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import MarkedDisk
 
 #: Each copies an image.
 _AT_ONCE = 4

@@ -11,16 +11,18 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase_work import Phases, plan_rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
 
 
 @dataclass
