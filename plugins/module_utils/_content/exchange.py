@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Exchange:
         kept = _staging.kept(self.file)
         if not os.path.exists(kept):
             return
-        if _users.is_locked(kept):
+        if _image_locks.is_locked(kept):
             raise ImageInUse(
                 f"{self.path}: was opened by somebody else meanwhile: nothing was changed: run again", in_use_by=[]
             )
@@ -81,7 +82,7 @@ class Exchange:
     def withdraw(self) -> None:
         """Puts the old file back, unless a guest has the new one open, which holds the same (HAZARDS A8)."""
         in_place = bool(self._old) and not _staging.is_file(self.file, self._old)
-        if self._old and not (in_place and _users.is_locked(self.file)):
+        if self._old and not (in_place and _image_locks.is_locked(self.file)):
             self._new.withdraw()
 
     def finish(self) -> None:

@@ -9,7 +9,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, RESIZABLE_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, RESIZABLE_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import Ranges, length, overlap, united
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size

@@ -91,6 +91,11 @@ def left_over(path: str) -> bool:
     return os.path.lexists(staging_directory(path))
 
 
+def has_traces(path: str) -> bool:
+    """Whether a run is at work on the image of *path*, or died there."""
+    return look(path) is not None or left_over(os.path.realpath(path))
+
+
 def note_path(base: str) -> str:
     """Where it is noted what depends on *base*, by whatever links that is named."""
     directory, name = os.path.split(os.path.realpath(base))

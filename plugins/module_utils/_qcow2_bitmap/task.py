@@ -10,6 +10,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
@@ -19,10 +20,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import r
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.survey import observe
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
@@ -49,7 +49,7 @@ class BitmapTask(InPlaceTask):
         return _result.facts(plan, observe(self.qemu_img, self.wish) if plan else self._observed)
 
     def _plan(self, operation: Operation | None) -> Plan:
-        if any(_users.is_locked(path, against_readers=True) for path in self.wish.files):
+        if any(_image_locks.is_locked(path, against_readers=True) for path in self.wish.files):
             self._require_unused()  # the bitmaps of an image that is open are in the memory of whoever has it open
         observed = self._observed = observe(self.qemu_img, self.wish)
         self.unlock(observed.image)

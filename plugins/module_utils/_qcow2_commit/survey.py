@@ -21,9 +21,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.leftovers import is_same
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import GIVE_THEM_UP, Surroundings, running
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import GIVE_THEM_UP, Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image

@@ -21,7 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.result i
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.survey import CommitSurvey
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.work import Work
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import noting
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import noting
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import COMMIT, MERGED, MERGING
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding

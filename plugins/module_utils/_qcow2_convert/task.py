@@ -20,7 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decisio
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.result import result
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.survey_comparison import Comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import noting
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import noting
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import CONVERT
 from ansible_collections.kvmops.disk.plugins.module_utils._task.attributes import dress
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask

@@ -16,7 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Tr
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import once
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.wish import InfoWish
@@ -136,7 +136,7 @@ class Survey:
         if image.format not in CHECKED_FORMATS:
             return Finding(CheckResult("unsupported")).facts()
         _require_no_secret((image,))
-        _surroundings.require_unwritten(image)
+        _still.require_unwritten(image)
         external_data = image.format == "qcow2" and image.data_file is not None
         found = self.qemu_img.check(image.path, image.format, external_data=external_data)
         return Finding(found, image.format, image.corrupt, image.dirty, external_data).facts()

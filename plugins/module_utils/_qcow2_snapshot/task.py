@@ -11,16 +11,16 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
@@ -52,7 +52,7 @@ class SnapshotTask(InPlaceTask):
         return _result.facts(plan, image, self._removed)
 
     def _plan(self, operation: Operation | None) -> Plan:
-        if self._reverting and _users.is_locked(self.path, against_readers=True):
+        if self._reverting and _image_locks.is_locked(self.path, against_readers=True):
             self._require_unused()  # what is read while somebody writes it proves nothing
         observed = self._observed = _survey.observe(self.qemu_img, self.wish)
         self.unlock(observed.image)

@@ -23,7 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import alone_on, settle_ties
+from ansible_collections.kvmops.disk.plugins.module_utils._task.held import alone_on, settle_ties
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import whole_story
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 

@@ -13,17 +13,16 @@ from abc import abstractmethod
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, NoAnswer, OperationInFlight
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step, refusal
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 
 
 class DomainTask(Task):
@@ -69,6 +68,9 @@ class DomainTask(Task):
 
     def hands(self, operation: Operation | None) -> dict[str, t.Any]:
         """What a DomainWork is made of."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+        from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
+
         return {
             "hypervisor": self.hypervisor,
             "domain": self.domain,

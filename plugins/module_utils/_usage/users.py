@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import struct
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
+from ansible_collections.kvmops.disk.plugins.module_utils._host.image_locks import is_locked
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
@@ -22,13 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Listed
 
-# QEMU's locks on an image are OFD locks on single bytes: 100+i for a permission that somebody has, 200+i for one that
-# somebody does not let others have (block/file-posix.c).
-_HAS, _UNSHARES = 100, 200
-_WRITE, _RESIZE = 1, 3
 _DISK, _BACKING = "disk", "backing file of"
-_FLOCK = struct.Struct("hhqqi4x")
-_F_OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
 
 
 @dataclass(frozen=True)
@@ -48,23 +40,6 @@ class User:
 
     def __str__(self) -> str:
         return f"{'running' if self.running else 'defined'} domain {self.domain} ({self.role} {self.target})"
-
-
-def is_locked(path: str, *, against_readers: bool = False) -> bool:
-    """Whether a process has the image open for writing, or reads it in a way that forbids writing (HAZARDS B5).
-
-    *against_readers* leaves the latter out: such an image may be read beside them.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        bytes_of_writers = (_HAS + _WRITE, _HAS + _RESIZE)
-        asked = bytes_of_writers if against_readers else (*bytes_of_writers, _UNSHARES + _WRITE)
-        return any(_is_byte_locked(descriptor, byte) for byte in asked)
-    finally:
-        os.close(descriptor)
 
 
 def domain_users(hypervisor: Hypervisor, *, skip: str | None = None) -> list[User]:
@@ -164,8 +139,3 @@ def _files_of(
             yield link.path, _BACKING, link.format
     if disk.mirror:
         yield disk.mirror, "destination of a block job on", None
-
-
-def _is_byte_locked(descriptor: int, byte: int) -> bool:
-    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-    return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, _F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)

@@ -10,12 +10,8 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import (
-    OVERLAY_FORMATS,
-    Layout,
-    known_suffixes,
-    suffix,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import OVERLAY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout, known_suffixes, suffix
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from, overcommit_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document

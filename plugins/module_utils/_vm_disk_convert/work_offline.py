@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import transc
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
@@ -116,7 +117,7 @@ class Work(ConvertWork):
         A guest may have it open, or the definition name it: libvirt may have taken that and died (HAZARDS G9).
         """
         new_file = self._new.get(item.target)
-        if new_file is not None and not self._named and not _users.is_locked(new_file.path):
+        if new_file is not None and not self._named and not _image_locks.is_locked(new_file.path):
             new_file.withdraw()
 
     def define_as_before(self) -> None:

@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import REBASEABLE_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import REBASEABLE_FORMATS
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState

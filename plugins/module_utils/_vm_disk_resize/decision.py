@@ -12,7 +12,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import RESIZABLE_FORMATS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import RESIZABLE_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._size import (
     exact_size,

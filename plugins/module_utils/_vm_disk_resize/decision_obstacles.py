@@ -14,7 +14,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     NotEnoughSpace,
     UnsafeImage,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import RESIZABLE_FORMATS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import RESIZABLE_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import (
     LARGEST,
     exact_size,

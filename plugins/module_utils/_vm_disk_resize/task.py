@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import repl
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import noting as _noting
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
@@ -77,7 +78,7 @@ class ResizeTask(DomainTask):
         plan = self._resizing(item, operation) if item.growth else Plan({}, {})
         if first and not plan:
             self._around().require_unused(item)
-        return _settle.recorded(first, plan, item.path, operation)
+        return _noting.recorded(first, plan, item.path, operation)
 
     def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
         """Nothing: what a dead run left of an image waits for a wish that is granted."""

@@ -14,6 +14,7 @@ import typing as t
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase_wish as _rebase_wish
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
@@ -107,7 +108,7 @@ def move(name: str, disk: DomainDisk, base: SourceDisk, before: str, images: t.S
             "first (kvmops.disk.vm_disk_resize)",
             virtual_size=image.virtual_size,
         )
-    _rebase.require_possible(_rebase.RebaseWish(base.path, base.format, trusted=True), found)
+    _rebase.require_possible(_rebase_wish.RebaseWish(base.path, base.format, trusted=True), found)
     return Move(disk, base, before, found)
 
 

@@ -11,8 +11,8 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import OVERLAY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import require_usable_base
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import OVERLAY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import FULL, LINKED, REFLINK, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink

@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
@@ -79,7 +80,7 @@ class Survey:
     def _use(self, path: str, *, locks: bool) -> Use:
         readers = tuple((reader, os.path.realpath(reader)) for reader in self._readers.of(path))
         users = tuple(self._users.get(identity(path), ()))
-        return Use(path, os.path.realpath(path), readers, users, locks and _users.is_locked(path))
+        return Use(path, os.path.realpath(path), readers, users, locks and _image_locks.is_locked(path))
 
     @cached_property
     def _listed(self) -> list[Neighbour]:

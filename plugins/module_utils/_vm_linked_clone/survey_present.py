@@ -17,7 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host import access as
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import can_reflink
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
@@ -181,8 +181,8 @@ def _require_quiet(source: Source, neighbours: t.Iterable[Neighbour], qemu_img: 
                 path=image.path,
                 in_use_by=[{"domain": other.looks.name, "uuid": other.looks.uuid, "running": True}],
             )
-        _surroundings.require_unwritten(image)
-        _surroundings.require_settled(qemu_img, image.path, image.format, _beside.look(image.path))
+        _still.require_unwritten(image)
+        _still.require_settled(qemu_img, image.path, image.format, _beside.look(image.path))
 
 
 def _require_place(directory: str, user: t.Callable[[], tuple[int, int] | None]) -> None:

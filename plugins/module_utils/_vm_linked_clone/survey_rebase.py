@@ -19,7 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey as _survey
 
@@ -79,7 +79,7 @@ class Survey:
             self.surroundings.require_unused(move.path, "give it another base", lambda user: user.domain != name)
             if move.rebase:
                 for below in move.rebase.below:
-                    _surroundings.require_unwritten(below)
+                    _still.require_unwritten(below)
                 options = {"cluster_size": str(move.rebase.image.cluster_size)}
                 measured = self.qemu_img.measure(move.path, move.disk.format, "qcow2", options).required
                 demands.append((os.path.realpath(move.path), _rebase.bytes_needed(move.rebase, measured)))
@@ -103,6 +103,6 @@ def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: MoveWish) -> Survey:
     target = _survey.look_at_source(hypervisor, qemu_img, wish.target)
     for disk in target.disks:
         for image in disk.images:
-            _surroundings.require_unwritten(image)
+            _still.require_unwritten(image)
     surroundings = Surroundings(lambda: hypervisor, wish.wish.search_paths)
     return Survey(hypervisor, qemu_img, wish, surroundings, target)

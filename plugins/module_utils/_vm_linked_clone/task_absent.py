@@ -17,7 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Ope
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import readers
+from ansible_collections.kvmops.disk.plugins.module_utils._task.held import readers
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_remove as _decision_remove

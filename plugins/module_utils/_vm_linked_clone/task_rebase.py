@@ -19,7 +19,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Ste
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import PATIENCE, Item, Several, report
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import decide_after_others, readers
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import decide_after_others
+from ansible_collections.kvmops.disk.plugins.module_utils._task.held import readers
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases

@@ -14,8 +14,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import (
-    change,
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import change
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_change import (
     growth_in_bytes,
     plan_change,
     require_no_cut,
