@@ -82,3 +82,7 @@ class DomainTask(Task):
     def images_of(self, disk: DomainDisk) -> tuple[_image.Image, ...]:
         """The images of a disk as they are now, top first."""
         return _image.chain(self.qemu_img, _image.inspect(self.qemu_img, t.cast(str, disk.path), disk.format))
+
+    def images_now(self, disk: DomainDisk) -> tuple[_image.Image, ...]:
+        """The same; none for a disk without a file."""
+        return self.images_of(disk) if disk.path is not None else ()

@@ -19,7 +19,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host import block_dev
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
@@ -63,7 +65,7 @@ class Survey:
         self.images[item.target], self.chains[item.target] = image, images
         if not (self.wish.shallow and image.backing_file):
             return item
-        return replace(item, backing=_decision.kept_backing(self.state, item, image, self.wish.layout))
+        return replace(item, backing=_decision_conversion.kept_backing(self.state, item, image, self.wish.layout))
 
     def _require_passable(self, item: Conversion) -> None:
         """Raises InvalidRequest where QEMU's user cannot get to the new image: in another directory than it knows, and

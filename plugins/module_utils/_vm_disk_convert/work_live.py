@@ -14,7 +14,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work as ConvertWork
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
@@ -71,7 +73,7 @@ class Work(ConvertWork):
         new_file.begin()
         self._create(item, new_file.name)
         _staging.resemble(new_file.name, item.source)
-        self._ours(_decision.recorded(item, self.wish), new_file.identity())
+        self._ours(_decision_conversion.recorded(item, self.wish), new_file.identity())
         new_file.publish()
 
     def _create(self, item: Conversion, path: str) -> None:
@@ -114,7 +116,7 @@ class Work(ConvertWork):
             self._require_as_decided(item)
             _block_job.pivot(self.domain, item.target, item.dest)
             # libvirt changes the definition with the pivot where that named the old image (HAZARDS G5)
-            self.name_in_use([_decision.change(item, self.wish)])
+            self.name_in_use([_decision_conversion.change(item, self.wish)])
         _staging.give_back(self._owners)
 
     def end(self, item: Conversion) -> None:

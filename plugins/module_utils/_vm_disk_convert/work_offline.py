@@ -18,7 +18,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host import image_loc
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work as ConvertWork
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
@@ -94,7 +96,7 @@ class Work(ConvertWork):
         size = source[0].virtual_size
         _transcode.make(self.qemu_img, recipe, source, size, new_file, partial(self.phase, item.target))
         _staging.resemble(new_file.name, item.source)
-        self.records.note(_decision.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
+        self.records.note(_decision_conversion.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
 
     def name(self, changes: t.Sequence[_disk_changes.DiskChange]) -> None:
