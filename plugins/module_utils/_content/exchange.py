@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
@@ -41,7 +41,7 @@ class Exchange:
 
     def begin(self) -> None:
         """Makes room for the new file. Raises ImageInUse where somebody has the image open."""
-        _users.require_unused(self.path, (), self._to_do)
+        _unused.require_unused(self.path, (), self._to_do)
         self._as_read = _staging.last_write(self.file)
         self._old = _staging.file_identity(self.file)
         self._new.begin()
@@ -67,7 +67,7 @@ class Exchange:
 
         Raises DiskError where somebody opened the image or wrote to it meanwhile.
         """
-        _users.require_unused(self.path, (), "put a new image in its place")
+        _unused.require_unused(self.path, (), "put a new image in its place")
         self._require_unwritten(self.file)
         self._new.replace(self._old)
         kept = _staging.kept(self.file)

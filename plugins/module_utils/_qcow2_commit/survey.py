@@ -23,6 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import d
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.leftovers import is_same
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import GIVE_THEM_UP, Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
 
@@ -118,7 +119,7 @@ class CommitSurvey:
             return
         readers = self._surroundings.readers(images)
         for path in images:
-            _users.require_unused(path, self._surroundings.users, "remove it after its merge")
+            _unused.require_unused(path, self._surroundings.users, "remove it after its merge")
             others = [reader for reader in readers.of(path) if reader not in images]
             _dependents.require_none(path, others, "remove it after its merge", "remove its record")
 
@@ -154,10 +155,10 @@ class CommitSurvey:
         """Raises where a domain has an image that goes, or that will be no disk of its own any more."""
         ends = f"{self._wish.end} it after its merge into {observed.base.path}"
         if self._wish.end == "remove":
-            _users.require_unused(observed.overlay.path, users, ends)
+            _unused.require_unused(observed.overlay.path, users, ends)
         for image in observed.between:
             found = [user for user in users if self._wish.end != "keep" or user.role == "disk"]
-            _users.require_unused(image.path, found, f"write to {observed.base.path}, below it")
+            _unused.require_unused(image.path, found, f"write to {observed.base.path}, below it")
 
     def _require_no_siblings(self, observed: Observed) -> None:
         """Raises HasDependents where other overlays read what is written, what that makes no disk any more, or what

@@ -21,7 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import L
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import MERGED
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding, keeping
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
@@ -58,7 +58,7 @@ class Work:
         expected = _staging.file_identity(overlay.path)
         self._make_empty(observed)
         _staging.resemble(new_file.name, overlay.path)
-        _users.require_unused(overlay.path, (), "empty it after its merge")
+        _unused.require_unused(overlay.path, (), "empty it after its merge")
         new_file.replace(expected)
         new_file.commit()
 

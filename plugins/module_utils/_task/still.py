@@ -13,7 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._host.image_locks import is_locked
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import IN_PLACE, require_whole
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
@@ -31,7 +31,7 @@ def require_unlocked(path: str, to_do: str, patience: float) -> None:
             break
         time.sleep(_POLL)
     for file in files:
-        _users.require_unused(file, (), to_do)
+        _unused.require_unused(file, (), to_do)
 
 
 def require_unwritten(image: Image) -> None:

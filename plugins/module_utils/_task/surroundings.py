@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any, refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import anybody
 
@@ -63,7 +64,7 @@ class Surroundings:
         has it open."""
         found = [user for user in self.users if by(user)]
         for file in _file_set.files_meant(path):
-            _users.require_unused(file, found, to_do, locks=locks)
+            _unused.require_unused(file, found, to_do, locks=locks)
 
     def require_no_saved_state(self, path: str, to_do: str) -> None:
         """Raises ImageInUse where a saved domain would resume on the image as it is by then (HAZARDS A9)."""

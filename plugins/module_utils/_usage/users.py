@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
-from ansible_collections.kvmops.disk.plugins.module_utils._host.image_locks import is_locked
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
@@ -83,26 +82,6 @@ def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
     """The images of disks that read the file at *path*, as far as *users* tell."""
     readers = {(user.uuid, user.target) for user in users_of(path, users) if user.role == _BACKING}
     return sorted({user.path for user in users if user.role == _DISK and (user.uuid, user.target) in readers})
-
-
-def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: bool = True) -> None:
-    """Raises ImageInUse where one of *users* names the image at *path*, or, with *locks*, somebody has it open."""
-    found = users_of(path, users)
-    if found or (locks and is_locked(path)):
-        raise in_use(path, found, to_do)
-
-
-def in_use(path: str, found: t.Sequence[User], to_do: str) -> ImageInUse:
-    """The error for an image that *found* use, or, where that is empty, somebody who is no domain."""
-    by = (
-        "; ".join(str(user) for user in found)
-        or "a process outside libvirt's sight (qemu-img, qemu-nbd or another QEMU)"
-    )
-    return ImageInUse(
-        f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",
-        path=path,
-        in_use_by=[asdict(user) for user in found],
-    )
 
 
 def _users_by(listed: Listed, hypervisor: Hypervisor, below: _image.Links) -> t.Iterator[User]:

@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host import access as
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
     decision_conversion as _decision_conversion,
@@ -84,7 +85,7 @@ class Survey:
             others = [user for user in self.surroundings.users if self._is_other(user, item)]
             for path in (*_file_set.files_meant(item.source), item.dest):
                 to_do = "put a new image there" if path == item.dest else "convert it"
-                _users.require_unused(path, others, to_do, locks=not self.state.active)
+                _unused.require_unused(path, others, to_do, locks=not self.state.active)
             if not self.wish.keep_source:
                 to_do = "remove it after its conversion (keep_source=false)"
                 self.surroundings.require_no_dependents(item.source, to_do, "keep the source")

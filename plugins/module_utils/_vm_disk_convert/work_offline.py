@@ -17,7 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
     decision_conversion as _decision_conversion,
 )
@@ -90,7 +90,7 @@ class Work(ConvertWork):
         """Makes, verifies and publishes the new image. Raises DiskError, and leaves it to be withdrawn."""
         new_file = self._new[item.target] = _staging.NewFile(item.dest)
         self.require_off()
-        _users.require_unused(item.source, (), "convert it")
+        _unused.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
         source, recipe = self.chains[item.target], _recipe(item, self.wish)
         size = source[0].virtual_size

@@ -24,7 +24,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import names as _names
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
     Merge,
@@ -157,7 +157,7 @@ class Work(DomainWork):
         overlay, into = item.overlay, item.into
         to_do = f"merge {overlay.path} into {into.path}"
         for path in item.paths:
-            _users.require_unused(path, (), to_do)
+            _unused.require_unused(path, (), to_do)
         self._begun.add(item.target)
         merge_offline(self._door, _pair(overlay), _pair(into), partial(self._phase, item))
         if item.above is not None:
