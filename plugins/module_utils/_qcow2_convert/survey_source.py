@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed, SourceFiles
@@ -107,6 +108,7 @@ class SourceSurvey:
             base = self._trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))
             self._unlock_below(base)
         source = self._trust.look(self.qemu_img, wish.src, wish.src_format)
+        require_whole((*source, *base))
         self._unlock(source)
         _surroundings.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
         snapshot = _obstacles.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None

@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import encrypti
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed, require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
@@ -32,6 +33,7 @@ def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image
     below = _image.chain(qemu_img, base)
     for link in below:
         require_usable_base(link, encrypted=wish.encryption is not None)
+    require_whole(below)
     _require_unwritten(base.path, to_do)
     if wish.encryption is not None:
         _key_slots.require_opens(qemu_img, wish.encryption.layers(below, wish.encryption.below))

@@ -96,8 +96,7 @@ class ResizeTask(DomainTask):
         _obstacles.require_resizable(self.state, item, self.wish, around.jobs(item))
         if item.live:
             _obstacles.require_settled(self.state, item, note_of(item.path))
-        else:
-            around.require_known_chain(item)
+        around.require_known_chain(item)
         around.require_unused(item)
         policy = None if item.live else around.policy(item)
         around.require_room(item, policy)
