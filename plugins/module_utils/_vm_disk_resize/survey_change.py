@@ -46,7 +46,7 @@ class ChangeSurvey:
         return _decision.policy(self.wish, item, os.path.getsize(item.path))
 
     def require_known_chain(self, item: Resizing) -> None:
-        """qemu-img opens the chain to resize its top: all of it has to be known, and to fit. A running QEMU has it open.
+        """qemu-img opens the chain to resize its top: all of it has to be known, and to fit. A live QEMU has it open.
 
         Raises UnsafeImage, too, where one of its images was cut short.
         """
