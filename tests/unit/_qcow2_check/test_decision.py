@@ -28,7 +28,6 @@ FORGET = f"forget the run that was interrupted on {PATH} at {DEAD['started']}"
         (Leftovers(PATH, "qcow2", DEAD, half_reverted="before"), Plan({}, {}), []),
         (Leftovers(PATH, "qcow2", DEAD, half_merged="/images/top"), REPAIR, []),
     ],
-    ids=str,
 )
 def test_a_check_settles_what_a_dead_run_left_but_a_disk_between_two_contents(
     left: Leftovers, plan: Plan, said: list[str]

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Chains, Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
@@ -72,19 +71,3 @@ def observed(
 def record(change: str, *disks: RecordedDisk, **fields: Any) -> Record:
     usual = Record("disk-snapshot", "live", "2024-01-01T00:00:00+00:00", True, False, disks, "7", "s1", change)
     return replace(usual, **fields)
-
-
-class Recorder:
-    """Hands of any kind that only note what they are asked to do; what FAILS raises DiskError."""
-
-    def __init__(self, fails: str | None = None) -> None:
-        self.calls: list[str] = []
-        self.fails = fails
-
-    def __getattr__(self, name: str) -> Any:
-        def do(*_arguments: Any) -> None:
-            self.calls.append(name)
-            if name == self.fails:
-                raise DiskError(name)
-
-        return do

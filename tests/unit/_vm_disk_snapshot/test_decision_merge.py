@@ -24,12 +24,12 @@ from unit._vm_disk_snapshot.scene import (
     ONE,
     SECOND,
     TWO,
-    Recorder,
     domain_xml,
     observed,
     snapshot,
     state,
 )
+from unit.samples import Recorder
 
 
 def removed(*doomed: str, recorded: Any = None, **found: Any) -> Any:

@@ -12,7 +12,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot impo
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
-from unit._vm_disk_snapshot.scene import BASE, FIRST, ONE, Recorder, domain_xml, state
+from unit._vm_disk_snapshot.scene import BASE, FIRST, ONE, domain_xml, state
+from unit.samples import Recorder
 
 
 def test_only_a_new_libvirt_goes_back() -> None:

@@ -12,7 +12,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot impo
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import Settlement
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
-from unit._vm_disk_snapshot.scene import BASE, ONE, TWO, Recorder, record, state
+from unit._vm_disk_snapshot.scene import BASE, ONE, TWO, record, state
+from unit.samples import Recorder
 
 LOST = RecordedDisk("vda", ONE, "qcow2", BASE, "raw", base=TWO)
 

@@ -15,7 +15,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot impo
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Unvouched
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
-from unit._vm_disk_snapshot.scene import BASE, ONE, TWO, Recorder, disk, observed, snapshot, state
+from unit._vm_disk_snapshot.scene import BASE, ONE, TWO, disk, observed, snapshot, state
+from unit.samples import Recorder
 
 
 @pytest.mark.parametrize(
