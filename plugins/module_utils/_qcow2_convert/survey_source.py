@@ -12,7 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.real_names import RealNames
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
@@ -116,10 +116,10 @@ class SourceSurvey:
             _surroundings.require_unwritten(image)
         return found
 
-    def _names(self, source: t.Sequence[Image], base: t.Sequence[Image]) -> RealNames:
+    def _names(self, source: t.Sequence[Image], base: t.Sequence[Image]) -> Names:
         read = [image.path for image in (*source, *base)]
         below = [source[0].backing_file, self._dest.backing_file if self._dest else None]
-        return RealNames.of([*read, *below, self._wish.src, self._wish.dest])
+        return looked_up([*read, *below, self._wish.src, self._wish.dest])
 
     def _unlock(self, source: t.Sequence[Image]) -> None:
         """Has the source opened with its secrets from now on. Raises DiskError where it may not be, or they do not."""

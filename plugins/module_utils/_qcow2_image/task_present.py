@@ -125,7 +125,8 @@ class PresentTask(InPlaceTask):
 
         needed = _decision.growth_in_bytes(self.wish, wanted.image)
         if rebase is not None:
-            _survey_chain.require_undescribed(rebase, self.surroundings)
+            self.surroundings.require_no_saved_state(self.path, str(rebase))
+            _decision.require_undescribed(rebase, _survey_chain.described(self.path, self.surroundings))
             needed += _survey_chain.bytes_to_rebase(self.qemu_img, rebase, needed)
         _space.require_space([(os.path.realpath(self.path), needed)])
         if wanted.grows and wanted.size is not None:

@@ -103,7 +103,7 @@ class ResizeTask(DomainTask):
         around.require_room(item, policy)
         if item.live and operation is None and around.policy(item):
             self._warn_of_room(item)
-        work = Work(**self.hands(operation), item=item, policy=policy)
+        work = Work(**self.tools(operation), item=item, policy=policy)
         return _decision.plan_resize(self.state, item, policy, work)
 
     def _warn_of_room(self, item: Resizing) -> None:
