@@ -130,17 +130,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["add bitmap backup-monday of /var/lib/libvirt/images/web.qcow2"]
 diff:
-  description: The facts of the bitmap before and after.
+  description:
+    - What changes, before and after.
+    - The facts of the bitmap.
   returned: always
   type: dict
 bitmaps:
-  description: The bitmaps of the image as they are afterwards; in check mode, as they would be.
+  description: The bitmaps of the image afterwards. In check mode, as they would be.
   returned: always
   type: list
   elements: dict
@@ -152,31 +154,31 @@ bitmaps:
       description: The bytes that a bit stands for.
       type: int
     flags:
-      description: V(auto) where it is enabled, V(in-use) where it says nothing any more.
+      description: V(auto) if it is enabled, V(in-use) if it is no longer valid.
       type: list
       elements: str
     dirty_bytes:
       description:
-        - The bytes of the disk that are set in it, whole granules. V(null) where that is not known, for one that is in
-          use, or in check mode after a merge.
+        - The bytes of the disk that are set in it, in whole granules.
+        - V(null) if that is unknown, for a bitmap that is in use, or in check mode after a merge.
       type: int
 image:
   description:
-    - The image as it is afterwards.
-    - See M(kvmops.disk.qcow2_image) for what is known of it.
+    - The image afterwards. In check mode, as it would be.
+    - RV(kvmops.disk.qcow2_image#module:image) lists its facts.
   returned: always
   type: dict
 in_use_by:
-  description: The domains that use the image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 required_bytes:
-  description: The space that the bitmap may need, where there is less.
+  description: The space that is needed, if less is available.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description: The space that is available, if more is needed.
   returned: failure
   type: int
 """

@@ -96,26 +96,28 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["repair /var/lib/libvirt/images/web.qcow2: 3 leaked cluster(s)"]
 diff:
-  description: The result and the numbers before and after.
+  description:
+    - What changes, before and after.
+    - The result of the check and its numbers.
   returned: always
   type: dict
 check:
   description:
-    - The result of the check; after a repair, of the check that follows it. In check mode, what was found.
-    - Also returned by a task that fails because of it.
+    - The result of the check. After a repair, the result of the check that follows it. In check mode, what was found.
+    - It also comes with a failure that it causes.
   returned: always
   type: dict
   contains:
     result:
       description:
-        - V(good), V(leaks), V(corrupt), or V(unsupported) where the format cannot be checked.
-        - An image that is marked corrupt is V(corrupt), though nothing else be found.
+        - V(good), V(leaks), V(corrupt), or V(unsupported) if the format cannot be checked.
+        - An image that is marked corrupt is V(corrupt), even if nothing else is found.
       type: str
       sample: good
     corruptions:
@@ -135,13 +137,13 @@ check:
       type: int
 content_unchanged:
   description:
-    - After the repair of a qcow2 image, whether its tables prove that everything that a guest can read, now or in a
-      snapshot, is what it was before. If not, there is a warning.
-    - V(null) where nothing was repaired, and for other formats.
+    - After the repair of a qcow2 image, whether its tables prove that its content is the same as before. The content is
+      everything that a guest can read, now or in a snapshot. If the proof fails, there is a warning.
+    - V(null) if nothing was repaired, and for other formats.
   returned: always
   type: bool
 in_use_by:
-  description: The domains that use the image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict

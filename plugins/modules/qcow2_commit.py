@@ -146,59 +146,64 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["merge /srv/web-test.qcow2 into /srv/web.qcow2", "remove /srv/web-test.qcow2"]
 diff:
   description:
-    - The virtual size of the base, how many bytes of the disk the overlay holds that are to be merged, and whether
-      it is there, before and after.
+    - What changes, before and after.
+    - The virtual size of the base, the bytes of the disk that the overlay holds and that are to be merged, and whether
+      the overlay exists.
   returned: always
   type: dict
 removed:
-  description: The paths of the images that were removed, or would be in check mode.
+  description:
+    - What was removed, or would be removed in check mode.
+    - The paths of images.
   returned: always
   type: list
   elements: str
 invalid:
-  description: The paths of the images between the overlay and the base that are left, and are no disks any more.
+  description: The paths of the images between the overlay and the base that are kept, and are no longer valid disks.
   returned: always
   type: list
   elements: str
 verified:
-  description: Whether the base was compared with the overlay in this run.
+  description:
+    - Whether this run compared the new content with its source, and found them equal.
+    - The base is compared with the overlay.
   returned: always
   type: bool
 image:
   description:
-    - The base as it is afterwards; in check mode with the size that it would have. Empty where the overlay is gone,
-      and the task does not say O(base) and O(base_format).
-    - See M(kvmops.disk.qcow2_image) for what is known of it.
+    - The image afterwards. In check mode, as it would be.
+    - This is the base. It is empty if the overlay is gone, unless the task gives O(base) and O(base_format).
+    - RV(kvmops.disk.qcow2_image#module:image) lists its facts.
   returned: always
   type: dict
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that read one that was to be written or removed, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 backing_chain:
-  description: The paths of the images below the overlay, where O(base) is none of them.
+  description: The paths of the images of the chain, if O(base) is not a backing file in it.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the merge may need, where there is less.
+  description: The space that is needed, if less is available.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description: The space that is available, if more is needed.
   returned: failure
   type: int
 """

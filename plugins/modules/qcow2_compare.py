@@ -122,72 +122,15 @@ equal:
   returned: success
   type: bool
 images:
-  description: The two images, O(path) first.
+  description:
+    - The images that the task looked at.
+    - O(path) comes first.
+    - RV(kvmops.disk.qcow2_image#module:image) lists the facts of each.
   returned: success
   type: list
   elements: dict
-  contains:
-    path:
-      description: Its absolute path.
-      type: str
-    format:
-      description: Its format.
-      type: str
-    virtual_size:
-      description: The size that a guest sees, in bytes.
-      type: int
-    actual_size:
-      description: The bytes that it occupies.
-      type: int
-    cluster_size:
-      description: The size of a cluster in bytes.
-      type: int
-    compat:
-      description: The version of the qcow2 format.
-      type: str
-    lazy_refcounts:
-      description: Whether reference counts are updated lazily.
-      type: bool
-    refcount_bits:
-      description: The width of a reference count.
-      type: int
-    extended_l2:
-      description: Whether it has subclusters.
-      type: bool
-    compression_type:
-      description: How compressed clusters are compressed.
-      type: str
-    encrypted:
-      description: Whether it is encrypted.
-      type: bool
-    encryption:
-      description: How it is encrypted, and in key_slots how many of its slots hold a key; nothing for one in the clear.
-      type: dict
-    dirty:
-      description: Whether it was not closed properly.
-      type: bool
-    corrupt:
-      description: Whether it is marked corrupt.
-      type: bool
-    backing_file:
-      description: The path of its backing file.
-      type: str
-    backing_format:
-      description: The format of its backing file.
-      type: str
-    data_file:
-      description: The path of its external data file, or of its first extent.
-      type: str
-    extents:
-      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
-      type: list
-      elements: str
-    snapshots:
-      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
-      type: list
-      elements: dict
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict

@@ -355,110 +355,58 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["convert /srv/import/web.raw (raw) to /var/lib/libvirt/images/web.qcow2 (qcow2)"]
 diff:
-  description: The facts of the destination before and after.
+  description:
+    - What changes, before and after.
+    - The facts of the image at the destination.
   returned: always
   type: dict
 verified:
-  description: Whether this run compared the image at the destination with its source, and found them equal.
+  description:
+    - Whether this run compared the new content with its source, and found them equal.
+    - The image at O(dest) is compared with O(src).
   returned: always
   type: bool
 image:
   description:
-    - The image at the destination. In check mode, what it would be, as far as that is known; RV(image.actual_size) is
-      that of the source then.
+    - The image afterwards. In check mode, as it would be.
+    - This is the image at O(dest). In check mode some facts are unknown, and C(actual_size) is that of O(src).
+    - RV(kvmops.disk.qcow2_image#module:image) lists its facts.
   returned: always
   type: dict
-  contains:
-    path:
-      description: Its absolute path.
-      type: str
-    format:
-      description: Its format.
-      type: str
-    virtual_size:
-      description: The size that a guest sees, in bytes.
-      type: int
-    actual_size:
-      description: The bytes that it occupies.
-      type: int
-    cluster_size:
-      description: The size of a cluster in bytes.
-      type: int
-    compat:
-      description: The version of the qcow2 format.
-      type: str
-    lazy_refcounts:
-      description: Whether reference counts are updated lazily.
-      type: bool
-    refcount_bits:
-      description: The width of a reference count.
-      type: int
-    extended_l2:
-      description: Whether it has subclusters.
-      type: bool
-    compression_type:
-      description: How compressed clusters are compressed.
-      type: str
-    encrypted:
-      description: Whether it is encrypted.
-      type: bool
-    encryption:
-      description: How it is encrypted, and in key_slots how many of its slots hold a key; nothing for one in the clear.
-      type: dict
-    dirty:
-      description: Whether it was not closed properly.
-      type: bool
-    corrupt:
-      description: Whether it is marked corrupt.
-      type: bool
-    backing_file:
-      description: The path of its backing file.
-      type: str
-    backing_format:
-      description: The format of its backing file.
-      type: str
-    data_file:
-      description: The path of its external data file, or of its first extent.
-      type: str
-    extents:
-      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
-      type: list
-      elements: str
-    snapshots:
-      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
-      type: list
-      elements: dict
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that have one of the two as their backing file, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the image needs, where there is less; with O(max_overcommit) the size of its disk.
+  description:
+    - The space that is needed, if less is available.
+    - If O(max_overcommit) made the task fail, the size of the disks that the task wants to be promised.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is; with O(max_overcommit) what may be promised to this image.
+  description:
+    - The space that is available, if more is needed.
+    - If O(max_overcommit) made the task fail, what the file system may still promise to the task.
   returned: failure
   type: int
 promised_bytes:
-  description:
-    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  description: What the file system has promised to the images on it so far, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 filesystem_bytes:
-  description: The size of the file system, where O(max_overcommit) made the task fail.
+  description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 """

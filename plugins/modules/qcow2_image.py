@@ -303,18 +303,22 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["grow /var/lib/libvirt/images/web.qcow2 from 40 GiB to 60 GiB"]
 diff:
-  description: The facts before and after.
+  description:
+    - What changes, before and after.
+    - The facts of the image.
   returned: always
   type: dict
 image:
   description:
-    - The image as it is afterwards; empty where there is none. In check mode, what it would be.
+    - The image afterwards. In check mode, as it would be.
+    - Empty if the image does not exist.
+    - A fact that the format does not know is V(null).
   returned: always
   type: dict
   contains:
@@ -325,7 +329,7 @@ image:
       description: Its format.
       type: str
     virtual_size:
-      description: The size that a guest sees, in bytes.
+      description: The size of its disk in bytes, as a guest sees it.
       type: int
     actual_size:
       description: The bytes that it occupies.
@@ -340,7 +344,7 @@ image:
       description: Whether reference counts are updated lazily.
       type: bool
     refcount_bits:
-      description: The width of a reference count.
+      description: The width of a reference count in bits.
       type: int
     extended_l2:
       description: Whether it has subclusters.
@@ -353,11 +357,12 @@ image:
       type: bool
     encryption:
       description:
-        - How it is encrypted, with format, cipher_alg, cipher_mode, ivgen_alg, ivgen_hash_alg, hash_alg, and in
-          key_slots the number of those that hold a key; nothing for an image in the clear.
+        - How it is encrypted, with format, cipher_alg, cipher_mode, ivgen_alg, ivgen_hash_alg, hash_alg, and key_slots,
+          the number of key slots that hold a key.
+        - V(null) for an unencrypted image.
       type: dict
     dirty:
-      description: Whether it was not closed properly.
+      description: Whether it was left without being closed properly.
       type: bool
     corrupt:
       description: Whether it is marked corrupt.
@@ -376,33 +381,37 @@ image:
       type: list
       elements: str
     snapshots:
-      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
+      description: Its internal snapshots. RV(kvmops.disk.qcow2_snapshot#module:snapshots) lists the facts of each.
       type: list
       elements: dict
 in_use_by:
-  description: The domains that use the image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that have this one as their backing file, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the image needs, where there is less; with O(max_overcommit) the size of its disk.
+  description:
+    - The space that is needed, if less is available.
+    - If O(max_overcommit) made the task fail, the size of the disks that the task wants to be promised.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is; with O(max_overcommit) what may be promised to this image.
+  description:
+    - The space that is available, if more is needed.
+    - If O(max_overcommit) made the task fail, what the file system may still promise to the task.
   returned: failure
   type: int
 promised_bytes:
-  description: What the images on the file system may come to need as it is, where O(max_overcommit) made the task fail.
+  description: What the file system has promised to the images on it so far, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 filesystem_bytes:
-  description: The size of the file system, where O(max_overcommit) made the task fail.
+  description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 """

@@ -172,38 +172,20 @@ EXAMPLES = r"""
 RETURN = r"""
 images:
   description:
-    - The images, in the order of O(paths); those of a directory or a pattern by name.
-    - See M(kvmops.disk.qcow2_image) for what is known of each.
+    - The images that the task looked at.
+    - They come in the order of O(paths). Those of a directory or a pattern come by name.
+    - RV(kvmops.disk.qcow2_image#module:image) lists the facts of each. The options of this module add more.
   returned: always
   type: list
   elements: dict
   contains:
-    path:
-      description: Its absolute path.
-      type: str
-    format:
-      description: Its format.
-      type: str
-    virtual_size:
-      description: The size that a guest sees, in bytes.
-      type: int
-    actual_size:
-      description: The bytes that it occupies.
-      type: int
-    backing_file:
-      description: The path of its backing file.
-      type: str
-    snapshots:
-      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
-      type: list
-      elements: dict
     backing_chain:
-      description: The image and those below it, top first.
+      description: The image and those below it, top first, each with these facts.
       returned: with O(backing_chain=true)
       type: list
       elements: dict
     map:
-      description: The disk from its beginning to its end, in ranges. V(null) where it cannot be known.
+      description: The disk from its beginning to its end, in ranges. V(null) if that cannot be read.
       returned: with O(map=true)
       type: list
       elements: dict
@@ -215,10 +197,10 @@ images:
           description: Its length in bytes.
           type: int
         depth:
-          description: The image that it is in. The top one is V(0), its backing file V(1).
+          description: The image that holds it. The top image is V(0), its backing file V(1).
           type: int
         present:
-          description: Whether any image holds it. What none holds reads as zeros.
+          description: Whether any image holds it. Otherwise it reads as zeros.
           type: bool
         zero:
           description: Whether it reads as zeros.
@@ -227,79 +209,71 @@ images:
           description: Whether it takes space in the image.
           type: bool
         offset:
-          description: Where it begins in the file, in bytes. V(null) where it has no one place.
+          description: Where it begins in the file, in bytes. V(null) if it has no single place there.
           type: int
     measure:
-      description: What a new image with the same content takes, by its format. V(null) where it cannot be known.
+      description: What a new image with the same content takes, by its format. V(null) if that cannot be read.
       returned: with O(measure=true)
       type: dict
       sample: {"raw": {"required": 10485760, "fully_allocated": 10485760},
         "qcow2": {"required": 1376256, "fully_allocated": 10813440}}
       contains:
         raw:
-          description: The figures of a raw image. Holes, that cost nothing, are counted.
+          description: The figures of a raw image. Holes are counted, although they cost nothing.
           type: dict
         qcow2:
           description:
             - The figures of a qcow2 image with the usual options. It takes RV(images[].measure.qcow2.required) bytes
-              at first, and RV(images[].measure.qcow2.fully_allocated) once its guest has written everything.
+              at first, and RV(images[].measure.qcow2.fully_allocated) after its guest has written everything.
           type: dict
           contains:
             required:
               description: The bytes that it takes at first.
               type: int
             fully_allocated:
-              description: The bytes that it takes once everything is written.
+              description: The bytes that it takes after everything is written.
               type: int
     check:
       description:
-        - What a check found, as M(kvmops.disk.qcow2_check) returns it. V(null) where the image cannot be checked.
+        - What a check found. V(null) if the image cannot be checked now.
+        - RV(kvmops.disk.qcow2_check#module:check) lists its facts.
       returned: with O(check=true)
       type: dict
-      contains:
-        result:
-          description: V(good), V(leaks), V(corrupt), or V(unsupported) where the format cannot be checked.
-          type: str
-        corruptions:
-          description: The number of corruptions.
-          type: int
-        leaks:
-          description: The number of leaked clusters.
-          type: int
-        check_errors:
-          description: The number of errors of the check itself.
-          type: int
     problems:
-      description: Why something that was asked for is V(null).
+      description: Why a fact that was asked for is V(null).
       returned: with O(map=true), O(measure=true) or O(check=true)
       type: list
       elements: str
     dependents:
-      description: The images that read it as their backing or data file.
+      description:
+        - The images that read it.
+        - As their backing file or data file.
       returned: with O(dependents=true)
       type: list
       elements: str
     protected_base:
-      description: Whether M(kvmops.disk.vm_linked_clone) made it read-only, since clones depend on it.
+      description: Whether M(kvmops.disk.vm_linked_clone) made it read-only, because clones depend on it.
       returned: with O(dependents=true)
       type: bool
     unused_base:
       description:
-        - Whether it was a base of linked clones once, by what M(kvmops.disk.vm_linked_clone) noted beside it, and
-          nothing depends on it any more.
-        - Of an image on which clones were made in another way nobody knows that it is a base. This is V(false) then,
-          and RV(images[].dependents) is empty.
+        - Whether it was a base of linked clones and is needed no longer. M(kvmops.disk.vm_linked_clone) notes beside an
+          image that it is a base.
+        - If clones were made in another way, the image is not known as a base. Then this is V(false), and
+          RV(images[].dependents) is empty.
       returned: with O(dependents=true)
       type: bool
     unused_since:
-      description: When the last clone went (ISO 8601); V(null) where it is used, was never a base, or its clones were
-        removed by hand.
+      description:
+        - When the last clone was removed, in ISO 8601.
+        - V(null) if the image is used, if it was never a base, or if its clones were removed by hand.
       returned: with O(dependents=true)
       type: str
 failures:
   description:
-    - The files that were found in directories or by patterns and that could not be looked at, each with path and msg.
-    - A file that the task names itself makes the task fail instead.
+    - What could not be looked at, each with path and msg.
+    - These are files in directories and files that match a pattern. A file that the task names itself makes the task
+      fail instead.
   returned: always
   type: list
   elements: dict

@@ -119,18 +119,21 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["take snapshot before-upgrade of /var/lib/libvirt/images/web.qcow2"]
 diff:
   description:
-    - The names of the snapshots before and after; with O(state=reverted), the snapshot and the virtual size.
+    - What changes, before and after.
+    - The names of the snapshots. With O(state=reverted), the snapshot and the virtual size.
   returned: always
   type: dict
 snapshots:
-  description: The snapshots of the image as they are afterwards; in check mode, as they would be.
+  description:
+    - The snapshots afterwards. In check mode, as they would be.
+    - All internal snapshots of the image.
   returned: always
   type: list
   elements: dict
@@ -142,42 +145,44 @@ snapshots:
       description: The name.
       type: str
     date:
-      description: When it was taken, in ISO 8601. V(null) for one that check mode only predicts.
+      description: When it was taken, in ISO 8601. V(null) for a snapshot that would be taken in check mode.
       type: str
       sample: "2026-03-01T02:00:00.123456+00:00"
     vm_state_size:
       description: The size of the memory of a machine that it holds, in bytes.
       type: int
     virtual_size:
-      description: The size that the image had, in bytes.
+      description: The size that the disk had, in bytes.
       type: int
 removed:
-  description: The names of the snapshots that were deleted, or would be in check mode.
+  description:
+    - What was removed, or would be removed in check mode.
+    - The names of snapshots.
   returned: always
   type: list
   elements: str
 image:
   description:
-    - The image as it is afterwards; in check mode, as it would be.
-    - See M(kvmops.disk.qcow2_image) for what is known of it.
+    - The image afterwards. In check mode, as it would be.
+    - RV(kvmops.disk.qcow2_image#module:image) lists its facts.
   returned: always
   type: dict
 in_use_by:
-  description: The domains that use the image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that have this one as their backing file, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that a snapshot needs, where there is less.
+  description: The space that is needed, if less is available.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description: The space that is available, if more is needed.
   returned: failure
   type: int
 """

@@ -111,44 +111,44 @@ EXAMPLES = r"""
 
 RETURN = r"""
 filesystems:
-  description: The file systems, by where they are mounted, and then the pools that are none; each once.
+  description: Each file system once, by its mount point, and after them the pools that are not directories.
   returned: always
   type: list
   elements: dict
   contains:
     mount:
-      description: Where it is mounted. V(null) for a pool that is no directory.
+      description: The mount point. V(null) for a pool that is not a directory.
       type: str
     device:
-      description: What is mounted there; of a pool where its volumes are.
+      description: What is mounted there. For a pool, where its volumes are.
       type: str
     type:
-      description: The type of the file system, such as V(ext4); of a pool V(logical), V(rbd), ...
+      description: The type of the file system, such as V(ext4). For a pool V(logical), V(rbd), ...
       type: str
     pools:
-      description: The names of the storage pools that are meant and lie on it.
+      description: The names of the storage pools on it that the task looked at.
       type: list
       elements: str
     size:
       description: Its size in bytes.
       type: int
     used:
-      description: The bytes that are used, by whatever files.
+      description: The bytes that are used, by all files.
       type: int
     available:
-      description: The bytes that QEMU, which has no rights of its own, may still write.
+      description: The bytes that QEMU, as an unprivileged user, may still write.
       type: int
     promised:
       description: The bytes that the images on it may come to occupy.
       type: int
     ratio:
-      description: What is promised, in sizes of the file system.
+      description: What is promised, as a multiple of the size.
       type: float
     limit:
       description: The limit, as O(limit) says.
       type: float
     over_limit:
-      description: Whether more is promised.
+      description: Whether more is promised than the limit.
       type: bool
     images:
       description: What has been counted, by path.
@@ -159,16 +159,22 @@ filesystems:
           description: Its absolute path.
           type: str
         format:
-          description: Its format. V(null) where it was not opened, or cannot be read.
+          description:
+            - Its format.
+            - V(null) if it was not opened, or cannot be read.
           type: str
         virtual_size:
-          description: The size of its disk in bytes. V(null) where it was not opened.
+          description:
+            - The size of its disk in bytes, as a guest sees it.
+            - V(null) if it was not opened.
           type: int
         actual_size:
-          description: The bytes that it occupies, those that it shares with others among them.
+          description:
+            - The bytes that it occupies.
+            - Bytes that it shares with other files are included.
           type: int
         shared_size:
-          description: How much of that it shares with other files. V(null) where the file system does not tell.
+          description: How many of these bytes it shares with other files. V(null) if the file system cannot tell.
           type: int
         promised:
           description: What it adds to RV(filesystems[].promised), in bytes.
@@ -177,10 +183,12 @@ filesystems:
           description: Whether it can still grow.
           type: bool
         backing_file:
-          description: The absolute path of its backing file.
+          description: The path of its backing file.
           type: str
         dependents:
-          description: The images that have it as their backing file, as far as they were found.
+          description:
+            - The images that read it.
+            - Those that were found, as their backing file.
           type: list
           elements: str
         domains:
@@ -188,17 +196,19 @@ filesystems:
           type: list
           elements: str
         missing:
-          description: The files that it needs, as backing or data file, and that are not there.
+          description: The files that it needs, as backing file or data file, and that are missing.
           type: list
           elements: str
         writable:
-          description: Whether its mode lets anybody write it. That of a base should not.
+          description: Whether its mode has a write permission. That of a base should have none.
           type: bool
         problem:
-          description: Why it cannot be read, or what it needs and is missing. V(null) where nothing is wrong.
+          description: Why it cannot be read, or which file it needs is missing. V(null) if all is well.
           type: str
 failures:
-  description: The directories that could not be read with O(recurse=true), each with path and msg.
+  description:
+    - What could not be looked at, each with path and msg.
+    - These are directories below O(paths), with O(recurse=true).
   returned: always
   type: list
   elements: dict

@@ -242,110 +242,96 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
 diff:
-  description: The disks before and after, and the change of the domain's definition as a unified diff. Passwords are
-    hidden.
+  description:
+    - What changes, before and after.
+    - The disks, and the definition of the domain as a unified diff. Passwords are hidden.
   returned: always
   type: list
   elements: dict
 disks:
-  description: The disks that the task means, in its order.
+  description:
+    - The disks that the task is about.
+    - They come in the order of the task, as they are afterwards. Each has the facts domain, target, path, format,
+      virtual_size, actual_size and backing_chain of RV(kvmops.disk.vm_disk_info#module:disks), and those below. In
+      check mode C(actual_size) is that of the source.
   returned: always
   type: list
   elements: dict
   contains:
-    domain:
-      description: The name of the domain.
-      type: str
-    target:
-      description: The name of the disk inside the domain's definition.
-      type: str
-    path:
-      description: Its image, afterwards.
-      type: str
-    format:
-      description: The format of the image, afterwards.
-      type: str
-    virtual_size:
-      description: The size that the guest sees, in bytes.
-      type: int
-    actual_size:
-      description: The bytes that the image occupies. In check mode those of the source.
-      type: int
-    backing_chain:
-      description: The image and those below it, top first.
-      type: list
-      elements: dict
     previous_path:
-      description: The image before; null if nothing changed.
+      description: The path of the old image. V(null) if nothing changed.
       type: str
     previous_format:
-      description: The format before; null if nothing changed.
+      description: The format of the old image. V(null) if nothing changed.
       type: str
     previous_actual_size:
-      description: The bytes that the old image occupied; null if nothing changed.
+      description: The bytes that the old image occupied. V(null) if nothing changed.
       type: int
     mode:
-      description: How it was converted, V(live) or V(offline); null if nothing changed.
+      description: How it was changed, V(live) or V(offline). V(null) if nothing changed.
       type: str
     verified:
       description:
-        - Whether the new image was compared with its source.
-        - Always false for a live conversion, see O(verify).
+        - Whether the new image was compared with the old one.
+        - Always false after a live conversion, see O(verify).
       type: bool
     downtime_seconds:
-      description: How long the domain was off, from the request to shut down to its start; null if it did not go off
-        and on, as in a live conversion.
+      description:
+        - How long the domain was off, from the request to shut down to its start.
+        - V(null) if it was not shut down and started again, as in a live conversion.
       type: float
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that have a source as their backing file, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the new images need, where there is less; with O(max_overcommit) the size of the disks.
+  description:
+    - The space that is needed, if less is available.
+    - If O(max_overcommit) made the task fail, the size of the disks that the task wants to be promised.
   returned: failure
   type: int
 available_bytes:
   description:
-    - The space that there is, where there is not enough, or a copy failed midway; with O(max_overcommit) what may be
-      promised to the new images.
+    - The space that is available, if more is needed.
+    - If O(max_overcommit) made the task fail, what the file system may still promise to the task.
+    - If a block job failed, what was left then.
   returned: failure
   type: int
 promised_bytes:
-  description:
-    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  description: What the file system has promised to the images on it so far, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 filesystem_bytes:
-  description: The size of the file system, where O(max_overcommit) made the task fail.
+  description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 block_jobs:
-  description: The disks on which a block job of somebody else runs, where that made the task fail.
+  description: The disks on which a block job runs, if that made the task fail.
   returned: failure
   type: list
   elements: str
 snapshots:
-  description: The snapshots that the domain, or the image, has, where they made the task fail.
+  description: The names of the snapshots that made the task fail.
   returned: failure
   type: list
   elements: str
 operation:
-  description: The other run that is at work on the disk, where that made the task fail, with its process.
+  description: The other run that is at work on the disk, with its process, if that made the task fail.
   returned: failure
   type: dict
 state:
-  description: The state of the domain, where it made the task fail.
+  description: The state of the domain, if that made the task fail.
   returned: failure
   type: str
 """

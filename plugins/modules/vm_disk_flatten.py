@@ -130,82 +130,70 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
 diff:
-  description: The backing chains before and after, and the change of the domain's definition as a unified diff, empty
-    where that names no backing files. Passwords are hidden.
+  description:
+    - What changes, before and after.
+    - The backing chains, and the definition of the domain as a unified diff. That is empty if the definition does not
+      name backing files. Passwords are hidden.
   returned: always
   type: list
   elements: dict
 disks:
-  description: The disks that the task means, in its order.
+  description:
+    - The disks that the task is about.
+    - They come in the order of the task, as they are afterwards. Each has the facts domain, target, path, format,
+      virtual_size, actual_size and backing_chain of RV(kvmops.disk.vm_disk_info#module:disks), and those below. In
+      check mode C(actual_size) is that before the change.
   returned: always
   type: list
   elements: dict
   contains:
-    domain:
-      description: The name of the domain.
-      type: str
-    target:
-      description: The name of the disk inside the domain's definition.
-      type: str
-    path:
-      description: Its image.
-      type: str
-    format:
-      description: The format of the image.
-      type: str
-    virtual_size:
-      description: The size that the guest sees, in bytes.
-      type: int
-    actual_size:
-      description: The bytes that the image occupies, afterwards. In check mode those before.
-      type: int
-    backing_chain:
-      description: The image and those below it, top first, afterwards.
-      type: list
-      elements: dict
     previous_backing_chain:
-      description: The same before; null if nothing changed.
+      description: The backing chain before. V(null) if nothing changed.
       type: list
       elements: dict
     previous_actual_size:
-      description: The bytes that the image occupied before; null if nothing changed.
+      description: The bytes that the old image occupied. V(null) if nothing changed.
       type: int
     mode:
-      description: How it was flattened, live or offline; null if nothing changed.
+      description: How it was changed, V(live) or V(offline). V(null) if nothing changed.
       type: str
     verified:
-      description: Whether the new image was compared with the old one. A block pull is not.
+      description:
+        - Whether the new image was compared with the old one.
+        - Always false after a block pull.
       type: bool
 backing_chain:
-  description: The chain of the disk, where O(base) is not in it.
+  description: The paths of the images of the chain, if O(base) is not a backing file in it.
   returned: failure
   type: list
   elements: str
 block_jobs:
-  description: The disks on which somebody else's block job runs, where that made the task fail.
+  description: The disks on which a block job runs, if that made the task fail.
   returned: failure
   type: list
   elements: str
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 interrupted:
-  description: What another module left unfinished on the domain, where that made the task fail.
+  description: What another module left unfinished on the domain, if that made the task fail.
   returned: failure
   type: dict
 required_bytes:
-  description: The space that the images need, where there is less.
+  description: The space that is needed, if less is available.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description:
+    - The space that is available, if more is needed.
+    - If a block job failed, what was left then.
   returned: failure
   type: int
 """

@@ -190,88 +190,75 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["grow vda of web from 30 GiB to 40 GiB while it runs (/var/lib/libvirt/images/web.qcow2)"]
 diff:
-  description: The size before and after, by the target of the disk.
+  description:
+    - What changes, before and after.
+    - The size, by the target of the disk.
   returned: always
   type: dict
 disks:
-  description: The disk, as the only element of a list.
+  description:
+    - The disks that the task is about.
+    - The list has one element, the disk afterwards. It has the facts domain, target, path, format, virtual_size,
+      actual_size and backing_chain of RV(kvmops.disk.vm_disk_info#module:disks), and those below. In check mode
+      C(virtual_size) is the new size, and C(actual_size) is that before the change.
   returned: always
   type: list
   elements: dict
   contains:
-    domain:
-      description: The name of the domain.
-      type: str
-    target:
-      description: The name of the disk inside the domain's definition.
-      type: str
-    path:
-      description: Its image.
-      type: str
-    format:
-      description: The format of the image.
-      type: str
-    virtual_size:
-      description: The size that the guest sees, in bytes, afterwards. In check mode what it would be.
-      type: int
-    actual_size:
-      description: The bytes that the image occupies. In check mode those before the change.
-      type: int
     previous_size:
-      description: The size before, in bytes; null if nothing changed.
+      description: The size before, in bytes. V(null) if nothing changed.
       type: int
     mode:
-      description: V(live) where the domain was on, V(offline) where it was off; null if nothing changed.
+      description: How it was changed, V(live) or V(offline). V(null) if nothing changed.
       type: str
-    backing_chain:
-      description: The image and those below it, top first, each with the facts of M(kvmops.disk.qcow2_image).
-      type: list
-      elements: dict
 virtual_size:
-  description: The size that the disk has, in bytes, where it does not fit what the task asks for.
+  description: The size that the disk has, in bytes, if it does not fit what the task asks for.
   returned: failure
   type: int
 in_use_by:
-  description: The other domains that use the image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that have this one as their backing file, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 block_jobs:
-  description: The disk, where a block job on it made the task fail.
+  description: The disks on which a block job runs, if that made the task fail.
   returned: failure
   type: list
   elements: str
 snapshots:
-  description: The snapshots that made the task fail.
+  description: The names of the snapshots that made the task fail.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the growth needs; with O(max_overcommit) what the whole disk does. Where there is less.
+  description:
+    - The space that is needed, if less is available.
+    - If O(max_overcommit) made the task fail, the size of the disks that the task wants to be promised.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is; with O(max_overcommit) what may be promised to this disk.
+  description:
+    - The space that is available, if more is needed.
+    - If O(max_overcommit) made the task fail, what the file system may still promise to the task.
   returned: failure
   type: int
 promised_bytes:
-  description:
-    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  description: What the file system has promised to the images on it so far, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 filesystem_bytes:
-  description: The size of the file system, where O(max_overcommit) made the task fail.
+  description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 """

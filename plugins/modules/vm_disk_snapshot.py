@@ -159,39 +159,45 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
 diff:
-  description: The snapshots and the images of the disks before and after, and the change of the domain's definition as
-    a unified diff. Passwords are hidden. What the definition becomes by O(state=reverted) is not known in check mode.
+  description:
+    - What changes, before and after.
+    - The snapshots, the images of the disks, and the definition of the domain as a unified diff. Passwords are hidden.
+      With O(state=reverted) the new definition is unknown in check mode.
   returned: always
   type: list
   elements: dict
 snapshots:
-  description: All snapshots of the domain, afterwards.
+  description:
+    - The snapshots afterwards. In check mode, as they would be.
+    - All snapshots of the domain.
   returned: always
   type: list
   elements: dict
   contains:
     name:
-      description: Its name.
+      description: The name.
       type: str
     date:
-      description: When it was taken; null for one that would be taken.
+      description: When it was taken, in ISO 8601. V(null) for a snapshot that would be taken in check mode.
       type: str
     state:
-      description: C(disk-snapshot) where the domain ran, C(shutoff) where it was off; others for snapshots with memory.
+      description:
+        - The state of the domain when it was taken. C(disk-snapshot) if the domain ran, C(shutoff) if it was off. A
+          snapshot with memory has another state.
       type: str
     parent:
-      description: The snapshot that it was taken after; null for a first one.
+      description: The snapshot that it was taken after. V(null) for a first one.
       type: str
     current:
-      description: Whether it is the one that the domain goes on from.
+      description: Whether it is the snapshot that the domain continues from.
       type: bool
     external:
-      description: Whether it is one of disks alone, in files of their own.
+      description: Whether it holds only disks, in files of their own.
       type: bool
     disks:
       description: Its disks that have an overlay.
@@ -199,99 +205,90 @@ snapshots:
       elements: dict
       contains:
         target:
-          description: The name of the disk inside the domain's definition.
+          description: The name of the disk in the definition of the domain, such as V(vda).
           type: str
         overlay:
-          description: The image that the guest went on with.
+          description: The image that the guest continued with.
           type: str
         format:
-          description: The format of the overlay.
+          description:
+            - The format of its image.
+            - This is the format of the overlay.
           type: str
         backing_file:
-          description: The image that it has kept as it was.
+          description:
+            - The image below its image. V(null) if there is none.
+            - This is the image that the snapshot has kept as it was.
           type: str
         backing_format:
-          description: The format of that.
+          description: The format of the image below.
           type: str
 removed:
-  description: The names of the snapshots that were merged back, or would be in check mode.
+  description:
+    - What was removed, or would be removed in check mode.
+    - The names of snapshots, which were merged back.
   returned: always
   type: list
   elements: str
 quiesced:
-  description: Whether the file systems of the guest were frozen while the snapshot was taken; null where none was
-    taken, or the domain is off.
+  description:
+    - Whether the file systems of the guest were frozen while the snapshot was taken.
+    - V(null) if no snapshot was taken, or the domain is off.
   returned: always
   type: bool
 disks:
-  description: The disks of the snapshots that the task is about, afterwards.
+  description:
+    - The disks that the task is about.
+    - These are the disks of its snapshots, as they are afterwards. Each has the facts domain, target, path, format,
+      virtual_size, actual_size and backing_chain of RV(kvmops.disk.vm_disk_info#module:disks), and those below. The
+      sizes are V(null) for an image that would be made. The chain ends at an image that is missing.
   returned: always
   type: list
   elements: dict
   contains:
-    domain:
-      description: The name of the domain.
-      type: str
-    target:
-      description: The name of the disk inside the domain's definition.
-      type: str
-    path:
-      description: Its image.
-      type: str
-    format:
-      description: The format of the image.
-      type: str
     backing_file:
-      description: What is below it; null where nothing is.
+      description: The image below its image. V(null) if there is none.
       type: str
     backing_format:
-      description: The format of that.
+      description: The format of the image below.
       type: str
-    virtual_size:
-      description: The size that the guest sees, in bytes; null for an image that would be made.
-      type: int
-    actual_size:
-      description: The bytes that the image occupies; null for an image that would be made.
-      type: int
-    backing_chain:
-      description: The image and those below it, top first, as far as they are there.
-      type: list
-      elements: dict
 snapshot_disks:
-  description: The disks of the snapshot that exists, where it is of others.
+  description: The disks of the existing snapshot, if it has other disks than the task asks for.
   returned: failure
   type: list
   elements: str
 block_jobs:
-  description: The disks on which somebody else's block job runs, where that made the task fail.
+  description: The disks on which a block job runs, if that made the task fail.
   returned: failure
   type: list
   elements: str
 dependents:
-  description: The images that read one which would be written or removed, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 interrupted:
-  description: What another module left unfinished on the domain, where that made the task fail.
+  description: What another module left unfinished on the domain, if that made the task fail.
   returned: failure
   type: dict
 libvirt_version:
-  description: The version of libvirt, major and minor, where it is too old to go back to a snapshot.
+  description: The version of libvirt, major and minor, if it is too old to revert to a snapshot.
   returned: failure
   type: list
   elements: int
 required_bytes:
-  description: The space that the images need, where there is less.
+  description: The space that is needed, if less is available.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description:
+    - The space that is available, if more is needed.
+    - If a block job failed, what was left then.
   returned: failure
   type: int
 """

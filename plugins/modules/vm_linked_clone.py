@@ -279,7 +279,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, clone by clone.
+  description:
+    - What was done, in order. In check mode, what would be done.
+    - Clone by clone.
   returned: always
   type: list
   elements: str
@@ -287,13 +289,15 @@ actions:
     - make /images/web.qcow2 of 10 GiB over /images/debian12.qcow2
     - define web as a clone of debian12
 diff:
-  description: The clones before and after. In diff mode also the definition of each new one, as a unified diff from
-    that of its source; passwords are hidden.
+  description:
+    - What changes, before and after.
+    - The clones. In diff mode also the definition of each new clone, as a unified diff from that of its
+      source. Passwords are hidden.
   returned: always
   type: list
   elements: dict
 clones:
-  description: The clones, in the order of the task. Where the task failed, those that are as wanted.
+  description: The clones, in the order of the task. If the task failed, those that are as wanted.
   returned: always
   type: list
   elements: dict
@@ -302,62 +306,64 @@ clones:
       description: The name of the domain.
       type: str
     uuid:
-      description: Its UUID; null where it is not known yet, in check mode, or there was no such domain.
+      description: Its UUID. V(null) if it is unknown in check mode, or if there was no such domain.
       type: str
     macs:
       description: The MAC addresses of its network interfaces, in their order.
       type: list
       elements: str
     nvram:
-      description: The file with its UEFI variables; null where it has none. Not with O(state=absent).
+      description: The file with its UEFI variables. V(null) if it has none. Left out with O(state=absent).
       type: str
     seed:
-      description: The file in the drive for its seed; null where it has none. Not with O(state=absent).
+      description: The file in the drive for its seed. V(null) if it has none. Left out with O(state=absent).
       type: str
     disks:
-      description: Its own disks, without those that it has in common with its source.
+      description: Its own disks, without those that it shares with its source.
       type: list
       elements: dict
       contains:
         target:
-          description: The name of the disk inside the definition.
+          description: The name of the disk in the definition of the domain, such as V(vda).
           type: str
         path:
-          description: Its image.
+          description: The path of its image.
           type: str
         format:
-          description: The format of the image. Not with O(state=absent).
+          description:
+            - The format of its image.
+            - Left out with O(state=absent).
           type: str
         backing_file:
-          description: The backing file of the image; null where it has none. With O(state=absent) the image that it
-            was made from.
+          description:
+            - The image below its image. V(null) if there is none.
+            - With O(state=absent), the image that it was made from.
           type: str
     identity:
-      description: What was changed in its definition, if it was made now, each with what it was and what it is.
-        Not with O(state=absent).
+      description: What the definition has of its own, if the clone was made now. Left out with O(state=absent).
       type: list
       elements: dict
       contains:
         what:
-          description: The thing that was changed, such as V(interface 0 mac).
+          description: The thing that differs from the source, such as V(interface 0 mac).
           type: str
         before:
-          description: What the source has; null for nothing.
+          description: What the source has. V(null) for nothing.
           type: str
         after:
-          description: What the clone has; null for nothing, which libvirt then chooses where it has to be there.
+          description: What the clone has. V(null) for nothing; libvirt chooses a value if one is needed.
           type: str
     shared:
-      description: What it has in common with its source though only one running domain can have it. Not with
-        O(state=absent).
+      description:
+        - What it shares with its source although only one running domain can have it. Left out with O(state=absent).
       type: list
       elements: str
     kept:
-      description: Images of it that this module did not make, and left where they are. Only with O(state=absent).
+      description: Images of it that this module did not make, and left in place. Only with O(state=absent).
       type: list
       elements: str
     changed:
-      description: Whether something was done about it now. It was made, given its seed, started, or removed.
+      description: Whether this run changed it. It was made, given its seed, started, or removed.
       type: bool
 failed_clones:
   description: The clones that are not as wanted, each with its C(name), the reason as C(msg), and further facts such as
@@ -366,12 +372,12 @@ failed_clones:
   type: list
   elements: dict
 in_use_by:
-  description: The domains that use what is to be cloned, or removed, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 snapshots:
-  description: The snapshots of the source, where they made the task fail.
+  description: The names of the snapshots that made the task fail.
   returned: failure
   type: list
   elements: str
