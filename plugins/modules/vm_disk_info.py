@@ -14,7 +14,7 @@ author:
   - kvmops.disk contributors (@kvmops)
 description:
   - Returns the disks of all domains of a libvirt connection, or of the named ones, with their formats, sizes and
-    backing chains, whether the domains run or not.
+    backing chains. The domains may be running or off.
   - The format of a disk is the one that the domain's definition says. It is never guessed from the content.
 extends_documentation_fragment:
   - kvmops.disk.libvirt
@@ -25,7 +25,7 @@ extends_documentation_fragment:
 options:
   names:
     description:
-      - Names or UUIDs of the domains; all domains if left out.
+      - Names or UUIDs of the domains. The default is all domains.
     type: list
     elements: str
     aliases: [name]
@@ -129,7 +129,7 @@ disks:
         - The next run of M(kvmops.disk.vm_disk_convert) finishes or reverts it, whatever the format is by then.
       type: bool
     problem:
-      description: Why the image or its chain cannot be read, or why the domain does not answer. V(null) if all is well.
+      description: Why the image or its chain is unreadable, or why the domain does not answer. V(null) if all is well.
       type: str
 """
 
