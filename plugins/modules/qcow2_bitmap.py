@@ -183,10 +183,11 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._bitmaps import STATES
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SECRET_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._managed_bitmaps import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import IMAGE_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import STATES
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import IMAGE_SPEC
 
 
 def main() -> None:
@@ -203,7 +204,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

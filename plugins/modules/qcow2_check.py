@@ -150,10 +150,11 @@ in_use_by:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._checked_image import check
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SECRET_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import DEPENDENTS_SPEC, IMAGE_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import DEPENDENTS_SPEC, IMAGE_SPEC
 
 
 def main() -> None:
@@ -167,7 +168,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, check)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -206,15 +206,16 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._commit import BASE_FORMATS, ENDS, OVERLAYS
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import OPENING_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._managed_commit import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import BASE_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import OPENING_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import ENDS, OVERLAYS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     DEPENDENTS_SPEC,
     IMAGE_SPEC,
     PROGRESS_SPEC,
     TRUST_SPEC,
-    run,
 )
 
 
@@ -236,7 +237,7 @@ def main() -> None:
         mutually_exclusive=[("overlay", "remove")],
         supports_check_mode=True,
     )
-    run(module, manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

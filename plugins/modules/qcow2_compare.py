@@ -137,10 +137,11 @@ in_use_by:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._comparison import compare
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import OPENING_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import IMAGE_SPEC, PROGRESS_SPEC, TRUST_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import OPENING_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import IMAGE_SPEC, PROGRESS_SPEC, TRUST_SPEC
 
 
 def main() -> None:
@@ -158,7 +159,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, compare)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -415,11 +415,12 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import NEW_SPEC, OPENING_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._image_conversion import convert
-from ansible_collections.kvmops.disk.plugins.module_utils._image_convert import UPDATES
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import NEW_SPEC, OPENING_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import UPDATES
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
@@ -428,7 +429,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     SEARCH_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
 
 
@@ -464,7 +464,7 @@ def main() -> None:
         add_file_common_args=True,
         supports_check_mode=True,
     )
-    run(module, convert)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -419,10 +419,12 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import ENCRYPTION_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._managed_image import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import REBASES
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import ENCRYPTION_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     DEPENDENTS_SPEC,
@@ -430,9 +432,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     QCOW2_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._rebase import REBASES
 
 
 def main() -> None:
@@ -459,7 +459,7 @@ def main() -> None:
         add_file_common_args=True,
         supports_check_mode=True,
     )
-    run(module, manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

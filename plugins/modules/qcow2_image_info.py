@@ -281,9 +281,10 @@ failures:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._described_images import describe
-from ansible_collections.kvmops.disk.plugins.module_utils._layout import FORMATS, READ_ONLY_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._module import SEARCH_SPEC, TRUST_SPEC, URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import SEARCH_SPEC, TRUST_SPEC, URI_SPEC
 
 
 def main() -> None:
@@ -304,7 +305,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, describe)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

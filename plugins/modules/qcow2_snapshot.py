@@ -189,9 +189,10 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._encrypting import SECRET_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._managed_snapshots import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import DEPENDENTS_SPEC, IMAGE_SPEC, SNAPSHOT_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import DEPENDENTS_SPEC, IMAGE_SPEC, SNAPSHOT_SPEC
 
 
 def main() -> None:
@@ -206,7 +207,7 @@ def main() -> None:
         required_one_of=[("snapshot", "keep")],
         supports_check_mode=True,
     )
-    run(module, manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

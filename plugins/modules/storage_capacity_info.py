@@ -215,8 +215,9 @@ failures:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._module import URI_SPEC, run
-from ansible_collections.kvmops.disk.plugins.module_utils._storage import gather
+from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import URI_SPEC
 
 
 def main() -> None:
@@ -231,7 +232,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, gather)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

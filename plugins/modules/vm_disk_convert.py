@@ -337,9 +337,8 @@ state:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._convert import DISK_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_conversion import convert
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
@@ -347,8 +346,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     SEARCH_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import DISK_FORMATS
 
 
 def main() -> None:
@@ -383,7 +383,7 @@ def main() -> None:
         required_one_of=[("disk", "disks")],
         supports_check_mode=True,
     )
-    run(module, convert)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -202,8 +202,9 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_flatten import flatten
-from ansible_collections.kvmops.disk.plugins.module_utils._module import PROGRESS_SPEC, TRUST_SPEC, URI_SPEC, run
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import PROGRESS_SPEC, TRUST_SPEC, URI_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.task import run
 
 
 def main() -> None:
@@ -225,7 +226,7 @@ def main() -> None:
         required_one_of=[("disk", "disks")],
         supports_check_mode=True,
     )
-    run(module, flatten)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

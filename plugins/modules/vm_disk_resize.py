@@ -266,16 +266,16 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_resize import resize
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     DEPENDENTS_SPEC,
     OVERCOMMIT_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.task import run
 
 
 def main() -> None:
@@ -296,7 +296,7 @@ def main() -> None:
         mutually_exclusive=ALLOCATION_EXCLUSIVE,
         supports_check_mode=True,
     )
-    run(module, resize)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

@@ -295,15 +295,15 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._domain_snapshots import manage
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     PROGRESS_SPEC,
     SEARCH_SPEC,
     SNAPSHOT_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.task import run
 
 
 def main() -> None:
@@ -322,7 +322,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

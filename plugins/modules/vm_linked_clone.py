@@ -386,8 +386,8 @@ snapshots:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils import _domain_clone, _domain_rebase, _domain_unclone
-from ansible_collections.kvmops.disk.plugins.module_utils._module import (
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
@@ -395,8 +395,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._module import (
     SEARCH_SPEC,
     TRUST_SPEC,
     URI_SPEC,
-    run,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.task import run
 
 CLONE_SPEC = {
     "name": {"type": "str", "required": True},
@@ -446,9 +446,7 @@ def main() -> None:
         mutually_exclusive=ALLOCATION_EXCLUSIVE,
         supports_check_mode=True,
     )
-    if module.params["rebase_to"] is not None:
-        run(module, _domain_rebase.manage)
-    run(module, _domain_unclone.manage if module.params["state"] == "absent" else _domain_clone.manage)
+    run_module(module, run)
 
 
 if __name__ == "__main__":

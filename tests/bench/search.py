@@ -32,8 +32,9 @@ def search(hv: Hypervisor) -> Row:
     Beside it the headers of all of them are read, and libvirt is asked for its pools and for the definition of each
     domain. Neither side starts Python or connects to libvirt.
     """
-    from ansible_collections.kvmops.disk.plugins.module_utils import _dependents, _usage
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import Hypervisor as Libvirt
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor as Libvirt
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
     directory = hv.images / "clones"
     base = _clones(directory)
@@ -43,7 +44,7 @@ def search(hv: Hypervisor) -> Row:
     connection = Libvirt.connect(hv.uri)
 
     def ours() -> None:
-        users = _usage.domain_users(connection)
+        users = _users.domain_users(connection)
         directories = _dependents.directories_to_search([str(base)], [str(directory)], connection)
         if len(_dependents.of(str(base), directories, users)) != CLONES:
             raise RuntimeError("not all clones were found")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _base
+from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from faults.injection import killed_at
 from integration.image_tools import MIB, NOBODY, create, overlay, qemu_io
 from lab import Disk, Hypervisor, run_module
@@ -35,7 +35,7 @@ class Place:
             path.unlink(missing_ok=True)
             overlay(path, str(self.base))
             qemu_io(path, "write -P 7 0 64k")
-        _base.protect(str(self.base), [str(path) for path in paths])
+        _base_note.protect(str(self.base), [str(path) for path in paths])
         assert self.mode() == 0o444
 
     def domain(self, path: Path) -> str:
@@ -46,12 +46,12 @@ class Place:
         return self.base.stat().st_mode & 0o7777
 
     def noted(self) -> list[str]:
-        note = _base.look(str(self.base))
+        note = _base_note.look(str(self.base))
         assert note is not None
         return sorted(Path(path).name for path in note.overlays)
 
     def is_free(self) -> bool:
-        note = _base.look(str(self.base))
+        note = _base_note.look(str(self.base))
         return self.mode() == 0o664 and note is not None and note.unused_since is not None
 
 
@@ -148,7 +148,7 @@ def test_killed_right_before_the_next_run_does(place: Place, way: Way, point: st
     params = {**asked, "uri": place.uri}
     killed_at(point, params, module=module)
     assert place.mode() == 0o444
-    assert not _base.reads(str(place.directory / "last"), str(place.base)), "the work itself was done"
+    assert not _base_note.reads(str(place.directory / "last"), str(place.base)), "the work itself was done"
     again = run_module(module, params)
     assert again.get("changed"), again
     assert place.is_free()

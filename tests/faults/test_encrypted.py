@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from faults.injection import killed_at
 from faults.write_log import replay, writes_of
 from integration.encrypted import QUICK, content, encryption, is_sound, opens, write

@@ -24,7 +24,7 @@ from scene import content, definition, disk_of, is_running, leftovers, make_imag
 
 #: Seconds that a run waits for an answer here.
 PATIENCE = 1
-IMPATIENT = json.dumps({"_libvirt_binding": {"PATIENCE": PATIENCE, "AT_ONCE": 1, "KEEPALIVE": [1, 2]}})
+IMPATIENT = json.dumps({"_libvirt.binding": {"PATIENCE": PATIENCE, "AT_ONCE": 1, "KEEPALIVE": [1, 2]}})
 ASKS_FOR: dict[str, dict[str, Any]] = {
     "vm_disk_convert": {"disk": "vda", "format": "raw"},
     "vm_disk_resize": {"disk": "vda", "size": "16M"},

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _leftovers, _recover
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from faults.injection import environment
 from faults.write_log import Write, replay, writes_of
 from integration.image_tools import (
@@ -125,7 +126,7 @@ def test_a_death_after_any_write_is_repaired_and_costs_no_content(verb: str, opt
         path = scene.after(count)
         left = _leftovers.look_for(str(path), "qcow2", scene.record())
         seen.add(check(path))
-        for step in _recover.settle(left, QemuImg.find(), finishing=_leftovers.REVERT):
+        for step in _settle.settle(left, QemuImg.find(), finishing=_leftovers.REVERT):
             step.do()
         assert check(path) == "good"
         half = left.half_reverted is not None

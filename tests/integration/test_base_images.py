@@ -15,7 +15,7 @@ from typing import Any
 
 import libvirt
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _base
+from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from integration.damage import leak
 from integration.image_tools import MIB, NOBODY, create, overlay, qemu_img, qemu_io
 from lab import Disk, Hypervisor, run_module, tree_state
@@ -117,7 +117,7 @@ def in_a_named_directory(place: Place) -> None:
 
 def where_it_is_noted(place: Place) -> None:
     for base, path in zip(place.bases, place.overlays("far")):
-        _base.protect(str(base), [str(path)])
+        _base_note.protect(str(base), [str(path)])
 
 
 def in_a_pool(place: Place, *, active: bool = True) -> None:
@@ -234,7 +234,7 @@ def test_no_snapshot_is_merged_into_a_base_with_another_overlay(place: Place, ar
 
 
 def test_every_module_that_writes_images_is_asked() -> None:
-    assert {module for module, _base, _params in WRITES} | READS_ONLY | KEEPS_CONTENT | MERGES == {*MODULES}
+    assert {module for module, _base_note, _params in WRITES} | READS_ONLY | KEEPS_CONTENT | MERGES == {*MODULES}
 
 
 @pytest.mark.parametrize("row", range(len(WRITES)))

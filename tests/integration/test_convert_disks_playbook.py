@@ -15,7 +15,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._record_xml import Record, RecordedDisk, record_to_xml
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, record_to_xml
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from scene import RECORD, content, disk_of, is_running, leftovers, make_image, unchanged

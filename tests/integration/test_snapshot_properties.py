@@ -13,7 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils import _mapping, _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import mapping as _mapping
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from integration.image_tools import KIB, content, create, info, qemu_img, qemu_io

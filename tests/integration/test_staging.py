@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ansible_collections.kvmops.disk.plugins.module_utils import _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 
 
 def test_a_new_file_gets_the_owner_that_its_model_has_at_rest_without_libvirts_bookkeeping(tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The house has floors, and each outside world one door. A new file of module_utils gets its place here."""
+"""The house has floors, which are folders, and each wing stages, which are the first words of its files' names.
+
+A folder imports only from floors below its own, a file of a wing only from stages before its own, and each outside
+world has one door. A wing is a folder named after its module, and stands on the top floor.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -15,195 +20,141 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "plugins"
+HOUSE = PLUGINS / "module_utils"
 LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils"
 
+GROUND = ""  # the files beside the folders
 FLOORS = (
-    {"_block_nodes", "_errors", "_file_copy", "_parallel", "_ranges", "_size"},
-    {
-        *("_clone_xml", "_domain_identity", "_domain_xml", "_record_xml", "_snapshot_xml", "_xml"),
-        *("_libvirt", "_libvirt_binding", "_libvirt_domain"),
-        *("_formats", "_mapping", "_mounts", "_process", "_progress", "_qcow2", "_qcow2_bitmaps", "_qemu_img"),
-        *("_extents", "_qemu_img_keys", "_qemu_img_run", "_qemu_nbd", "_references", "_secrets"),
-    },
-    {
-        *("_base", "_block_device", "_block_job", "_capacity", "_dependents", "_domain", "_file_set", "_image"),
-        "_layout",
-        *("_leftovers", "_lock", "_passage", "_promises", "_staging", "_ties", "_usage"),
-    },
-    {
-        *("_clone", "_clone_existing", "_clone_facts", "_clone_keep", "_clone_make", "_clone_rebase"),
-        *("_clone_remove", "_clone_seed"),
-        *("_changeable", "_clone_source", "_clone_survey", "_disk_chain", "_hands"),
-        *("_bitmaps", "_commit", "_convert", "_create", "_live", "_offline", "_plan"),
-        *("_reconcile", "_records", "_recover", "_remove", "_shutdown"),
-        *("_encrypting", "_encryption", "_exchange", "_rebase", "_rebase_survey", "_rebasing"),
-        *("_flatten", "_flatten_left", "_flatten_live", "_flatten_offline", "_flatten_survey"),
-        *("_vm_snapshot", "_vm_snapshot_left", "_vm_snapshot_merge", "_vm_snapshot_removal"),
-        *("_vm_snapshot_revert", "_vm_snapshot_survey", "_vm_snapshot_take"),
-        *("_image_convert", "_repair", "_resize", "_snapshots", "_survey", "_transcode", "_trust", "_unfinished"),
-    },
-    {"_module"},
-    {"_clone_wish", "_in_place", "_several"},
-    {
-        *("_checked_image", "_comparison", "_domain_clone", "_domain_conversion", "_domain_flatten", "_domain_resize"),
-        *("_described_images", "_domain_rebase", "_domain_snapshots", "_domain_task", "_domain_unclone"),
-        "_image_conversion",
-        *(
-            "_commit_survey",
-            "_managed_bitmaps",
-            "_managed_commit",
-            "_managed_image",
-            "_managed_snapshots",
-            "_storage",
-            "_surroundings",
-        ),
-    },
+    {GROUND},
+    {"_host", "_qemu", "_formats", "_xml", "_libvirt"},
+    {"_files", "_image"},
+    {"_usage", "_recovery"},
+    {"_capacity"},
+    {"_content"},
+    {"_domain"},
+    {"_task"},
 )
+STAGES = ("wish", "decision", "leftovers", "survey", "work", "result", "task")
 
-# Who may use whom on the same floor; everybody else looks only down.
-NEIGHBOURS = {
-    "_file_copy": {"_errors"},
-    "_size": {"_errors"},
-    "_capacity": {"_lock", "_promises", "_usage"},
-    "_clone_xml": {"_domain_identity", "_domain_xml", "_record_xml", "_xml"},
-    "_domain_identity": {"_xml"},
-    "_domain_xml": {"_xml"},
-    "_libvirt": {"_libvirt_binding", "_libvirt_domain"},
-    "_libvirt_domain": {"_libvirt_binding"},
-    "_record_xml": {"_xml"},
-    "_snapshot_xml": {"_domain_xml", "_xml"},
-    "_formats": {"_qcow2"},
-    "_qemu_img": {"_qemu_img_keys", "_qemu_img_run", "_qemu_nbd", "_secrets"},
-    "_qemu_img_keys": {"_qemu_img_run", "_secrets"},
-    "_qemu_img_run": {"_process", "_secrets"},
-    "_qemu_nbd": {"_process"},
-    "_references": {"_formats", "_qcow2"},
-    "_base": {"_lock", "_staging"},
-    "_block_job": {"_capacity"},
-    "_dependents": {"_base", "_usage"},
-    "_domain": {"_usage"},
-    "_file_set": {"_base", "_staging"},
-    "_layout": {"_image"},
-    "_leftovers": {"_file_set", "_lock", "_staging"},
-    "_mapping": {"_qcow2"},
-    "_qcow2_bitmaps": {"_formats", "_qcow2"},
-    "_promises": {"_base", "_image", "_usage"},
-    "_staging": {"_lock"},
-    "_ties": {"_base", "_lock"},
-    "_usage": {"_image"},
-    "_bitmaps": {"_plan"},
-    "_commit": {"_plan", "_trust"},
-    "_clone_existing": {"_clone", "_clone_source"},
-    "_clone_facts": {"_clone_existing", "_clone_make", "_clone_seed", "_clone_source"},
-    "_clone_keep": {"_clone", "_clone_existing", "_clone_seed", "_plan"},
-    "_clone_make": {"_clone", "_clone_source", "_create", "_plan", "_records", "_transcode"},
-    "_clone_rebase": {"_clone", "_clone_source", "_create", "_rebase"},
-    "_clone_remove": {"_clone_existing", "_plan"},
-    "_clone_source": {"_clone", "_create"},
-    "_clone_survey": {"_clone", "_clone_make", "_clone_source", "_create", "_disk_chain"},
-    "_convert": {"_changeable", "_transcode"},
-    "_create": {"_encryption", "_plan"},
-    "_disk_chain": {"_trust"},
-    "_encrypting": {"_encryption", "_plan"},
-    "_flatten": {"_changeable", "_disk_chain"},
-    "_flatten_left": {"_flatten", "_plan", "_records"},
-    "_flatten_live": {"_flatten", "_flatten_left", "_hands", "_plan"},
-    "_flatten_offline": {"_create", "_exchange", "_flatten", "_flatten_live", "_hands", "_plan", "_records"},
-    "_flatten_survey": {"_disk_chain", "_flatten"},
-    "_hands": {"_records"},
-    "_image_convert": {"_create", "_encryption", "_transcode", "_trust"},
-    "_live": {"_convert", "_create", "_hands", "_plan", "_records"},
-    "_offline": {"_convert", "_hands", "_plan", "_records", "_shutdown", "_transcode"},
-    "_rebase": {"_create"},
-    "_rebase_survey": {"_create", "_encrypting", "_rebase"},
-    "_rebasing": {"_encryption", "_exchange", "_plan", "_rebase"},
-    "_reconcile": {"_create", "_encryption", "_plan"},
-    "_records": {"_plan"},
-    "_recover": {"_plan", "_repair"},
-    "_remove": {"_plan"},
-    "_repair": {"_plan"},
-    "_resize": {"_plan"},
-    "_transcode": {"_create", "_encryption"},
-    "_snapshots": {"_plan", "_trust"},
-    "_survey": {"_convert", "_create", "_disk_chain"},
-    "_shutdown": {"_records"},
-    "_unfinished": {"_convert", "_plan", "_records", "_shutdown"},
-    "_vm_snapshot": {"_changeable"},
-    "_vm_snapshot_left": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_merge"},
-    "_vm_snapshot_merge": {"_hands", "_plan", "_vm_snapshot", "_vm_snapshot_removal"},
-    "_vm_snapshot_removal": {"_vm_snapshot"},
-    "_vm_snapshot_revert": {"_plan", "_records", "_vm_snapshot", "_vm_snapshot_left"},
-    "_vm_snapshot_survey": {"_commit", "_trust", "_vm_snapshot", "_vm_snapshot_left", "_vm_snapshot_removal"},
-    "_vm_snapshot_take": {"_hands", "_plan", "_records", "_vm_snapshot"},
-    "_comparison": {"_surroundings"},
-    "_domain_conversion": {"_domain_task"},
-    "_domain_flatten": {"_domain_task"},
-    "_domain_snapshots": {"_domain_task"},
-    "_described_images": {"_surroundings"},
-    "_domain_clone": {"_surroundings"},
-    "_domain_rebase": {"_surroundings"},
-    "_managed_commit": {"_commit_survey"},
-    "_image_conversion": {"_surroundings"},
+# The way into each outside world, and what else reaches it without one.
+DOORS = {"libvirt": "_libvirt/binding", "lxml": "_xml/document", "subprocess": "_qemu/process"}
+PURE = {"wish", "decision"}
+OUTSIDE = {"_host", "_qemu", "_libvirt"}
+TOUCHES = {
+    "exists",
+    "lexists",
+    "isfile",
+    "isdir",
+    "islink",
+    "ismount",
+    "realpath",
+    "samefile",
+    "getsize",
+    "getmtime",
+} | {
+    *("stat", "lstat", "open", "access", "listdir", "scandir", "walk", "readlink", "unlink", "remove", "rename"),
+    *("link", "replace", "symlink", "mkdir", "makedirs", "rmdir", "chmod", "chown", "statvfs", "utime"),
 }
 
-DOORS = {"libvirt": "_libvirt_binding", "lxml": "_xml", "subprocess": "_process"}
-
-FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
-LIBRARY_FILES = sorted((PLUGINS / "module_utils").rglob("*.py"))
+MODULES = sorted(path.stem for path in (PLUGINS / "modules").glob("*.py"))
+WINGS = {f"_{name}" for name in MODULES}
+FLOOR_OF = {name: number for number, names in enumerate((*FLOORS, WINGS)) for name in names}
+LIBRARY_FILES = sorted(HOUSE.rglob("*.py"))
+WING_FILES = [path for path in LIBRARY_FILES if path.parent.name in WINGS]
 PLUGIN_FILES = sorted(PLUGINS.rglob("*.py"))
 PYTHON_FILES = sorted([*PLUGIN_FILES, *(ROOT / "tests").rglob("*.py")])
-MODULES = sorted(path.stem for path in (PLUGINS / "modules").glob("*.py"))
 
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def room(path: Path) -> str:
+    """The folder that a library file stands in."""
+    return str(path.parent.relative_to(HOUSE)) if path.parent != HOUSE else GROUND
+
+
+def stage(path: Path) -> str:
+    return path.stem.split("_")[0]
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Dotted names of what a file imports; for `from x import y` both x and x.y."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            source = f"{LIBRARY}{'.' + node.module if node.module else ''}" if node.level else str(node.module)
-            yield source
-            yield from (f"{source}.{alias.name}" for alias in node.names)
+            assert not node.level, f"{relative(path)} imports by a relative name"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def library_imports(path: Path) -> set[str]:
-    """Names of the module_utils files that a file imports."""
+def library_imports(path: Path) -> set[Path]:
+    """The library files that a file imports."""
     prefix = LIBRARY + "."
-    found = {name[len(prefix) :].split(".")[0] for name in imports(path) if name.startswith(prefix)}
-    return {name for name in found if (PLUGINS / "module_utils" / f"{name}.py").exists()}
+    names = {name[len(prefix) :].replace(".", "/") for name in imports(path) if name.startswith(prefix)}
+    return {file for name in names if (file := HOUSE / f"{name}.py").is_file()}
+
+
+def touched(path: Path) -> set[str]:
+    """What a file calls that looks at the file system or changes it."""
+    calls = [node.func for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+    of_os = {
+        call.attr
+        for call in calls
+        if isinstance(call, ast.Attribute) and ast.unparse(call.value) in ("os", "os.path", "shutil", "glob")
+    }
+    return (of_os & TOUCHES) | {call.id for call in calls if isinstance(call, ast.Name) and call.id == "open"}
 
 
 def test_there_is_something_to_check() -> None:
     assert LIBRARY_FILES
+    assert WING_FILES
+
+
+def test_every_module_has_a_wing_with_a_task() -> None:
+    assert [name for name in MODULES if not list((HOUSE / f"_{name}").glob("task*.py"))] == []
 
 
 @pytest.mark.parametrize("path", LIBRARY_FILES, ids=relative)
-def test_a_library_file_has_a_floor_and_is_private(path: Path) -> None:
-    assert path.name.startswith("_"), "what is in module_utils is private: its name starts with _"
-    assert path.stem in FLOOR_OF, f"{path.stem} has no floor: add it to FLOORS"
+def test_a_library_file_stands_in_a_room_of_the_house(path: Path) -> None:
+    assert room(path) in FLOOR_OF, f"{room(path)} is neither a floor nor the wing of a module"
+    assert room(path) != GROUND or path.name.startswith("_"), "what is in module_utils is private"
 
 
 @pytest.mark.parametrize("path", LIBRARY_FILES, ids=relative)
 def test_a_library_file_imports_only_from_floors_below(path: Path) -> None:
-    here = path.stem
-    below = {name for names in FLOORS[: FLOOR_OF.get(here, 0)] for name in names}
-    wrong = library_imports(path) - below - NEIGHBOURS.get(here, set())
-    assert not wrong, f"{here} must not import {', '.join(sorted(wrong))}"
+    here = FLOOR_OF[room(path)]
+    wrong = {one for one in library_imports(path) if room(one) != room(path) and FLOOR_OF[room(one)] >= here}
+    assert not wrong, f"{relative(path)} must not import {', '.join(sorted(map(relative, wrong)))}"
 
 
-def test_neighbours_share_a_floor_and_lean_one_way() -> None:
-    assert all(FLOOR_OF[user] == FLOOR_OF[one] for user, used in NEIGHBOURS.items() for one in used)
-    TopologicalSorter(NEIGHBOURS).prepare()
+@pytest.mark.parametrize("path", WING_FILES, ids=relative)
+def test_a_file_of_a_wing_has_a_stage_and_imports_only_from_earlier_ones(path: Path) -> None:
+    assert stage(path) in STAGES, f"{stage(path)} is no stage of a wing"
+    here = STAGES.index(stage(path))
+    wrong = {one for one in library_imports(path) if room(one) == room(path) and STAGES.index(stage(one)) > here}
+    assert not wrong, f"{relative(path)} must not import {', '.join(sorted(map(relative, wrong)))}"
+
+
+@pytest.mark.parametrize("path", [path for path in WING_FILES if stage(path) in PURE], ids=relative)
+def test_a_wish_and_a_decision_look_at_nothing(path: Path) -> None:
+    assert {relative(one) for one in library_imports(path) if room(one) in OUTSIDE} == set(), "it imports a door"
+    assert touched(path) == set(), "it touches the file system"
+
+
+def test_there_is_no_circle() -> None:
+    TopologicalSorter({path: library_imports(path) for path in LIBRARY_FILES}).prepare()
 
 
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=relative)
 def test_each_outside_world_has_one_door(path: Path) -> None:
     worlds = {name.split(".")[0] for name in imports(path)}
-    wrong = {world for world, door in DOORS.items() if world in worlds and path.stem != door}
+    wrong = {world for world, door in DOORS.items() if world in worlds and path != HOUSE / f"{door}.py"}
     assert not wrong, f"{relative(path)} must go through " + ", ".join(f"{DOORS[world]}.py" for world in wrong)
 
 
@@ -213,6 +164,14 @@ def test_a_python_file_says_whose_it_is(path: Path) -> None:
     head = text[:600]
     assert not text or "SPDX-License-Identifier: GPL-3.0-or-later" in head
     assert not text or "Copyright: kvmops.disk contributors" in head.replace("Copyright (c) ", "Copyright: ")
+
+
+def test_the_picture_of_the_house_is_true() -> None:
+    drawing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```mermaid", 1)[1].split("```", 1)[0]
+    drawn = [set(re.findall(r"^\s+(_\w+)\[", floor, re.MULTILINE)) for floor in drawing.split("subgraph")[1:]]
+    assert drawn == [set(), *FLOORS[1:], set()]
+    stairs = " --> ".join(["ground", *(f"floor{number}" for number in range(1, len(drawn)))])
+    assert re.findall(r"\w+ --> .*", drawing) == [stairs]
 
 
 def test_every_module_is_in_the_action_group() -> None:

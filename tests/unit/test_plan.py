@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted
-from ansible_collections.kvmops.disk.plugins.module_utils._module import whole_story
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._task.run import whole_story
 
 
 class Diary:

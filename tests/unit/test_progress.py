@@ -21,7 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._progress import (
     rate,
     seconds_left,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.plugin_utils._progress_lines import Lines, duration, speed
 
 GIB = 1 << 30

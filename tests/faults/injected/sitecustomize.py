@@ -6,7 +6,7 @@
 A point is "NAME COUNT": the moment before the COUNTth call (from 1) of a function that changes the world or starts
 qemu-img, counted from the first record that the module takes; "record 1" is the moment before that. AT_POINT names the
 point and AT_SIGNAL the signal that the process then gets; POINTS names a file that receives the points as they come by.
-CONSTANTS are other values of constants, as JSON, by the names of the files of module_utils: for waits that are long.
+CONSTANTS are other values of constants, as JSON, by wing and file ("_libvirt.binding"): for waits that are long.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def on_call(frame: FrameType, event: str, function: Any) -> None:
 
 def load_with_constants(loader: SourceFileLoader, module: ModuleType) -> None:
     load(loader, module)
-    vars(module).update(constants.get(module.__name__.rpartition(".")[2], {}))
+    vars(module).update(constants.get(".".join(module.__name__.split(".")[-2:]), {}))
 
 
 def on_audit(event: str, arguments: tuple[Any, ...]) -> None:

@@ -1,0 +1,95 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A new file in the place of an image that keeps its content: made beside it, compared with it, put in its place.
+
+Whatever the moment of a kill, one of two whole files stands there: the old one, or the new one that was compared with
+it. So a verb that leaves a worthless image where it is killed (HAZARDS A1) works on the new file.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Report
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+
+
+class Exchange:
+    """The new file for the image at *path*, which is replaced itself where *path* is a link to it."""
+
+    def __init__(self, path: str, to_do: str) -> None:
+        """*to_do* is what is asked of the image, for the messages."""
+        self.path = path
+        self.file = os.path.realpath(path)
+        self._to_do = to_do
+        self._new = _staging.NewFile(self.file)
+        self._old: list[int] = []
+        self._as_read: tuple[int, int] = (0, 0)
+
+    @property
+    def name(self) -> str:
+        """Where the new file is made."""
+        return self._new.name
+
+    def begin(self) -> None:
+        """Makes room for the new file. Raises ImageInUse where somebody has the image open."""
+        _users.require_unused(self.path, (), self._to_do)
+        self._as_read = _staging.last_write(self.file)
+        self._old = _staging.file_identity(self.file)
+        self._new.begin()
+
+    def require_same_content(self, image_format: str, qemu_img: QemuImg, report: Report | None = None) -> None:
+        """Raises DiskError where a guest would not see the same in the new file; it is on stable storage afterwards."""
+        with _staging.syncing(self.name):
+            same = qemu_img.same_content(self.path, image_format, self.name, image_format, report=report)
+        if not same:
+            raise DiskError(
+                f"{self.path}: the new image has not the content of the old one: it was removed, and the old one "
+                "is as it was",
+                path=self.path,
+            )
+
+    def dress(self) -> list[int]:
+        """Gives the new file the owner, mode and attributes of the old one; returns its identity, for a record."""
+        _staging.resemble(self.name, self.file)
+        return self._new.identity()
+
+    def put_in_place(self) -> None:
+        """Puts the new file in the place of the old one, which is kept until finish().
+
+        Raises DiskError where somebody opened the image or wrote to it meanwhile.
+        """
+        _users.require_unused(self.path, (), "put a new image in its place")
+        self._require_unwritten(self.file)
+        self._new.replace(self._old)
+        kept = _staging.kept(self.file)
+        if not os.path.exists(kept):
+            return
+        if _users.is_locked(kept):
+            raise ImageInUse(
+                f"{self.path}: was opened by somebody else meanwhile: nothing was changed: run again", in_use_by=[]
+            )
+        self._require_unwritten(kept)
+
+    def withdraw(self) -> None:
+        """Puts the old file back, unless a guest has the new one open, which holds the same (HAZARDS A8)."""
+        in_place = bool(self._old) and not _staging.is_file(self.file, self._old)
+        if self._old and not (in_place and _users.is_locked(self.file)):
+            self._new.withdraw()
+
+    def finish(self) -> None:
+        """Lets the old file go."""
+        self._new.commit()
+
+    def _require_unwritten(self, name: str) -> None:
+        if _staging.last_write(name) != self._as_read:
+            raise DiskError(
+                f"{self.path}: was written to by somebody else while it was copied: the new image was removed: "
+                "run again",
+                path=self.path,
+            )

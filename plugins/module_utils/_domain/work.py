@@ -1,0 +1,40 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the hands of an operation on a domain's disks hold, whatever they do."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
+
+
+@dataclass
+class Hands:
+    """One method for each step, no decisions between them. *qemu_img* keeps the locks of the operation as it works."""
+
+    hypervisor: Hypervisor
+    domain: Domain
+    qemu_img: QemuImg
+    records: Records
+    progress: Progress
+
+    def phase(self, target: str, verb: str, total: int) -> AbstractContextManager[Phase]:
+        """The progress of a step on a disk; *total* is in bytes, 0 where that is not known yet."""
+        return self.progress.phase(f"{self.domain.name} {target}", verb, total)
+
+    def require_off(self) -> None:
+        """Raises ImageInUse where somebody has started the domain."""
+        if self.domain.is_active():
+            raise ImageInUse(
+                f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again",
+                in_use_by=[],
+            )

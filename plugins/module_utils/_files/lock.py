@@ -1,0 +1,291 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One operation at a time on an image, and the record of an operation in flight.
+
+The record of ``/images/web.qcow2`` is the file ``/images/.web.qcow2.kvmops``: it is held with flock for as long as
+its process lives and goes away when the operation ends. A record that nobody holds was left by a run that died.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+import typing as t
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timezone
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, may_still_happen
+from ansible_collections.kvmops.disk.plugins.module_utils._host.mounts import Mounts
+
+SUFFIX = ".kvmops"
+
+#: Seconds that a run waits for another one on the same image: enough for what is quick, not for a conversion.
+PATIENCE = 15.0
+_LONGEST_NAME = 255
+_POLL = 0.05
+
+
+class Operation:
+    """An operation that holds the records of some images."""
+
+    def __init__(self, verb: str) -> None:
+        self.verb = verb
+        self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._held: dict[str, int] = {}
+        self._records: dict[str, str] = {}
+        self._left: dict[str, dict[str, t.Any]] = {}
+        self._bases: dict[str, set[str]] = {}
+        self._noted: set[str] = set()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open records: a child that inherits them keeps the locks."""
+        return tuple(self._held.values())
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(self._held)
+
+    @property
+    def bases(self) -> dict[str, list[str]]:
+        """The noted bases (_base) that have to do with this operation, or with one that died on its images, each with
+        the overlays by which they do; none where it is the base itself that is held. All that is noted from now on
+        tells of them."""
+        return {base: sorted(overlays) for base, overlays in self._bases.items()}
+
+    def depends(self, base: str, overlays: t.Iterable[str] = ()) -> None:
+        """Has bases() name *base*, which *overlays* read, or are to read, or have read."""
+        self._bases.setdefault(base, set()).update(overlays)
+
+    def left_behind(self, path: str) -> dict[str, t.Any] | None:
+        """What a dead run noted of *path*: verb, started and its facts; None where none died on it.
+
+        Its record stays where it is, however this operation ends, until settled() says that it was dealt with.
+        """
+        return self._left.get(path)
+
+    def settled(self, *paths: str) -> None:
+        """What a dead run left of *paths* has been verified, finished or reverted."""
+        for path in paths:
+            self._left.pop(path, None)
+
+    def keep(self, path: str) -> None:
+        """The record of *path* stays however this operation ends: the next run is to find it."""
+        self._left.setdefault(path, {})
+
+    def keep_noted(self) -> None:
+        """All that was noted stays: the next run is to find it as it would where we were killed."""
+        for path in self._noted:
+            self.keep(path)
+
+    def release(self, path: str) -> None:
+        """Gives *path* back, before the operation ends; nothing to do where it was given back already."""
+        descriptor = self._held.pop(path, None)
+        if descriptor is None:
+            return
+        if path not in self._left:
+            os.unlink(self._records[path])
+        os.close(descriptor)
+
+    def note(self, path: str, *, durable: bool = True, **facts: t.Any) -> None:
+        """Writes what is being done to *path* into its record. Raises DiskError where that cannot be.
+
+        Where it is not *durable*, it outlives us, but perhaps not the host: for what is noted before anything is done.
+        """
+        known = {"verb": self.verb, "started": self.started, "pid": os.getpid(), "path": path}
+        bases = {"bases": self.bases} if self._bases else {}
+        text = json.dumps({**known, **bases, **facts}, sort_keys=True)
+        descriptor = self._held[path]
+        self._noted.add(path)
+        try:
+            os.pwrite(descriptor, text.encode(), 0)
+            os.ftruncate(descriptor, len(text.encode()))
+            if durable:
+                os.fsync(descriptor)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+    def _take(self, path: str, deadline: float) -> None:
+        self._records[path] = record_path(path)  # for good: a link may be gone when the operation ends
+        descriptor = _locked(self._records[path], path, deadline)
+        self._held[path] = descriptor
+        written = os.pread(descriptor, 1 << 20, 0)
+        if written:
+            self._left[path] = _read(written)
+            for base, overlays in noted_bases(self._left[path]).items():
+                self.depends(base, overlays)
+
+
+@contextmanager
+def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> t.Iterator[Operation]:
+    """Holds *paths* for the length of the block; afterwards their records are gone, whether it failed or not, unless
+    nobody knows what still happens.
+
+    Raises OperationInFlight where another run holds one of them for longer than *patience* seconds.
+    """
+    running = Operation(verb)
+    deadline = time.monotonic() + patience
+    with ExitStack() as held:
+        for path in sorted(set(paths)):  # one order for everybody, so that two runs cannot wait for each other
+            running._take(path, deadline)  # pylint: disable=protected-access
+            held.callback(running.release, path)
+        held.push(lambda _kind, error, _trace: running.keep_noted() if may_still_happen(error) else None)
+        yield running
+
+
+@contextmanager
+def alone_on(directories: t.Iterable[str]) -> t.Iterator[None]:
+    """Holds the file systems of *directories* against the others who want that, however long those take.
+
+    It is their mount points that are locked, so that nothing is written. Where one cannot be (some network file systems
+    know no such locks, another user may not open it), nobody is held up.
+    """
+    mounts = Mounts.now()
+    found = (mounts.of(directory, os.stat(directory).st_dev) for directory in directories if os.path.isdir(directory))
+    with ExitStack() as held:
+        for point in sorted({mount.point for mount in found if mount}):  # one order for everybody
+            with suppress(OSError):
+                descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+def look(path: str) -> dict[str, t.Any] | None:
+    """What the record beside *path* says, without touching it; ``alive`` tells whether its process still holds it."""
+    return _look_at(record_path(path))
+
+
+def look_in(directory: str) -> list[dict[str, t.Any]]:
+    """The same of all records in *directory*; none where it cannot be read. A run that notes ``path`` is found so by
+    whoever does not know what it worked on."""
+    try:
+        names = [name for name in os.listdir(directory) if name.startswith(".") and name.endswith(SUFFIX)]
+    except OSError:
+        return []
+    found = [_look_at(os.path.join(directory, name)) for name in sorted(names)]
+    return [record for record in found if record is not None]
+
+
+def _look_at(record: str) -> dict[str, t.Any] | None:
+    try:
+        descriptor = os.open(record, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        alive = not _try_lock(descriptor, fcntl.LOCK_SH)
+        return {**_read(os.pread(descriptor, 1 << 20, 0)), "alive": alive}
+    except OSError:  # no file of ours, or one that cannot be read: whoever wants to write it says why
+        return {**_read(b""), "alive": False}
+    finally:
+        os.close(descriptor)
+
+
+def notes(running: Operation | None) -> t.Callable[[str], dict[str, t.Any] | None]:
+    """What the record beside a path says: of those that *running* holds, what was in them before."""
+    held = running.paths if running else ()
+    return lambda path: running.left_behind(path) if running and path in held else look(path)
+
+
+def noted_bases(record: t.Mapping[str, t.Any]) -> dict[str, list[str]]:
+    """Operation.bases of the run that wrote *record*; nothing where that is damaged."""
+    found = record.get("bases")
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {base: [str(one) for one in overlays] for base, overlays in pairs if isinstance(overlays, list)}
+
+
+def record_path(path: str) -> str:
+    """The record's place: beside the file that *path* means, hidden, whatever links lead to it."""
+    directory, name = os.path.split(os.path.realpath(path))
+    return os.path.join(directory, sibling_name(name, SUFFIX))
+
+
+def sibling_name(name: str, suffix: str) -> str:
+    """The name of a hidden file that belongs to *name*; where that would be too long, its digest stands for it."""
+    raw = os.fsencode(f".{name}{suffix}")
+    if len(raw) <= _LONGEST_NAME:
+        return f".{name}{suffix}"
+    import hashlib  # it loads OpenSSL, for the sake of names that hardly anybody has
+
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f".{digest}{suffix}"
+
+
+def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
+    """The file at *name*, made where there is none, open and locked for us alone, and still what stands at its name.
+
+    Raises BlockingIOError where somebody else holds it until *deadline* (by time.monotonic), OSError where it cannot be
+    opened.
+    """
+    while True:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            if not _try_lock(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() >= deadline:
+                    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), name)
+                time.sleep(_POLL)
+            elif _same_file(descriptor, name):
+                kept, descriptor = descriptor, -1
+                return kept
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _locked(record: str, path: str, deadline: float) -> int:
+    """The record of *path*, held."""
+    try:
+        return hold(record, deadline)
+    except BlockingIOError:
+        raise _in_flight(path, look(path) or {}) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def _same_file(descriptor: int, name: str) -> bool:
+    try:
+        standing = os.stat(name, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), standing)
+
+
+def _read(written: bytes) -> dict[str, t.Any]:
+    """A record's facts; a half-written one only says that something was in flight."""
+    try:
+        facts = json.loads(written)
+    except ValueError:
+        return {"verb": "unknown"}
+    return facts if isinstance(facts, dict) else {"verb": "unknown"}
+
+
+def _unwritable(path: str, error: OSError) -> DiskError:
+    record = record_path(path)
+    return DiskError(
+        f"{path}: cannot write the record of the operation beside it ({record}): {error.strerror}", path=path
+    )
+
+
+def _in_flight(path: str, found: dict[str, t.Any]) -> OperationInFlight:
+    verb, started = found.get("verb", "an operation"), found.get("started", "a while ago")
+    return OperationInFlight(
+        f"{path}: another run works on this image ({verb} since {started}, process {found.get('pid', 'unknown')}): "
+        "wait for it, or end it, then run again",
+        path=path,
+        operation=found,
+    )

@@ -1,0 +1,388 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A new image: made in a hidden directory beside its place, verified there, and put in place in one step.
+
+qemu-img overwrites what exists and deletes it when it fails (HAZARDS A2, A3), so it never gets a name that anybody
+else uses. Inside the directory the file has its final name already, since some formats (VMDK) write it into
+themselves. The directory belongs to the record of the operation (_lock): found without a live record, it was left
+by a run that died, and is removed.
+
+A file that is replaced stays in that directory, as a hard link, until the operation commits. So whatever the moment
+of a kill, one of two whole files stands in the place: the old one, or the new one that was verified before. Removing
+the directory is the right end for both; put_back() is for a run that knows, from the record, that it wants the old.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import signal
+import stat
+import typing as t
+from contextlib import contextmanager, suppress
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import SUFFIX, sibling_name
+
+_DIRECTORY_SUFFIX = f"{SUFFIX}.d"
+_KEPT_SUFFIX = ".old"
+_LIST_SUFFIX = ".moves"
+#: What link(2) says where there are no hard links, or no more of them.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+#: libvirt's own bookkeeping of owners and labels (HAZARDS G16): true of the old file only.
+_NOT_OURS = ("trusted.libvirt.",)
+_OWNER = "trusted.libvirt.security.dac"
+_SYNC_EVERY = 0.25
+_OWNER_SHAPE = re.compile(rb"\+(\d+):\+(\d+)\0?")
+
+
+def staging_directory(path: str) -> str:
+    """Where a new file for *path* is made."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, sibling_name(name, _DIRECTORY_SUFFIX))
+
+
+def require_directory(path: str, what: str) -> None:
+    """Raises InvalidRequest where a file could not be made at *path*, for want of a directory that we may write."""
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise InvalidRequest(f"{what}: the directory {directory} does not exist: create it first", path=path)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise InvalidRequest(f"{what}: no permission to write in {directory}", path=path)
+    if len(os.fsencode(os.path.basename(path))) > 255:
+        raise InvalidRequest(f"{what}: the file name has more than 255 bytes: {os.path.basename(path)}", path=path)
+
+
+class NewFile:
+    """A file on its way to *path*: begun, filled by somebody at ``name``, then published where nothing is, or put in
+    the place of another file; or withdrawn at any moment."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = os.path.join(staging_directory(path), os.path.basename(path))
+        self._own: list[int] | None = None
+        self._replaces = False
+
+    def begin(self) -> None:
+        """Makes the staging directory. Hold the record of the path: what a dead run left in it is removed."""
+        discard(self.path)
+        try:
+            os.mkdir(staging_directory(self.path), 0o700)
+        except OSError as error:
+            raise DiskError(
+                f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path
+            ) from error
+
+    def names(self) -> list[str]:
+        """Of what files it consists: this one."""
+        return [self.name]
+
+    def identity(self) -> list[int]:
+        """Device and inode of the new file, which publishing does not change: by them a record knows it again."""
+        return file_identity(self.name)
+
+    def publish(self) -> None:
+        """Puts the file in its place, durably, and never over anything that stands there.
+
+        Raises DiskError where a file appeared there meanwhile.
+        """
+        sync(self.name)
+        self._own = self.identity()
+        move_where_nothing_is(self.name, self.path)
+        self.commit()
+
+    def replace(self, expected: t.Any) -> None:
+        """Puts the file in the place of the one whose identity is *expected*, in one step and durably.
+
+        The old one is kept until commit(), and withdraw() puts it back. A file system without hard links cannot keep
+        it: there, withdraw() leaves the new one. Make sure beforehand that nobody has the old one open (HAZARDS A8).
+        Raises DiskError where another file stands there now, or none: nothing is replaced then.
+        """
+        sync(self.name)
+        self._own, self._replaces = self.identity(), True
+        _keep(self.path)
+        if not is_file(self.path, expected):
+            raise replaced_meanwhile(self.path)
+        try:
+            os.rename(self.name, self.path)
+        except OSError as error:
+            raise DiskError(
+                f"{self.path}: cannot put the new file in its place: {error.strerror}", path=self.path
+            ) from error
+        sync(os.path.dirname(self.path))
+
+    def commit(self) -> None:
+        """Lets go of a file that was replaced, and of the staging directory; after publish() that is done."""
+        discard(self.path)
+        sync(os.path.dirname(self.path))
+
+    def withdraw(self) -> None:
+        """Removes all that there is of the file; one that it replaced is put back, unless that is committed."""
+        if self._own is not None and is_file(self.path, self._own):
+            if self._replaces:
+                put_back(self.path)
+            else:
+                remove(self.path)
+        discard(self.path)
+
+
+def file_identity(path: str) -> list[int]:
+    """Device and inode, in a shape that a record can hold."""
+    status = os.stat(path, follow_symlinks=False)
+    return [status.st_dev, status.st_ino]
+
+
+def last_write(path: str) -> tuple[int, int]:
+    """When the file at *path* was last written to (ns), and its length: equal as long as nobody writes."""
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
+def is_file(path: str, identity: t.Any) -> bool:
+    """Whether the file at *path* is the one that had *identity*."""
+    return os.path.lexists(path) and file_identity(path) == identity
+
+
+def discard(path: str) -> None:
+    """Removes the staging directory for *path*, and what is in it; nothing to do where there is none.
+
+    Raises UnsafeImage where a run died while it moved several files from there: in it may be all that there is of them.
+    """
+    directory = staging_directory(path)
+    if os.path.lexists(move_list(path)):
+        raise UnsafeImage(
+            f"{path}: a run was interrupted while it put the files of an image in their places: run it again "
+            "(kvmops.disk.qcow2_convert), which finishes that or puts the old ones back",
+            path=path,
+        )
+    if os.path.isdir(directory) and not os.path.islink(directory):
+        shutil.rmtree(directory, ignore_errors=True)
+    elif os.path.lexists(directory):
+        remove(directory)  # whoever put something else there: the name is ours
+
+
+def kept(path: str) -> str:
+    """Where the file that a new one replaces at *path* is kept; the name is never that of the new one."""
+    return os.path.join(staging_directory(path), sibling_name(os.path.basename(path), _KEPT_SUFFIX))
+
+
+def move_list(path: str) -> str:
+    """Where the list of several files stands while they are put in their places (_file_set)."""
+    return os.path.join(staging_directory(path), sibling_name(os.path.basename(path), _LIST_SUFFIX))
+
+
+def put_back(path: str) -> bool:
+    """Puts the file that was replaced at *path* in its place again, durably; False where none was kept."""
+    try:
+        os.rename(kept(path), path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DiskError(
+            f"{path}: the old file cannot be put back from {kept(path)}: {error.strerror}", path=path
+        ) from error
+    sync(os.path.dirname(path))
+    return True
+
+
+def left_over(path: str) -> bool:
+    """Whether there is a staging directory for *path*: left by a dead run, where its record is not held."""
+    return os.path.lexists(staging_directory(path))
+
+
+@contextmanager
+def syncing(path: str) -> t.Iterator[None]:
+    """Brings *path* to stable storage while the block runs, which only reads: the disk writes meanwhile."""
+    from concurrent.futures import ThreadPoolExecutor  # loaded where there is work, not for a run without a change
+
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        written = writer.submit(sync, path)
+        yield
+        written.result()
+
+
+@contextmanager
+def syncing_steadily(path: str) -> t.Iterator[None]:
+    """Brings to stable storage what somebody else writes to *path* while the block runs, again and again."""
+    import threading  # loaded where there is work, not for a run without a change
+
+    done = threading.Event()
+
+    def write() -> None:
+        with suppress(DiskError, OSError):  # whoever relies on it calls sync() afterwards
+            while not done.wait(_SYNC_EVERY):
+                sync(path)
+
+    writer = threading.Thread(target=write, daemon=True)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        writer.start()  # without signals: those are for the thread that can act on them
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield
+    finally:
+        done.set()
+        writer.join()
+
+
+def sync(path: str) -> None:
+    """Brings a file or a directory to stable storage."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be brought to stable storage: {error.strerror}", path=path) from error
+    finally:
+        os.close(descriptor)
+
+
+def resemble(path: str, model: str) -> None:
+    """Gives *path* the owner, group, mode and extended attributes (SELinux context and ACLs among them) of *model*.
+
+    Where a guest runs on *model*, libvirt has lent it to QEMU's user; its owner is the one that it gets back then. What
+    an unprivileged user may not give is left: the file then is that user's own.
+    """
+    lay_to_rest(path, at_rest(model))
+    for name in os.listxattr(model):
+        if not name.startswith(_NOT_OURS):
+            _copy_attribute(name, model, path)
+
+
+def at_rest(path: str) -> tuple[int, int, int]:
+    """Owner, group and mode that a file has while no guest runs on it."""
+    status = os.stat(path)
+    return (*(_remembered_owner(path) or (status.st_uid, status.st_gid)), stat.S_IMODE(status.st_mode))
+
+
+def lay_to_rest(path: str, wanted: tuple[int, int, int]) -> None:
+    """Gives *path*, on which no guest runs, owner, group and mode as at_rest() found them, as far as this user may."""
+    found = os.stat(path)
+    if (found.st_uid, found.st_gid) != wanted[:2]:
+        try:
+            os.chown(path, *wanted[:2])
+        except PermissionError:
+            if os.geteuid() == 0:
+                raise
+    os.chmod(path, wanted[2])
+
+
+def owners(paths: t.Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Owner and group of each of the files at *paths*."""
+    return {path: (status.st_uid, status.st_gid) for path in paths for status in [os.stat(path)]}
+
+
+def give_back(wanted: t.Mapping[str, tuple[int, int]]) -> None:
+    """Gives files the owners that owners() found, where libvirt gave them others.
+
+    It remembers the owner of a disk's own image, but not those of the files below it (HAZARDS G16).
+    """
+    for path, owner in owners(path for path in wanted if os.path.exists(path)).items():
+        if owner != wanted[path] and os.geteuid() == 0:
+            os.chown(path, *wanted[path])
+
+
+def reserve(path: str) -> None:
+    """Reserves the blocks of all holes in *path*; what anybody reads there, or writes meanwhile, stays.
+
+    Not by posix_fallocate, which writes where a file system cannot reserve: that would cross a guest's own writes.
+    """
+    import ctypes
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        length = os.fstat(descriptor).st_size
+        if libc.fallocate64(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(length)):
+            code = ctypes.get_errno()
+            raise DiskError(f"{path}: its space cannot be reserved: {os.strerror(code)}", path=path)
+    finally:
+        os.close(descriptor)
+
+
+def _remembered_owner(path: str) -> tuple[int, int] | None:
+    """The owner that libvirt will give back to an image which it has lent to QEMU; None where it has not, or for others
+    than root."""
+    try:
+        remembered = os.getxattr(path, _OWNER)
+    except OSError:
+        return None
+    found = _OWNER_SHAPE.fullmatch(remembered)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _copy_attribute(name: str, model: str, path: str) -> None:
+    try:
+        os.setxattr(path, name, os.getxattr(model, name))
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES):
+            raise
+
+
+def remove(path: str) -> None:
+    """Unlinks *path*, durably; nothing to do where it is gone."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be removed: {error.strerror}", path=path) from error
+    sync(os.path.dirname(path))
+
+
+def remove_image(path: str) -> None:
+    """Removes the file that *path* means, durably, and the links by which it leads there, the file first: whoever is
+    killed in between finds the rest by *path*."""
+    names = [path]
+    while os.path.islink(names[-1]):
+        names.append(os.path.join(os.path.dirname(names[-1]), os.readlink(names[-1])))
+    for name in reversed(names):
+        remove(name)
+
+
+def _keep(path: str) -> None:
+    """A second name for the file at *path*, where the file system has such; nothing where no file is."""
+    try:
+        os.link(path, kept(path), follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise DiskError(f"{path}: the old file cannot be kept: {error.strerror}", path=path) from error
+
+
+def move_where_nothing_is(name: str, path: str) -> None:
+    """Gives the file at *name* its place at *path*; the old name may stay. Raises DiskError where a file is there.
+
+    link(2) fails where the new name exists, which rename(2) does not."""
+    try:
+        os.link(name, path, follow_symlinks=False)
+        return
+    except FileExistsError:
+        raise _appeared(path) from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise DiskError(f"{path}: cannot put the new file in place: {error.strerror}", path=path) from error
+    if os.path.lexists(
+        path
+    ):  # a file system without hard links: the record keeps other runs away, the look keeps us off
+        raise _appeared(path)
+    os.rename(name, path)
+
+
+def replaced_meanwhile(path: str) -> DiskError:
+    """What to say where another file stands at *path* than the one that was looked at."""
+    return DiskError(
+        f"{path}: is not the file any more that was looked at: what stands there now is left alone: run again",
+        path=path,
+    )
+
+
+def _appeared(path: str) -> DiskError:
+    return DiskError(
+        f"{path}: a file appeared here meanwhile: it is left alone, and nothing was put in its place", path=path
+    )

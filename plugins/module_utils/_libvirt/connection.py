@@ -1,0 +1,178 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A connection to libvirt: its domains and its storage pools."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import failure, translated
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+
+#: Of the labels that libvirt gives to images, the one of QEMU's user and group, such as +64055:+64055.
+_BASELABEL = (
+    r"(?s)<model>dac</model>(?:(?!</secmodel>).)*?"
+    r"<baselabel type='qemu'>\+(?P<user>\d+):\+(?P<group>\d+)</baselabel>"
+)
+
+
+class Hypervisor:
+    """One connection to libvirt. Every call raises LibvirtFailed in words of ours, with libvirt's as the reason."""
+
+    def __init__(self, connection: t.Any, uri: str) -> None:
+        self._connection = connection
+        self.uri = uri
+
+    @classmethod
+    def connect(cls, uri: str, *, readonly: bool = False) -> Hypervisor:
+        """Raises MissingLibrary without libvirt-python, LibvirtFailed where nothing answers at *uri*."""
+        binding.load()
+        with translated(f"{uri}: cannot connect to libvirt"):
+            return cls(binding.connect(uri, readonly=readonly), uri)
+
+    def version(self) -> tuple[int, int]:
+        """The release of libvirt that answers, such as (9, 10): for what it tells in no other way."""
+        with translated(f"{self.uri}: cannot ask for libvirt's version"):
+            number = int(self._connection.getLibVersion())
+        return number // 1000000, number // 1000 % 1000
+
+    def domain(self, name: str) -> Domain:
+        """The domain of that name or UUID. Raises LibvirtFailed where there is none."""
+        for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
+            try:
+                return Domain(look_up(name))
+            except binding.libvirt.libvirtError as error:
+                if error.get_error_code() not in (
+                    binding.libvirt.VIR_ERR_NO_DOMAIN,
+                    binding.libvirt.VIR_ERR_INVALID_ARG,
+                ):
+                    raise failure(f"{name}: cannot look the domain up", error) from error
+        raise LibvirtFailed(
+            f"{name}: no domain of this name or UUID on {self.uri}", libvirt_code=binding.libvirt.VIR_ERR_NO_DOMAIN
+        )
+
+    def find(self, name: str) -> Domain | None:
+        """The domain of that name; None where there is none."""
+        try:
+            return Domain(self._connection.lookupByName(name))
+        except binding.libvirt.libvirtError as error:
+            if error.get_error_code() == binding.libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise failure(f"{name}: cannot look the domain up", error) from error
+
+    def qemu_user(self) -> tuple[int, int] | None:
+        """The user and the group that libvirt runs QEMU as; None where it does not say, or runs it as whoever asks."""
+        with translated(f"{self.uri}: cannot read the capabilities"):
+            found = re.search(_BASELABEL, self._connection.getCapabilities())
+        return (int(found["user"]), int(found["group"])) if found else None
+
+    def domains(self) -> list[Domain]:
+        """All domains, running or not."""
+        with translated(f"{self.uri}: cannot list the domains"):
+            return [Domain(found) for found in self._connection.listAllDomains()]
+
+    def listing(self) -> list[Listed]:
+        """All domains with what the lists themselves say of them: in a few calls, however many domains there are."""
+        with translated(f"{self.uri}: cannot list the domains"):
+            active, transient, with_snapshots = (
+                {found.UUID() for found in self._connection.listAllDomains(flag)}
+                for flag in (
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE,
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
+                    binding.libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT,
+                )
+            )
+            return [
+                Listed(
+                    Domain(found),
+                    active=found.UUID() in active,
+                    persistent=found.UUID() not in transient,
+                    has_snapshots=found.UUID() in with_snapshots,
+                )
+                for found in self._connection.listAllDomains()
+            ]
+
+    def define(self, xml: str, *, validate: bool = True) -> Domain:
+        """Defines the domain; *validate* has libvirt compare its XML with the schema, which it reads anew each time."""
+        flags = binding.libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
+        with translated("cannot define the domain"):
+            return Domain(self._connection.defineXMLFlags(xml, flags))
+
+    def pools(self, *, active_only: bool = True) -> list[Pool]:
+        """The storage pools; none where the driver has no storage."""
+        flags = binding.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE if active_only else 0
+        try:
+            return [Pool(found) for found in self._connection.listAllStoragePools(flags)]
+        except binding.libvirt.libvirtError as error:
+            if error.get_error_code() == binding.libvirt.VIR_ERR_NO_SUPPORT:
+                return []
+            raise failure(f"{self.uri}: cannot list the storage pools", error) from error
+
+    def pool(self, name: str) -> Pool:
+        """The active storage pool of that name. Raises LibvirtFailed where there is none."""
+        with translated(f"{name}: cannot find the storage pool"):
+            found = self._connection.storagePoolLookupByName(name)
+            active = found.isActive()
+        if not active:
+            raise LibvirtFailed(f"{name}: the storage pool is not active: start it first (virsh pool-start)")
+        return Pool(found)
+
+    def volume_path(self, pool: str, volume: str) -> str:
+        with translated(f"{pool}/{volume}: cannot find the storage volume"):
+            return t.cast(str, self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A domain, and how it was when it was listed."""
+
+    domain: Domain
+    active: bool
+    persistent: bool
+    has_snapshots: bool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A storage pool."""
+
+    _pool: t.Any
+
+    @property
+    def name(self) -> str:
+        return t.cast(str, self._pool.name())
+
+    def xml(self) -> str:
+        with translated("cannot read a storage pool"):
+            return t.cast(str, self._pool.XMLDesc(0))
+
+    def sizes(self) -> tuple[int, int, int]:
+        """The bytes that the pool has, that are taken, and that are free."""
+        with translated(f"{self.name}: cannot read the size of the storage pool"):
+            _state, capacity, allocation, available = self._pool.info()
+        return capacity, allocation, available
+
+    def volumes(self) -> list[Volume]:
+        with translated(f"{self.name}: cannot list the volumes of the storage pool"):
+            volumes = self._pool.listAllVolumes(0)
+            return [Volume(one.path(), int(one.info()[1]), int(one.info()[2]), one.XMLDesc(0)) for one in volumes]
+
+    def refresh(self) -> None:
+        with translated(f"{self.name}: cannot refresh the storage pool"):
+            self._pool.refresh(0)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of a storage pool: the bytes that its disk has, those that it takes in the pool, and its XML."""
+
+    path: str
+    capacity: int
+    allocation: int
+    xml: str

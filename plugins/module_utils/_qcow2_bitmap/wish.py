@@ -1,0 +1,80 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+""""""
+
+from __future__ import annotations
+
+import typing as t
+import unicodedata
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute
+
+
+def wish_from(params: dict[str, t.Any]) -> BitmapWish:
+    """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
+    granularity, other = params["granularity"], params["merge_from_path"]
+    wish = BitmapWish(
+        path=params["path"],
+        name=params["bitmap"],
+        state=params["state"],
+        granularity=parse_size(granularity, "granularity") if granularity is not None else None,
+        sources=tuple(params["merge_from"] or ()),
+        file=absolute(other, "merge_from_path") if other is not None else None,
+    )
+    wish.require_valid()
+    return wish
+
+
+_LONGEST_NAME = 1023  # BDRV_BITMAP_MAX_NAME_SIZE
+
+_FINEST = 512
+
+_COARSEST = 1 << 31
+
+
+@dataclass(frozen=True)
+class BitmapWish:
+    """What the task wants of the bitmap *name*; *sources* are those that are to be merged into it, of the image *file*,
+    or of the same one."""
+
+    path: str
+    name: str
+    state: str
+    granularity: int | None = None
+    sources: tuple[str, ...] = ()
+    file: str | None = None
+
+    def require_valid(self) -> None:
+        """Raises InvalidRequest where no world could grant the wish."""
+        for what, name in (("bitmap", self.name), *(("merge_from", name) for name in self.sources)):
+            _require_usable_name(what, name)
+        if (self.state == "merged") != bool(self.sources):
+            raise InvalidRequest("merge_from: goes with state=merged, which needs it: name the bitmaps to merge")
+        if self.file is not None and not self.sources:
+            raise InvalidRequest("merge_from_path: goes with state=merged: leave it out")
+        if self.file == self.path:
+            raise InvalidRequest("merge_from_path: is the image itself: leave it out")
+        if self.file is None and self.name in self.sources:
+            raise InvalidRequest(f"merge_from: {self.name!r} cannot be merged into itself")
+        size = self.granularity
+        if size is None:
+            return
+        if self.state != "present":
+            raise InvalidRequest("granularity: is chosen when a bitmap is made: goes with state=present only")
+        if not _FINEST <= size <= _COARSEST or size & (size - 1):
+            raise InvalidRequest(f"granularity: {size} is not a power of two from 512 to 2G")
+
+
+def _require_usable_name(what: str, name: str) -> None:
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{what}: {name!r} is no text in UTF-8: choose another name") from None
+    if not 1 <= len(raw) <= _LONGEST_NAME:
+        raise InvalidRequest(f"{what}: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
+        raise InvalidRequest(f"{what}: {name!r} has control characters in it: choose another name")

@@ -1,0 +1,121 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a task wants of the copy of an image."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
+from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
+from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import (
+    EncryptionWish,
+    Openers,
+    require_valid,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from
+
+
+@dataclass(frozen=True)
+class ImageConvertWish:
+    """The image that a task wants at *dest*: with the content of *src*, at *snapshot* where that is named.
+
+    *rate* is in bytes in a second, *backing_file* the one that the new image is to have. *openers* are the secrets of
+    an encrypted source; *decrypt*: its content may be stored in the clear. *encryption* is that of the new image.
+    """
+
+    src: str
+    src_format: str
+    dest: str
+    layout: Layout
+    update: str = "missing"
+    snapshot: str | None = None
+    backing_file: str | None = None
+    backing_format: str | None = None
+    compress: bool = False
+    keep_bitmaps: bool = False
+    rate: int | None = None
+    verify: bool = True
+    remove_src: bool = False
+    openers: Openers | None = None
+    decrypt: bool = False
+    encryption: EncryptionWish | None = None
+
+    def require_valid(self) -> None:
+        """Raises InvalidRequest where no world could grant the wish."""
+        require_valid(self.encryption, self.layout.format)
+        if self.compress and self.encryption:
+            raise InvalidRequest(
+                "compress: QEMU cannot encrypt what it compresses: leave out compress or encryption (a compressed copy "
+                "can be kept on an encrypted file system)"
+            )
+        self.layout.require_valid(overlay=self.backing_file is not None, compressed=self.compress)
+        if self.compress and self.layout.format == "vmdk" and self.layout.subformat != "streamOptimized":
+            raise InvalidRequest("compress: only vmdk images of subformat streamOptimized are compressed: ask for that")
+        if os.path.realpath(self.src) == os.path.realpath(self.dest):
+            raise InvalidRequest(f"dest: is the same file as src, {self.dest}: give another dest")
+        if self.snapshot is not None and self.src_format != "qcow2":
+            raise InvalidRequest(f"snapshot: {self.src_format} images have no snapshots inside: leave it out")
+        self._require_valid_backing()
+        self._require_valid_bitmaps()
+
+    def _require_valid_backing(self) -> None:
+        if (self.backing_file is None) != (self.backing_format is None):
+            raise InvalidRequest(
+                "backing_file: needs backing_format beside it, and the other way round: the format of a backing file "
+                "is never guessed from its content"
+            )
+        if self.backing_file is None:
+            return
+        if self.layout.format != "qcow2":
+            raise InvalidRequest(f"backing_file: only offered for qcow2 images, the format is {self.layout.format}")
+        for name, path in (("src", self.src), ("dest", self.dest)):
+            if os.path.realpath(self.backing_file) == os.path.realpath(path):
+                raise InvalidRequest(
+                    f"backing_file: is the same file as {name}, {path}: an overlay of an image is made with "
+                    "kvmops.disk.qcow2_image"
+                )
+
+    def _require_valid_bitmaps(self) -> None:
+        if not self.keep_bitmaps:
+            return
+        if (self.src_format, self.layout.format) != ("qcow2", "qcow2") or self.layout.compat == "0.10":
+            raise InvalidRequest("keep_bitmaps: only qcow2 images of compat 1.1 have bitmaps: leave it out")
+        if self.snapshot is not None:
+            raise InvalidRequest("keep_bitmaps: the bitmaps of an image say nothing of its snapshot: leave it out")
+
+
+def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
+    """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
+    _arguments.require_ratio(params["max_overcommit"])
+    dest = absolute(params["dest"], "dest")
+    backing_file, rate = params["backing_file"], params["rate_limit"]
+    wish = ImageConvertWish(
+        src=absolute(params["src"], "src"),
+        src_format=params["src_format"],
+        dest=os.path.realpath(dest) if os.path.islink(dest) else dest,
+        layout=layout_from(params),
+        update=params["update"],
+        snapshot=params["snapshot"],
+        backing_file=absolute(backing_file, "backing_file") if backing_file is not None else None,
+        backing_format=params["backing_format"],
+        compress=params["compress"],
+        keep_bitmaps=params["keep_bitmaps"],
+        rate=parse_size(rate, "rate_limit") if rate is not None else None,
+        verify=params["verify"],
+        remove_src=params["remove_src"],
+        openers=_key_slots.openers_from(params, "src_encryption"),
+        decrypt=params["decrypt"],
+        encryption=_key_slots.wish_from(params["encryption"]),
+    )
+    wish.require_valid()
+    if wish.layout.has_extents:
+        _file_set.require_fit_name(wish.dest)
+    return wish

@@ -1,0 +1,65 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a task wants of the snapshots of an image."""
+
+from __future__ import annotations
+
+import typing as t
+import unicodedata
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+
+#: QEMU keeps the first 255 bytes of a longer name, and never finds it again (HAZARDS E3).
+_LONGEST_NAME = 255
+
+
+@dataclass(frozen=True)
+class SnapshotWish:
+    """What the task asks for; *state* is present, absent or reverted.
+
+    *keep* is how many of the snapshots whose names begin with *prefix* may stay, the newest.
+    """
+
+    path: str
+    name: str | None
+    state: str
+    keep: int | None = None
+    prefix: str | None = None
+
+    def require_valid(self) -> None:
+        """Raises InvalidRequest for a name that qemu-img would mangle, or take for an ID (HAZARDS E2, E3)."""
+        if self.name is not None:
+            _require_usable_name(self.name)
+        elif self.state == "reverted" or self.keep is None:
+            raise InvalidRequest(f"{self.path}: state={self.state} needs the name of a snapshot")
+        if self.keep is None:
+            return
+        if self.state == "reverted":
+            raise InvalidRequest(f"{self.path}: keep goes with state=present or state=absent, not with reverted")
+        if self.keep < 0:
+            raise InvalidRequest(f"{self.path}: keep={self.keep}: give the number of snapshots to keep, 0 or more")
+
+
+def _require_usable_name(name: str) -> None:
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"snapshot: {name!r} is no text in UTF-8: choose another name") from None
+    if not 1 <= len(raw) <= _LONGEST_NAME:
+        raise InvalidRequest(f"snapshot: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
+        raise InvalidRequest(f"snapshot: {name!r} has control characters in it: choose another name")
+    if name.isdecimal():
+        raise InvalidRequest(
+            f"snapshot: {name!r} could be the ID of a snapshot, which QEMU takes for its name: give the name of a "
+            "snapshot, or one that is not a mere number"
+        )
+
+
+def wish_from(params: dict[str, t.Any]) -> SnapshotWish:
+    """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
+    wish = SnapshotWish(params["path"], params["snapshot"], params["state"], params["keep"], params["prefix"])
+    wish.require_valid()
+    return wish

@@ -1,0 +1,95 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How qemu-img is told which image is meant, and with which secrets it is opened; the verbs about keys."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import LOOK_SECONDS, Runner
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, Secret, key_option, node
+
+_Self = t.TypeVar("_Self", bound="Unlocking")
+
+
+@dataclass(frozen=True)
+class Unlocking(Runner):
+    """qemu-img with secrets.
+
+    *unlocked* are the images that it opens with them, by their paths, each with what it reads. A path that is not among
+    them is opened without any, by its name.
+    """
+
+    unlocked: t.Mapping[str, tuple[Layer, ...]] = field(default_factory=dict)
+
+    def unlocking(self: _Self, layers: t.Sequence[Layer]) -> _Self:
+        """The same, opening the first of *layers*, and the others below it, with their secrets; those may be none."""
+        secrets = [layer.secret for layer in layers if layer.secret is not None]
+        if not secrets:
+            return self
+        return replace(self.knowing(*secrets), unlocked={**self.unlocked, layers[0].path: tuple(layers)})
+
+    def opens(self, layer: Layer) -> bool:
+        """Whether the secret of *layer* opens that image: only reading it proves that (HAZARDS H).
+
+        Safe beside a running guest. Nothing that it refers to is opened.
+        """
+        alone = node([layer], alone=layer.format == "qcow2")
+        one_sector = ("--start-offset=0", "--max-length=512")
+        known = replace(self, secrets=(layer.secret,) if layer.secret else ())
+        done = known._run("map", "-U", "--output=json", *one_sector, "--", alone, seconds=LOOK_SECONDS)
+        return done.returncode == 0
+
+    def add_key(self, layer: Layer, new: Secret, slot: int | None = None, iter_time: int | None = None) -> None:
+        """Gives an encrypted image, which *layer* opens, one more secret, in the first free slot or in that one."""
+        options = {"state": "active", "new-secret": new.name}
+        options.update({"keyslot": str(slot)} if slot is not None else {})
+        options.update({"iter-time": str(iter_time)} if iter_time is not None else {})
+        self.knowing(new)._amend_keys(layer, options)
+
+    def remove_key(self, layer: Layer, old: Secret) -> None:
+        """Erases all slots that *old* opens; QEMU refuses to erase the last ones."""
+        self.knowing(old)._amend_keys(layer, {"state": "inactive", "old-secret": old.name})
+
+    def _amend_keys(self, layer: Layer, options: t.Mapping[str, str]) -> None:
+        named = {key_option(layer.format, name): value for name, value in options.items()}
+        alone = node([layer], alone=layer.format == "qcow2")
+        self.unlocking([layer])._write("amend", "-q", *option_list(named), "--", alone, in_place=True)
+
+    def _name(self, path: str, image_format: str, flag: str = "-f") -> tuple[list[str], str]:
+        """How *path* is named on a command line: the options for its format, and the name."""
+        layers = self.unlocked.get(path)
+        return ([], node(layers)) if layers else ([flag, image_format], path)
+
+    def _named(self, path: str, image_format: str) -> list[str]:
+        """The same as the end of a command line."""
+        options, name = self._name(path, image_format)
+        return [*options, "--", name]
+
+    def _by_itself(self, path: str, image_format: str, *, external_data: bool = False) -> str:
+        alone = image_by_itself(path, image_format, external_data=external_data)
+        for layer in self.unlocked.get(path, ())[:1]:
+            if layer.secret is not None:
+                alone += f",{key_option(image_format, 'key-secret')}={layer.secret.name}"
+        return alone
+
+
+def option_list(options: t.Mapping[str, str]) -> list[str]:
+    """One ``-o`` list; a comma in a value is doubled, so that it cannot start another option (HAZARDS C2, C3)."""
+    if not options:
+        return []
+    return ["-o", ",".join(f"{key}={value.replace(',', ',,')}" for key, value in options.items())]
+
+
+def image_by_itself(path: str, image_format: str, *, external_data: bool = False) -> str:
+    """The ``--image-opts`` for the image at *path*, and for no file that it refers to; a comma in *path* is doubled.
+
+    An empty ``backing`` is QEMU's word for none. With *external_data* a device without content stands in for the data
+    file.
+    """
+    data = ",data-file.driver=null-co" if external_data else ""
+    backing = ",backing=" if image_format != "luks" else ""  # a driver that knows none refuses the word
+    return f"driver={image_format},file.filename={path.replace(',', ',,')}{backing}{data}"

@@ -1,0 +1,56 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Parameters that several modules have, read and checked."""
+
+from __future__ import annotations
+
+import math
+import os
+import typing as t
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import ALLOCATIONS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+
+
+def layout_from(params: dict[str, t.Any]) -> Layout:
+    """The layout that a module's parameters ask for. Raises InvalidRequest for a cluster size that is no size."""
+    cluster_size = params.get("cluster_size")
+    return Layout(
+        format=params["format"],
+        preallocation=ALLOCATIONS[params["allocation"]] if params.get("allocation") else params.get("preallocation"),
+        cluster_size=parse_size(cluster_size, "cluster_size") if cluster_size is not None else None,
+        compat=params.get("compat"),
+        lazy_refcounts=params.get("lazy_refcounts"),
+        refcount_bits=params.get("refcount_bits"),
+        extended_l2=params.get("extended_l2"),
+        compression_type=params.get("compression_type"),
+        subformat=params.get("subformat"),
+    )
+
+
+def absolute(path: str, what: str) -> str:
+    """*path*, where it can be the name of an image. Raises InvalidRequest for a relative or an impossible one."""
+    if not path.startswith("/"):
+        raise InvalidRequest(
+            f"{what}: {path!r} is relative: give the absolute path, so that it means the same to libvirt and QEMU"
+        )
+    if "\0" in path or path.endswith("/"):
+        raise InvalidRequest(f"{what}: {path!r} does not name a file")
+    return path
+
+
+def require_directories(search_paths: t.Iterable[str]) -> None:
+    """Raises InvalidRequest where one of the directories that are to be searched for images is none."""
+    for directory in search_paths:
+        if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
+            raise InvalidRequest(f"search_paths: {directory} is not a directory: images in it cannot be looked for")
+
+
+def require_ratio(ratio: float | None, what: str = "max_overcommit") -> None:
+    """Raises InvalidRequest where *ratio*, the parameter *what*, is no limit of promises."""
+    if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
+        raise InvalidRequest(
+            f"{what}: {ratio:g} is no ratio: give how many times its own size a file system may promise, such as 1.2"
+        )

@@ -1,0 +1,111 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which images depend on an image: overlays that read it, and images that have it as their data file.
+
+Writing a base corrupts every overlay of it without a word, and no lock protects an idle base (HAZARDS A12). So they are
+looked for beside it, in the directories that a task names, in libvirt's pools, among the files of all domains, running
+or not, and of their snapshots (HAZARDS B6), and where somebody noted them (_base).
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents
+from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import references as _references
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+_SHOWN = 5
+
+
+def directories_to_search(
+    paths: t.Iterable[str], search_paths: t.Iterable[str], hypervisor: Hypervisor | None
+) -> list[str]:
+    """Where overlays of *paths* may lie: beside them, in *search_paths*, in the directories of libvirt's pools."""
+    directories = {*search_paths}
+    for path in paths:
+        directories |= {os.path.dirname(os.path.realpath(path)), os.path.dirname(path)}
+    if hypervisor is not None:
+        pools = (_disks.pool_path(pool.xml()) for pool in hypervisor.pools(active_only=False))
+        directories |= {directory for directory in pools if directory}
+    return sorted({os.path.realpath(directory) for directory in directories if os.path.isdir(directory)})
+
+
+class Dependents:
+    """Which images read which, found by headers alone: one look at each file, for any number of questions."""
+
+    def __init__(self, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> None:
+        places = {path: directory for directory in directories for path in _files(directory)}
+        places.update((user.path, os.path.dirname(user.path)) for user in users)
+        self._readers: dict[_references.Identity, dict[_references.Identity, str]] = {}
+        meant: dict[tuple[str, str], set[_references.Identity]] = {}  # a thousand clones refer to one base
+        for path, directory in places.items():
+            try:
+                own, written = _references.written(path)
+            except (DiskError, OSError):  # no image, or none that we may read
+                continue
+            for reference in written:
+                found = meant.get((reference, directory))
+                if found is None:
+                    found = {_references.identity(name) for name in _references.meant(reference, directory)}
+                    meant[reference, directory] = found
+                for identity in found:
+                    names = self._readers.setdefault(identity, {})
+                    names[own] = min(path, names.get(own, path))
+
+    def of(self, path: str) -> list[str]:
+        """The images that have the file at *path*, by whatever name, as backing or data file, sorted by their names.
+
+        Each once, whatever names lead to it. Raises UnsafeImage where it is noted what depends on it, but the note
+        cannot be read.
+        """
+        own = _references.identity(path)
+        names = self._readers.get(own, {})
+        noted = {_references.identity(name): name for name in _base_note.noted_dependents(path, {*names.values()})}
+        return sorted(name for identity, name in {**noted, **names}.items() if identity != own)
+
+    def of_files(self, files: t.Sequence[str]) -> list[str]:
+        """The same for an image that lies in *files*, of which the first names the others."""
+        own = _references.identity(files[0])
+        found = {name for file in files for name in self.of(file)}
+        return sorted(name for name in found if _references.identity(name) != own)
+
+
+def of(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> list[str]:
+    """The images that depend on *path*, looked for in *directories*, among the files of *users* wherever those are,
+    and where it is noted."""
+    return Dependents(directories, users).of(path)
+
+
+def known(path: str, users: t.Collection[User]) -> list[str]:
+    """The images that depend on *path* as far as that is known without a search: by *users*, and where it is noted."""
+    found = _users.overlays_over(path, users)
+    return sorted({*found, *_base_note.noted_dependents(path, found)})
+
+
+def require_none(path: str, found: t.Sequence[str], to_do: str, otherwise: str) -> None:
+    """Raises HasDependents where *found*, the dependents of *path*, is not empty; *otherwise* is another way out."""
+    if found:
+        shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        raise HasDependents(
+            f"{path}: {len(found)} image(s) read it as their backing file ({shown}): asked to {to_do}, "
+            "which can destroy them: "
+            f"make them independent first, or {otherwise}",
+            path=path,
+            dependents=list(found),
+        )
+
+
+def _files(directory: str) -> t.Iterator[str]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from [entry.path for entry in entries if entry.is_file()]
+    except OSError:
+        return

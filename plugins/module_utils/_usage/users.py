@@ -1,0 +1,166 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who uses an image: processes that hold QEMU's locks on it, and domains."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import typing as t
+from dataclasses import asdict, dataclass, field
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
+from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Listed
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+# QEMU's locks on an image are OFD locks on single bytes: 100+i for a permission that somebody has, 200+i for one that
+# somebody does not let others have (block/file-posix.c).
+_HAS, _UNSHARES = 100, 200
+_WRITE, _RESIZE = 1, 3
+_DISK, _BACKING = "disk", "backing file of"
+_FLOCK = struct.Struct("hhqqi4x")
+_F_OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
+
+
+@dataclass(frozen=True)
+class User:
+    """A domain that has something to do with a file: as what, and whether it runs.
+
+    *format* is what the domain reads the file as, None where its definition does not say that.
+    """
+
+    domain: str
+    uuid: str
+    running: bool
+    target: str
+    role: str
+    path: str
+    format: str | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return f"{'running' if self.running else 'defined'} domain {self.domain} ({self.role} {self.target})"
+
+
+def is_locked(path: str, *, against_readers: bool = False) -> bool:
+    """Whether a process has the image open for writing, or reads it in a way that forbids writing (HAZARDS B5).
+
+    *against_readers* leaves the latter out: such an image may be read beside them.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        bytes_of_writers = (_HAS + _WRITE, _HAS + _RESIZE)
+        asked = bytes_of_writers if against_readers else (*bytes_of_writers, _UNSHARES + _WRITE)
+        return any(_is_byte_locked(descriptor, byte) for byte in asked)
+    finally:
+        os.close(descriptor)
+
+
+def domain_users(hypervisor: Hypervisor, *, skip: str | None = None) -> list[User]:
+    """Every file that a domain names or reads: disks, mirrors, backing files, disks of snapshots.
+
+    *skip* is the UUID of a domain to leave out.
+    """
+    found: list[User] = []
+    below = _image.Links()
+    for listed in hypervisor.listing():
+        if listed.domain.uuid == skip:
+            continue
+        try:
+            found.extend(_users_by(listed, hypervisor, below))
+        except DiskError as error:
+            if not is_missing_domain(error):
+                raise
+    return found
+
+
+def users_of(path: str, users: t.Iterable[User]) -> list[User]:
+    """Those of *users* whose file is the one at *path*, by whatever name."""
+    wanted = identity(path)
+    return [user for user in users if identity(user.path) == wanted]
+
+
+def is_same_file(one: str, other: str) -> bool:
+    """Whether two paths mean one file, by whatever names."""
+    return identity(one) == identity(other)
+
+
+def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
+    """The images of disks that read the file at *path*, as far as *users* tell."""
+    readers = {(user.uuid, user.target) for user in users_of(path, users) if user.role == _BACKING}
+    return sorted({user.path for user in users if user.role == _DISK and (user.uuid, user.target) in readers})
+
+
+def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: bool = True) -> None:
+    """Raises ImageInUse where one of *users* names the image at *path*, or, with *locks*, somebody has it open."""
+    found = users_of(path, users)
+    locked = locks and is_locked(path)
+    if found or locked:
+        by = (
+            "; ".join(str(user) for user in found)
+            or "a process outside libvirt's sight (qemu-img, qemu-nbd or another QEMU)"
+        )
+        raise ImageInUse(
+            f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",
+            path=path,
+            in_use_by=[asdict(user) for user in found],
+        )
+
+
+def _users_by(listed: Listed, hypervisor: Hypervisor, below: _image.Links) -> t.Iterator[User]:
+    domain = listed.domain
+    definitions = []
+    if listed.persistent:
+        definitions.append((_disks.disks(domain.xml(inactive=True, secrets=False)), _DISK))
+    if listed.active:
+        definitions.append((_disks.disks(domain.xml(inactive=False, secrets=False)), _DISK))
+    snapshots = domain.snapshot_definitions() if listed.has_snapshots else ()
+    definitions += [(_disks.snapshot_disks(xml), "disk in a snapshot") for xml in snapshots]
+    seen = set()
+    for disks, role in definitions:
+        for disk in disks:
+            for path, part, image_format in _files_of(disk, hypervisor, below):
+                user = User(domain.name, domain.uuid, listed.active, disk.target, part or role, path, image_format)
+                if user not in seen:
+                    seen.add(user)
+                    yield user
+
+
+def _files_of(
+    disk: _disks.DiskElement, hypervisor: Hypervisor, below: _image.Links
+) -> t.Iterator[tuple[str, str | None, str | None]]:
+    """The files that a disk means, each with its part in it (None: it is the disk) and its format."""
+    source = source_path(disk, hypervisor)
+    if source:
+        yield source, None, disk.format
+        if disk.device == "disk":
+            for path, image_format in below.of(source, disk.format):
+                yield path, _BACKING, image_format
+    for link in disk.chain or ():
+        if link.path:
+            yield link.path, _BACKING, link.format
+    if disk.mirror:
+        yield disk.mirror, "destination of a block job on", None
+
+
+def source_path(disk: _disks.DiskElement, hypervisor: Hypervisor) -> str | None:
+    """The path of a disk's source, a storage volume's looked up; None where it has none, or its pool is away."""
+    if disk.type == "volume" and disk.pool and disk.volume:
+        try:
+            return hypervisor.volume_path(disk.pool, disk.volume)
+        except DiskError:
+            return None
+    return disk.source
+
+
+def _is_byte_locked(descriptor: int, byte: int) -> bool:
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, _F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)

@@ -1,0 +1,139 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a conversion that died has left, and the steps that finish or revert it."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import (
+    NEW_FILE,
+    discarding,
+    require_own,
+    traces,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import (
+    Conversion,
+    is_copied,
+    is_defined,
+    is_live,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, Shutdown
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What a dead run left of a domain's conversion.
+
+    *owed*: it had shut the domain down, or asked it to, and not started it again. *pending*: the guest that it asked
+    may still go off. *answered*: it has, or was started anew: that need not be remembered any more. *copied*: disks
+    whose block job goes on without it.
+    *pivoted*: disks that the guest uses already, while the definition names the old ones. *stale*: new images that
+    neither the definition names nor the guest uses; the guest may have written to the old ones since, so they are
+    worth nothing. *staging*: destinations with half-made files. *sources*: old images that were to go once the domain
+    had the new ones, which it has. *noted*: images beside which its record stands still, or again.
+    """
+
+    record: Record | None = None
+    owed: bool = False
+    pending: Shutdown | None = None
+    answered: bool = False
+    copied: tuple[RecordedDisk, ...] = ()
+    pivoted: tuple[RecordedDisk, ...] = ()
+    stale: tuple[str, ...] = ()
+    staging: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    noted: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.record is not None or bool(self.staging or self.noted or self.answered)
+
+    @property
+    def paths(self) -> set[str]:
+        disks = self.record.disks if self.record else ()
+        return {path for disk in disks for path in (disk.source, disk.dest)} | {*self.staging, *self.noted}
+
+
+def find(
+    state: DomainState,
+    images: t.Iterable[str],
+    note_of: t.Callable[[str], dict[str, t.Any] | None],
+    asked: Shutdown | None = None,
+    run: str | None = None,
+) -> Unfinished:
+    """What stands unfinished of the domain's record, and beside *images*. *note_of* gives the record beside a path.
+
+    *asked* is the note of a guest that was asked to shut down, *run* libvirt's number of the domain's run.
+
+    Raises OperationInFlight where the run that wrote the record still lives, DiskError where it was no conversion.
+    """
+    record = state.record
+    require_own(state.name, record, "convert", note_of)
+    disks = record.disks if record else ()
+    found = traces([*images, *(disk.dest for disk in disks)], note_of)
+    unnamed = [disk for disk in disks if not is_defined(state, disk)]
+    was_stopped = record is not None and record.mode == "offline" and record.was_running
+    pending = asked if asked is not None and _shutdown.is_pending(asked, run) else None
+    return Unfinished(
+        record=record,
+        owed=not state.active and (was_stopped or asked is not None),
+        pending=pending,
+        answered=asked is not None and pending is None,
+        copied=tuple(disk for disk in disks if is_copied(state, disk)),
+        pivoted=tuple(disk for disk in unnamed if is_live(state, disk)),
+        stale=tuple(disk.dest for disk in unnamed if not is_live(state, disk) and _is_ours(disk.dest, note_of)),
+        staging=found.half_made(),
+        sources=tuple(disk.source for disk in disks if record and record.remove_source and is_defined(state, disk)),
+        noted=found.of("convert"),
+    )
+
+
+def adoptable(unfinished: Unfinished, conversions: t.Iterable[Conversion], wish: ConvertWish) -> frozenset[str]:
+    """The targets whose copy a dead run began just as it is wanted now, backing file and layout included: it is gone on
+    with. How fast it may be does not matter."""
+    return frozenset(item.target for item in conversions if _decision.recorded(item, wish) in unfinished.copied)
+
+
+def without(unfinished: Unfinished, kept: t.Container[str]) -> Unfinished:
+    """What is left to clean up where the copies to *kept* go on."""
+    return replace(
+        unfinished,
+        copied=tuple(disk for disk in unfinished.copied if disk.dest not in kept),
+        stale=tuple(path for path in unfinished.stale if path not in kept),
+    )
+
+
+def clean_up(unfinished: Unfinished, end_copy: t.Callable[[RecordedDisk], None]) -> tuple[Step, ...]:
+    """The steps that end what goes on for nobody, and remove what nobody can use any more."""
+    copies = [
+        Step(f"end the copy of {disk.target} to {disk.dest}, which an interrupted run began", partial(end_copy, disk))
+        for disk in unfinished.copied
+    ]
+    unused = [
+        Step(
+            f"remove {path}, which an interrupted run made and the domain does not use", partial(_staging.remove, path)
+        )
+        for path in unfinished.stale
+    ]
+    return (*copies, *discarding(unfinished.staging), *unused)
+
+
+def existing(path: str, unfinished: Unfinished) -> bool:
+    """Whether something stands at *path* that is not about to be removed."""
+    return os.path.lexists(path) and path not in unfinished.stale
+
+
+def _is_ours(path: str, note_of: t.Callable[[str], dict[str, t.Any] | None]) -> bool:
+    note = note_of(path)
+    return note is not None and _staging.is_file(path, note.get(NEW_FILE))

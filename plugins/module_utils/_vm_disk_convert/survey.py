@@ -1,0 +1,141 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What has to be true of the world before the disks of a domain are converted: images, users, dependents, space."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
+from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
+from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
+
+
+@dataclass
+class Survey:
+    """One look at everything around the disks of *state* that *wish* means.
+
+    *images* are the sources by target, *chains* those with what is below them.
+    """
+
+    hypervisor: Hypervisor
+    qemu_img: QemuImg
+    state: DomainState
+    wish: ConvertWish
+    search_paths: t.Sequence[str]
+    images: dict[str, _image.Image] = field(default_factory=dict, init=False)
+    chains: dict[str, tuple[_image.Image, ...]] = field(default_factory=dict, init=False)
+
+    def examined(self, item: Conversion) -> Conversion:
+        """The conversion with what its image says of it. Raises DiskError where the image cannot be converted."""
+        _document.require_expressible(item.dest, "dest")
+        if not self.wish.block_device:
+            _staging.require_directory(item.dest, "dest")
+            self._require_passable(item)
+        _image.require_regular_file(item.source)
+        image = _image.inspect(self.qemu_img, item.source, item.source_format)
+        images = _disk_chain.followed(self.qemu_img, self.state, item.disk, image, trusted=self.wish.trusted)
+        _disk_chain.require_same_chain(self.state, item.disk, images)
+        _decision.require_convertible_image(item, image, self.wish.keep_source)
+        self.images[item.target], self.chains[item.target] = image, images
+        if not (self.wish.shallow and image.backing_file):
+            return item
+        return replace(item, backing=_decision.kept_backing(self.state, item, image, self.wish.layout))
+
+    def _require_passable(self, item: Conversion) -> None:
+        """Raises InvalidRequest where QEMU's user cannot get to the new image: in another directory than it knows, and
+        where the domain has no user of its own."""
+        directory = os.path.dirname(item.dest)
+        if directory != os.path.dirname(item.source) and not _disks.has_own_user(self.state.definition):
+            _access.require(directory, self.hypervisor.qemu_user, "dest")
+
+    def require_unused(self, conversions: t.Sequence[Conversion]) -> None:
+        """Raises ImageInUse or HasDependents where somebody else has to do with a source or a destination."""
+        users = _users.domain_users(self.hypervisor)
+        others = [user for user in users if user.uuid != self.state.uuid]
+        for item in conversions:
+            own = [user for user in users if user.uuid == self.state.uuid and user.target != item.target]
+            for path in (*_file_set.files_meant(item.source), item.dest):
+                _users.require_unused(
+                    path,
+                    [*others, *own],
+                    "put a new image there" if path == item.dest else "convert it",
+                    locks=not self.state.active,
+                )
+            if not self.wish.keep_source:
+                _dependents.require_none(
+                    item.source,
+                    self._dependents(item.source, users),
+                    "remove it after its conversion (keep_source=false)",
+                    "keep the source",
+                )
+
+    def require_space(self, conversions: t.Sequence[Conversion]) -> None:
+        """Raises NotEnoughSpace. Beside a running guest the figures are of the moment."""
+        if self.wish.compress:
+            return
+        demands = []
+        layout = self.wish.layout
+        for item in conversions:
+            image = self.images[item.target]
+            if item.backing:  # only what the overlay itself holds is copied
+                demands.append((item.dest, image.actual_size))
+                continue
+            options = layout.options() if layout.format == "qcow2" else {}
+            measured = self.qemu_img.measure(item.source, item.source_format, "qcow2", options)
+            if self.wish.block_device:
+                available = _block_device.free_bytes(item.dest)
+                needed = measured.required if layout.format == "qcow2" else image.virtual_size
+                _decision.require_fitting_device(item, self.wish, needed, image.virtual_size, available)
+                continue
+            demands.append((item.dest, bytes_needed(layout, image.virtual_size, measured.required)))
+        _space.require_space(demands)
+
+    def require_promise(self, conversions: t.Sequence[Conversion], ratio: float | None) -> None:
+        """Raises NotEnoughSpace where a file system would promise more than *ratio* times its size (_capacity)."""
+        if ratio is None or self.wish.block_device:
+            return
+        new = [
+            _space.NewImage(
+                item.dest, self.images[item.target].virtual_size, item.backing.path if item.backing else None
+            )
+            for item in conversions
+        ]
+        gone = [] if self.wish.keep_source else [item.source for item in conversions]
+        directories = _dependents.directories_to_search(
+            [item.dest for item in conversions], self.search_paths, self.hypervisor
+        )
+        users = _users.domain_users(self.hypervisor)
+        _space.require_ratio_for(new, ratio, directories, users, self.qemu_img, gone=gone)
+
+    def removable(self, sources: t.Iterable[str]) -> list[str]:
+        """Those of *sources* that are there and that nobody uses."""
+        users = _users.domain_users(self.hypervisor)
+        return [
+            source
+            for source in sources
+            if os.path.lexists(source) and not _users.users_of(source, users) and not self._dependents(source, users)
+        ]
+
+    def _dependents(self, source: str, users: t.Sequence[_users.User]) -> list[str]:
+        directories = _dependents.directories_to_search([source], self.search_paths, self.hypervisor)
+        return _dependents.of(source, directories, users)

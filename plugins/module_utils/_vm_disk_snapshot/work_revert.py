@@ -1,0 +1,85 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A domain goes back to a snapshot: libvirt does it, on new overlays of its own, and the domain runs again if it
+ran."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.leftovers import RUNS
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _xml_disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
+
+
+@dataclass
+class RevertWork:
+    """The hands of a way back: one method for each step. *runs*: the domain is to run afterwards."""
+
+    domain: Domain
+    records: Records
+    state: DomainState
+    snapshot: DomainSnapshot
+    runs: bool
+
+    def begin(self) -> None:
+        record = _decision.revert_record(self.state, self.runs, self.domain.run_number(), self.snapshot)
+        self.records.write(record)
+        for disk in record.disks:  # libvirt takes the metadata, and the record in it, back to the snapshot, too
+            self.records.note(disk, disk.dest, **{RUNS: self.runs})
+
+    def restore(self) -> None:
+        self.records.keep()
+        self.records.remove()
+
+    def revert(self) -> None:
+        """libvirt stops the guest, and gives its disks new overlays, which it makes for nobody in particular."""
+        models = {disk.target: _staging.at_rest(str(disk.path)) for disk in self._disks()}
+        self._wait_for_names()
+        self.domain.revert(self.snapshot.name)
+        for disk in _xml_disks.disks(self.domain.xml(inactive=True)) if not self.domain.is_active() else ():
+            if disk.target in models and disk.source is not None and os.path.isfile(disk.source):
+                _staging.lay_to_rest(disk.source, models[disk.target])
+
+    def _wait_for_names(self) -> None:
+        """libvirt names the new overlays by the second, such as vm.1795552363, and fails where one is there: of a way
+        back that was interrupted a moment ago, say. Takes a second at most."""
+        directories = {os.path.dirname(str(disk.path)) for disk in self._disks()}
+        with suppress(OSError):  # who may not look leaves it to libvirt
+            while any(name.endswith(f".{int(time.time())}") for place in directories for name in os.listdir(place)):
+                time.sleep(0.05)
+
+    def _disks(self) -> list[DomainDisk]:
+        """The disks that go back."""
+        targets = {disk.target for disk in self.snapshot.external}
+        return [disk for disk in self.state.disks if disk.target in targets and disk.path is not None]
+
+    def start(self) -> None:
+        if not self.domain.is_active():
+            self.domain.start()
+
+    def finish(self) -> None:
+        self.records.remove()
+
+
+def steps(work: RevertWork, *, is_there: bool = False) -> tuple[Step, ...]:
+    """The steps, in order: record, go back unless the domain *is_there* already, start, forget."""
+    name = work.state.name
+    found: list[Step] = [Step("", work.begin, work.restore)]
+    if not is_there:
+        found.append(Step(f"go back to the snapshot {work.snapshot.name} of {name}", work.revert, commits=True))
+    if work.runs:
+        found.append(Step(f"start {name}, which ran before", work.start, commits=True))
+    found.append(Step("", work.finish))
+    return tuple(found)

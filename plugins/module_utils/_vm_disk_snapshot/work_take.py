@@ -1,0 +1,208 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A snapshot is taken: overlays are made, then libvirt puts all disks on theirs at one point in time.
+
+The overlays are made beforehand, since libvirt would make them for another owner, with QEMU's idea of the format below
+them, and over a file of no length that somebody else has there (HAZARDS G6, G16).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import OVERLAY, Taking
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
+
+
+@dataclass
+class TakeWork(Hands):
+    """The hands of a taking: one method for each step, no decisions between them.
+
+    *quiesce*: auto, required or never. *quiesced*: whether the guest's file systems were frozen; None where it is off.
+    """
+
+    state: DomainState
+    name: str
+    quiesce: str
+    quiesced: bool | None = None
+    _made: dict[str, list[int]] = field(default_factory=dict, init=False)
+
+    def begin(self, items: t.Sequence[Taking]) -> None:
+        self.records.write(_decision.taken_record(self.state, self.domain.run_number(), self.name, items))
+
+    def restore(self) -> None:
+        """Removes the record, unless an overlay could not be withdrawn: then the next run is to find it."""
+        self.records.keep()
+        if not any(_staging.is_file(path, identity) for path, identity in self._made.items()):
+            self.records.remove()
+
+    def stage(self, item: Taking) -> None:
+        """Puts an empty overlay in place, with the owner that the image below has while nobody runs it."""
+        below = item.below
+        path, image_format = str(below.path), str(below.format)
+        size = self._size(item)
+        new_file = _staging.NewFile(item.overlay)
+        new_file.begin()
+        self.qemu_img.holding(*self.records.operation.descriptors).create(
+            new_file.name, OVERLAY, size, {}, (path, image_format), unopened=True
+        )
+        _staging.resemble(new_file.name, path)
+        os.chmod(
+            new_file.name, os.stat(new_file.name).st_mode & 0o7777 | stat.S_IWUSR
+        )  # a base may be protected by mode
+        recorded = _decision.recorded_taking(item)
+        self.records.note(recorded, item.overlay, **{NEW_FILE: new_file.identity()})
+        self._made[item.overlay] = new_file.identity()
+        new_file.publish()
+
+    def withdraw(self, item: Taking) -> None:
+        """Removes the overlay, unless the domain uses it: a call that failed may have taken effect (HAZARDS G9)."""
+        _staging.discard(item.overlay)
+        if not self._is_used(item.overlay) and _staging.is_file(item.overlay, self._made.get(item.overlay)):
+            _staging.remove(item.overlay)
+
+    def take(self, items: t.Sequence[Taking]) -> None:
+        """Takes the snapshot of all disks, and has the definition name their images. Raises DiskError where it is not
+        taken."""
+        self._require_as_decided(items)
+        overlays: dict[str, tuple[str, str] | None] = {disk.target: None for disk in self.state.disks}
+        overlays.update({item.target: (item.overlay, OVERLAY) for item in items})
+        xml = _snapshots.new_snapshot(self.name, overlays)
+        self.quiesced = self._take(xml) if self.state.active else None
+        if not self.state.active:
+            self.domain.take_snapshot(xml)
+        for item in items:
+            if not self._is_used(item.overlay):
+                raise LibvirtFailed(
+                    f"{self.domain.name}: libvirt said that the snapshot {self.name} was taken, but {item.target} is "
+                    "not on "
+                    f"{item.overlay}: see what it is on with vm_disk_info"
+                )
+        self._define(items)
+        leave_no_record(self.domain, self.name)
+
+    def finish(self) -> None:
+        """Removes the record; the images stay locked, as there may be more to do."""
+        self.records.remove()
+
+    def _define(self, items: t.Sequence[Taking]) -> None:
+        definition = self.domain.xml(inactive=True)
+        wanted = _decision.with_outcomes(definition, [item.outcome for item in items])
+        if wanted != definition:
+            self.hypervisor.define(wanted)
+
+    def _take(self, xml: str) -> bool:
+        """Whether the guest was quiesced when it was taken."""
+        quiesce = self.quiesce != "never" and self.state.state == "running"
+        if quiesce and self.quiesce == "auto" and not _snapshots.has_agent(self.domain.xml(inactive=False)):
+            quiesce = False
+        try:
+            self.domain.take_snapshot(xml, quiesce=quiesce)
+        except LibvirtFailed:
+            taken = self.name in self.domain.snapshots()
+            if not quiesce or self.quiesce == "required" or taken or not self.domain.is_active():
+                raise
+            self.domain.take_snapshot(xml)  # an agent that does not answer, or cannot freeze, is as good as none
+            return False
+        return quiesce
+
+    def _size(self, item: Taking) -> int:
+        """The bytes that the guest sees: those of its QEMU, where it runs."""
+        if self.state.active:
+            return self.domain.capacity(item.target)
+        return _image.inspect(self.qemu_img, str(item.below.path), item.below.format).virtual_size
+
+    def _is_used(self, path: str) -> bool:
+        """Whether the guest, the definition or a snapshot names the overlay."""
+        xmls = [self.domain.xml(inactive=True)]
+        if self.domain.is_active():
+            xmls.append(self.domain.xml(inactive=False))
+        found = [_snapshots.snapshot(xml) for xml in self.domain.snapshot_xmls()[0]]
+        named = {str(disk.source) for xml in xmls for disk in _disks.disks(xml)}
+        named |= {str(disk.overlay) for snapshot in found for disk in snapshot.external}
+        return path in named
+
+    def _require_as_decided(self, items: t.Sequence[Taking]) -> None:
+        """Raises DiskError where the domain, or a disk of it, is another than it was (HAZARDS G10)."""
+        if self.domain.is_active() != self.state.active or not self.domain.is_persistent():
+            raise ImageInUse(
+                f"{self.domain.name}: was started, shut down or undefined by somebody else meanwhile: nothing was "
+                "changed: "
+                "run again",
+                in_use_by=[],
+            )
+        now = {disk.target: disk for disk in _disks.disks(self.domain.xml(inactive=not self.state.active))}
+        for item in items:
+            disk, before = now.get(item.target), item.disk.element
+            if disk is None or (disk.source, disk.volume) != (before.source, before.volume):
+                raise DiskError(
+                    f"{self.domain.name}: {item.target} got another image meanwhile: nothing was changed: run again"
+                )
+
+
+def steps(items: t.Sequence[Taking], work: TakeWork) -> tuple[Step, ...]:
+    """The steps, in order: record, make each overlay, take, forget."""
+    found = [Step("", lambda: work.begin(items), work.restore)]
+    found += [Step("", _each(work.stage, item), _each(work.withdraw, item)) for item in items]
+    where = ", ".join(
+        f"{item.target} on {item.overlay} (over {os.path.basename(str(item.below.path))})" for item in items
+    )
+    state = "while it runs" if work.state.active else "which is off"
+    found.append(
+        Step(
+            f"take the snapshot {work.name} of {work.state.name}, {state}: {where}",
+            lambda: work.take(items),
+            commits=True,
+        )
+    )
+    found.append(Step("", work.finish))
+    return tuple(found)
+
+
+def leave_no_record(domain: Domain, name: str) -> None:
+    """Has libvirt's snapshot know nothing of the record that was in the definition when it was taken: whoever goes back
+    to it would have that record again."""
+    for xml in domain.snapshot_xmls()[0]:
+        new = _snapshots.with_domains(xml, _records.without_record)
+        if new != xml and _snapshots.snapshot(xml).name == name:
+            domain.redefine_snapshot(new)
+
+
+def require_quiescable(state: DomainState, quiesce: str, has_agent: bool) -> None:
+    """Raises DiskError where the task wants frozen file systems, and nobody could freeze them."""
+    if quiesce != "required" or not state.active:
+        return
+    if state.state != "running":
+        raise DiskError(
+            f"{state.name}: is {state.state}, so that its guest agent cannot freeze the file systems: resume it, or "
+            "set "
+            "quiesce to auto or never",
+            state=state.state,
+        )
+    if not has_agent:
+        raise DiskError(
+            f"{state.name}: no guest agent answers, which would freeze the file systems: install and start "
+            "qemu-guest-agent in the guest, give the domain its channel (org.qemu.guest_agent.0), or set quiesce to "
+            "auto "
+            "or never",
+        )
+
+
+def _each(method: t.Callable[[Taking], None], item: Taking) -> t.Callable[[], None]:
+    return lambda: method(item)

@@ -1,0 +1,64 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hands that remove clones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_remove import Removal
+
+
+@dataclass
+class Removing:
+    """The hands that remove one clone; no decisions between them."""
+
+    hypervisor: Hypervisor
+    domain: Domain
+    operation: Operation
+    plan: Removal
+    _xml: str | None = None
+
+    def note(self) -> None:
+        """From now on the next run finds what goes, though the definition does not name it any more."""
+        for path in self.plan.files:
+            self.operation.settled(path)
+            self.operation.note(path, item=self.plan.name, new_file=_staging.file_identity(path))
+
+    def stop(self) -> None:
+        self.domain.destroy()
+
+    def undefine(self) -> None:
+        self._xml = self.domain.xml(inactive=True)
+        self.domain.undefine()
+
+    def define_again(self) -> None:
+        if self._xml is not None and self.hypervisor.find(self.plan.name) is None:
+            self.hypervisor.define(self._xml)
+
+    def remove_files(self) -> None:
+        """A file that cannot be removed keeps its record, by which the next run tries again."""
+        for path in self.plan.files:
+            self.operation.keep(path)
+        for path in self.plan.files:
+            _base_note.remove(path)
+            self.operation.settled(path)
+
+
+def steps(removing: Removing, *, stop: bool) -> tuple[Step, ...]:
+    """The steps that remove a clone, in order; *stop* its guest first."""
+    plan = removing.plan
+    found = [Step("", removing.note)]
+    if stop:
+        found.append(Step(f"pull the plug of {plan.name}", removing.stop))
+    found.append(Step(f"undefine {plan.name}", removing.undefine, removing.define_again, commits=True))
+    if plan.files:
+        found.append(Step(f"remove {', '.join(plan.files)}", removing.remove_files))
+    return tuple(found)

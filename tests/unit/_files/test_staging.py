@@ -1,0 +1,266 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A new file is made out of sight and put in its place in one step, over nothing that stands there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> NewFile:
+    return NewFile(str(tmp_path / "web.qcow2"))
+
+
+def filled(new: NewFile, content: bytes = b"disk") -> NewFile:
+    new.begin()
+    Path(new.name).write_bytes(content)
+    return new
+
+
+def test_a_file_is_made_in_a_hidden_directory_of_its_own(new: NewFile, tmp_path: Path) -> None:
+    filled(new)
+    directory = tmp_path / ".web.qcow2.kvmops.d"
+    assert os.listdir(tmp_path) == [directory.name]
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert new.name == str(directory / "web.qcow2")
+    assert _staging.left_over(new.path)
+
+
+def test_a_published_file_stands_alone_in_its_place(new: NewFile, tmp_path: Path) -> None:
+    identity = filled(new).identity()
+    new.publish()
+    assert os.listdir(tmp_path) == ["web.qcow2"]
+    assert Path(new.path).read_bytes() == b"disk"
+    assert os.stat(new.path).st_nlink == 1
+    assert _staging.is_file(new.path, identity)
+    assert not _staging.left_over(new.path)
+
+
+def test_publishing_never_replaces_what_appeared_meanwhile(new: NewFile) -> None:
+    filled(new)
+    Path(new.path).write_bytes(b"precious")
+    with pytest.raises(DiskError, match="a file appeared here meanwhile"):
+        new.publish()
+    new.withdraw()
+    assert Path(new.path).read_bytes() == b"precious"
+
+
+def test_publishing_does_not_follow_a_link_that_appeared_meanwhile(new: NewFile, tmp_path: Path) -> None:
+    filled(new)
+    os.symlink(tmp_path / "elsewhere", new.path)
+    with pytest.raises(DiskError, match="a file appeared here meanwhile"):
+        new.publish()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_system_without_hard_links_is_no_excuse_to_replace(
+    new: NewFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    filled(new)
+    Path(new.path).write_bytes(b"precious")
+    with pytest.raises(DiskError, match="a file appeared here meanwhile"):
+        new.publish()
+    os.unlink(new.path)
+    new.publish()
+    assert Path(new.path).read_bytes() == b"disk"
+
+
+def test_withdrawing_leaves_nothing_whenever_it_happens(new: NewFile, tmp_path: Path) -> None:
+    new.withdraw()
+    new.begin()
+    new.withdraw()
+    filled(new).withdraw()
+    filled(new).publish()
+    new.withdraw()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def standing(new: NewFile) -> Path:
+    path = Path(new.path)
+    path.write_bytes(b"old")
+    return path
+
+
+def test_a_file_is_replaced_by_a_whole_one_and_kept_until_the_end(new: NewFile, standing: Path, tmp_path: Path) -> None:
+    expected = _staging.file_identity(new.path)
+    identity = filled(new, b"new").identity()
+    new.replace(expected)
+    assert standing.read_bytes() == b"new"
+    assert _staging.is_file(new.path, identity)
+    assert _staging.is_file(_staging.kept(new.path), expected)
+    new.commit()
+    assert os.listdir(tmp_path) == ["web.qcow2"]
+    new.withdraw()
+    assert standing.read_bytes() == b"new", "what is committed stays"
+
+
+def test_withdrawing_puts_the_replaced_file_back(new: NewFile, standing: Path, tmp_path: Path) -> None:
+    expected = _staging.file_identity(new.path)
+    filled(new).replace(expected)
+    new.withdraw()
+    assert _staging.is_file(new.path, expected)
+    assert standing.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["web.qcow2"]
+    assert standing.stat().st_nlink == 1
+
+
+def test_only_the_expected_file_is_replaced(new: NewFile, standing: Path, tmp_path: Path) -> None:
+    expected = _staging.file_identity(new.path)
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    other.rename(standing)
+    with pytest.raises(DiskError, match="is not the file any more that was looked at"):
+        filled(new).replace(expected)
+    new.withdraw()
+    assert standing.read_bytes() == b"precious"
+    standing.unlink()
+    with pytest.raises(DiskError, match="is not the file any more that was looked at"):
+        filled(new).replace(expected)
+    new.withdraw()
+    assert os.listdir(tmp_path) == []
+
+
+def test_withdrawing_leaves_what_took_the_place_of_the_new_file(new: NewFile, standing: Path, tmp_path: Path) -> None:
+    filled(new).replace(_staging.file_identity(new.path))
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    other.rename(standing)
+    new.withdraw()
+    assert standing.read_bytes() == b"precious"
+    assert os.listdir(tmp_path) == ["web.qcow2"]
+
+
+def test_without_hard_links_a_replaced_file_is_gone_and_the_new_one_stays(
+    new: NewFile, standing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    filled(new, b"new").replace(_staging.file_identity(new.path))
+    new.withdraw()
+    assert standing.read_bytes() == b"new"
+    assert not _staging.left_over(new.path)
+
+
+@pytest.mark.parametrize("moment", ["link", "rename", "fsync"])
+def test_a_run_that_dies_while_it_replaces_leaves_one_of_two_whole_files(
+    moment: str, new: NewFile, standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _staging.file_identity(new.path)
+    filled(new, b"new")
+    with monkeypatch.context() as dying:
+        dying.setattr(os, moment, Died.now)
+        with pytest.raises(Died):
+            new.replace(expected)
+    assert standing.read_bytes() == b"old"
+    _staging.discard(new.path)
+    assert os.listdir(tmp_path) == ["web.qcow2"]
+    assert standing.read_bytes() == b"old"
+
+
+def test_the_next_run_finishes_a_replacement_or_puts_the_old_file_back(new: NewFile, standing: Path) -> None:
+    for end, content in ((_staging.discard, b"new"), (_staging.put_back, b"old")):
+        standing.write_bytes(b"old")
+        filled(new, b"new").replace(_staging.file_identity(new.path))
+        assert _staging.left_over(new.path)
+        end(new.path)
+        assert standing.read_bytes() == content
+        _staging.discard(new.path)
+    assert not _staging.put_back(new.path)
+
+
+class Died(BaseException):
+    """The process is gone: nothing is undone."""
+
+    @classmethod
+    def now(cls, *_arguments: object, **_options: object) -> None:
+        raise cls
+
+
+def test_what_a_dead_run_left_is_cleared_before_a_new_one_begins(new: NewFile) -> None:
+    filled(new)
+    (Path(new.name).parent / "more").mkdir()
+    again = NewFile(new.path)
+    again.begin()
+    assert os.listdir(os.path.dirname(again.name)) == []
+
+
+def test_a_leftover_that_is_a_link_is_removed_and_not_followed(new: NewFile, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_bytes(b"x")
+    os.symlink(victim, _staging.staging_directory(new.path))
+    assert _staging.left_over(new.path)
+    filled(new).publish()
+    assert (victim / "precious").exists()
+    assert not _staging.left_over(new.path)
+
+
+def test_a_name_of_255_bytes_can_be_staged(tmp_path: Path) -> None:
+    new = filled(NewFile(str(tmp_path / ("ü" * 127 + "x"))))
+    new.publish()
+    assert os.listdir(tmp_path) == ["ü" * 127 + "x"]
+
+
+def test_a_place_where_no_file_can_be_made_is_refused_beforehand(tmp_path: Path) -> None:
+    _staging.require_directory(str(tmp_path / "web.qcow2"), "path")
+    with pytest.raises(InvalidRequest, match="missing does not exist: create it first"):
+        _staging.require_directory(str(tmp_path / "missing" / "web.qcow2"), "path")
+    with pytest.raises(InvalidRequest, match="more than 255 bytes"):
+        _staging.require_directory(str(tmp_path / ("x" * 256)), "path")
+
+
+def test_a_new_file_resembles_its_model(tmp_path: Path) -> None:
+    model, copy = tmp_path / "model", tmp_path / "copy"
+    for path in (model, copy):
+        path.write_bytes(b"")
+    model.chmod(0o640)
+    os.setxattr(model, "user.note", b"kept")
+    _staging.resemble(str(copy), str(model))
+    assert copy.stat().st_mode & 0o7777 == 0o640
+    assert os.getxattr(copy, "user.note") == b"kept"
+
+
+@pytest.mark.parametrize("links", [0, 1, 2])
+def test_an_image_is_removed_with_the_links_that_lead_to_it(tmp_path: Path, links: int) -> None:
+    image = tmp_path / "store" / "web.raw"
+    image.parent.mkdir()
+    image.write_bytes(b"")
+    name = image
+    for number in range(links):
+        link = tmp_path / f"link-{number}"
+        link.symlink_to(name if number else Path("store") / "web.raw")
+        name = link
+    (tmp_path / "other").write_bytes(b"")
+    _staging.remove_image(str(name))
+    _staging.remove_image(str(name))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["other", "store"]
+
+
+def test_of_an_image_whose_removal_was_cut_short_the_link_goes(tmp_path: Path) -> None:
+    link = tmp_path / "web.raw"
+    link.symlink_to(tmp_path / "gone")
+    _staging.remove_image(str(link))
+    assert not os.path.lexists(link)
+
+
+def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "web.qcow2"
+    path.write_bytes(b"")
+    _staging.remove(str(path))
+    assert not path.exists()
+    _staging.remove(str(path))
