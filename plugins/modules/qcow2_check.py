@@ -19,6 +19,9 @@ description:
   - Only the image itself is opened. The files that it refers to (a backing file, a data file) are left alone and may be
     missing. So an overlay is checked by itself, and a chain image by image.
   - A check tells whether the tables that find the content fit together. It says nothing about the content.
+  - A check also tells whether the image was cut short, of every format whose tables say how long its files have to be,
+    of V(qcow) images too. An image that was cut short makes the task fail and is never repaired, because a repair
+    would make the loss final.
   - An image that another program writes is refused, because what is read then contradicts itself. To repair an image,
     it must be unused.
   - To check an encrypted image, C(qemu-img) needs its secret, O(encryption).
@@ -47,7 +50,9 @@ options:
         it is left alone and the task fails. QEMU can do this for V(qcow2) and V(parallels). Leaks in other formats
         stay.
       - V(all) also repairs corruptions. If these are more than wrong reference counts, a repair can lose data, so copy
-        the image first. QEMU can do this for V(qcow2), V(qed) and V(parallels).
+        the image first. QEMU can do this for V(qcow2), V(qed) and V(parallels). A V(parallels) image with an extension
+        of its format is never repaired, because QEMU would make it unreadable. The log of a V(vhdx) image that was not
+        closed is replayed. Until then no module reads the image.
       - An image can be marked as corrupt, or as not closed properly, although it is sound. V(leaks) and V(all) remove
         such a mark.
     type: str
@@ -135,6 +140,12 @@ check:
     check_errors:
       description: The number of errors of the check itself.
       type: int
+    truncated:
+      description:
+        - Whether something that the image holds lies behind the end of one of its files, as an interrupted upload
+          leaves it. QEMU reads zeros there.
+        - RV(check.result) is V(corrupt) then.
+      type: bool
 content_unchanged:
   description:
     - After the repair of a qcow2 image, whether its tables prove that its content is the same as before. The content is

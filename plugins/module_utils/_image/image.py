@@ -12,7 +12,7 @@ import stat
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, QemuImgFailed, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import unread as _unread
@@ -140,7 +140,7 @@ def inspect(
     if header and header.snapshot_count:
         with _headers.open_image(path) as stream:
             snapshots = _qcow2.read_snapshots(stream, header, path)
-    told = (by_header and _told_by_header(path, image_format, header)) or qemu_img.info(path, image_format)
+    told = (by_header and _told_by_header(path, image_format, header)) or _told(qemu_img, path, image_format)
     if image_format == "vpc":
         _require_true_size(path, told["virtual-size"])
     data_files = tuple(_headers.resolve(name, path) or name for name in points_to.data_files)
@@ -161,11 +161,11 @@ def inspect(
 
 
 def first_look(
-    path: str, image_format: str | None = None, knows: Knows | None = None, *, replays_log: bool = False
+    path: str, image_format: str | None = None, knows: Knows | None = None
 ) -> tuple[str, _headers.References, _qcow2.Header | None]:
     """The format of the image at *path*, what it points to, and its header where it is qcow2, before qemu-img opens it.
 
-    *replays_log*: a VHDX image that was not closed is no surprise. Raises MissingImage, or UnsafeImage as inspect does.
+    Raises MissingImage, or UnsafeImage as inspect does.
     """
     with _headers.open_image(path) as stream:
         claimed = _headers.recognise(stream) or "raw"
@@ -180,7 +180,7 @@ def first_look(
         points_to = _headers.references(stream, image_format, path)
         header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
         if image_format not in ("raw", "qcow2"):
-            _unread.require_nothing_unread(stream, image_format, path, replays_log=replays_log)
+            _unread.require_nothing_unread(stream, image_format, path)
     if image_format == "vmdk" and points_to.data_files:
         _require_own_extents(points_to.data_files, path, knows)
     if header and header.unknown_incompatible:
@@ -293,6 +293,22 @@ def _require_own_extents(extents: tuple[str, ...], path: str, knows: Knows | Non
 def _require_true_size(path: str, virtual_size: int) -> None:
     with _headers.open_image(path) as stream:
         _unread.require_true_size(stream, virtual_size, path)
+
+
+def _told(qemu_img: QemuImg, path: str, image_format: str) -> dict[str, t.Any]:
+    try:
+        return qemu_img.info(path, image_format)
+    except QemuImgFailed:
+        require_replayed(path, image_format)
+        raise
+
+
+def require_replayed(path: str, image_format: str) -> None:
+    """Raises UnsafeImage where QEMU could not open the image at *path* because it has a log to be replayed."""
+    if image_format == "vhdx":
+        with _headers.open_image(path) as stream:
+            if _unread.names_log(stream):
+                raise _unread.not_replayed(path)
 
 
 def _told_by_header(path: str, image_format: str, header: _qcow2.Header | None) -> dict[str, t.Any] | None:

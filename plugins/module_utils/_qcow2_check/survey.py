@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import unread as _unread
@@ -20,18 +21,22 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair impor
 def header(wish: CheckWish) -> Header | None:
     """The header of a qcow2 image, None of any other. Raises DiskError for what is not of the format."""
     _image.require_format(wish.path, wish.format)
-    return _image.first_look(wish.path, wish.format, replays_log=wish.repair == "all")[2]
+    return _image.first_look(wish.path, wish.format)[2]
 
 
 def check(qemu_img: QemuImg, wish: CheckWish, found: Header | None) -> Finding:
     """What a check finds in the image with the header *found*; nothing is repaired."""
-    if wish.format == "vhdx" and _has(_unread.has_pending_log, wish):
-        return Finding(CheckResult("corrupt"), wish.format, pending_log=True)
     cut = _reach.find_cut(wish.path, wish.format)
     if cut is not None or wish.format not in CHECKED_FORMATS:  # of what was cut, QEMU would find what follows from that
         return Finding(CheckResult("unsupported"), wish.format, cut=cut)
     external_data = found is not None and found.external_data
-    result = qemu_img.check(wish.path, wish.format, external_data=external_data)
+    try:
+        result = qemu_img.check(wish.path, wish.format, external_data=external_data)
+    except QemuImgFailed:
+        if wish.repair == "all" and wish.format == "vhdx" and _has(_unread.names_log, wish):
+            return Finding(CheckResult("corrupt"), wish.format, pending_log=True)
+        _image.require_replayed(wish.path, wish.format)
+        raise
     if found is None:
         extension = wish.format == "parallels" and _has(_unread.has_extension, wish)
         return Finding(result, wish.format, cut=cut, extension=extension)
