@@ -30,7 +30,9 @@ def require_meant(path: str, meant: bool) -> None:
             path=path,
         )
     if meant and not found:
-        raise InvalidRequest(f"{path}: asked for a block device, but is none: leave block_device out", path=path)
+        raise InvalidRequest(
+            f"{path}: asked for a block device, and is something else: leave block_device out", path=path
+        )
 
 
 def free_bytes(path: str) -> int:

@@ -127,8 +127,8 @@ class BitmapTask(InPlaceTask):
             _decision.require_valid_source(path, name, source, known)
             if header.virtual_size != bits.disk:
                 raise DiskError(
-                    f"{path}: has {header.virtual_size} bytes, {self.path} has {bits.disk}: bitmaps of disks that are "
-                    "not of one size are not merged: resize one of them",
+                    f"{path}: has {header.virtual_size} bytes, {self.path} has {bits.disk}: bitmaps are only merged "
+                    "between disks of the same size: resize one of them",
                     virtual_size=header.virtual_size,
                 )
             return bits.covers(Bits(stream, header, t.cast("_bitmaps.Bitmap", source), path))

@@ -53,9 +53,9 @@ class BitmapWish:
         for what, name in (("bitmap", self.name), *(("merge_from", name) for name in self.sources)):
             _require_usable_name(what, name)
         if (self.state == "merged") != bool(self.sources):
-            raise InvalidRequest("merge_from: goes with state=merged, which needs it: name the bitmaps to merge")
+            raise InvalidRequest("merge_from: is for state=merged, and required there: name the bitmaps to merge")
         if self.file is not None and not self.sources:
-            raise InvalidRequest("merge_from_path: goes with state=merged: leave it out")
+            raise InvalidRequest("merge_from_path: is for state=merged only: leave it out")
         if self.file == self.path:
             raise InvalidRequest("merge_from_path: is the image itself: leave it out")
         if self.file is None and self.name in self.sources:
@@ -64,7 +64,7 @@ class BitmapWish:
         if size is None:
             return
         if self.state != "present":
-            raise InvalidRequest("granularity: is chosen when a bitmap is made: goes with state=present only")
+            raise InvalidRequest("granularity: is chosen when a bitmap is made: give it with state=present only")
         if not _FINEST <= size <= _COARSEST or size & (size - 1):
             raise InvalidRequest(f"granularity: {size} is not a power of two from 512 to 2G")
 
@@ -73,8 +73,8 @@ def _require_usable_name(what: str, name: str) -> None:
     try:
         raw = name.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{what}: {name!r} is no text in UTF-8: choose another name") from None
+        raise InvalidRequest(f"{what}: {name!r} is not UTF-8 text: choose another name") from None
     if not 1 <= len(raw) <= _LONGEST_NAME:
         raise InvalidRequest(f"{what}: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
-        raise InvalidRequest(f"{what}: {name!r} has control characters in it: choose another name")
+        raise InvalidRequest(f"{what}: {name!r} has control characters: choose another name")

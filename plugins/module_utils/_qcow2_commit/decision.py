@@ -47,7 +47,9 @@ def depth_of_base(wish: CommitWish, chain: t.Sequence[Image], same: t.Callable[[
     """
     below = chain[1:]
     if not below:
-        raise DiskError(f"{wish.path}: has no backing file, so that there is nothing to merge it into", path=wish.path)
+        raise DiskError(
+            f"{wish.path}: has no backing file, into which it could be merged: name an overlay", path=wish.path
+        )
     depth = 1
     if wish.base is not None:
         found = [number for number, image in enumerate(chain) if number and same(image.path, wish.base)]

@@ -67,9 +67,9 @@ class CommitSurvey(InPlaceTask):
         directory = os.path.dirname(os.path.realpath(path))
         if os.path.dirname(os.path.realpath(below)) != directory and not (base and is_same(below, base)):
             raise UnsafeImage(
-                f"{path}: reads the backing file {below}, which lies in another directory, and which the task does not "
-                "name: what is merged would be written to a file that may be a foreign one: name it as base, or set "
-                "trusted=true where you know that it belongs there",
+                f"{path}: reads the backing file {below}, which lies in another directory, and which the task does "
+                "not name: the merge would write to a file that may belong to something else: name it as base, or "
+                "set trusted=true if you know that it belongs there",
                 path=path,
                 reference=below,
             )
@@ -130,7 +130,7 @@ class CommitSurvey(InPlaceTask):
                 image.path,
                 others,
                 f"merge {observed.overlay.path} into {observed.base.path}",
-                "set allow_dependents=true where they are to be given up",
+                "set allow_dependents=true to give them up",
             )
 
     def _require_writable(self, observed: Observed) -> None:

@@ -94,8 +94,7 @@ class CommitTask(CommitSurvey):
             refresh_pools(self.hypervisor(), {os.path.dirname(os.path.realpath(path)) for path in self._paths})
         if self._invalid:
             self.module.warn(
-                f"{', '.join(self._invalid)}: what this reads was written to, so that it is no disk any more, except "
-                f"below {self.wish.path}"
+                f"{', '.join(self._invalid)}: what it reads was written to, so it is only valid below {self.wish.path}"
             )
         image: dict[str, t.Any] = {}
         if self._base is not None:
@@ -233,7 +232,7 @@ class CommitTask(CommitSurvey):
         note = _dead(_lock.notes(operation)(path))
         base, image_format = self.wish.base or note.get("base"), self.wish.base_format or note.get("base_format")
         if base is not None and not os.path.exists(base):
-            raise MissingImage(f"{path}: neither it nor its base, {base}, is there: check the paths", path=path)
+            raise MissingImage(f"{path}: neither it nor its base, {base}, exists: check the paths", path=path)
         if base is not None and image_format is not None:
             _image.require_format(base, image_format)
             self._base = (base, image_format)

@@ -104,7 +104,9 @@ class ConversionTask:
     def _is_there(self) -> bool:
         path = self.wish.dest
         if os.path.islink(path):
-            raise UnsafeImage(f"{path}: is a symbolic link to nothing: remove it, or make its target first", path=path)
+            raise UnsafeImage(
+                f"{path}: is a symbolic link whose target is missing: remove it, or make its target first", path=path
+            )
         if os.path.isdir(path):
             raise InvalidRequest(f"dest: {path} is a directory: name the file in it")
         return os.path.lexists(_file_set.stands_at(path))
@@ -249,8 +251,8 @@ class ConversionTask:
         self._require_source_removable()
         if _decision.visible_difference(self.wish, found, dest) or not self._is_same(found, dest):
             raise DiskError(
-                f"{self.wish.src}: asked to remove it, but {dest.path} has other content, and is not made anew with "
-                "update=missing: set update to changed, or keep the source",
+                f"{self.wish.src}: asked to remove it, but {dest.path} has other content, which update=missing "
+                "leaves alone: set update to changed, or keep the source",
                 path=self.wish.src,
             )
         return Plan(facts, facts, self._removal_steps(operation))
@@ -264,7 +266,7 @@ class ConversionTask:
 
         def remove() -> None:
             if [_file_state(file) for file in files] != as_found or any(map(_users.is_locked, files)):
-                raise DiskError(f"{src}: is used by somebody else meanwhile: the source was kept", path=src)
+                raise DiskError(f"{src}: is in use by now: the source was kept", path=src)
             if operation is not None and len(files) > 1:  # whoever is killed in between leaves only a part of it
                 operation.note(src, source=src, dest=self.wish.dest, removing=self.wish.dest)
             _file_set.remove(src)

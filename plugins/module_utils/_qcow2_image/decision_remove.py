@@ -25,7 +25,7 @@ def plan_remove(path: str) -> Plan:
     mode = os.lstat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         raise UnsafeImage(
-            f"{path}: asked to remove an image, found something that is no regular file: left alone", path=path
+            f"{path}: asked to remove an image, found something that is not a regular file: left alone", path=path
         )
     extents = len(_file_set.files(path)) - 1
     what = f"remove {path}" + (f" and its {extents} extent(s)" if extents else "")

@@ -111,8 +111,8 @@ class ImageTask(InPlaceTask):
     def _existing(self, image_format: str) -> _image.Image | None:
         if os.path.islink(self.path) and not os.path.exists(self.path):
             raise UnsafeImage(
-                f"{self.path}: is a symbolic link to nothing ({os.readlink(self.path)}): "
-                "remove it, or make its target first"
+                f"{self.path}: is a symbolic link whose target is missing ({os.readlink(self.path)}): remove it, or "
+                "make its target first"
             )
         if not os.path.lexists(self.path):
             return None
@@ -189,7 +189,7 @@ class ImageTask(InPlaceTask):
             if any(disk.target == user.target and disk.chain is not None for disk in _disks.disks(xml)):
                 raise ImageInUse(
                     f"{self.path}: the definition of domain {user.domain} says what disk {user.target} reads "
-                    f"(<backingStore>), and would go on saying so after: {found}: flatten the disk with "
+                    f"(<backingStore>), and would still say so after: {found}: flatten the disk with "
                     "kvmops.disk.vm_disk_flatten, or remove that element, first",
                     path=self.path,
                     in_use_by=[dict(vars(user))],

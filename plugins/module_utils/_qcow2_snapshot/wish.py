@@ -46,11 +46,11 @@ def _require_usable_name(name: str) -> None:
     try:
         raw = name.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"snapshot: {name!r} is no text in UTF-8: choose another name") from None
+        raise InvalidRequest(f"snapshot: {name!r} is not UTF-8 text: choose another name") from None
     if not 1 <= len(raw) <= _LONGEST_NAME:
         raise InvalidRequest(f"snapshot: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
-        raise InvalidRequest(f"snapshot: {name!r} has control characters in it: choose another name")
+        raise InvalidRequest(f"snapshot: {name!r} has control characters: choose another name")
     if name.isdecimal():
         raise InvalidRequest(
             f"snapshot: {name!r} could be the ID of a snapshot, which QEMU takes for its name: give the name of a "

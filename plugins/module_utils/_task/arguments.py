@@ -45,12 +45,12 @@ def require_directories(search_paths: t.Iterable[str]) -> None:
     """Raises InvalidRequest where one of the directories that are to be searched for images is none."""
     for directory in search_paths:
         if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
-            raise InvalidRequest(f"search_paths: {directory} is not a directory: images in it cannot be looked for")
+            raise InvalidRequest(f"search_paths: {directory} is not a directory: give a directory to search for images")
 
 
 def require_ratio(ratio: float | None, what: str = "max_overcommit") -> None:
     """Raises InvalidRequest where *ratio*, the parameter *what*, is no limit of promises."""
     if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
         raise InvalidRequest(
-            f"{what}: {ratio:g} is no ratio: give how many times its own size a file system may promise, such as 1.2"
+            f"{what}: {ratio:g} is not a ratio: give how many times its own size a file system may promise, such as 1.2"
         )

@@ -72,7 +72,7 @@ class InPlaceTask:
     def require_no_dependents(self, to_do: str, users: t.Iterable[_users.User]) -> None:
         """Raises HasDependents where overlays read what is to be written, unless the task gives them up."""
         if not self.module.params["allow_dependents"]:
-            otherwise = "set allow_dependents=true where they are to be given up"
+            otherwise = "set allow_dependents=true to give them up"
             found = self.readers([self.path], users).of_files(_file_set.files_meant(self.path))
             _dependents.require_none(self.path, found, to_do, otherwise)
 

@@ -106,7 +106,7 @@ def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: boo
     if found or locked:
         by = (
             "; ".join(str(user) for user in found)
-            or "a process outside libvirt's sight (qemu-img, qemu-nbd or another QEMU)"
+            or "a process that libvirt does not know (qemu-img, qemu-nbd or another QEMU)"
         )
         raise ImageInUse(
             f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",

@@ -107,7 +107,7 @@ class LiveWork(Hands):
             self.domain.block_copy(item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth)
         except LibvirtFailed as error:
             raise LibvirtFailed(
-                f"{item.dest}: {error}: where permission was denied, let QEMU's user traverse every directory above it",
+                f"{item.dest}: {error}: if permission was denied, let QEMU's user enter every directory above it",
                 **error.facts,
             ) from error
 
@@ -153,7 +153,9 @@ class LiveWork(Hands):
         """Raises DiskError where the domain, or the disk in its definition, is another than it was (HAZARDS G10)."""
         name = self.domain.name
         if not self.domain.is_persistent():
-            raise DiskError(f"{name}: was undefined meanwhile: the new image was removed: define the domain, run again")
+            raise DiskError(
+                f"{name}: was undefined in the meantime: the new image was removed: define the domain, then run again"
+            )
         defined = next(
             (disk for disk in _disks.disks(self.domain.xml(inactive=True)) if disk.target == item.target), None
         )
@@ -164,8 +166,8 @@ class LiveWork(Hands):
             or (defined.source, defined.volume) != (expected.source, expected.volume)
         ):
             raise DiskError(
-                f"{name}: {item.target} was changed in the definition meanwhile, by somebody else: the new image was "
-                "removed: see what is meant, then run again"
+                f"{name}: {item.target} was changed in the definition in the meantime: the new image was removed: "
+                "check the definition, then run again"
             )
 
 
@@ -184,14 +186,14 @@ def steps(
             f"{item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} ({wish.layout.format})"
         )
         if item.target in work.adopted:
-            how = f"go on with the copy of {known} that an interrupted run began"
+            how = f"resume the copy of {known} that an interrupted run began"
         else:
             how = f"copy {known} while it runs"
         found.append(Step("", partial(work.stage, item), partial(work.withdraw, item)))
         found.append(Step(how, partial(work.copy, item), partial(work.end, item)))
     found.append(
         Step(
-            f"let {name} go on with {', '.join(item.dest for item in conversions)}",
+            f"switch {name} to {', '.join(item.dest for item in conversions)}",
             partial(work.pivot, conversions),
             commits=True,
         )
@@ -228,8 +230,8 @@ def _name_in_definition(hypervisor: Hypervisor, domain: Domain, changes: t.Seque
         if attempt == 1:
             hypervisor.define(_disks.with_changes(definition, changes))
     raise LibvirtFailed(
-        f"{domain.name}: runs on {', '.join(change.path for change in changes)}, but libvirt does not take that into "
-        "the definition: name it there with virsh edit before the domain goes off"
+        f"{domain.name}: runs on {', '.join(change.path for change in changes)}, but libvirt does not accept that "
+        "in the definition: name it there with virsh edit before the domain goes off"
     )
 
 

@@ -104,8 +104,8 @@ class LiveWork(Hands):
             or (live.source, live.volume) != (known.source, known.volume)
         ):
             raise DiskError(
-                f"{self.domain.name}: went off, was undefined, or got another {item.target} meanwhile: "
-                "nothing was changed: run again"
+                f"{self.domain.name}: went off, was undefined, or got another {item.target} in the meantime: nothing "
+                "was changed: run again"
             )
 
     def _is_settled(self, item: Flattening) -> bool:
@@ -148,7 +148,7 @@ def name_chain(hypervisor: Hypervisor, domain: Domain, items: t.Iterable[Flatten
     hypervisor.define(wanted)
     difference = _disks.unexpected_difference(wanted, domain.xml(inactive=True))
     if difference:
-        raise LibvirtFailed(f"{domain.name}: libvirt made something else of the definition:\n{difference}")
+        raise LibvirtFailed(f"{domain.name}: libvirt took another definition than it was given:\n{difference}")
 
 
 def shortened(definition: str, items: t.Iterable[Flattening]) -> str:

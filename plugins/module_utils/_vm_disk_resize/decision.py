@@ -98,7 +98,7 @@ def refused_device(what: str, path: str) -> DiskError:
     """The error for a disk on a block device, whose size is not the domain's business."""
     return DiskError(
         f"{what}: is the block device {path}, and only image files are resized: resize the device itself (with "
-        "lvextend, say), then tell a running guest with virsh blockresize",
+        "lvextend, for example), then tell a running guest with virsh blockresize",
         path=path,
     )
 
@@ -170,7 +170,7 @@ def require_size_reached(item: Resizing, found: int) -> None:
     """Raises DiskError where the disk has another size than it was given."""
     if found != item.after:
         raise DiskError(
-            f"{item.path}: has {exact_size(found)} after the resize, asked for {exact_size(item.after)}: look what "
+            f"{item.path}: has {exact_size(found)} after the resize, asked for {exact_size(item.after)}: see what "
             "else resizes it",
             virtual_size=found,
         )
@@ -216,7 +216,7 @@ def _require_plain(state: DomainState, item: Resizing) -> None:
     element, what = item.disk.element, f"{state.name}: {item.target}"
     if element.readonly or element.shareable or element.transient:
         kind = "read-only" if element.readonly else "shareable" if element.shareable else "transient"
-        raise DiskError(f"{what}: is {kind}, so that it may have other users or must not be changed: not resized")
+        raise DiskError(f"{what}: is {kind}, so it may have other users or must stay as it is: not resized")
     live, defined = item.disk.live, item.disk.defined
     if live and defined and _source(live) != _source(defined):
         raise DiskError(
@@ -274,7 +274,7 @@ def _require_able(item: Resizing) -> None:
 def _require_live(state: DomainState, item: Resizing, wish: ResizeWish) -> None:
     if wish.preallocation not in (None, "off"):
         raise DiskError(
-            f"{state.name}: {item.target}: is {state.state}, and what is added to a disk under its guest cannot be "
+            f"{state.name}: {item.target}: is {state.state}, and what is added while its guest runs cannot be "
             f"reserved, asked for preallocation {wish.preallocation}: leave that out, or shut the domain down first"
         )
 

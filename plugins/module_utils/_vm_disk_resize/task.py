@@ -138,8 +138,8 @@ class ResizeTask:
         self._require_room(item, policy, users)
         if item.live and operation is None and _decision.policy(self.wish, item, os.path.getsize(item.path)):
             self.module.warn(
-                f"{item.path}: its space is reserved, but what is added to a disk under its guest is not: the guest "
-                "gets an I/O error or is paused where the file system is full by then"
+                f"{item.path}: its space is reserved, but what is added while its guest runs is not: if the file "
+                "system is full later, the guest gets an I/O error or is paused"
             )
         work = Work(self.domain, self._door(operation), operation, item, policy)
         return _decision.plan_resize(self.state, item, policy, work)
@@ -170,7 +170,7 @@ class ResizeTask:
         _users.require_unused(item.path, others, "resize it", locks=not item.live)
         if not self.params["allow_dependents"]:
             found = _dependents.of(item.path, self._directories(item), users)
-            otherwise = "set allow_dependents=true where they are to be given up"
+            otherwise = "set allow_dependents=true to give them up"
             _dependents.require_none(item.path, found, "resize it", otherwise)
         return users
 
@@ -187,8 +187,7 @@ class ResizeTask:
             if self.wish.preallocation is not None:
                 raise
             raise NotEnoughSpace(
-                f"{error}. The image is fully allocated, so that what is added would be too: with preallocation=off "
-                "it is not",
+                f"{error}. The image is fully allocated, so what is added would be as well, unless preallocation=off",
                 **error.facts,
             ) from error
         ratio = self.params["max_overcommit"]

@@ -42,8 +42,8 @@ class Work:
         found = self.domain.capacity(item.target)
         if found != item.before:
             raise DiskError(
-                f"{self.domain.name}: {item.target}: was resized to {exact_size(found)} by somebody else meanwhile: "
-                "nothing was changed: run again",
+                f"{self.domain.name}: {item.target}: was resized to {exact_size(found)} in the meantime: nothing was "
+                "changed: run again",
                 virtual_size=found,
             )
         try:
@@ -63,7 +63,7 @@ class Work:
         item = self.item
         if self.domain.is_active():
             raise ImageInUse(
-                f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again",
+                f"{self.domain.name}: was started in the meantime: nothing was changed: run again",
                 in_use_by=[],
             )
         self._begun = True

@@ -205,9 +205,8 @@ def _removal(
 ) -> Removal:
     if not snapshot.is_external:
         raise DiskError(
-            f"{state.name}: its snapshot {snapshot.name} is none of disks alone in files of their own: delete it with "
-            "virsh "
-            "snapshot-delete"
+            f"{state.name}: its snapshot {snapshot.name} is not one of disks alone in files of their own: delete it "
+            "with virsh snapshot-delete"
         )
     merges: list[Merge] = []
     merged: list[RecordedDisk] = []
@@ -217,9 +216,8 @@ def _removal(
         chain = chains.get(one.target)
         if chain is None:
             raise DiskError(
-                f"{state.name}: its snapshot {snapshot.name} is of {one.target}, which the domain has no more: attach "
-                "the "
-                "disk again, or remove libvirt's record with virsh snapshot-delete --metadata"
+                f"{state.name}: its snapshot {snapshot.name} is of {one.target}, which the domain no longer has: "
+                "attach the disk again, or remove libvirt's record with virsh snapshot-delete --metadata"
             )
         number = next((number for number, link in enumerate(chain) if same(link.path, one.overlay)), None)
         if number is None:
@@ -258,8 +256,8 @@ def _merge(
     if below is None or (image is not None and not same(image.source, below.path) and image.type != "volume"):
         raise DiskError(
             f"{state.name}: {target}: below {chain[number].path}, the overlay of the snapshot {snapshot.name}, is "
-            f"{below.path if below else 'nothing'}, and libvirt knows it over {image_of(snapshot, target)}: somebody "
-            "changed the chain: bring the two together first",
+            f"{below.path if below else 'nothing'}, and libvirt knows it over {image_of(snapshot, target)}: the "
+            "chain was changed: bring the two together first",
         )
     explicit = _is_explicit(snapshot, target, number == 0, named)
     above = chain[number - 1] if number else None
@@ -278,9 +276,8 @@ def _require_unneeded(
     if needed_by or snapshot.reverted:
         others = f"other snapshots ({', '.join(needed_by)}) build on it" if needed_by else "the domain went back to it"
         raise DiskError(
-            f"{state.name}: the overlay of its snapshot {snapshot.name}, {overlay}, is none of the images that the "
-            "domain "
-            f"runs on now, and {others}: what to keep of the two is for you to say: delete it with virsh "
+            f"{state.name}: the overlay of its snapshot {snapshot.name}, {overlay}, is not one of the images that "
+            f"the domain runs on now, and {others}: decide which of the two to keep: delete it with virsh "
             "snapshot-delete",
             snapshots=needed_by,
         )

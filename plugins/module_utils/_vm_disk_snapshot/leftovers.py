@@ -164,9 +164,9 @@ def require_settleable(state: DomainState, disks: t.Sequence[RecordedDisk]) -> N
     """Raises DiskError where the guest runs on images that lack something of *disks*."""
     if disks and state.active:
         raise DiskError(
-            f"{state.name}: {', '.join(disk.dest for disk in disks)} lost a part of what was merged into it, as its "
-            "QEMU "
-            "was killed then; a guest runs on it again: destroy the domain and run again, which merges anew",
+            f"{state.name}: {', '.join(disk.dest for disk in disks)} lost a part of what was merged into it, as "
+            "its QEMU was killed then; a guest runs on it again: destroy the domain and run again, which merges "
+            "again",
             state=state.state,
         )
 

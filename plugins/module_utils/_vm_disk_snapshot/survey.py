@@ -127,7 +127,7 @@ class VmSnapshotSurvey:
         )
         known = {str(disk.overlay) for one in self.snapshots for disk in one.external}
         for path in sorted(set(paths)):
-            to_do = f"go back to the snapshot {snapshot.name}"
+            to_do = f"revert to the snapshot {snapshot.name}"
             found = [one for one in readers.of(path) if not any(_decision.same(one, name) for name in known)]
             _dependents.require_none(path, found, to_do, "take a new snapshot instead")
             _users.require_unused(path, others, to_do, locks=False)
@@ -181,11 +181,9 @@ class VmSnapshotSurvey:
             found = unvouched.get(merge.target)
             if found is not None:
                 raise UnsafeImage(
-                    f"{found.image}: {found.points}, which neither the definition of {self.state.name} nor a snapshot "
-                    "names "
-                    f"for {merge.target}: name it as backingStore in the definition, or set trusted=true where you "
-                    "know "
-                    "that it belongs there",
+                    f"{found.image}: {found.points}, which neither the definition of {self.state.name} nor a "
+                    f"snapshot names for {merge.target}: name it as backingStore in the definition, or set "
+                    "trusted=true if you know that it belongs there",
                     path=found.image,
                 )
 

@@ -210,7 +210,7 @@ class VmSnapshotTask(DomainTask):
         disks = _decision.select(self.state, self.wish)
         missing = [disk for disk in disks if disk.target not in self.chains]
         if missing:
-            raise MissingImage(f"{missing[0].path}: does not exist, or is no file: {self.state.name} has it as a disk")
+            raise MissingImage(f"{missing[0].path}: is missing, or is not a file: {self.state.name} has it as a disk")
         agent = self.state.active and _snapshots.has_agent(self.domain.xml(inactive=False))
         _work_take.require_quiescable(self.state, self.wish.quiesce, agent)
         self.takings = _decision.takings(name, disks, self.chains, self.snapshots, self.unvouched)

@@ -78,7 +78,7 @@ def steps(work: RevertWork, *, is_there: bool = False) -> tuple[Step, ...]:
     name = work.state.name
     found: list[Step] = [Step("", work.begin, work.restore)]
     if not is_there:
-        found.append(Step(f"go back to the snapshot {work.snapshot.name} of {name}", work.revert, commits=True))
+        found.append(Step(f"revert to the snapshot {work.snapshot.name} of {name}", work.revert, commits=True))
     if work.runs:
         found.append(Step(f"start {name}, which ran before", work.start, commits=True))
     found.append(Step("", work.finish))

@@ -55,7 +55,7 @@ def removal(found: Neighbour, mark: Mark) -> Removal:
         if not os.path.lexists(path):
             continue
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise UnsafeImage(f"{found.looks.name}: {path} is no regular file any more: left alone", path=path)
+            raise UnsafeImage(f"{found.looks.name}: {path} is no longer a regular file: left alone", path=path)
         files.append(path)
     targets = {disk.target for disk in mark.disks}
     kept = [

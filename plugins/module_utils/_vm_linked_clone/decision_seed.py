@@ -32,7 +32,7 @@ def require_file(name: str, path: str | None, *, later: bool) -> None:
     """Raises DiskError where the seed of the clone *name* is no file; *later*: one that is missing may yet be made."""
     if path is None or os.path.isfile(path) or (later and not os.path.lexists(path)):
         return
-    found = "it is no regular file" if os.path.lexists(path) else "there is no such file"
+    found = "it is not a regular file" if os.path.lexists(path) else "there is no such file"
     raise DiskError(f"{name}: seed: {path}: {found}: make the image first, or leave seed out", path=path)
 
 

@@ -97,7 +97,7 @@ def place(source: Source, wish: CloneWish) -> str:
 def require_place(directory: str, user: t.Callable[[], tuple[int, int] | None]) -> None:
     """Raises InvalidRequest where *directory* is none, cannot be written to, or QEMU's *user* cannot get to it."""
     if not os.path.isdir(directory):
-        raise InvalidRequest(f"disk_dir: {directory} is no directory: create it first", path=directory)
+        raise InvalidRequest(f"disk_dir: {directory} is not a directory: create it first", path=directory)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise InvalidRequest(f"disk_dir: no permission to write in {directory}", path=directory)
     _access.require(directory, user, "disk_dir")
@@ -114,7 +114,8 @@ def effective_mode(source: Source, wish: CloneWish, directory: str) -> str:
         return wish.fallback
     raise DiskError(
         f"{', '.join(unable)}: cannot be reflinked into {directory}: both have to lie on one file system that knows "
-        "reflinks (XFS, Btrfs and the like): choose another disk_dir, or say by fallback how to make the clones then",
+        "reflinks (XFS, Btrfs and the like): choose another disk_dir, or give fallback, another way to make the "
+        "clones",
         path=unable[0],
     )
 
@@ -200,8 +201,7 @@ def require_right(spec: CloneSpec, wish: CloneWish, source: Source, found: Neigh
     said = differences(spec, wish, source, found, qemu_img)
     if said:
         raise DiskError(
-            f"{spec.name}: a domain of this name is there, and it is not the clone that is asked for: "
-            f"{'; '.join(said)}: it was left alone: choose another name, or remove it (state=absent for a clone that "
-            "this module made)",
+            f"{spec.name}: a domain of this name exists, and it is not the wanted clone: {'; '.join(said)}: it was "
+            "left alone: choose another name, or remove it (state=absent for a clone that this module made)",
             differences=said,
         )

@@ -146,7 +146,9 @@ class RemovalTask:
         others = [user for user in self.users if user.uuid not in {one.facts["uuid"] for one in going}]
         for path in item.files:
             found = [reader for reader in self.readers.of(path) if os.path.realpath(reader) not in files]
-            _dependents.require_none(path, found, "remove it with its clone", "remove them (snapshots, say) first")
+            _dependents.require_none(
+                path, found, "remove it with its clone", "remove them (snapshots, for example) first"
+            )
             _users.require_unused(path, others, "remove it with its clone", locks=locks)
 
     def _waves(self) -> t.Iterator[list[RemovalItem]]:

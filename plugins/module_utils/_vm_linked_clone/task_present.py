@@ -131,13 +131,15 @@ class CloneTask:
         new = [item for item in items if item.plan and item.error is None]
         if new and self.mode == LINKED and not self.wish.protect_base:
             self.module.warn(
-                f"{self.wish.source} is not protected: to start it, or to change its images, destroys its clones"
+                f"{self.wish.source} is not protected: starting it, or changing its images, destroys its clones"
             )
         shared = new[0].plan.definition.shared if new and new[0].plan else ()
         seeds = {item.spec.seed for item in items if item.open and item.spec and item.spec.seed}
         missing = sorted(path for path in seeds if not os.path.exists(path))
         if missing and self.module.check_mode:
-            self.module.warn(f"seed: {', '.join(missing)}: not there yet, as it has to be when this is done")
+            self.module.warn(
+                f"seed: {', '.join(missing)}: does not exist yet: make it before the task runs outside check mode"
+            )
         if shared:
             self.module.warn(f"{self.wish.source} and its clones cannot run at once: they share {', '.join(shared)}")
 
@@ -295,7 +297,7 @@ class CloneTask:
             self._keep(item, _survey.look_at(self.hypervisor, domain), left)
             return Plan({}, {}, self._finishing(item, operation, domain))
         if item.plan is None:
-            raise DiskError(f"{item.name}: was undefined by somebody else meanwhile: run again")
+            raise DiskError(f"{item.name}: was undefined in the meantime: run again")
         return Plan({}, {}, self._making(item, operation))
 
     def _making(self, item: CloneItem, operation: Operation | None) -> tuple[Step, ...]:

@@ -71,8 +71,8 @@ class RebaseTask:
         for name, usual in (("mode", LINKED), ("state", "present")):
             if self.params[name] != usual:
                 raise InvalidRequest(
-                    f"rebase_to: moves linked clones that are there, and {name} is {self.params[name]}: leave one of "
-                    "the two out"
+                    f"rebase_to: moves existing linked clones, and {name} is {self.params[name]}: leave one of the "
+                    "two out"
                 )
         self.wish = wish
         self.progress = Progress.wanted()
@@ -130,7 +130,7 @@ class RebaseTask:
         domain = self.hypervisor.find(item.name)
         if domain is None:
             raise DiskError(
-                f"{item.name}: no domain of this name: rebase_to moves clones that are there: make it as a clone of "
+                f"{item.name}: no domain of this name: rebase_to moves existing clones: make it as a clone of "
                 f"{self.target.state.name} (source, without rebase_to)"
             )
         state = _domain.observe(self.hypervisor, domain)
@@ -234,7 +234,7 @@ class RebaseTask:
 
         def look() -> None:
             if self.several.stopped():
-                raise Interrupted(f"{subject}: was left as it was, since the task was told to end")
+                raise Interrupted(f"{subject}: was left as it was, because the task was stopped")
 
         return lambda verb, total: self.progress.phase(subject, verb, total, look)
 
@@ -243,8 +243,8 @@ class RebaseTask:
         domain = self.hypervisor.domain(state.uuid)
         if domain.is_active() or domain.xml(inactive=True) != state.definition:
             raise DiskError(
-                f"{state.name}: was started, or changed, by somebody else meanwhile: its images read the new base, and "
-                "its guest sees the same: run again",
+                f"{state.name}: was started or changed in the meantime: its images read the new base, and its guest "
+                "sees the same: run again",
             )
         self.hypervisor.define(xml)
         difference = _disks.unexpected_difference(xml, domain.xml(inactive=True))

@@ -55,7 +55,7 @@ OVER_BASE: dict[str, Any] = {"backing_file": BASE.path, "backing_format": "qcow2
         (wish("raw", compress=True), "raw images cannot be compressed"),
         (wish("vmdk", compress=True), "only vmdk images of subformat streamOptimized"),
         (wish("raw", encryption=KEY), "raw images cannot be encrypted: use qcow2 or luks"),
-        (wish("luks"), "a luks image is nothing but encrypted"),
+        (wish("luks"), "a luks image is always encrypted"),
         (wish(encryption=KEY, compress=True), "QEMU cannot encrypt what it compresses"),
         (wish(layout=Layout("vhdx", subformat="thick")), "vhdx images know no thick: use dynamic or fixed"),
         (wish(dest=SOURCE.path), "dest: is the same file as src"),
@@ -69,7 +69,7 @@ OVER_BASE: dict[str, Any] = {"backing_file": BASE.path, "backing_format": "qcow2
         (wish(backing_file="/images/new", backing_format="qcow2"), "is the same file as dest"),
         (wish("raw", keep_bitmaps=True), "only qcow2 images of compat 1.1"),
         (wish(layout=Layout("qcow2", compat="0.10"), keep_bitmaps=True), "only qcow2 images of compat 1.1"),
-        (wish(snapshot="x", keep_bitmaps=True), "say nothing of its snapshot"),
+        (wish(snapshot="x", keep_bitmaps=True), "say nothing about its snapshot"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -113,8 +113,8 @@ def test_wishes_that_go_together_are_valid() -> None:
             Observed((SOURCE,), (BASE, SOURCE)),
             "is below the backing file",
         ),
-        (wish(rate=1, **OVER_BASE), Observed((SOURCE,), (BASE,)), "rate_limit: only goes with"),
-        (wish(keep_bitmaps=True, **OVER_BASE), Observed((SOURCE,), (BASE,)), "keep_bitmaps: only goes with"),
+        (wish(rate=1, **OVER_BASE), Observed((SOURCE,), (BASE,)), "rate_limit: only works with"),
+        (wish(keep_bitmaps=True, **OVER_BASE), Observed((SOURCE,), (BASE,)), "keep_bitmaps: only works with"),
         (wish(), Observed((SOURCE,), (), replace(NIGHTLY, virtual_size=11 * GIB)), "its end would be lost"),
         (wish("vmdk"), Observed((SOURCE,), (), replace(NIGHTLY, virtual_size=GIB)), "cannot be shrunk"),
     ],
@@ -203,7 +203,7 @@ def test_a_prediction_says_what_the_image_will_be() -> None:
         "convert /images/web.qcow2 (qcow2) at its snapshot nightly to /images/new (qcow2) over /images/golden.qcow2"
     )
     assert summary(wish(compress=True), Observed((SOURCE,)), "has other content").endswith(
-        "to /images/new (compressed qcow2), in the place of the one that has other content"
+        "to /images/new (compressed qcow2), in place of the one that has other content"
     )
 
 
@@ -215,10 +215,14 @@ OPENERS = Openers(Secret(b"top"), Secret(b"below"))
 @pytest.mark.parametrize(
     ("wanted", "images", "reason"),
     [
-        (wish(), (LUKS,), "set src_encryption with its secret and decrypt=true where that is meant"),
-        (wish(openers=OPENERS), (LUKS,), "would hold its content in the clear: set decrypt=true"),
-        (wish(decrypt=True), (SOURCE, LUKS), "set src_encryption with its secret where"),
-        (wish(openers=OPENERS, decrypt=True), (AES,), "encrypted with aes, where nothing tells a wrong secret"),
+        (wish(), (LUKS,), "set src_encryption with its secret and decrypt=true if that is meant"),
+        (wish(openers=OPENERS), (LUKS,), "would hold its content unencrypted: set decrypt=true"),
+        (wish(decrypt=True), (SOURCE, LUKS), "set src_encryption with its secret if"),
+        (
+            wish(openers=OPENERS, decrypt=True),
+            (AES,),
+            "encrypted with aes, where a wrong secret silently gives garbage",
+        ),
         (wish("qcow2"), (replace(SOURCE, format="qcow", encrypted=True),), "encrypted with aes"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -274,9 +278,9 @@ def test_an_encrypted_backing_file_is_read_by_an_encrypted_image_alone_and_as_on
     found = Observed((direct, base), (base,))
     assert not recipe(wish(**OVER_BASE, encryption=KEY), found).reads_base
     require_convertible(wish(**OVER_BASE, encryption=KEY), found)
-    with pytest.raises(UnsafeImage, match="would hold its changes in the clear"):
+    with pytest.raises(UnsafeImage, match="would hold its changes unencrypted"):
         require_convertible(wish(**OVER_BASE), found)
-    with pytest.raises(InvalidRequest, match="rate_limit: only goes with a backing_file in the clear"):
+    with pytest.raises(InvalidRequest, match="rate_limit: only works with an unencrypted backing_file"):
         require_convertible(wish(**OVER_BASE, encryption=KEY, rate=1), found)
 
 

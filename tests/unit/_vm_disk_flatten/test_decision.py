@@ -160,7 +160,7 @@ def same_chain(found: Flattening) -> None:
         (
             (IMAGES[0], replace(IMAGES[1], encrypted=True), IMAGES[2]),
             {},
-            "would stand in /images/vm.qcow2 in the clear",
+            "would be stored unencrypted in /images/vm.qcow2",
         ),
         (IMAGES, {"encrypted": True}, "is encrypted"),
         (IMAGES, {"sliced": True}, "is a slice"),

@@ -68,15 +68,15 @@ NVDIMM = "<memory model='nvdimm'><source><path>/n</path></source></memory>"
         ({"name": "a\nb"}, "line break"),
         ({"name": "a\x01b"}, "cannot stand in a domain's XML"),
         ({"name": "a" * 240}, "has 240 bytes"),
-        ({"mac": "52:54:00:00:00"}, "is no MAC address"),
+        ({"mac": "52:54:00:00:00"}, "is not a MAC address"),
         ({"mac": "33:33:00:00:00:01"}, "multicast"),
-        ({"mac": "00:00:00:00:00:00"}, "nobody's"),
-        ({"uuid": "pc-1"}, "is no UUID"),
-        ({"uuid": "00000000-0000-0000-0000-000000000000"}, "is no UUID"),
+        ({"mac": "00:00:00:00:00:00"}, "empty address"),
+        ({"uuid": "pc-1"}, "is not a UUID"),
+        ({"uuid": "00000000-0000-0000-0000-000000000000"}, "is not a UUID"),
         ({"memory": "lots"}, "memory: 'lots' is not a size"),
-        ({"memory": 1536}, "no whole number of KiB"),
-        ({"vcpus": 0}, "no number of virtual CPUs"),
-        ({"metadata": "<x>"}, "is no XML"),
+        ({"memory": 1536}, "not a whole number of KiB"),
+        ({"vcpus": 0}, "not a number of virtual CPUs"),
+        ({"metadata": "<x>"}, "is not XML"),
         ({"metadata": "<x/>"}, "has no namespace"),
         ({"metadata": "text"}, "holds no element"),
         ({"disk_sizes": {"vda": "4MB"}}, "disk_sizes: vda"),
@@ -97,7 +97,7 @@ def test_bad_input_is_refused(given: dict[str, Any], said: str) -> None:
         (wish(mode="full", fallback="linked"), "fallback: is for mode=reflink"),
         (wish(preallocation="falloc"), "preallocation: falloc is for full copies"),
         (wish(mode="reflink", preallocation="full"), "is for full copies"),
-        (wish(mode="reflink", cluster_size=65536), "cluster_size: a reflink is the same image"),
+        (wish(mode="reflink", cluster_size=65536), "cluster_size: a reflink has the cluster size"),
         (wish(cluster_size=1000), "is not a power of two"),
     ],
 )
@@ -149,7 +149,7 @@ def test_an_image_is_named_after_its_clone() -> None:
         (state(definition=with_tpm("emulator")), "vtpm=drop"),
         (state(definition=with_tpm("external")), "another program"),
         (state(definition=f"<domain><devices>{NVDIMM}</devices></domain>"), "has a nvdimm that writes to /n"),
-        (state(definition=NETWORK_STORE), "in no file"),
+        (state(definition=NETWORK_STORE), "elsewhere than in a file"),
     ],
 )
 def test_a_source_in_no_state_to_be_cloned_is_refused(found: DomainState, said: str) -> None:
@@ -158,7 +158,7 @@ def test_a_source_in_no_state_to_be_cloned_is_refused(found: DomainState, said: 
 
 
 def test_a_running_source_is_not_copied_either() -> None:
-    with pytest.raises(ImageInUse, match="a copy of a disk that changes meanwhile is no disk"):
+    with pytest.raises(ImageInUse, match="a copy of a disk that changes is inconsistent"):
         _decision_source.require_clonable(state(active=True), wish(mode="full", protect_base=False))
 
 
@@ -173,7 +173,7 @@ def test_an_emulated_tpm_may_be_dropped() -> None:
         (replace(ELEMENT, device="lun", type="block"), "passes a SCSI device through"),
         (replace(ELEMENT, encrypted=True), "is encrypted"),
         (replace(ELEMENT, sliced=True), "is a slice"),
-        (replace(ELEMENT, type="volume", source=None, pool="p", volume="v"), "p/v, which is not to be found"),
+        (replace(ELEMENT, type="volume", source=None, pool="p", volume="v"), "p/v, which cannot be found"),
         (replace(ELEMENT, device="cdrom"), "there is nothing to clone"),
     ],
 )
@@ -298,9 +298,9 @@ def test_a_clone_without_a_disk_of_its_source_is_not_right() -> None:
     [
         (spec(name="b", uuid=UUID), [], [], "is that of the domain pc-1: choose another"),
         (spec(name="b", mac="52:54:00:00:00:01"), ["52:54:00:00:00:01"], [], "of the domain pc-1: choose another"),
-        (spec(name="b"), ["52:54:00:00:00:01"], [], "its name leads to this one: give it another with mac"),
+        (spec(name="b"), ["52:54:00:00:00:01"], [], "it is derived from the name: give another one with mac"),
         (spec(name="b"), [], ["/d/pc-1.qcow2"], "is a disk of the domain pc-1"),
-        (spec(name="b"), ["52:54:00:00:00:02"] * 2, [], "of the domain b: its name leads"),
+        (spec(name="b"), ["52:54:00:00:00:02"] * 2, [], "of the domain b: it is derived"),
     ],
 )
 def test_what_another_domain_has_is_taken(asked: CloneSpec, macs: list[str], paths: list[str], said: str) -> None:
