@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import typing as t
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 #: The variable with the path of the file.
 ENVIRONMENT = "KVMOPS_PROGRESS"
@@ -74,6 +74,10 @@ class Phase:
     def _tell(self) -> None:
         self.seconds = self._progress.clock() - self._began
         self._progress.write()
+
+
+#: Begins a phase: a verb, and the bytes that it is about.
+Phases = t.Callable[[str, int], AbstractContextManager[Phase]]
 
 
 class Progress:

@@ -208,8 +208,8 @@ available_bytes:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import BASE_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import OPENING_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import ENDS, OVERLAYS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.task import run
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import ENDS, OVERLAYS
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     DEPENDENTS_SPEC,

@@ -414,7 +414,7 @@ def test_disks_of_domains_are_left_alone_while_they_run_or_are_saved_and_never_r
     with contextlib.closing(hv.connect()) as connection:
         connection.lookupByName(guest.name).managedSave()
         try:
-            assert f"domain {guest.name} has a saved state" in refused(MODULE, chain.top, **wish)["msg"]
+            assert f"domain {guest.name} has a managed-save image" in refused(MODULE, chain.top, **wish)["msg"]
         finally:
             connection.lookupByName(guest.name).managedSaveRemove()
     shown = chain.shown

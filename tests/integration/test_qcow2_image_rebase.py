@@ -316,6 +316,6 @@ def test_a_domain_that_describes_the_chain_itself_or_was_saved_is_not_left_behin
     assert f"running domain {guest.name}" in result["msg"]
     with contextlib.closing(hv.connect()) as connection:
         connection.lookupByName(guest.name).managedSave(0)
-    assert "has a saved state" in refused(clone, uri=hv.uri, **over(base))["msg"]
+    assert "has a managed-save image" in refused(clone, uri=hv.uri, **over(base))["msg"]
     with contextlib.closing(hv.connect()) as connection:
         connection.lookupByName(guest.name).managedSaveRemove(0)

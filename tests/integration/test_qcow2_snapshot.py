@@ -304,7 +304,7 @@ def test_disks_of_domains_are_left_alone_while_they_run_or_are_saved(
     try:
         write(disk, 0x33)
         result = refused(MODULE, disk, **wish)
-        assert f"domain {guest.name} has a saved state" in result["msg"]
+        assert f"domain {guest.name} has a managed-save image" in result["msg"]
     finally:
         with contextlib.closing(hv.connect()) as connection:
             connection.lookupByName(guest.name).managedSaveRemove()

@@ -117,7 +117,7 @@ def test_a_running_domain_is_converted_live_unless_told_otherwise(journey: Journ
     assert (disk["mode"], disk["path"], disk["format"]) == ("live", str(journey.directory / "vm.qcow2"), "qcow2")
     assert (disk["previous_path"], disk["previous_format"]) == (str(journey.directory / "vm.raw"), "raw")
     assert disk["downtime_seconds"] is None
-    assert [action.split()[0] for action in journey.there["actions"]] == ["copy", "let"]
+    assert [action.split()[0] for action in journey.there["actions"]] == ["copy", "switch"]
     assert journey.between == (str(journey.directory / "vm.qcow2"), "qcow2")
 
 

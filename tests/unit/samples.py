@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
@@ -90,3 +91,19 @@ def domain(*disks: DomainDisk, **facts: Any) -> DomainState:
         record=None,
     )
     return replace(usual, **facts)
+
+
+class Recorder:
+    """Hands of any kind that only note what they are asked to do; what FAILS raises DiskError."""
+
+    def __init__(self, fails: str | None = None) -> None:
+        self.calls: list[str] = []
+        self.fails = fails
+
+    def __getattr__(self, name: str) -> Any:
+        def do(*_arguments: Any) -> None:
+            self.calls.append(name)
+            if name == self.fails:
+                raise DiskError(name)
+
+        return do

@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """What each image may come to occupy on its file system: what it promises.
 
 - An image that can still grow promises the size of its disk, or what it occupies, where that is more (with internal
@@ -40,7 +39,7 @@ class SeenFile:
 
     *occupied* are its blocks. *format*, *virtual_size* and the files that it points to are None where it was not
     opened, or is no image that can be read: *problem* says why then. *noted* are overlays of which a note beside it
-    tells (_base).
+    tells.
     """
 
     path: str

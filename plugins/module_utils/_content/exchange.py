@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """A new file in the place of an image that keeps its content: made beside it, compared with it, put in its place.
 
 Whatever the moment of a kill, one of two whole files stands there: the old one, or the new one that was compared with

@@ -6,17 +6,13 @@
 from __future__ import annotations
 
 import typing as t
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, RESIZABLE_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import Ranges, length, overlap, united
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
@@ -80,6 +76,30 @@ def require_mergeable(observed: Observed) -> None:
         _require_growable(base, size)
 
 
+def require_no_snapshots(overlay: Image, way_out: str) -> None:
+    """Raises DiskError where the overlay, which is to go, holds internal snapshots."""
+    _require_none(overlay, "internal snapshot(s)", [snapshot.name for snapshot in overlay.snapshots], way_out)
+
+
+def require_no_bitmaps(overlay: Image, bitmaps: t.Sequence[Bitmap], way_out: str) -> None:
+    """Raises DiskError where the overlay, which is to go, holds dirty *bitmaps*, which qemu-img leaves behind."""
+    _require_none(overlay, "dirty bitmap(s)", [bitmap.text for bitmap in bitmaps], way_out)
+
+
+def bytes_needed(base: Image, size: int, held: Ranges, in_base: Ranges) -> int:
+    """What *base* may have to take more, at most, where the ranges *held* of a disk of *size* bytes are merged into it;
+    *in_base* are the ranges of data that it holds already."""
+    size = max(base.virtual_size, size)
+    cluster = base.cluster_size or 1
+    aligned = united([(start // cluster * cluster, min(-(-end // cluster) * cluster, size)) for start, end in held])
+    new = length(aligned) - (0 if base.snapshots else overlap(aligned, in_base))
+    if base.format == "raw":
+        return min(new, max(0, size - base.actual_size))
+    clusters = -(-new // cluster)
+    tables = -(-clusters * (8 + (base.refcount_bits or 0) // 8) // cluster) + 3 if clusters else 0
+    return new + tables * cluster
+
+
 def _require_kept_secret(observed: Observed) -> None:
     """Raises where the merge would store in the clear what is encrypted, or where QEMU would not find the base."""
     above, base = observed.images[:-1], observed.base
@@ -100,38 +120,6 @@ def _require_kept_secret(observed: Observed) -> None:
         )
 
 
-def require_no_snapshots(overlay: Image, way_out: str) -> None:
-    """Raises DiskError where the overlay, which is to go, holds internal snapshots."""
-    _require_none(overlay, "internal snapshot(s)", [snapshot.name for snapshot in overlay.snapshots], way_out)
-
-
-def require_no_bitmaps(overlay: Image, bitmaps: t.Sequence[Bitmap], way_out: str) -> None:
-    """Raises DiskError where the overlay, which is to go, holds dirty *bitmaps*, which qemu-img leaves behind."""
-    _require_none(overlay, "dirty bitmap(s)", [bitmap.text for bitmap in bitmaps], way_out)
-
-
-def _require_none(overlay: Image, what: str, names: t.Sequence[str], way_out: str) -> None:
-    if names:
-        raise DiskError(
-            f"{overlay.path}: holds {len(names)} {what} ({', '.join(names)}), which would be lost with it: {way_out}",
-            path=overlay.path,
-        )
-
-
-def bytes_needed(base: Image, size: int, held: Ranges, in_base: Ranges) -> int:
-    """What *base* may have to take more, at most, where the ranges *held* of a disk of *size* bytes are merged into it;
-    *in_base* are the ranges of data that it holds already."""
-    size = max(base.virtual_size, size)
-    cluster = base.cluster_size or 1
-    aligned = united([(start // cluster * cluster, min(-(-end // cluster) * cluster, size)) for start, end in held])
-    new = length(aligned) - (0 if base.snapshots else overlap(aligned, in_base))
-    if base.format == "raw":
-        return min(new, max(0, size - base.actual_size))
-    clusters = -(-new // cluster)
-    tables = -(-clusters * (8 + (base.refcount_bits or 0) // 8) // cluster) + 3 if clusters else 0
-    return new + tables * cluster
-
-
 def _require_growable(base: Image, size: int) -> None:
     found, asked = exact_size(base.virtual_size), exact_size(size)
     if base.format not in RESIZABLE_FORMATS:
@@ -148,23 +136,9 @@ def _require_growable(base: Image, size: int) -> None:
         )
 
 
-def merge_offline(
-    qemu_img: QemuImg,
-    overlay: tuple[str, str],
-    into: tuple[str, str],
-    phase: t.Callable[[str], AbstractContextManager[Phase]],
-) -> None:
-    """Merges an overlay that nobody has open into what it reads, and believes it once both read the same.
-
-    Both are a path and its format; *phase* begins a part of the progress. Raises DiskError; the disk reads the same.
-    """
-    with phase("merge") as merging:
-        qemu_img.commit(*overlay, report=merging.percent)
-    with phase("compare") as comparing, _staging.syncing(into[0]):
-        same = qemu_img.same_content(*overlay, *into, report=comparing.percent)
-    if not same:
+def _require_none(overlay: Image, what: str, names: t.Sequence[str], way_out: str) -> None:
+    if names:
         raise DiskError(
-            f"{into[0]}: has other content than {overlay[0]}, which was merged into it: the disk reads the same as "
-            "before: run again",
-            path=into[0],
+            f"{overlay.path}: holds {len(names)} {what} ({', '.join(names)}), which would be lost with it: {way_out}",
+            path=overlay.path,
         )

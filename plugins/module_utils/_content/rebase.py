@@ -1,11 +1,11 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
-"""The decision to give an image another backing file, or none, and what stands in the way. Pure.
+"""The decision to give an image another backing file, or none, and what stands in the way.
 
 What its guest sees stays: what it read from the old backing files, and would not read from the new one, is copied. Or,
-where the task says that the two hold the same, only the reference is rewritten.
+where the task says that the two hold the same, only the reference is rewritten. Two files are one where their real
+names are; nothing else is looked at.
 """
 
 from __future__ import annotations
@@ -17,11 +17,41 @@ from dataclasses import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import REBASEABLE_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
 #: How an image gets another backing file.
 REBASES = ("safe", "unsafe")
+
+
+@dataclass(frozen=True)
+class RebaseWish:
+    """The backing file that an image is to have: *backing_file*, which is read as *backing_format*.
+
+    *backing_file* is empty where it is to have none, None where that is left open. *rebase* (safe, unsafe) is how it
+    gets another one. *size*, in bytes, is what the disk is to have by then, None for what it has. *trusted*: the
+    present backing file may be read, though nobody names it.
+    """
+
+    backing_file: str | None
+    backing_format: str | None = None
+    rebase: str = "safe"
+    size: int | None = None
+    trusted: bool = False
+
+    def require_valid(self, path: str) -> None:
+        """Raises InvalidRequest where no world could grant the wish for the image at *path*."""
+        if self.backing_file == "" and self.rebase == "unsafe":
+            raise InvalidRequest(
+                "rebase: unsafe with an empty backing_file would throw away all that is read from the present one: "
+                "leave rebase out to flatten the image"
+            )
+        if bool(self.backing_file) != (self.backing_format is not None):
+            raise InvalidRequest(
+                "backing_file: needs backing_format beside it, and the other way round: the format of a backing file "
+                "is never guessed from its content"
+            )
+        if self.backing_file == path:
+            raise InvalidRequest(f"backing_file: {path} cannot be its own backing file")
 
 
 @dataclass(frozen=True)
@@ -57,7 +87,7 @@ class Rebase:
         return f"rebase {self.image.path} from {old} to {new}, in a new file"
 
 
-def is_wanted(wish: ImageWish, image: Image) -> bool:
+def is_wanted(wish: RebaseWish, image: Image) -> bool:
     """Whether the task wants the image to have another backing file than it has, or another format of that recorded."""
     if wish.backing_file is None:
         return False
@@ -66,12 +96,12 @@ def is_wanted(wish: ImageWish, image: Image) -> bool:
     return not _is_same_file(wish, image) or _is_misnamed(wish, image)
 
 
-def rewrites(wish: ImageWish, image: Image) -> bool:
+def rewrites(wish: RebaseWish, image: Image) -> bool:
     """Whether only the reference is to be written: the task says so, or the image merely lacks the format."""
     return wish.rebase == "unsafe" or (_is_same_file(wish, image) and image.backing_format is None)
 
 
-def require_vouched(wish: ImageWish, image: Image) -> None:
+def require_vouched(wish: RebaseWish, image: Image) -> None:
     """Raises UnsafeImage where the content of a file would be copied into the image for which nobody answers.
 
     The image names the file, and whoever wrote the image may have named a foreign one (HAZARDS A7).
@@ -86,7 +116,7 @@ def require_vouched(wish: ImageWish, image: Image) -> None:
         )
 
 
-def require_possible(wish: ImageWish, found: Rebase) -> None:
+def require_possible(wish: RebaseWish, found: Rebase) -> None:
     """Raises DiskError where the image would lose something by it, or would not be what it seems."""
     image = found.image
     if image.format not in REBASEABLE_FORMATS:
@@ -154,13 +184,13 @@ def facts_after(found: Rebase) -> dict[str, t.Any]:
     return {"backing_file": path, "backing_format": image_format}
 
 
-def _is_same_file(wish: ImageWish, image: Image) -> bool:
+def _is_same_file(wish: RebaseWish, image: Image) -> bool:
     if not wish.backing_file or image.backing_file is None:
         return False
     return os.path.realpath(image.backing_file) == os.path.realpath(wish.backing_file)
 
 
-def _is_misnamed(wish: ImageWish, image: Image) -> bool:
+def _is_misnamed(wish: RebaseWish, image: Image) -> bool:
     """Whether the recorded format is another one. Formats but qcow2 cannot record each, and say nothing then."""
     says_nothing = image.backing_format is None and image.format != "qcow2"
     return image.backing_format != wish.backing_format and not says_nothing

@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """An image gets another backing file, or none: what is done for it.
 
 ``qemu-img rebase`` writes the new reference before all that it copied (HAZARDS A1), so it works on a copy of the image,

@@ -1,14 +1,12 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """What a guest sees in one image, made into another: staged, filled, and compared before anybody may believe it."""
 
 from __future__ import annotations
 
 import os
 import typing as t
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
@@ -19,13 +17,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Report
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
-
-#: Begins a phase of the progress: a verb, and the bytes that it is about.
-Phases = t.Callable[[str, int], AbstractContextManager[Phase]]
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def await_pull(domain: Domain, target: str, base: str | None, seconds: float, re
     on where it can: to be ended by whoever began it.
     """
     what = f"for the backing files of {target} to be in its image"
-    _await_end(domain, target, lambda disk: is_shortened(disk, base), _pull_failed, seconds, report, what)
+    _await_end(domain, target, lambda disk: _is_shortened(disk, base), _pull_failed, seconds, report, what)
 
 
 def await_merge(domain: Domain, target: str, overlay: str, seconds: float, report: Report) -> None:
@@ -118,11 +118,6 @@ def _await_end(
         raise _gone(domain, target, what) if _goes_off(domain, wait) else failure(domain, target, disk.source)
 
     _await(domain, target, is_done, seconds, report, what)
-
-
-def is_shortened(disk: DiskElement, base: str | None) -> bool:
-    """Whether the image of a disk has *base* as its backing file, or none where that is None."""
-    return (disk.chain[0].path if disk.chain else None) == base
 
 
 def write_out(domain: Domain, target: str) -> None:
@@ -205,6 +200,11 @@ def _await(
             if now - moved > STALLED:
                 raise _too_late(domain, STALLED, f"without any progress {what}")
             wait(_LOOK_EVERY)
+
+
+def _is_shortened(disk: DiskElement, base: str | None) -> bool:
+    """Whether the image of a disk has *base* as its backing file, or none where that is None."""
+    return (disk.chain[0].path if disk.chain else None) == base
 
 
 def _figures(domain: Domain, target: str) -> tuple[int, int] | None:

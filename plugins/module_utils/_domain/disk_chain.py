@@ -48,19 +48,29 @@ def require_known_references(state: DomainState, disk: DomainDisk, images: t.Seq
 def require_same_chain(state: DomainState, disk: DomainDisk, images: t.Sequence[Image]) -> None:
     """Raises UnsafeImage where libvirt's XML names other backing files of the disk than its *images* do, the disk's own
     first: the guest sees what the XML says, and qemu-img what they say."""
+    if not is_as_named(disk, images):
+        raise another_chain(state, disk, images)
+
+
+def is_as_named(disk: DomainDisk, images: t.Sequence[Image]) -> bool:
+    """Whether libvirt's XML names the backing files that *images* have, by whatever links, or none at all."""
     named = disk.chain
     if named is None:
-        return
+        return True
     below = [(os.path.realpath(image.path), image.format) for image in images[1:]]
     same = [(os.path.realpath(link.path or ""), link.format or found[1]) for link, found in zip(named, below)]
-    if same != below or len(named) != len(below):
-        in_xml = " -> ".join(f"{link.path} ({link.format})" for link in named) or "none"
-        in_images = " -> ".join(f"{image.path} ({image.format})" for image in images[1:]) or "none"
-        raise UnsafeImage(
-            f"{state.name}: {disk.target}: libvirt's XML names the backing files {in_xml}, the images {in_images}: "
-            "bring the two together first: the guest sees what the XML says",
-            path=images[0].path,
-        )
+    return same == below and len(named) == len(below)
+
+
+def another_chain(state: DomainState, disk: DomainDisk, images: t.Sequence[Image]) -> UnsafeImage:
+    """The error for a disk whose backing files are not those that libvirt's XML names."""
+    in_xml = " -> ".join(f"{link.path} ({link.format})" for link in disk.chain or ()) or "none"
+    in_images = " -> ".join(f"{image.path} ({image.format})" for image in images[1:]) or "none"
+    return UnsafeImage(
+        f"{state.name}: {disk.target}: libvirt's XML names the backing files {in_xml}, the images {in_images}: "
+        "bring the two together first: the guest sees what the XML says",
+        path=images[0].path,
+    )
 
 
 def _unknown(state: DomainState, disk: DomainDisk, path: str, points: str) -> UnsafeImage:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A domain as it is found: its state, its definition, its disks, and what stands in the way of changing them."""
+"""A domain as it is found: its state, its definition, its disks, and the block jobs on them."""
 
 from __future__ import annotations
 

@@ -2,23 +2,24 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the hands of an operation on a domain's disks hold, whatever they do."""
+"""What each worker on a domain's disks holds, and may have to do, whatever its operation is."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 
 @dataclass
-class Hands:
+class DomainWork:
     """One method for each step, no decisions between them. *qemu_img* keeps the locks of the operation as it works."""
 
     hypervisor: Hypervisor
@@ -37,4 +38,14 @@ class Hands:
             raise ImageInUse(
                 f"{self.domain.name}: was started in the meantime: nothing was changed: run again",
                 in_use_by=[],
+            )
+
+    def define(self, wanted: str, then: str = "") -> None:
+        """Defines the domain as *wanted*. Raises LibvirtFailed where libvirt makes something else of that; *then* says
+        what was done about it."""
+        self.hypervisor.define(wanted)
+        difference = _disks.unexpected_difference(wanted, self.domain.xml(inactive=True))
+        if difference:
+            raise LibvirtFailed(
+                f"{self.domain.name}: libvirt made something else of the definition{then}:\n{difference}"
             )

@@ -165,35 +165,45 @@ def _qed_backing_file(stream: t.BinaryIO, path: str) -> tuple[str | None, str | 
 
 
 def _vmdk_references(stream: t.BinaryIO, path: str) -> References:
-    """The extents and the parent that a VMDK descriptor names; a sparse file with a capacity is its own extent.
+    """The extents and the parent that a VMDK descriptor names."""
+    return References(*_vmdk_parent(stream), tuple(_VMDK_EXTENT.findall(vmdk_descriptor(stream, path))))
 
-    QEMU looks for the parent behind the header of a sparse file, wherever its descriptor is (vmdk_open and
-    vmdk_parent_open in block/vmdk.c).
+
+def vmdk_descriptor(stream: t.BinaryIO, path: str) -> str:
+    """The text in which the VMDK open as *stream* names its extents; empty where it is its only one.
+
+    A sparse file with a capacity is. Raises UnsafeImage for a text that QEMU reads for hours: at each line it skips all
+    blanks to the next word.
     """
-    stream.seek(0)
-    head = stream.read(_VMDK_HEADER.size)
-    if not head.startswith((b"KDMV", b"COWD")):
-        return References(*_vmdk_parent(stream, 0), _vmdk_extents(stream, 0, path))
-    extents: tuple[str, ...] = ()
-    if head.startswith(b"KDMV") and len(head) == _VMDK_HEADER.size:
+    at = 0
+    if _is_vmdk_sparse(stream):
+        head = _qcow2.read_at(stream, 0, _VMDK_HEADER.size)
+        if not head.startswith(b"KDMV") or len(head) < _VMDK_HEADER.size:
+            return ""
         _magic, _version, _flags, capacity, _grain, descriptor_sector, _length = _VMDK_HEADER.unpack(head)
-        if capacity == 0 and descriptor_sector:
-            extents = _vmdk_extents(stream, descriptor_sector * 512 % (1 << 64), path)
-    return References(*_vmdk_parent(stream, 512), extents)
-
-
-def _vmdk_extents(stream: t.BinaryIO, at: int, path: str) -> tuple[str, ...]:
-    """Raises UnsafeImage for a text that QEMU reads for hours: at each line it skips all blanks to the next word."""
+        if capacity or not descriptor_sector:
+            return ""
+        at = descriptor_sector * 512 % (1 << 64)
     text = _text_at(stream, at, _VMDK_DESCRIPTOR_LIMIT)
     if any(len(blanks[0]) > _VMDK_LONGEST_BLANKS for blanks in re.finditer(r"\s+", text)):
         raise UnsafeImage(f"{path}: its descriptor holds more than {_VMDK_LONGEST_BLANKS} blanks in a row: not read")
-    return tuple(_VMDK_EXTENT.findall(text))
+    return text
 
 
-def _vmdk_parent(stream: t.BinaryIO, at: int) -> tuple[str | None, str | None]:
+def _is_vmdk_sparse(stream: t.BinaryIO) -> bool:
+    return _qcow2.read_at(stream, 0, 4) in (b"KDMV", b"COWD")
+
+
+def _vmdk_parent(stream: t.BinaryIO) -> tuple[str | None, str | None]:
     """The parent and its format: what stands between quotation marks after the first mention of its key."""
-    _before, key, after = _text_at(stream, at, _VMDK_PARENT_LIMIT).partition(_VMDK_PARENT)
+    _before, key, after = vmdk_text(stream).partition(_VMDK_PARENT)
     return (after[2:].partition('"')[0], "vmdk") if key else (None, None)
+
+
+def vmdk_text(stream: t.BinaryIO) -> str:
+    """Where QEMU looks for the parent of the VMDK open as *stream*: behind the header of a sparse file, wherever its
+    descriptor is (vmdk_parent_open in block/vmdk.c)."""
+    return _text_at(stream, 512 if _is_vmdk_sparse(stream) else 0, _VMDK_PARENT_LIMIT)
 
 
 def _text_at(stream: t.BinaryIO, at: int, most: int) -> str:

@@ -11,13 +11,13 @@ tables alone: eight bytes of a cluster's 65536.
 
 from __future__ import annotations
 
-import sys
 import typing as t
 from array import array
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header, SnapshotEntry
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.tables import masked, numbers
 
 # The fields of an entry (QEMU, docs/interop/qcow2): bits 9 to 55 are an offset, bit 62 is set for compressed clusters.
 _OFFSET = 0x00FF_FFFF_FFFF_FE00
@@ -80,7 +80,7 @@ class _Survey:
 
     def _l1(self, offset: int, entries: int, path: str) -> array[int]:
         table = _qcow2.read_l1(self.stream, offset, entries, path)
-        return _numbers(_masked(table.ljust(-(-len(table) // 8) * 8, b"\0"), _OFFSET))
+        return numbers(masked(table.ljust(-(-len(table) // 8) * 8, b"\0"), _OFFSET))
 
     def _metadata(self, table: t.Sequence[SnapshotEntry]) -> set[int]:
         """The offsets of the clusters that hold metadata, but for the first: an entry of 0 says that there is none."""
@@ -92,7 +92,7 @@ class _Survey:
         ranges += [(place, min(size, _LARGEST_ENCRYPTION_HEADER))]
         ranges += [(entry.l1_offset, 8 * entry.l1_entries) for entry in table]
         ranges += [(header.snapshots_offset, table[-1].end - header.snapshots_offset)] if table else []
-        found = {*_numbers(_masked(refcount_table[: len(refcount_table) // 8 * 8], _OFFSET))}
+        found = {*numbers(masked(refcount_table[: len(refcount_table) // 8 * 8], _OFFSET))}
         for start, size in ranges:
             found.update(range(start // header.cluster_size * header.cluster_size, start + size, header.cluster_size))
         for _size, l1 in self.layers:
@@ -126,10 +126,10 @@ class _Survey:
     def _lies_apart(self, table: bytes) -> bool:
         """Whether all data that an L2 table refers to is where data may be."""
         entries = self._split(table)[0]
-        if _masked(entries, _COMPRESSED).strip(b"\0"):
-            return all(self._extent_lies_apart(entry) for entry in _numbers(entries) if entry)
-        offsets = _numbers(_masked(entries, _OFFSET))
-        unaligned = _masked(entries, _OFFSET & (self.header.cluster_size - 1)).strip(b"\0")
+        if masked(entries, _COMPRESSED).strip(b"\0"):
+            return all(self._extent_lies_apart(entry) for entry in numbers(entries) if entry)
+        offsets = numbers(masked(entries, _OFFSET))
+        unaligned = masked(entries, _OFFSET & (self.header.cluster_size - 1)).strip(b"\0")
         return not unaligned and max(offsets) < self.end and self.metadata.isdisjoint(offsets)
 
     def _extent_lies_apart(self, entry: int) -> bool:
@@ -141,16 +141,3 @@ class _Survey:
             return start >= size and clusters[-1] < self.end and self.metadata.isdisjoint(clusters)
         start = entry & _OFFSET
         return start % size == 0 and start < self.end and start not in self.metadata
-
-
-def _masked(table: bytes, mask: int) -> bytes:
-    """*table* with what *mask* leaves of each of its 64-bit entries."""
-    whole = int.from_bytes(mask.to_bytes(8, "big") * (len(table) // 8), "big")
-    return (int.from_bytes(table, "big") & whole).to_bytes(len(table), "big")
-
-
-def _numbers(table: bytes) -> array[int]:
-    found = array("Q", table)
-    if sys.byteorder == "little":
-        found.byteswap()
-    return found

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 
 
 def is_block_device(path: str) -> bool:
@@ -19,20 +19,6 @@ def is_block_device(path: str) -> bool:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
         return False
-
-
-def require_meant(path: str, meant: bool) -> None:
-    """Raises InvalidRequest where *path* is a block device and none is *meant*, or the other way round."""
-    found = is_block_device(path)
-    if found and not meant:
-        raise InvalidRequest(
-            f"{path}: is a block device, whose content would be overwritten: set block_device=true if that is meant",
-            path=path,
-        )
-    if meant and not found:
-        raise InvalidRequest(
-            f"{path}: asked for a block device, and is something else: leave block_device out", path=path
-        )
 
 
 def free_bytes(path: str) -> int:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The decision to make a new image."""
+"""What a new image takes: creation options, space, and a base that is what it seems."""
 
 from __future__ import annotations
 

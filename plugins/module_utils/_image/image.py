@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import unread as _unread
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR
 
@@ -131,8 +132,8 @@ def inspect(
     about the extents of a VMDK, which QEMU opens at a mere look; without it, those are taken that bear its name.
 
     Nothing but the file itself is opened, whatever it refers to. Raises MissingImage, UnsafeImage (another format
-    than *image_format*, a damaged header, features that nobody knows, references that QEMU would follow at a mere
-    look), or QemuImgFailed.
+    than *image_format*, a damaged header, features that nobody knows, content that QEMU does not see, references that
+    it would follow at a mere look), or QemuImgFailed.
     """
     image_format, points_to, header = first_look(path, image_format, knows)
     snapshots: tuple[_qcow2.Snapshot, ...] = ()
@@ -140,6 +141,8 @@ def inspect(
         with _headers.open_image(path) as stream:
             snapshots = _qcow2.read_snapshots(stream, header, path)
     told = (by_header and _told_by_header(path, image_format, header)) or qemu_img.info(path, image_format)
+    if image_format == "vpc":
+        _require_true_size(path, told["virtual-size"])
     data_files = tuple(_headers.resolve(name, path) or name for name in points_to.data_files)
     return Image(
         path=path,
@@ -158,11 +161,11 @@ def inspect(
 
 
 def first_look(
-    path: str, image_format: str | None = None, knows: Knows | None = None
+    path: str, image_format: str | None = None, knows: Knows | None = None, *, replays_log: bool = False
 ) -> tuple[str, _headers.References, _qcow2.Header | None]:
     """The format of the image at *path*, what it points to, and its header where it is qcow2, before qemu-img opens it.
 
-    Raises MissingImage, or UnsafeImage as inspect does.
+    *replays_log*: a VHDX image that was not closed is no surprise. Raises MissingImage, or UnsafeImage as inspect does.
     """
     with _headers.open_image(path) as stream:
         claimed = _headers.recognise(stream) or "raw"
@@ -176,6 +179,8 @@ def first_look(
             )
         points_to = _headers.references(stream, image_format, path)
         header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
+        if image_format not in ("raw", "qcow2"):
+            _unread.require_nothing_unread(stream, image_format, path, replays_log=replays_log)
     if image_format == "vmdk" and points_to.data_files:
         _require_own_extents(points_to.data_files, path, knows)
     if header and header.unknown_incompatible:
@@ -283,6 +288,11 @@ def _require_own_extents(extents: tuple[str, ...], path: str, knows: Knows | Non
         with _headers.open_image(file) as stream:
             if _headers.recognise(stream) == "vmdk" and _headers.references(stream, "vmdk", file).data_files:
                 raise UnsafeImage(f"{path}: its extent {extent!r} points to further files: not followed", path=path)
+
+
+def _require_true_size(path: str, virtual_size: int) -> None:
+    with _headers.open_image(path) as stream:
+        _unread.require_true_size(stream, virtual_size, path)
 
 
 def _told_by_header(path: str, image_format: str, header: _qcow2.Header | None) -> dict[str, t.Any] | None:

@@ -21,22 +21,42 @@ STATES = ("present", "absent", "enabled", "disabled", "cleared", "merged")
 #: QEMU's choice where nobody says one: a cluster, within these (bdrv_get_default_bitmap_granularity).
 _USUAL = (4096, 65536)
 
-#: Does actions of ``qemu-img bitmap``, in order.
-Do = t.Callable[..., None]
+
+class Work(t.Protocol):
+    """What can be done to the bitmap of a task."""
+
+    def act(self, *actions: str) -> None:
+        """Does *actions* of ``qemu-img bitmap``, in order."""
+
+    def verify(self) -> None:
+        """Raises DiskError where the bitmap then is not as wanted."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The image at *path* that bitmaps are to be merged from, and those that it has.
+
+    *covered* are the names of those of which the bitmap that they are merged into has all.
+    """
+
+    path: str
+    virtual_size: int
+    bitmaps: tuple[Bitmap, ...]
+    covered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Observed:
     """The image and its bitmaps. *dirty*: the bytes of the disk that a bitmap has set, by its name; None where it says
-    nothing. *missing*: those of the wish's sources of which the bitmap does not have all."""
+    nothing. *source* is where bitmaps are merged from, None where nothing is."""
 
     image: Image
     bitmaps: tuple[Bitmap, ...]
     dirty: t.Mapping[bytes, int | None]
-    missing: tuple[str, ...] = ()
+    source: Source | None = None
 
     def find(self, name: str) -> Bitmap | None:
-        return next((one for one in self.bitmaps if one.name == name.encode()), None)
+        return _find(self.bitmaps, name)
 
     def facts(self, bitmap: Bitmap) -> dict[str, t.Any]:
         """A bitmap as a module returns it."""
@@ -48,8 +68,8 @@ class Observed:
         }
 
 
-def plan_bitmap(wish: BitmapWish, observed: Observed, do: Do) -> Plan:
-    """The plan that brings the bitmap to what is wanted.
+def plan_bitmap(wish: BitmapWish, observed: Observed, work: t.Callable[[], Work]) -> Plan:
+    """The plan that brings the bitmap to what is wanted; *work* is asked for where something is done.
 
     Raises DiskError where there is no such bitmap, or one that says nothing any more, or has another granularity.
     """
@@ -58,7 +78,8 @@ def plan_bitmap(wish: BitmapWish, observed: Observed, do: Do) -> Plan:
     actions = _actions(wish, observed, found)
     if not actions:
         return Plan(before, before)
-    return Plan(before, {"bitmap": predicted(wish, observed)}, (Step(_summary(wish), lambda: do(*actions)),))
+    steps = (Step(_summary(wish), lambda: work().act(*actions)), Step("", lambda: work().verify()))
+    return Plan(before, {"bitmap": predicted(wish, observed)}, steps)
 
 
 def predicted(wish: BitmapWish, observed: Observed) -> dict[str, t.Any] | None:
@@ -98,13 +119,6 @@ def require_bitmaps(image: Image) -> None:
         )
 
 
-def require_valid_source(path: str, name: str, bitmap: Bitmap | None, known: t.Iterable[Bitmap]) -> None:
-    """Raises DiskError where *bitmap*, asked for as *name* in the image at *path*, cannot be merged."""
-    if bitmap is None:
-        raise _missing(path, name, known)
-    _require_meaning(path, bitmap, "merge it")
-
-
 def _actions(wish: BitmapWish, observed: Observed, found: Bitmap | None) -> list[str]:
     """What ``qemu-img bitmap`` has to do; nothing where the bitmap is as wanted."""
     path = observed.image.path
@@ -124,10 +138,29 @@ def _actions(wish: BitmapWish, observed: Observed, found: Bitmap | None) -> list
             granularity=found.granularity,
         )
     if wish.state == "merged":
-        return [f"merge={name}" for name in observed.missing]
+        return [f"merge={name}" for name in _missing_sources(wish, observed)]
     wanted = {"enabled": found.enabled, "disabled": not found.enabled, "cleared": not observed.dirty[found.name]}
     action = {"enabled": "enable", "disabled": "disable", "cleared": "clear"}
     return [] if wanted.get(wish.state, True) else [action[wish.state]]
+
+
+def _missing_sources(wish: BitmapWish, observed: Observed) -> list[str]:
+    """Those that are to be merged of which the bitmap does not have all. Raises DiskError where one cannot be."""
+    source = observed.source
+    if source is None:
+        return []
+    for name in wish.sources:
+        bitmap = _find(source.bitmaps, name)
+        if bitmap is None:
+            raise _missing(source.path, name, source.bitmaps)
+        _require_meaning(source.path, bitmap, "merge it")
+        if source.virtual_size != observed.image.virtual_size:
+            raise DiskError(
+                f"{source.path}: has {source.virtual_size} bytes, {wish.path} has {observed.image.virtual_size}: "
+                "bitmaps are only merged between disks of the same size: resize one of them",
+                virtual_size=source.virtual_size,
+            )
+    return [name for name in wish.sources if name not in source.covered]
 
 
 def _summary(wish: BitmapWish) -> str:
@@ -137,6 +170,10 @@ def _summary(wish: BitmapWish) -> str:
         return f"merge {', '.join(wish.sources)}{other} into {of}"
     verbs = {"present": "add", "absent": "remove", "enabled": "enable", "disabled": "disable", "cleared": "clear"}
     return f"{verbs[wish.state]} {of}"
+
+
+def _find(bitmaps: t.Iterable[Bitmap], name: str) -> Bitmap | None:
+    return next((one for one in bitmaps if one.name == name.encode()), None)
 
 
 def _missing(path: str, name: str, known: t.Iterable[Bitmap]) -> DiskError:

@@ -1,45 +1,27 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-""""""
+"""What a task wants of a dirty bitmap."""
 
 from __future__ import annotations
 
 import typing as t
-import unicodedata
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import openers_from
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute
-
-
-def wish_from(params: dict[str, t.Any]) -> BitmapWish:
-    """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
-    granularity, other = params["granularity"], params["merge_from_path"]
-    wish = BitmapWish(
-        path=params["path"],
-        name=params["bitmap"],
-        state=params["state"],
-        granularity=parse_size(granularity, "granularity") if granularity is not None else None,
-        sources=tuple(params["merge_from"] or ()),
-        file=absolute(other, "merge_from_path") if other is not None else None,
-    )
-    wish.require_valid()
-    return wish
-
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_usable_name
 
 _LONGEST_NAME = 1023  # BDRV_BITMAP_MAX_NAME_SIZE
-
-_FINEST = 512
-
-_COARSEST = 1 << 31
+_FINEST, _COARSEST = 512, 1 << 31  # bytes for a bit
 
 
 @dataclass(frozen=True)
 class BitmapWish:
     """What the task wants of the bitmap *name*; *sources* are those that are to be merged into it, of the image *file*,
-    or of the same one."""
+    or of the same one. The openers hold the secrets of the two."""
 
     path: str
     name: str
@@ -47,11 +29,18 @@ class BitmapWish:
     granularity: int | None = None
     sources: tuple[str, ...] = ()
     file: str | None = None
+    openers: Openers | None = None
+    source_openers: Openers | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The image, and the one that bitmaps are merged from."""
+        return (self.path, *([self.file] if self.file is not None else []))
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
         for what, name in (("bitmap", self.name), *(("merge_from", name) for name in self.sources)):
-            _require_usable_name(what, name)
+            require_usable_name(name, what, _LONGEST_NAME)
         if (self.state == "merged") != bool(self.sources):
             raise InvalidRequest("merge_from: is for state=merged, and required there: name the bitmaps to merge")
         if self.file is not None and not self.sources:
@@ -69,12 +58,18 @@ class BitmapWish:
             raise InvalidRequest(f"granularity: {size} is not a power of two from 512 to 2G")
 
 
-def _require_usable_name(what: str, name: str) -> None:
-    try:
-        raw = name.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"{what}: {name!r} is not UTF-8 text: choose another name") from None
-    if not 1 <= len(raw) <= _LONGEST_NAME:
-        raise InvalidRequest(f"{what}: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
-        raise InvalidRequest(f"{what}: {name!r} has control characters: choose another name")
+def wish_from(params: dict[str, t.Any]) -> BitmapWish:
+    """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
+    granularity, other = params["granularity"], params["merge_from_path"]
+    wish = BitmapWish(
+        path=absolute(params["path"], "path"),
+        name=params["bitmap"],
+        state=params["state"],
+        granularity=parse_size(granularity, "granularity") if granularity is not None else None,
+        sources=tuple(params["merge_from"] or ()),
+        file=absolute(other, "merge_from_path") if other is not None else None,
+        openers=openers_from(params, "encryption"),
+        source_openers=openers_from(params, "merge_from_encryption"),
+    )
+    wish.require_valid()
+    return wish

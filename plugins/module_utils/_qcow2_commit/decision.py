@@ -1,8 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
-"""The decision to merge an overlay into an image below it, and what becomes of the overlay. Pure, but for its steps."""
+"""The decision to merge an overlay into an image below it, and what becomes of the overlay."""
 
 from __future__ import annotations
 
@@ -15,7 +14,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import 
     require_no_bitmaps,
     require_no_snapshots,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    InvalidRequest,
+    MissingImage,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
@@ -24,24 +28,61 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish imp
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
-#: The formats of overlays that qemu-img merges, and whose headers say the format of what they read.
-OVERLAYS = ("qcow2", "qed")
-#: What can become of an overlay.
-ENDS = ("keep", "empty", "remove")
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of images: those that go, *removed*, and those that are no disk of their own any more, *invalid*.
+
+    *base* is the image that has it all then, and its format; None where nobody knows that one any more.
+    """
+
+    base: tuple[str, str] | None
+    removed: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Deeds:
-    """How it is done: the merge with its proof, the overlay emptied or that withdrawn, a file removed."""
+class Rest:
+    """What a dead run left that merged the overlay, which has gone: the *base*, as far as it is known, and those of its
+    *images* that were to go, too."""
 
-    merge: t.Callable[[], None]
-    empty: t.Callable[[], None]
-    withdraw: t.Callable[[], None]
-    remove: t.Callable[[str], None]
+    base: str | None
+    base_format: str | None
+    images: tuple[str, ...] = ()
 
 
-def depth_of_base(wish: CommitWish, chain: t.Sequence[Image], same: t.Callable[[str, str], bool]) -> int:
-    """The place of the base in *chain*, whose first is the overlay; *same* tells whether two names mean one file.
+class Work(t.Protocol):
+    """What the plans have done."""
+
+    def merge(self, observed: Observed) -> None:
+        """Writes the base, and proves that it then is what the overlay shows."""
+
+    def empty(self, observed: Observed) -> None:
+        """Puts an empty overlay in the place of the one that was merged."""
+
+    def withdraw(self) -> None:
+        """Puts back the overlay that was to be emptied."""
+
+    def remove(self, path: str) -> None:
+        """Removes a file."""
+
+    def settle(self) -> None:
+        """Lets go of what a dead run noted."""
+
+
+def require_overlay_wanted_gone(wish: CommitWish) -> None:
+    """Raises MissingImage where there is no overlay, unless the task wants it gone."""
+    if wish.end != "remove":
+        raise MissingImage(
+            f"{wish.path}: no such image, asked to merge it: if it may have been merged and removed before, set "
+            "remove=true",
+            path=wish.path,
+        )
+
+
+def depth_of_base(wish: CommitWish, chain: t.Sequence[Image], named: t.Sequence[int]) -> int:
+    """The place of the base in *chain*, whose first is the overlay; *named* are the places of those below it that the
+    task means by *base*.
 
     Raises DiskError where there is no backing file, or none that the task means.
     """
@@ -50,16 +91,13 @@ def depth_of_base(wish: CommitWish, chain: t.Sequence[Image], same: t.Callable[[
         raise DiskError(
             f"{wish.path}: has no backing file, into which it could be merged: name an overlay", path=wish.path
         )
-    depth = 1
-    if wish.base is not None:
-        found = [number for number, image in enumerate(chain) if number and same(image.path, wish.base)]
-        if not found:
-            shown = ", ".join(image.path for image in below)
-            raise InvalidRequest(
-                f"base: {wish.base} is not below {wish.path}, which reads {shown}: name one of these",
-                backing_chain=[image.path for image in below],
-            )
-        depth = found[0]
+    if wish.base is not None and not named:
+        shown = ", ".join(image.path for image in below)
+        raise InvalidRequest(
+            f"base: {wish.base} is not below {wish.path}, which reads {shown}: name one of these",
+            backing_chain=[image.path for image in below],
+        )
+    depth = named[0] if wish.base is not None else 1
     base = chain[depth]
     if wish.base_format is not None and wish.base_format != base.format:
         raise UnsafeImage(
@@ -91,16 +129,16 @@ def require_endable(wish: CommitWish, overlay: Image, bitmaps: t.Sequence[Bitmap
     )
 
 
-def plan_commit(wish: CommitWish, observed: Observed, deeds: Deeds) -> Plan:
+def plan_commit(wish: CommitWish, observed: Observed, work: Work) -> Plan:
     """The plan that merges the overlay and deals with it; empty where that is done."""
     overlay, base = observed.overlay, observed.base
     steps = []
     if not observed.is_merged:
-        steps.append(Step(_summary(observed), deeds.merge))
+        steps.append(Step(_summary(observed), partial(work.merge, observed)))
     if wish.end == "empty" and (observed.held or steps):
-        steps.append(Step(f"empty {overlay.path}", deeds.empty, deeds.withdraw))
+        steps.append(Step(f"empty {overlay.path}", partial(work.empty, observed), work.withdraw))
     gone = removed(wish, observed)
-    steps += [Step(f"remove {path}", partial(deeds.remove, path)) for path in gone]
+    steps += [Step(f"remove {path}", partial(work.remove, path)) for path in gone]
     before = {
         "base": base.path,
         "virtual_size": base.virtual_size,
@@ -110,6 +148,19 @@ def plan_commit(wish: CommitWish, observed: Observed, deeds: Deeds) -> Plan:
     size = max(base.virtual_size, overlay.virtual_size)
     after = {**before, "virtual_size": size, "unmerged_bytes": 0, "overlay": "absent" if gone else "present"}
     return Plan(before, after, tuple(steps))
+
+
+def plan_rest(rest: Rest, first: tuple[Step, ...], work: Work) -> Plan:
+    """The plan where the overlay has gone: after *first*, which settles what a dead run left, the rest goes as well."""
+    facts = {"base": rest.base, "overlay": "absent"}
+    settled = (Step("", work.settle),) if first else ()
+    return Plan(facts, facts, (*first, *settled, *(Step(f"remove {p}", partial(work.remove, p)) for p in rest.images)))
+
+
+def fate(wish: CommitWish, observed: Observed, plan: Plan) -> Fate:
+    """What becomes of the images where *plan* is carried out."""
+    base = observed.base.path, observed.base.format
+    return Fate(base, tuple(removed(wish, observed)), tuple(invalid(wish, observed))) if plan else Fate(base)
 
 
 def removed(wish: CommitWish, observed: Observed) -> list[str]:

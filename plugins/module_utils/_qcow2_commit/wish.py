@@ -9,15 +9,23 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
+from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, search_paths_from
+
+#: The formats of overlays that qemu-img merges, and whose headers say the format of what they read.
+OVERLAYS = ("qcow2", "qed")
+#: What can become of an overlay.
+ENDS = ("keep", "empty", "remove")
 
 
 @dataclass(frozen=True)
 class CommitWish:
     """What the task wants: *path*, an overlay, merged into *base* (None: its backing file).
 
-    *end* is what then becomes of it: keep, empty or remove. *rate*: bytes in a second.
+    *end* is what then becomes of it: keep, empty or remove. *rate*: bytes in a second. *openers* are the secrets of
+    encrypted images. *trusted* images may refer to any file; *allow_dependents*: other overlays may be given up.
     """
 
     path: str
@@ -26,6 +34,9 @@ class CommitWish:
     base_format: str | None = None
     end: str = "empty"
     rate: int | None = None
+    openers: Openers | None = None
+    trusted: bool = False
+    allow_dependents: bool = False
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -37,6 +48,7 @@ class CommitWish:
 
 def wish_from(params: dict[str, t.Any]) -> CommitWish:
     """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
+    search_paths_from(params)
     base, rate = params["base"], params["rate_limit"]
     wish = CommitWish(
         path=absolute(params["path"], "path"),
@@ -45,6 +57,9 @@ def wish_from(params: dict[str, t.Any]) -> CommitWish:
         base_format=params["base_format"],
         end="remove" if params["remove"] else params["overlay"] or "empty",
         rate=parse_size(rate, "rate_limit") if rate is not None else None,
+        openers=_key_slots.openers_from(params, "encryption"),
+        trusted=params["trusted"],
+        allow_dependents=params["allow_dependents"],
     )
     wish.require_valid()
     return wish

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import (
     EncryptionWish,
@@ -19,8 +17,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
+    absolute,
+    layout_from,
+    overcommit_from,
+    search_paths_from,
+)
+
+#: When a destination that exists is made anew.
+UPDATES = ("missing", "changed", "always")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class ImageConvertWish:
 
     *rate* is in bytes in a second, *backing_file* the one that the new image is to have. *openers* are the secrets of
     an encrypted source; *decrypt*: its content may be stored in the clear. *encryption* is that of the new image.
+    *trusted* images may refer to any file. *max_overcommit* is how many times its size the file system may promise.
     """
 
     src: str
@@ -47,6 +53,8 @@ class ImageConvertWish:
     openers: Openers | None = None
     decrypt: bool = False
     encryption: EncryptionWish | None = None
+    trusted: bool = False
+    max_overcommit: float | None = None
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -59,8 +67,6 @@ class ImageConvertWish:
         self.layout.require_valid(overlay=self.backing_file is not None, compressed=self.compress)
         if self.compress and self.layout.format == "vmdk" and self.layout.subformat != "streamOptimized":
             raise InvalidRequest("compress: only vmdk images of subformat streamOptimized are compressed: ask for that")
-        if os.path.realpath(self.src) == os.path.realpath(self.dest):
-            raise InvalidRequest(f"dest: is the same file as src, {self.dest}: give another dest")
         if self.snapshot is not None and self.src_format != "qcow2":
             raise InvalidRequest(f"snapshot: {self.src_format} images have no snapshots inside: leave it out")
         self._require_valid_backing()
@@ -76,12 +82,6 @@ class ImageConvertWish:
             return
         if self.layout.format != "qcow2":
             raise InvalidRequest(f"backing_file: only offered for qcow2 images, the format is {self.layout.format}")
-        for name, path in (("src", self.src), ("dest", self.dest)):
-            if os.path.realpath(self.backing_file) == os.path.realpath(path):
-                raise InvalidRequest(
-                    f"backing_file: is the same file as {name}, {path}: an overlay of an image is made with "
-                    "kvmops.disk.qcow2_image"
-                )
 
     def _require_valid_bitmaps(self) -> None:
         if not self.keep_bitmaps:
@@ -94,13 +94,13 @@ class ImageConvertWish:
 
 def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    _arguments.require_ratio(params["max_overcommit"])
-    dest = absolute(params["dest"], "dest")
+    search_paths_from(params)
+    max_overcommit, dest = overcommit_from(params), absolute(params["dest"], "dest")
     backing_file, rate = params["backing_file"], params["rate_limit"]
     wish = ImageConvertWish(
         src=absolute(params["src"], "src"),
         src_format=params["src_format"],
-        dest=os.path.realpath(dest) if os.path.islink(dest) else dest,
+        dest=dest,
         layout=layout_from(params),
         update=params["update"],
         snapshot=params["snapshot"],
@@ -114,8 +114,8 @@ def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
         openers=_key_slots.openers_from(params, "src_encryption"),
         decrypt=params["decrypt"],
         encryption=_key_slots.wish_from(params["encryption"]),
+        trusted=params["trusted"],
+        max_overcommit=max_overcommit,
     )
     wish.require_valid()
-    if wish.layout.has_extents:
-        _file_set.require_fit_name(wish.dest)
     return wish

@@ -2,21 +2,19 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The decision to bring an existing image to what a task wants, as far as that can be done in place."""
+"""The decision to make an image, to change one as far as that can be done in place, or to remove one."""
 
 from __future__ import annotations
 
 import typing as t
+from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import RESIZABLE_FORMATS, option_text
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
 _REWRITE = (
@@ -24,37 +22,124 @@ _REWRITE = (
 )
 
 
-def plan_reconcile(
-    wish: ImageWish, image: Image, qemu_img: QemuImg, *, keys: Plan | None = None, rebase: Plan | None = None
+class Work(t.Protocol):
+    """What can be done to the image of a task."""
+
+    def create(self, size: int, backing: tuple[str, str] | None) -> None:
+        """Makes an image of *size* bytes over *backing*, a file and its format, and puts it in its place."""
+
+    def withdraw(self) -> None:
+        """Removes what create() made."""
+
+    def amend(self, options: dict[str, str]) -> None:
+        """Gives the image other *options*."""
+
+    def resize(self, size: int, *, shrink: bool, preallocation: str | None) -> None:
+        """Gives the image another size, in bytes."""
+
+
+def new_size(wish: ImageWish, base: Image | None) -> int:
+    """The virtual size of the image to make. Raises InvalidRequest without any, or with one that cuts off the base."""
+    if base is None:
+        if wish.size is None:
+            raise InvalidRequest(f"{wish.path}: does not exist: give the size to create it with")
+        return wish.size
+    if wish.size is not None and wish.size < base.virtual_size:
+        raise InvalidRequest(
+            f"{wish.path}: asked for {exact_size(wish.size)}, but its backing file {base.path} has "
+            f"{exact_size(base.virtual_size)}: a smaller overlay cuts off the end of the disk: leave size out, "
+            "or ask for as much or more",
+            virtual_size=base.virtual_size,
+        )
+    return wish.size or base.virtual_size
+
+
+def plan_create(wish: ImageWish, base: Image | None, work: Work) -> Plan:
+    """The plan that makes the image, over *base* where there is one. Raises as new_size()."""
+    size = new_size(wish, base)
+    image_format = wish.layout.format
+    backing = (base.path, base.format) if base else None
+    kind = f"encrypted {image_format}" if wish.encryption else image_format
+    over = f" over {base.path}" if base else ""
+    policy = f", preallocation {wish.layout.preallocation}" if wish.layout.preallocation else ""
+    step = Step(
+        f"create {kind} image {wish.path} of {exact_size(size)}{over}{policy}",
+        lambda: work.create(size, backing),
+        work.withdraw,
+    )
+    after = {
+        "path": wish.path,
+        "state": "present",
+        "format": image_format,
+        "virtual_size": size,
+        **({"backing_file": base.path, "backing_format": base.format} if base else {}),
+        **wish.layout.choices(),
+        **({"encrypted": True} if wish.encryption else {}),
+    }
+    return Plan({"path": wish.path, "state": "absent"}, after, (step,))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What *image* is to have otherwise: the options that are amended, and its size in bytes, None where that stays.
+
+    False where there is nothing of that.
+    """
+
+    image: Image
+    options: t.Mapping[str, t.Any]
+    size: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.options) or self.size is not None
+
+    @property
+    def grows(self) -> bool:
+        return self.size is not None and self.size > self.image.virtual_size
+
+
+def change(wish: ImageWish, image: Image) -> Change:
+    """How *image* differs from what the task wants.
+
+    Raises DiskError where that cannot be changed, or would cut off data that nobody gave up.
+    """
+    amendable, fixed = wish.layout.differences(image)
+    if fixed:
+        found = ", ".join(f"{name} is {getattr(image, name)}, asked for {value}" for name, value in fixed.items())
+        raise DiskError(f"{image.path}: {found}: {_REWRITE}", differences=sorted(fixed))
+    _encryption.require_same_kind(wish.encryption, image)
+    if wish.size is None or wish.size == image.virtual_size:
+        return Change(image, amendable)
+    _require_resizable(wish, image, wish.size)
+    return Change(image, amendable, wish.size)
+
+
+def plan_change(
+    wish: ImageWish, wanted: Change, work: Work, *, keys: Plan | None = None, rebase: Plan | None = None
 ) -> Plan:
-    """The plan that amends and resizes *image* in place; empty where it is as wanted.
+    """The plan that amends and resizes an image in place; empty where it is as wanted.
 
     *keys* is the part that changes its keys, after which the secret of the task opens it. *rebase* is the part that
     gives it another backing file. A rebase that copies comes last: an image grows over its old backing file, so that
     the new one shows nothing in what is added. Where only the reference is rewritten, the old backing file may not be
     there any more.
-    Raises DiskError where the wish differs in what cannot be changed, or would cut off data that nobody gave up.
+    Raises DiskError where the image cannot be written, or where that would open a file which the task does not name.
     """
-    amend, fixed = wish.layout.differences(image)
-    if fixed:
-        found = ", ".join(f"{name} is {getattr(image, name)}, asked for {value}" for name, value in fixed.items())
-        raise DiskError(f"{image.path}: {found}: {_REWRITE}", differences=sorted(fixed))
-    _encryption.require_same_kind(wish.encryption, image)
+    image = wanted.image
     steps = list(keys.steps) if keys else []
     before, after = dict(keys.before) if keys else {}, dict(keys.after) if keys else {}
-    if amend:
-        steps.append(_amend(image, amend, qemu_img))
-        after.update(amend)
-    if wish.size is not None and wish.size != image.virtual_size:
-        _require_resizable(wish, image, wish.size)
-        steps.append(_resize(wish, image, wish.size, qemu_img))
-        after["virtual_size"] = wish.size
+    if wanted.options:
+        steps.append(_amend(image, wanted.options, work))
+        after.update(wanted.options)
+    if wanted.size is not None:
+        steps.append(_resize(wish, image, wanted.size, work))
+        after["virtual_size"] = wanted.size
     if rebase:
         steps = [*rebase.steps, *steps] if wish.rebase == "unsafe" else [*steps, *rebase.steps]
         after.update(rebase.after)
         before.update(rebase.before)
     if steps:
-        _require_changeable(wish, image, amend)
+        _require_changeable(wish, image, wanted.options)
     return Plan({name: before.get(name, getattr(image, name)) for name in after}, after, tuple(steps))
 
 
@@ -76,7 +161,31 @@ def growth_in_bytes(wish: ImageWish, image: Image) -> int:
     return max(0, wish.size - image.virtual_size)
 
 
-def _require_changeable(wish: ImageWish, image: Image, amend: dict[str, t.Any]) -> None:
+@dataclass(frozen=True)
+class Standing:
+    """What stands where no image is to be: a file or a link to one, or something else; with how many *extents*."""
+
+    is_file: bool
+    extents: int = 0
+
+
+def plan_remove(path: str, found: Standing | None, remove: t.Callable[[], None]) -> Plan:
+    """The plan that has *remove* remove the image at *path*, its extents with it; of a symbolic link the target stays.
+
+    Raises UnsafeImage where something else than a file is there.
+    """
+    after = {"path": path, "state": "absent"}
+    if found is None:
+        return Plan(after, after)
+    if not found.is_file:
+        raise UnsafeImage(
+            f"{path}: asked to remove an image, found something that is not a regular file: left alone", path=path
+        )
+    what = f"remove {path}" + (f" and its {found.extents} extent(s)" if found.extents else "")
+    return Plan({"path": path, "state": "present"}, after, (Step(what, remove),))
+
+
+def _require_changeable(wish: ImageWish, image: Image, options: t.Mapping[str, t.Any]) -> None:
     """Raises where qemu-img would refuse to write *image*, or would open a file that the task does not name."""
     if image.corrupt:
         raise UnsafeImage(
@@ -97,7 +206,7 @@ def _require_changeable(wish: ImageWish, image: Image, amend: dict[str, t.Any]) 
             backing_file=image.backing_file,
         )
     wish.layout.amended(image).require_valid(size=wish.size)
-    if amend.get("compat") == "0.10" and any(one.virtual_size != image.virtual_size for one in image.snapshots):
+    if options.get("compat") == "0.10" and any(one.virtual_size != image.virtual_size for one in image.snapshots):
         raise DiskError(
             f"{image.path}: its snapshots have other sizes than the image, which compat 0.10 cannot hold: "
             "delete them first, or keep compat 1.1",
@@ -127,77 +236,15 @@ def _require_resizable(wish: ImageWish, image: Image, size: int) -> None:
         )
 
 
-def _amend(image: Image, wanted: dict[str, object], qemu_img: QemuImg) -> Step:
+def _amend(image: Image, wanted: t.Mapping[str, t.Any], work: Work) -> Step:
     said = ", ".join(f"{name} from {getattr(image, name)} to {value}" for name, value in wanted.items())
     options = {name: option_text(value) for name, value in wanted.items()}
-    return Step(f"amend {image.path}: {said}", lambda: qemu_img.amend(image.path, image.format, options))
+    return Step(f"amend {image.path}: {said}", lambda: work.amend(options))
 
 
-def _resize(wish: ImageWish, image: Image, size: int, qemu_img: QemuImg) -> Step:
-    verb = "shrink" if size < image.virtual_size else "grow"
+def _resize(wish: ImageWish, image: Image, size: int, work: Work) -> Step:
+    shrink = size < image.virtual_size
     return Step(
-        f"{verb} {image.path} from {exact_size(image.virtual_size)} to {exact_size(size)}",
-        lambda: qemu_img.resize(
-            image.path,
-            image.format,
-            size,
-            shrink=size < image.virtual_size,
-            preallocation=wish.layout.preallocation if size > image.virtual_size else None,
-        ),
-    )
-
-
-def new_size(wish: ImageWish, base: Image | None) -> int:
-    """The virtual size of the image to make. Raises InvalidRequest without any, or with one that cuts off the base."""
-    if base is None:
-        if wish.size is None:
-            raise InvalidRequest(f"{wish.path}: does not exist: give the size to create it with")
-        return wish.size
-    if wish.size is not None and wish.size < base.virtual_size:
-        raise InvalidRequest(
-            f"{wish.path}: asked for {exact_size(wish.size)}, but its backing file {base.path} has "
-            f"{exact_size(base.virtual_size)}: a smaller overlay cuts off the end of the disk: leave size out, "
-            "or ask for as much or more",
-            virtual_size=base.virtual_size,
-        )
-    return wish.size or base.virtual_size
-
-
-def plan_create(
-    wish: ImageWish, base: Image | None, qemu_img: QemuImg, new_file: NewFile, dress: t.Callable[[str], None]
-) -> Plan:
-    """The plan that makes the image. *dress* gives a file the owner, group, mode and attributes of the task."""
-    size = new_size(wish, base)
-    image_format = wish.layout.format
-    backing = (base.path, base.format) if base else None
-
-    options = creation_options(wish.layout, wish.encryption)
-
-    def create() -> None:
-        new_file.begin()
-        qemu_img.create(new_file.name, image_format, size, options, backing)
-        dress(new_file.name)
-        new_file.publish()
-
-    kind = f"encrypted {image_format}" if wish.encryption else image_format
-    over = f" over {base.path}" if base else ""
-    policy = f", preallocation {wish.layout.preallocation}" if wish.layout.preallocation else ""
-    return Plan(
-        before={"path": wish.path, "state": "absent"},
-        after={
-            "path": wish.path,
-            "state": "present",
-            "format": image_format,
-            "virtual_size": size,
-            **({"backing_file": base.path, "backing_format": base.format} if base else {}),
-            **wish.layout.choices(),
-            **({"encrypted": True} if wish.encryption else {}),
-        },
-        steps=(
-            Step(
-                f"create {kind} image {wish.path} of {exact_size(size)}{over}{policy}",
-                create,
-                new_file.withdraw,
-            ),
-        ),
+        f"{'shrink' if shrink else 'grow'} {image.path} from {exact_size(image.virtual_size)} to {exact_size(size)}",
+        lambda: work.resize(size, shrink=shrink, preallocation=None if shrink else wish.layout.preallocation),
     )

@@ -1,91 +1,69 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
-"""What has to be true of the files that an image reads, and of those that it is to read."""
+"""A look at the image that a task is about: whether there is one, and what is to be done to its keys."""
 
 from __future__ import annotations
 
 import os
-import typing as t
-from dataclasses import replace
+import stat
+from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, MissingImage, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
+from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import KeyChanges
+from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import Standing
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 
 
-def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image.Image, ...]:
-    """The wanted backing file and what that reads. Raises DiskError where an overlay on it would not be right."""
-    if not wish.backing_file:
-        return ()
-    _image.require_format(wish.backing_file, t.cast(str, wish.backing_format))
-    base = _image.inspect(qemu_img, wish.backing_file, wish.backing_format)
-    below = _image.chain(qemu_img, base)
-    for link in below:
-        require_usable_base(link, encrypted=wish.encryption is not None)
-    _require_unwritten(base.path, to_do)
-    if wish.encryption is not None:
-        _key_slots.require_opens(qemu_img, wish.encryption.layers(below, wish.encryption.below))
-    return below
+@dataclass(frozen=True)
+class Found:
+    """The *image*, None where there is none; what is to be done to the *keys* of an encrypted one. *qemu_img* opens it
+    with one of those that it has."""
+
+    image: Image | None
+    keys: KeyChanges | None
+    qemu_img: QemuImg
 
 
-def wanted_rebase(qemu_img: QemuImg, wish: ImageWish, image: _image.Image) -> _rebase.Rebase | None:
-    """The image between the files that it reads and those that it is to read; None where they are the same."""
-    if not _rebase.is_wanted(wish, image):
+def look(qemu_img: QemuImg, wish: ImageWish) -> Found:
+    """The image as it is found.
+
+    Raises DiskError where something else is there, where the task has no key to it, or it is not encrypted as wanted.
+    """
+    image = _existing(qemu_img, wish)
+    if image is None:
+        return Found(None, None, qemu_img)
+    _encryption.require_same_kind(wish.encryption, image)
+    if wish.encryption is None:
+        return Found(image, None, qemu_img)
+    opening = _key_slots.opening(qemu_img, image, wish.encryption.secrets)
+    changes = _encryption.key_changes(wish.encryption, image, opening)
+    return Found(image, changes, qemu_img.unlocking([Layer(image.path, image.format, changes.opener)]))
+
+
+def standing(path: str) -> Standing | None:
+    """What stands at *path*, None for nothing; a link is looked at itself."""
+    if not os.path.lexists(path):
         return None
-    base = wanted_below(qemu_img, wish, f"have {image.path} read it")
-    found = _rebase.Rebase(image, base, rewrites=_rebase.rewrites(wish, image))
-    if not found.rewrites:
-        _rebase.require_vouched(wish, image)
-        found = replace(found, below=_read_now(qemu_img, image))
-    _rebase.require_possible(wish, found)
-    if not os.path.isfile(image.path):
+    mode = os.lstat(path).st_mode
+    return Standing(stat.S_ISREG(mode) or stat.S_ISLNK(mode), len(_file_set.files(path)) - 1)
+
+
+def _existing(qemu_img: QemuImg, wish: ImageWish) -> Image | None:
+    path = wish.path
+    if os.path.islink(path) and not os.path.exists(path):
         raise UnsafeImage(
-            f"{image.path}: is a block device, which a new file cannot replace: convert it into a new image "
-            "(kvmops.disk.qcow2_convert)",
-            path=image.path,
+            f"{path}: is a symbolic link whose target is missing ({os.readlink(path)}): remove it, or make its "
+            "target first"
         )
-    return found
-
-
-def bytes_to_rebase(qemu_img: QemuImg, found: _rebase.Rebase, growth: int) -> int:
-    """What a file system must take for a rebase of the image, which is to grow by *growth* bytes before that."""
-    image = found.image
-    if found.rewrites:
-        return 0
-    measured = 0
-    if found.merged:
-        options = {"cluster_size": str(image.cluster_size)} if image.format == "qcow2" else {}
-        measured = qemu_img.measure(image.path, image.format, "qcow2", options).required
-    return _rebase.bytes_needed(found, measured) + growth
-
-
-def _read_now(qemu_img: QemuImg, image: _image.Image) -> tuple[_image.Image, ...]:
-    """The images that *image* reads, which nobody writes. Raises MissingImage where one is gone."""
-    try:
-        below = _image.chain(qemu_img, image)[1:]
-    except MissingImage as error:
-        raise MissingImage(
-            f"{error}: asked to give {image.path}, which reads it, another backing file: bring it back, or set "
-            "rebase=unsafe if the new one holds the same",
-            **error.facts,
-        ) from error
-    for one in below:
-        _require_unwritten(one.path, f"copy from it into {image.path}")
-    return below
-
-
-def _require_unwritten(path: str, to_do: str) -> None:
-    if _users.is_locked(path, against_readers=True):
-        raise ImageInUse(
-            f"{path}: is open for writing, asked to {to_do}: what its user writes would change what is read of it: "
-            "stop that first",
-            path=path,
-            in_use_by=[],
-        )
+    if not os.path.lexists(path):
+        return None
+    _image.require_format(path, wish.layout.format)
+    return _image.inspect(qemu_img, path, wish.layout.format)

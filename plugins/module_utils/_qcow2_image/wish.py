@@ -5,12 +5,21 @@
 
 from __future__ import annotations
 
+import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import RebaseWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
+from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
+    absolute,
+    layout_from,
+    overcommit_from,
+    search_paths_from,
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class ImageWish:
 
     *backing_file* is empty where it is to have none, None where the task leaves that open. *rebase* (safe, unsafe) is
     how an image gets another one; *trusted* images may be read with what they refer to.
+    *max_overcommit*: how many times its own size the file system may promise.
     """
 
     path: str
@@ -30,20 +40,46 @@ class ImageWish:
     rebase: str = "safe"
     trusted: bool = False
     encryption: EncryptionWish | None = None
+    max_overcommit: float | None = None
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
         self.layout.require_valid(size=self.size, overlay=bool(self.backing_file))
         _encryption.require_valid(self.encryption, self.layout.format)
-        if self.backing_file == "" and self.rebase == "unsafe":
-            raise InvalidRequest(
-                "rebase: unsafe with an empty backing_file would throw away all that is read from the present one: "
-                "leave rebase out to flatten the image"
-            )
-        if bool(self.backing_file) != (self.backing_format is not None):
-            raise InvalidRequest(
-                "backing_file: needs backing_format beside it, and the other way round: the format of a backing file "
-                "is never guessed from its content"
-            )
-        if self.backing_file == self.path:
-            raise InvalidRequest(f"backing_file: {self.path} cannot be its own backing file")
+        self.rebase_wish.require_valid(self.path)
+
+    @property
+    def rebase_wish(self) -> RebaseWish:
+        """What the task wants of the backing file of an image that is there."""
+        return RebaseWish(self.backing_file, self.backing_format, self.rebase, self.size, self.trusted)
+
+
+@dataclass(frozen=True)
+class RemovalWish:
+    """No image at *path*. With *force* it goes though a domain that is off defines it."""
+
+    path: str
+    force: bool = False
+
+
+def wish_from(params: t.Mapping[str, t.Any]) -> ImageWish:
+    """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
+    search_paths_from(params)
+    size, backing_file = params["size"], params["backing_file"]
+    wish = ImageWish(
+        path=absolute(params["path"], "path"),
+        layout=layout_from(params),
+        size=parse_size(size) if size is not None else None,
+        backing_file=absolute(backing_file, "backing_file") if backing_file else backing_file,
+        encryption=_key_slots.wish_from(params["encryption"]),
+        max_overcommit=overcommit_from(params),
+        **{name: params[name] for name in ("backing_format", "shrink", "rebase", "trusted")},
+    )
+    wish.require_valid()
+    return wish
+
+
+def removal_from(params: t.Mapping[str, t.Any]) -> RemovalWish:
+    """The wish of a task with state=absent. Raises InvalidRequest where it names no image, or no directory."""
+    search_paths_from(params)
+    return RemovalWish(absolute(params["path"], "path"), params["force"])

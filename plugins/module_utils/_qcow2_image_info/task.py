@@ -1,50 +1,30 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """Many images, looked at: the walk of the module qcow2_image_info from its parameters to its result."""
 
 from __future__ import annotations
 
-import glob
-import os
-import typing as t
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
-from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
-from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel, once
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_directories
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-
-#: More ranges than these are no answer for a playbook, which would hold each of them as a dictionary.
-MOST_RANGES = 100_000
-
-Chain = tuple[_image.Image, ...]
-Facts = dict[str, t.Any]
-
-
-class NeedsSecret(DiskError):
-    """An image is encrypted, so that nothing but its header can be read."""
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.survey import Facts, Survey, files_meant
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.wish import wish_from
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 
 def run(module: AnsibleModule) -> Facts:
     """One run of the module."""
-    params = module.params
-    require_directories(params["search_paths"])
-    files = find(params["paths"], params["recurse"])
-    look = Look(params, files, _dependents_of(list(files), params) if params["dependents"] else None)
+    wish = wish_from(module.params)
+    files = files_meant(wish.paths, wish.recurse)
+    surroundings = Surroundings.at(module.params["uri"], module.params["search_paths"])
+    dependents = surroundings.readers(files) if wish.dependents else None
+    survey = Survey(QemuImg.find().limiting(not wish.trusted), wish, files, dependents)
 
     def attempt(path: str) -> Facts | DiskError:
         try:
-            return look.at(path)
+            return survey.facts_of(path)
         except DiskError as error:
             return error
 
@@ -59,151 +39,3 @@ def run(module: AnsibleModule) -> Facts:
         "images": images,
         "failures": [{"path": path, "msg": str(error)} for path, error in failures.items()],
     }
-
-
-class Look:
-    """What the task wants to know of each image, and what may be opened for that: the *files* that it means.
-
-    *dependents* are asked about each image, where they were looked for.
-    """
-
-    def __init__(self, params: Facts, files: t.Iterable[str], dependents: _dependents.Dependents | None) -> None:
-        self.params = params
-        self.dependents = dependents
-        self.trust = Trust(params["trusted"], tuple(files))
-        self.qemu_img = QemuImg.find().limiting(not self.trust.trusted)
-        self._inspected = once(self._inspect)
-
-    def at(self, path: str) -> Facts:
-        """The facts of one image. Raises DiskError where what is asked for cannot be had.
-
-        That somebody writes to it, or that it is encrypted, is no error: what cannot be known for that reason is None.
-        """
-        params = self.params
-        image = self._inspected((path, params["format"] or _image.claimed_format(path)))
-        facts = self._facts(image)
-        by_content = [name for name in ("map", "measure", "check") if params[name]]
-        if by_content:
-            self.trust.require_believable(image)
-        chain: Chain = (image,)
-        if params["backing_chain"] or params["map"] or params["measure"]:
-            chain = self._chain(image)
-        if params["backing_chain"]:
-            facts["backing_chain"] = [self._facts(link) for link in chain]
-        if self.dependents is not None:
-            facts.update(_as_base(path, self.dependents.of(path)))
-        return {**facts, **self._by_content(by_content, chain)} if by_content else facts
-
-    def _inspect(self, named: tuple[str, str]) -> _image.Image:
-        path, image_format = named
-        return _image.inspect(self.qemu_img, path, image_format, by_header=True, knows=self.trust.knows)
-
-    def _facts(self, image: _image.Image) -> Facts:
-        facts = image.facts()
-        return facts if self.params["snapshots"] else {**facts, "snapshots": None}
-
-    def _chain(self, image: _image.Image) -> Chain:
-        """*image* and those below it. All may have been planted, so that the task has to know each of them."""
-        self.trust.require_harmless(image.path, image.format)
-
-        def look(path: str, image_format: str) -> _image.Image:
-            self.trust.require_harmless(path, image_format)
-            return self._inspected((path, image_format))
-
-        return _image.chain(self.qemu_img, image, look)
-
-    def _by_content(self, names: t.Iterable[str], chain: Chain) -> Facts:
-        """The facts of those *names*, for which more than a header is read; ``problems`` say what is lacking."""
-        ways = {"map": self._map, "measure": self._measure, "check": self._check}
-        facts: Facts = {}
-        problems = []
-        for name in names:
-            try:
-                facts[name] = ways[name](chain)
-            except (ImageInUse, NeedsSecret) as error:
-                facts[name] = None
-                problems.append(f"{name}: {error}")
-        return {**facts, "problems": problems}
-
-    def _map(self, chain: Chain) -> list[Facts]:
-        _require_no_secret(chain)
-        ranges = self.qemu_img.map(chain[0].path, chain[0].format)
-        if len(ranges) > MOST_RANGES:
-            raise DiskError(
-                f"{chain[0].path}: its map has {len(ranges)} ranges, and up to {MOST_RANGES} are returned: leave out "
-                "map, or make a copy of the image that is less scattered (kvmops.disk.qcow2_convert)",
-                path=chain[0].path,
-            )
-        return [dict(vars(found)) for found in ranges]
-
-    def _measure(self, chain: Chain) -> Facts:
-        """What the content would take as raw is the size of the disk (raw_measure in block/raw-format.c)."""
-        _require_no_secret(chain)
-        top = chain[0]
-        as_qcow2 = self.qemu_img.measure(top.path, top.format, "qcow2", {})
-        as_raw = {"required": top.virtual_size, "fully_allocated": top.virtual_size}
-        return {"raw": as_raw, "qcow2": dict(vars(as_qcow2))}
-
-    def _check(self, chain: Chain) -> Facts:
-        """As qcow2_check finds it; nothing but the image is opened."""
-        image = chain[0]
-        if image.format not in CHECKED_FORMATS:
-            return Finding(CheckResult("unsupported")).facts()
-        _require_no_secret((image,))
-        _surroundings.require_unwritten(image)
-        external_data = image.format == "qcow2" and image.data_file is not None
-        found = self.qemu_img.check(image.path, image.format, external_data=external_data)
-        return Finding(found, image.format, image.corrupt, image.dirty, external_data).facts()
-
-
-def find(paths: t.Iterable[str], recurse: bool) -> dict[str, bool]:
-    """The files that *paths* mean, in order; the value tells whether the task names the file itself."""
-    found: dict[str, bool] = {}
-    for path in paths:
-        absolute(path.rstrip("/") or path, "paths")
-        if os.path.isdir(path):
-            found.update({name: found.get(name, False) for name in sorted(_files(path, recurse))})
-        elif os.path.lexists(path) or not glob.has_magic(path):
-            found[path] = True
-        else:
-            for name in sorted(glob.glob(path, recursive=recurse)):
-                if os.path.isfile(name):
-                    found.setdefault(name, False)
-    return found
-
-
-def _files(directory: str, recurse: bool) -> t.Iterator[str]:
-    def unreadable(error: OSError) -> t.NoReturn:
-        raise UnsafeImage(f"{error.filename}: cannot be searched for images: {error.strerror}", path=error.filename)
-
-    for parent, directories, names in os.walk(directory, onerror=unreadable):
-        directories[:] = sorted(name for name in directories if recurse and not name.startswith("."))
-        for name in names:
-            path = os.path.join(parent, name)
-            if not name.startswith(".") and os.path.isfile(path):
-                yield path
-
-
-def _as_base(path: str, dependents: list[str]) -> Facts:
-    """What depends on the image at *path*, and whether it is known to have been made a base."""
-    note = _base_note.own_note(path)
-    unused = note is not None and not dependents
-    return {
-        "dependents": dependents,
-        "protected_base": note is not None and note.mode is not None,
-        "unused_base": unused,
-        "unused_since": note.unused_since if note is not None and unused else None,
-    }
-
-
-def _dependents_of(paths: list[str], params: Facts) -> _dependents.Dependents:
-    """What depends on the images at *paths*, looked for once for all of them."""
-    hypervisor = hypervisor_if_any(params["uri"])
-    users = _users.domain_users(hypervisor) if hypervisor else []
-    return _dependents.Dependents(_dependents.directories_to_search(paths, params["search_paths"], hypervisor), users)
-
-
-def _require_no_secret(chain: Chain) -> None:
-    for image in chain:
-        if image.encrypted:
-            raise NeedsSecret(f"{image.path}: is encrypted, and only its header can be read without its secret")

@@ -6,19 +6,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import typing as t
+from dataclasses import asdict, dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import MOST_SNAPSHOTS, Snapshot, SnapshotEntry
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import _LONGEST_NAME, SnapshotWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import LONGEST_NAME, SnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 #: Bytes of an entry of the snapshot table, without its name; QEMU writes fewer.
 _ENTRY = 128
+
+
+class Work(t.Protocol):
+    """What can be done to the snapshots of an image."""
+
+    def take(self, name: bytes) -> None:
+        """Takes a snapshot of that name."""
+
+    def delete(self, name: bytes) -> None:
+        """Deletes the snapshot of that name."""
+
+    def revert(self, identifier: str) -> None:
+        """Goes back to the snapshot with that ID."""
+
+    def verify(self, names: t.Sequence[str] | None) -> None:
+        """Raises DiskError where the snapshots then do not have these *names*, or, for None, where the disk is not what
+        the wished one holds."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +52,25 @@ class Observed:
     at_snapshot: bool = False
 
 
-def plan_snapshots(wish: SnapshotWish, observed: Observed, qemu_img: QemuImg) -> Plan:
-    """The plan that brings the snapshots of an image, or its active layer, to what is wanted.
+def plan_snapshots(wish: SnapshotWish, observed: Observed, work: t.Callable[[], Work]) -> Plan:
+    """The plan that brings the snapshots of an image, or its active layer, to what is wanted; *work* is asked for where
+    something is done.
 
     Raises DiskError where a name means two snapshots or, to go back to, none.
     """
     if wish.state == "reverted":
-        return _revert(wish, observed, qemu_img)
+        return _revert(wish, observed, work)
     new, removed = addition(wish, observed), removals(wish, observed)
     if new is not None:
         _require_room(observed)
     for entry in removed:
         _require_deletable(entry, observed)
-    steps = [_create(wish.path, new, qemu_img)] if new is not None else []
-    steps += [_delete(wish.path, entry, qemu_img) for entry in removed]
+    steps = [_create(wish.path, new, work)] if new is not None else []
+    steps += [_delete(wish.path, entry, work) for entry in removed]
     names = [entry.snapshot.name for entry in observed.entries]
     after = [entry.snapshot.name for entry in outcome(wish, observed)]
+    if steps:
+        steps.append(Step("", lambda: work().verify(after)))
     return Plan({"snapshots": names}, {"snapshots": after}, tuple(steps))
 
 
@@ -101,7 +122,7 @@ def find(name: bytes, observed: Observed) -> SnapshotEntry | None:
     return found[0] if found else None
 
 
-def _revert(wish: SnapshotWish, observed: Observed, qemu_img: QemuImg) -> Plan:
+def _revert(wish: SnapshotWish, observed: Observed, work: t.Callable[[], Work]) -> Plan:
     image = observed.image
     found = find(str(wish.name).encode(), observed)
     if found is None:
@@ -130,9 +151,11 @@ def _revert(wish: SnapshotWish, observed: Observed, qemu_img: QemuImg) -> Plan:
     resized = f", which has {exact_size(size)} instead of {exact_size(virtual_size)}" if size != virtual_size else ""
     step = Step(
         f"revert {image.path} to its snapshot {wish.name}{resized}",
-        lambda: qemu_img.revert_to_snapshot(image.path, identifier),
+        lambda: work().revert(identifier),
     )
-    return Plan({"reverted_to": None, "virtual_size": virtual_size}, after, (step,))
+    return Plan(
+        {"reverted_to": None, "virtual_size": virtual_size}, after, (step, Step("", lambda: work().verify(None)))
+    )
 
 
 def require_changeable(image: Image) -> None:
@@ -145,10 +168,26 @@ def require_changeable(image: Image) -> None:
     require_writable_alone(image)
 
 
+def require_not_libvirts(path: str, removed: t.Iterable[str], recorded: t.Mapping[str, User]) -> None:
+    """Raises ImageInUse where one of the snapshots that are to be *removed* is one of a domain, by libvirt's records.
+
+    libvirt keeps records of the snapshots that it made inside of images, and fails on those that are gone.
+    """
+    for name in removed:
+        user = recorded.get(name)
+        if user is not None:
+            raise ImageInUse(
+                f"{path}: its snapshot {name!r} is one of domain {user.domain}, in libvirt's records: delete it there "
+                "(virsh snapshot-delete)",
+                path=path,
+                in_use_by=[asdict(user)],
+            )
+
+
 def bytes_needed(observed: Observed) -> int:
     """What a new snapshot needs at once: a copy of the L1 table, a new snapshot table, some clusters for counts."""
     cluster = observed.image.cluster_size or 65536
-    names = sum(len(entry.name) + _ENTRY for entry in observed.entries) + _LONGEST_NAME + _ENTRY
+    names = sum(len(entry.name) + _ENTRY for entry in observed.entries) + LONGEST_NAME + _ENTRY
     return sum(-(-size // cluster) * cluster for size in (8 * observed.l1_entries, names)) + 4 * cluster
 
 
@@ -168,16 +207,16 @@ def _require_room(observed: Observed) -> None:
 def _require_deletable(entry: SnapshotEntry, observed: Observed) -> None:
     """Raises where the name of a surplus snapshot is not enough to delete that one."""
     find(entry.name, observed)
-    if not 1 <= len(entry.name) <= _LONGEST_NAME:
+    if not 1 <= len(entry.name) <= LONGEST_NAME:
         raise DiskError(
             f"{observed.image.path}: cannot delete its snapshot with the ID {entry.snapshot.id}: QEMU does not find a "
             f"name of {len(entry.name)} bytes: choose a prefix that leaves it alone",
         )
 
 
-def _create(path: str, new: SnapshotEntry, qemu_img: QemuImg) -> Step:
-    return Step(f"take snapshot {new.snapshot.name} of {path}", lambda: qemu_img.take_snapshot(path, new.name))
+def _create(path: str, new: SnapshotEntry, work: t.Callable[[], Work]) -> Step:
+    return Step(f"take snapshot {new.snapshot.name} of {path}", lambda: work().take(new.name))
 
 
-def _delete(path: str, entry: SnapshotEntry, qemu_img: QemuImg) -> Step:
-    return Step(f"delete snapshot {entry.snapshot.name} of {path}", lambda: qemu_img.delete_snapshot(path, entry.name))
+def _delete(path: str, entry: SnapshotEntry, work: t.Callable[[], Work]) -> Step:
+    return Step(f"delete snapshot {entry.snapshot.name} of {path}", lambda: work().delete(entry.name))

@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import typing as t
-import unicodedata
 from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
+from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import openers_from
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
+    absolute,
+    require_usable_name,
+    search_paths_from,
+)
 
 #: QEMU keeps the first 255 bytes of a longer name, and never finds it again (HAZARDS E3).
-_LONGEST_NAME = 255
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,7 @@ class SnapshotWish:
     """What the task asks for; *state* is present, absent or reverted.
 
     *keep* is how many of the snapshots whose names begin with *prefix* may stay, the newest.
+    *openers* hold the secret of an encrypted image.
     """
 
     path: str
@@ -27,6 +34,7 @@ class SnapshotWish:
     state: str
     keep: int | None = None
     prefix: str | None = None
+    openers: Openers | None = None
 
     def require_valid(self) -> None:
         """Raises InvalidRequest for a name that qemu-img would mangle, or take for an ID (HAZARDS E2, E3)."""
@@ -43,14 +51,7 @@ class SnapshotWish:
 
 
 def _require_usable_name(name: str) -> None:
-    try:
-        raw = name.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"snapshot: {name!r} is not UTF-8 text: choose another name") from None
-    if not 1 <= len(raw) <= _LONGEST_NAME:
-        raise InvalidRequest(f"snapshot: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
-        raise InvalidRequest(f"snapshot: {name!r} has control characters: choose another name")
+    require_usable_name(name, "snapshot", LONGEST_NAME)
     if name.isdecimal():
         raise InvalidRequest(
             f"snapshot: {name!r} could be the ID of a snapshot, which QEMU takes for its name: give the name of a "
@@ -60,6 +61,12 @@ def _require_usable_name(name: str) -> None:
 
 def wish_from(params: dict[str, t.Any]) -> SnapshotWish:
     """The wish that the parameters say. Raises InvalidRequest where they contradict each other."""
-    wish = SnapshotWish(params["path"], params["snapshot"], params["state"], params["keep"], params["prefix"])
+    search_paths_from(params)
+    wish = SnapshotWish(
+        path=absolute(params["path"], "path"),
+        name=params["snapshot"],
+        openers=openers_from(params, "encryption"),
+        **{name: params[name] for name in ("state", "keep", "prefix")},
+    )
     wish.require_valid()
     return wish

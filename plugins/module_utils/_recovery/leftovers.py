@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """What a run that died left of an image: its record, an unfinished file, a disk between two contents."""
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Leftovers:
     """What is left of *path*, an image of *format* (None: there is none); *record* is None where no run died on it.
 
     *external_data*, *dirty*: as the header of a qcow2 image has them.
-    *half_replaced*: it has several files, some of which have gone, or are new; the old ones are kept (_file_set).
+    *half_replaced*: it has several files, some of which have gone, or are new; the old ones are kept (file_set).
     *half_reverted* names the snapshot of a revert that stopped in the middle: the disk is neither what it was nor
     what the snapshot holds.
     *half_merged* is the path of an overlay whose merge stopped in the middle: the image is that overlay, or the base

@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """The record of an operation on a domain's disks: beside each image, and in the domain's own metadata."""
 
 from __future__ import annotations
@@ -83,6 +82,14 @@ def traces(paths: t.Iterable[str], note_of: NoteOf) -> Traces:
     known = sorted({*paths})
     notes = {path: note for path in known if (note := note_of(path)) is not None}
     return Traces(notes, tuple(path for path in known if not notes.get(path, {}).get("alive")))
+
+
+def is_untouched(record: Record | None, images: t.Iterable[str], verb: str, note_of: NoteOf) -> bool:
+    """Whether neither a domain's *record* nor anything beside *images* tells of a dead run of *verb*."""
+    if record is not None:
+        return False
+    found = traces(images, note_of)
+    return not found.of(verb) and not found.half_made()
 
 
 def discarding(half_made: t.Iterable[str]) -> tuple[Step, ...]:

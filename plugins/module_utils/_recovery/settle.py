@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """The decision what to do first where a run died on an image."""
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import os
 import typing as t
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
@@ -57,18 +56,30 @@ def recorded(
     Without *noted* none is needed: for what is done or not, and has to work where there is no room for a note. *facts*
     are further ones for the note.
     """
-    if operation is None or not (first or plan):
-        return Plan(plan.before, plan.after, (*first, *plan.steps))
 
-    def note() -> None:
-        operation.settled(path)
+    def note(running: Operation) -> None:
+        running.settled(path)
         if noted:
-            operation.note(path, before=plan.before, after=plan.after, **facts())
-        elif operation.bases:
+            running.note(path, before=plan.before, after=plan.after, **facts())
+        elif running.bases:
             with suppress(DiskError):
-                operation.note(path)
+                running.note(path)
 
-    return Plan(plan.before, plan.after, (*first, Step("", note), *plan.steps))
+    return _after(first, plan, operation, note)
+
+
+def noting(
+    first: tuple[Step, ...], plan: Plan, operation: Operation | None, facts: t.Callable[[], dict[str, t.Any]]
+) -> Plan:
+    """The same for a plan that is about several images: *facts*, asked for in between, are noted beside each."""
+
+    def note(running: Operation) -> None:
+        told = facts()
+        for path in running.paths:
+            running.settled(path)
+            running.note(path, **told)
+
+    return _after(first, plan, operation, note)
 
 
 def settle(left: Leftovers, qemu_img: QemuImg, *, finishing: str | None = None) -> tuple[Step, ...]:
@@ -162,3 +173,13 @@ def _checked(left: Leftovers, qemu_img: QemuImg) -> CheckResult:
 
         return repair_counts(path, qemu_img)
     return found
+
+
+def _after(
+    first: tuple[Step, ...], plan: Plan, operation: Operation | None, note: t.Callable[[Operation], None]
+) -> Plan:
+    """*plan* after the steps *first*, and, where the records are held and there is something to do, after *note*."""
+    if operation is None or not (first or plan):
+        return replace(plan, steps=(*first, *plan.steps))
+    running = operation
+    return replace(plan, steps=(*first, Step("", lambda: note(running)), *plan.steps))

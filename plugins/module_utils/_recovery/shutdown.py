@@ -1,7 +1,6 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
 """The guest that was asked to shut down: nobody can take that back, so it is not forgotten until the guest has.
 
 A note in the metadata of the domain, apart from the record of the operation: that ends when the task gives up, and this

@@ -1,62 +1,50 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a task wants to know of the space of file systems."""
+"""Which file systems and pools a task wants to know the space of."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
+import typing as t
+from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Pool
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-
-#: The pools whose volumes are files in a directory; those of the others are counted as libvirt tells.
-_IN_DIRECTORIES = frozenset({"dir", "fs", "netfs", "vstorage"})
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_ratio
 
 
-@dataclass
-class Wish:
-    """What is to be looked at: *places* are directories, each of which means its file system.
+@dataclass(frozen=True)
+class CapacityWish:
+    """The file systems of *paths* and of *pools*, and with *everything* those of all pools and of all domains' disks.
 
-    *below* are directories whose files count too. *pools* are those that are no directories, and *pool_names* the
-    names of those that are, by their directory.
+    *recurse*: what lies below *paths* counts, too. *limit* is how many times its own size a file system should promise.
     """
 
-    places: list[str] = field(default_factory=list)
-    below: list[str] = field(default_factory=list)
-    pools: list[Pool] = field(default_factory=list)
-    pool_names: dict[str, str] = field(default_factory=dict)
-    failures: list[tuple[str, str]] = field(default_factory=list)
+    paths: tuple[str, ...]
+    pools: tuple[str, ...]
+    everything: bool
+    recurse: bool
+    limit: float
 
-    def add_path(self, path: str, *, recurse: bool) -> None:
-        """Raises InvalidRequest or MissingImage where *path* names nothing that can be looked at."""
-        absolute(path.rstrip("/") or "/.", "paths")
-        if not os.path.exists(path):
-            raise MissingImage(f"paths: {path} does not exist: name a directory, or a file, that is there", path=path)
-        if not os.path.isdir(path):
-            self.places.append(os.path.dirname(os.path.realpath(path)))
-            return
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise MissingImage(f"paths: {path} cannot be read: run as a user who may", path=path)
-        self.places.append(path)
-        if recurse:
-            below, failed = _space.directories_below(path)
-            self.below += below
-            self.failures += failed
+    @property
+    def needs_libvirt(self) -> bool:
+        return self.everything or bool(self.pools)
 
-    def add_pool(self, pool: Pool, *, named: bool) -> None:
-        """A pool that is *named* has to be there; of all others those that are."""
-        xml = pool.xml()
-        if _disks.pool_type(xml) not in _IN_DIRECTORIES:
-            self.pools.append(pool)
-            return
-        directory = _disks.pool_path(xml)
-        if directory and os.path.isdir(directory):
-            self.places.append(directory)
-            self.pool_names[directory] = pool.name
-        elif named:
-            raise MissingImage(f"pools: {pool.name} has no directory {directory} on this host", path=directory)
+
+def wish_from(params: t.Mapping[str, t.Any]) -> CapacityWish:
+    """The wish that the parameters say. Raises InvalidRequest for a relative path, or a limit that is none."""
+    require_ratio(params["limit"], "limit")
+    everything = params["libvirt"]
+    if everything is None:
+        everything = not params["paths"] and params["pools"] is None
+    return CapacityWish(
+        paths=tuple(map(_named, params["paths"])),
+        pools=tuple(params["pools"] or ()),
+        everything=everything,
+        recurse=params["recurse"],
+        limit=params["limit"],
+    )
+
+
+def _named(path: str) -> str:
+    """*path*, which may end as the name of a directory does, and be the root."""
+    absolute(path.rstrip("/") or "/.", "paths")
+    return path

@@ -57,7 +57,7 @@ Decide = t.Callable[[t.Any, Operation], Plan]
 class Several:
     """The items of a task; *verb* stands in their records, and *at_once* is for how many these are held together.
 
-    *counted* are the directories of new images, as for _module.carry_out.
+    *counted* are the directories of new images, as for carry_out().
     """
 
     module: AnsibleModule
@@ -76,7 +76,7 @@ class Several:
         """Does what is open of *items*; the error of one is noted in it, and the others go on.
 
         *prepare* is told which items come next, while their records are held, and may note errors in them, too. What is
-        noted of bases follows (_ties). Raises Interrupted where we are told to end; what is finished by then stays.
+        noted of bases follows. Raises Interrupted where we are told to end; what is finished by then stays.
         """
         todo = sorted((item for item in items if item.open), key=lambda item: sorted(item.paths))
         for first in range(0, len(todo), self.at_once):

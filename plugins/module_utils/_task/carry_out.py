@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What modules share: argument specs, the walk from a wish to a result, the place where an error becomes fail_json."""
+"""A decision carried out: once without a lock, once more while the records are held; what is noted of bases follows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 _Decision = t.TypeVar("_Decision")
 
@@ -77,7 +75,7 @@ def decide_after_others(
 
 
 def apply_followed(plan: Plan, operation: Operation, module: AnsibleModule) -> None:
-    """Applies *plan*; what is noted of bases follows (_ties), whether it succeeds or not, unless nobody knows that."""
+    """Applies *plan*; what is noted of bases follows, whether it succeeds or not, unless nobody knows that."""
     _noted_bases.find(operation, {})
     with ExitStack() as ended:
         ended.push(lambda _kind, error, _trace: None if may_still_happen(error) else settle_ties(module, [operation]))
@@ -99,8 +97,7 @@ def readers(module: AnsibleModule) -> _base_note.Readers:
     """Searches for the images that read a base as a module's parameters say: by uri and search_paths."""
 
     def search(base: str) -> list[str]:
-        hypervisor = hypervisor_if_any(module.params["uri"])
-        directories = _dependents.directories_to_search([base], module.params.get("search_paths", ()), hypervisor)
-        return _dependents.of(base, directories, _users.domain_users(hypervisor) if hypervisor else ())
+        surroundings = Surroundings.at(module.params["uri"], module.params.get("search_paths", ()))
+        return surroundings.readers([base]).of(base)
 
     return search

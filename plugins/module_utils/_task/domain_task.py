@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The walk that the modules share which make new images for a domain's disks: what they work with, how they decide."""
+"""A task on the disks of one domain: what it works with, and what it settles where the wish is refused."""
 
 from __future__ import annotations
 
 import os
 import typing as t
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
@@ -21,33 +21,29 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Ste
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
+from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
 
 
-class DomainTask(ABC):
-    """A task at hand: looks at the world, decides by pure functions, and says what became of it. *verb* is its name in
-    records."""
-
-    verb: t.ClassVar[str]
+class DomainTask(Task):
+    """A task on disks of the domain that the parameters name. Raises LibvirtFailed where there is none."""
 
     def __init__(self, module: AnsibleModule) -> None:
-        self.params = module.params
-        self.check_mode = module.check_mode
-        self.warn: t.Callable[[str], None] = module.warn
-        self.progress = Progress.wanted()
-        self.qemu_img = QemuImg.find().limiting(not module.params["trusted"])
+        qemu_img = QemuImg.find().limiting(not module.params["trusted"])
         self.hypervisor = Hypervisor.connect(module.params["uri"])
+        super().__init__(module, qemu_img, lambda: self.hypervisor)
+        self.params = module.params
         self.domain = self.hypervisor.domain(module.params["name"])
+        self.progress = Progress.wanted()
         self.state: DomainState
         self.mode: str | None = None
-        self._directories: set[str] = set()
+        self._places: list[str] = []
 
     def decide(self, operation: Operation | None) -> Plan:
         """The plan, from a new look at the world. Where the wish is refused, but a dead run left something, it settles
         that and then refuses."""
         self.state = _domain.observe(self.hypervisor, self.domain)
         try:
-            plan = self._plan(operation)
+            plan = super().decide(operation)
         except (NoAnswer, OperationInFlight):
             raise
         except DiskError as error:
@@ -55,16 +51,8 @@ class DomainTask(ABC):
             if not settlement:
                 raise
             plan = Plan({}, {}, (*settlement, refusal(error)))
-        self._directories = {os.path.dirname(name) for path in self.paths() for name in (path, os.path.realpath(path))}
+        self._places = [name for path in self.paths() for name in (path, os.path.realpath(path))]
         return plan
-
-    @abstractmethod
-    def paths(self) -> set[str]:
-        """The images whose records are to be held."""
-
-    @abstractmethod
-    def _plan(self, operation: Operation | None) -> Plan:
-        """The plan that grants the wish. Raises DiskError."""
 
     @abstractmethod
     def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
@@ -74,11 +62,11 @@ class DomainTask(ABC):
         """The domain after *plan*, which was carried out; pools have seen what came and went."""
         if not plan or self.check_mode:
             return self.state
-        refresh_pools(self.hypervisor, self._directories)
+        self.surroundings.refresh_pools(self._places)
         return _domain.observe(self.hypervisor, self.domain)
 
     def hands(self, operation: Operation | None) -> dict[str, t.Any]:
-        """What _hands.Hands are made of."""
+        """What a DomainWork is made of."""
         return {
             "hypervisor": self.hypervisor,
             "domain": self.domain,
@@ -86,10 +74,6 @@ class DomainTask(ABC):
             "records": Records(self.hypervisor, self.domain, operation or Operation(self.verb), self.state.record),
             "progress": self.progress,
         }
-
-    def holding(self, operation: Operation | None) -> QemuImg:
-        """qemu-img, which keeps the locks of the operation for as long as it works."""
-        return self.qemu_img.holding(*operation.descriptors) if operation else self.qemu_img
 
     def images_of(self, disk: DomainDisk) -> tuple[_image.Image, ...]:
         """The images of a disk as they are now, top first."""

@@ -1,16 +1,16 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Who else has to do with an image that an image module is about: asked once, and only where it matters."""
+"""Who else has to do with an image: the one answer to that, for every task."""
 
 from __future__ import annotations
 
 import os
 import time
 import typing as t
+from dataclasses import asdict
+from functools import cached_property
 
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
@@ -20,107 +20,150 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import IN_PLACE, require_whole
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import require_directories
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any, refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _usage_users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
+
+#: The way out where a task may say that it gives up the overlays of what it writes.
+GIVE_THEM_UP = "set allow_dependents=true to give them up"
 
 _POLL = 0.05
 
 
+def anybody(_user: User) -> bool:
+    """Every user counts."""
+    return True
+
+
+def running(user: User) -> bool:
+    """Only a user that runs counts: one that is off reads the image when it starts, as it is then."""
+    return user.running
+
+
+def running_as_disk(user: User) -> bool:
+    """Only a user that runs counts, and not where it has the image as a backing file, which it does not write."""
+    return user.running and not user.role.startswith("backing file")
+
+
 class Surroundings:
-    """The domains of the libvirt at *uri*, if one answers there, and the images in *search_paths*."""
+    """One look at the domains of a libvirt and at the images in *search_paths*, taken when it first matters.
 
-    def __init__(self, uri: str, search_paths: t.Sequence[str]) -> None:
-        require_directories(search_paths)
-        self._uri = uri
+    *hypervisor* is asked for the libvirt then, once; it answers None where there is none. A new look is a new object:
+    each decision of a task takes one.
+    """
+
+    def __init__(self, hypervisor: t.Callable[[], Hypervisor | None], search_paths: t.Sequence[str] = ()) -> None:
+        self._ask = hypervisor
         self._search_paths = search_paths
-        self._asked = False
-        self._hypervisor: Hypervisor | None = None
 
-    def require_not_running(self, path: str, to_do: str, *, but: str | None = None) -> None:
-        """Raises ImageInUse where a running domain has the image, except *but* in that part of a disk."""
-        found = [user for user in self._users() if user.running and not (but and user.role.startswith(but))]
+    @classmethod
+    def at(cls, uri: str, search_paths: t.Sequence[str] = ()) -> Surroundings:
+        """Those of the libvirt at *uri*, if one answers there."""
+        return cls(lambda: hypervisor_if_any(uri), search_paths)
+
+    @cached_property
+    def hypervisor(self) -> Hypervisor | None:
+        return self._ask()
+
+    @cached_property
+    def users(self) -> list[User]:
+        """The files that domains use, as far as libvirt can be asked."""
+        return _users.domain_users(self.hypervisor) if self.hypervisor else []
+
+    def require_unused(
+        self, path: str, to_do: str, by: t.Callable[[User], bool] = anybody, *, locks: bool = True
+    ) -> None:
+        """Raises ImageInUse where a domain has the image, if *by* says that this one counts, or, with *locks*, somebody
+        has it open."""
+        found = [user for user in self.users if by(user)]
         for file in _file_set.files_meant(path):
-            _usage_users.require_unused(file, found, to_do, locks=False)
+            _users.require_unused(file, found, to_do, locks=locks)
 
-    def require_not_suspended_on(self, path: str, to_do: str) -> None:
-        """Raises ImageInUse where a domain that was saved would resume on the image (HAZARDS A9)."""
-        if self._libvirt is None:
-            return
-        names = {user.domain for user in _usage_users.users_of(path, self._users()) if not user.running}
-        for name in sorted(names):
-            if self._is_saved(name):
+    def require_no_saved_state(self, path: str, to_do: str) -> None:
+        """Raises ImageInUse where a saved domain would resume on the image as it is by then (HAZARDS A9)."""
+        for user in _users.users_of(path, self.users):
+            if not user.running and self._is_saved(user):
                 raise ImageInUse(
-                    f"{path}: the domain {name} has a managed-save image, which resumes on this disk as it is: asked "
-                    f"to {to_do}: start the domain and shut it down, or drop the image with virsh managedsave-remove",
+                    f"{path}: the domain {user.domain} has a managed-save image, and would resume on another disk than "
+                    f"it was saved with: asked to {to_do}: start the domain and shut it down, or drop the image with "
+                    "virsh managedsave-remove",
                     path=path,
-                    in_use_by=[{"domain": name}],
+                    in_use_by=[asdict(user)],
                 )
 
-    def require_unused(self, path: str, to_do: str) -> None:
-        """Raises ImageInUse where any domain defines the image, or anybody has it open."""
-        users = self._users()
-        for file in _file_set.files_meant(path):
-            _usage_users.require_unused(file, users, to_do)
+    def domains_with(self, path: str) -> t.Iterator[tuple[User, Domain]]:
+        """The domains that have the image at *path*, each with how it does."""
+        for user in _users.users_of(path, self.users):
+            if self.hypervisor is not None:
+                yield user, self.hypervisor.domain(user.uuid)
 
-    def require_no_dependents(self, path: str, to_do: str, otherwise: str) -> None:
+    def directories(self, paths: t.Iterable[str] = ()) -> list[str]:
+        """Where images may lie: beside *paths*, in the directories that the task names, and in libvirt's pools."""
+        return _dependents.directories_to_search(paths, self._search_paths, self.hypervisor)
+
+    def readers(self, paths: t.Iterable[str]) -> _dependents.Dependents:
+        """Which images read which, of those that may have one of *paths* as their backing file."""
+        return _dependents.Dependents(self.directories(paths), self.users)
+
+    def require_no_dependents(self, path: str, to_do: str, otherwise: str = GIVE_THEM_UP) -> None:
         """Raises HasDependents where overlays read the image; *otherwise* is another way out."""
-        directories = _dependents.directories_to_search([path], self._search_paths, self._libvirt)
-        found = _dependents.Dependents(directories, self._users()).of_files(_file_set.files_meant(path))
+        found = self.readers([path]).of_files(_file_set.files_meant(path))
         _dependents.require_none(path, found, to_do, otherwise)
 
-    def require_ratio_for(
-        self, new: _space.NewImage, ratio: float | None, qemu_img: QemuImg, *, gone: t.Iterable[str] = ()
+    def require_promises(
+        self,
+        new: t.Sequence[NewImage],
+        max_overcommit: float | None,
+        qemu_img: QemuImg,
+        *,
+        gone: t.Iterable[str] = (),
     ) -> None:
-        """Raises NotEnoughSpace where the file system of a *new* image would promise too much (_capacity)."""
-        if ratio is not None:
-            directories = _dependents.directories_to_search([new.path], self._search_paths, self._libvirt)
-            _space.require_ratio_for([new], ratio, directories, self._users(), qemu_img, gone=gone)
+        """Raises NotEnoughSpace where the file systems of *new* images, or of such as grow, would promise too much.
+
+        Nothing is looked at where *max_overcommit* is None. *gone* are the files that go when the new ones are there.
+        """
+        if max_overcommit is not None and new:
+            from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
+
+            directories = self.directories(one.path for one in new)
+            _file_systems.require_ratio_for(new, max_overcommit, directories, self.users, qemu_img, gone=gone)
 
     def refresh_pools(self, paths: t.Iterable[str]) -> None:
-        """Lets the pools in which *paths* lie see what came or went."""
-        refresh_pools(self._libvirt, {os.path.dirname(path) for path in paths})
+        """Lets the pools in which *paths* lie, by whatever names, see what came or went."""
+        names = (name for path in paths for name in (path, os.path.realpath(path)))
+        refresh_pools(self.hypervisor, {os.path.dirname(name) for name in names})
 
-    def _users(self) -> list[_usage_users.User]:
-        """As they are now: they are looked for again each time."""
-        return _usage_users.domain_users(self._libvirt) if self._libvirt else []
-
-    def _is_saved(self, name: str) -> bool:
+    def _is_saved(self, user: User) -> bool:
         try:
-            return self._libvirt is not None and self._libvirt.domain(name).has_managed_save()
+            return self.hypervisor is not None and self.hypervisor.domain(user.uuid).has_managed_save()
         except DiskError:  # it went meanwhile
             return False
-
-    @property
-    def _libvirt(self) -> Hypervisor | None:
-        if not self._asked:
-            self._asked = True
-            self._hypervisor = hypervisor_if_any(self._uri)
-        return self._hypervisor
 
 
 def require_unlocked(path: str, to_do: str, patience: float) -> None:
     """Raises ImageInUse where somebody has the image open; mere readers may take *patience* seconds to end."""
     deadline = time.monotonic() + patience
     files = _file_set.files_meant(path)
-    while any(
-        _usage_users.is_locked(file) and not _usage_users.is_locked(file, against_readers=True) for file in files
-    ):
+    while any(_users.is_locked(file) and not _users.is_locked(file, against_readers=True) for file in files):
         if time.monotonic() >= deadline:
             break
         time.sleep(_POLL)
     for file in files:
-        _usage_users.require_unused(file, (), to_do)
+        _users.require_unused(file, (), to_do)
 
 
 def require_unwritten(image: Image) -> None:
     """Raises ImageInUse where somebody has the image open for writing, so that what is read of it is no disk."""
     for path in image.files:
-        if not _usage_users.is_locked(path, against_readers=True):
+        if not _users.is_locked(path, against_readers=True):
             continue
         raise ImageInUse(
             f"{path}: is open for writing, by a running guest or another program: what is read of it would be "

@@ -6,7 +6,7 @@
 
 Writing a base corrupts every overlay of it without a word, and no lock protects an idle base (HAZARDS A12). So they are
 looked for beside it, in the directories that a task names, in libvirt's pools, among the files of all domains, running
-or not, and of their snapshots (HAZARDS B6), and where somebody noted them (_base).
+or not, and of their snapshots (HAZARDS B6), and where somebody noted them (base_note).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is noted of bases (_base) follows what is done to the images that read them, whoever does it.
+"""What is noted of bases (base_note) follows what is done to the images that read them, whoever does it.
 
 Before a run changes its images, their bases are known, and its records name them. Afterwards an overlay that reads its
 base no more is forgotten, one that has come to read it is noted, and the last one that goes sets the base free. That is

@@ -13,7 +13,7 @@ import typing as t
 from dataclasses import asdict, dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Listed
@@ -88,6 +88,14 @@ def users_of(path: str, users: t.Iterable[User]) -> list[User]:
     return [user for user in users if identity(user.path) == wanted]
 
 
+def by_file(users: t.Iterable[User]) -> dict[Identity, list[User]]:
+    """*users* by the file that is theirs: one look at each, for any number of questions."""
+    found: dict[Identity, list[User]] = {}
+    for user in users:
+        found.setdefault(identity(user.path), []).append(user)
+    return found
+
+
 def is_same_file(one: str, other: str) -> bool:
     """Whether two paths mean one file, by whatever names."""
     return identity(one) == identity(other)
@@ -102,17 +110,21 @@ def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
 def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: bool = True) -> None:
     """Raises ImageInUse where one of *users* names the image at *path*, or, with *locks*, somebody has it open."""
     found = users_of(path, users)
-    locked = locks and is_locked(path)
-    if found or locked:
-        by = (
-            "; ".join(str(user) for user in found)
-            or "a process that libvirt does not know (qemu-img, qemu-nbd or another QEMU)"
-        )
-        raise ImageInUse(
-            f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",
-            path=path,
-            in_use_by=[asdict(user) for user in found],
-        )
+    if found or (locks and is_locked(path)):
+        raise in_use(path, found, to_do)
+
+
+def in_use(path: str, found: t.Sequence[User], to_do: str) -> ImageInUse:
+    """The error for an image that *found* use, or, where that is empty, somebody who is no domain."""
+    by = (
+        "; ".join(str(user) for user in found)
+        or "a process that libvirt does not know (qemu-img, qemu-nbd or another QEMU)"
+    )
+    return ImageInUse(
+        f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",
+        path=path,
+        in_use_by=[asdict(user) for user in found],
+    )
 
 
 def _users_by(listed: Listed, hypervisor: Hypervisor, below: _image.Links) -> t.Iterator[User]:

@@ -2,27 +2,22 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The decision which disks of a domain are to be converted, to where, and what stands in the way. Pure."""
+"""The decision which disks of a domain are to be converted, and to where. Pure."""
 
 from __future__ import annotations
 
-import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
-    DiskError,
-    InvalidRequest,
-    NotEnoughSpace,
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import (
-    Layout,
-)
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import LIVE_FORMATS, ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskChange, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, now
 
@@ -61,85 +56,12 @@ def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], lis
     return meant, [_conversion(disk, wish) for disk in meant if not _is_granted(disk, wish)]
 
 
-def require_convertible(state: DomainState, conversions: t.Sequence[Conversion], jobs: t.Sequence[str]) -> None:
-    """Raises DiskError where the domain, or a disk of it, is in no state to be converted; *jobs* are its block jobs."""
-    _ready.require_ready(state, jobs, "a conversion", "which would resume on the old disk")
-    for conversion in conversions:
-        _ready.require_plain_disk(state.name, conversion.disk, "convert")
-
-
-def way(state: DomainState, wish: ConvertWish) -> str:
-    """How the disks are to be converted: live or offline. Raises DiskError where it cannot be as the task wants it."""
-    if wish.mode == "offline" or (wish.mode == "auto" and not state.active):
-        if wish.block_device:
-            raise DiskError(
-                f"{state.name}: a disk is only copied to a block device while its guest runs: start the domain, "
-                "and set mode to live",
-                state=state.state,
-            )
-        require_stoppable(state, wish)
-        return "offline"
-    if not state.active:
-        raise DiskError(
-            f"{state.name}: is {state.state}, and mode is live, which only copies below a running guest: "
-            "start the domain, or set mode to auto or offline",
-            state=state.state,
-        )
-    if state.state not in ("running", "paused"):
-        raise DiskError(
-            f"{state.name}: is {state.state}: its disks cannot be copied now: wait, or resume it", state=state.state
-        )
-    if wish.layout.format not in LIVE_FORMATS:
-        raise InvalidRequest(
-            f"format: {wish.layout.format} images are not made below a running guest, only {', '.join(LIVE_FORMATS)}: "
-            f"set mode to offline, which shuts {state.name} down"
-        )
-    if wish.compress:
-        raise InvalidRequest(
-            "compress: what is copied below a running guest cannot be compressed: leave it out, "
-            f"or set mode to offline, which shuts {state.name} down"
-        )
-    if wish.layout.format == "raw" and wish.layout.preallocation == "full":
-        raise InvalidRequest(
-            "preallocation: the zeros of a raw image cannot be written below a running guest: use falloc "
-            f"(lazy_zeroed_thick), or set mode to offline, which shuts {state.name} down"
-        )
-    return "live"
-
-
-def require_stoppable(state: DomainState, wish: ConvertWish) -> None:
-    """Raises DiskError where the domain would have to go off for the conversion, and may or can not."""
-    if not state.active or wish.shutdown == "force":
-        return
-    if wish.shutdown == "never":
-        raise DiskError(
-            f"{state.name}: is {state.state}, and shutdown is never: shut it down first, "
-            "or set shutdown to graceful or force",
-            state=state.state,
-        )
-    if state.state != "running":
-        raise DiskError(
-            f"{state.name}: is {state.state}, so its guest cannot shut down: resume it, or set shutdown to force",
-            state=state.state,
-        )
-
-
-def require_convertible_image(conversion: Conversion, image: Image, keep_source: bool) -> None:
-    """Raises DiskError where converting the image would lose something that it holds."""
-    if image.encrypted or conversion.disk.element.encrypted:
-        raise DiskError(
-            f"{image.path}: is encrypted: the new image would hold its content unencrypted: not converted",
-            path=image.path,
-        )
-    if image.corrupt:
-        raise UnsafeImage(f"{image.path}: is marked corrupt: check and repair it first", path=image.path)
-    if image.snapshots and not keep_source:
-        names = [snapshot.name for snapshot in image.snapshots]
-        raise DiskError(
-            f"{image.path}: holds {len(names)} internal snapshot(s) ({', '.join(names)}), "
-            "which the new image would not have: keep the source, or delete them",
-            snapshots=names,
-        )
+def without_pivoted(
+    conversions: t.Sequence[Conversion], pivoted: t.Iterable[RecordedDisk], wish: ConvertWish
+) -> list[Conversion]:
+    """The conversions that are still to be made, where guests are on the images of *pivoted* already."""
+    there = {disk.target for disk in pivoted if wish.is_granted(disk.dest, disk.format)}
+    return [item for item in conversions if item.target not in there]
 
 
 def kept_backing(state: DomainState, item: Conversion, image: Image, layout: Layout) -> ChainLink:
@@ -159,45 +81,6 @@ def kept_backing(state: DomainState, item: Conversion, image: Image, layout: Lay
     return ChainLink(image.backing_file, backing_format)
 
 
-def require_fitting_device(item: Conversion, wish: ConvertWish, needed: int, size: int, available: int) -> None:
-    """Raises NotEnoughSpace or DiskError where a device of *available* bytes cannot hold a disk of *size* bytes.
-
-    *needed* is what qcow2 would take now. A raw disk is as long as its device, and a copy to a longer one is none that
-    QEMU ends well (HAZARDS G6).
-    """
-    if wish.layout.format == "raw" and available != size:
-        raise DiskError(
-            f"{item.dest}: has {available} bytes, {item.target} has {size}: as raw both must have the same size: "
-            "resize one of them, or choose format=qcow2 for a larger device",
-            required_bytes=size,
-            available_bytes=available,
-        )
-    if needed > available:
-        raise NotEnoughSpace(
-            f"{item.dest}: has {available} bytes, and {item.target} needs {needed}: choose a larger device",
-            required_bytes=needed,
-            available_bytes=available,
-        )
-
-
-def require_free_destinations(conversions: t.Sequence[Conversion], exists: t.Callable[[str], bool]) -> None:
-    """Raises InvalidRequest or DiskError where a destination is taken, or asked for twice."""
-    seen: set[str] = set()
-    for conversion in conversions:
-        dest = conversion.dest
-        if os.path.realpath(dest) == os.path.realpath(conversion.source):
-            raise InvalidRequest(
-                f"{conversion.target}: source and destination are the same file, {dest}: give another dest"
-            )
-        if os.path.realpath(dest) in seen:
-            raise InvalidRequest(
-                f"dest_dir: two disks would become {dest}: convert them one by one, each with its dest"
-            )
-        seen.add(os.path.realpath(dest))
-        if exists(dest):
-            raise DiskError(f"{dest}: exists already: it is left alone: remove it, or choose another dest", path=dest)
-
-
 def predicted(item: Conversion, source: Image, image_format: str) -> Image:
     """The new image as far as it is known before it is made; it will occupy about what its source does."""
     return Image(
@@ -207,6 +90,17 @@ def predicted(item: Conversion, source: Image, image_format: str) -> Image:
         source.actual_size,
         backing_file=item.backing.path if item.backing else None,
         backing_format=item.backing.format if item.backing else None,
+    )
+
+
+def plan(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Conversion], steps: tuple[Step, ...]) -> Plan:
+    """The plan of the *steps* that convert the disks, with what they change of the disks and of the definition."""
+    after = _disks.with_changes(state.definition, [change(item, wish) for item in conversions])
+    return Plan(
+        before={item.target: {"path": item.source, "format": item.source_format} for item in conversions},
+        after={item.target: {"path": item.dest, "format": wish.layout.format} for item in conversions},
+        steps=steps,
+        diff=({"prepared": _disks.definition_diff(state.definition, after)},),
     )
 
 

@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a conversion that died has left, and the steps that finish or revert it."""
+"""What a conversion that died has left: how it is found, and the steps that finish or revert it."""
 
 from __future__ import annotations
 
-import os
 import typing as t
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,9 +13,13 @@ from functools import partial
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import (
     NEW_FILE,
+    NoteOf,
     discarding,
     require_own,
     traces,
@@ -30,6 +33,22 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decis
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, Shutdown
+
+
+class Work(t.Protocol):
+    """Who finishes or reverts it."""
+
+    def name_pivoted(self, disks: t.Sequence[RecordedDisk]) -> None: ...
+
+    def end_copy(self, disk: RecordedDisk) -> None: ...
+
+    def settle_shutdown(self) -> None: ...
+
+    def start(self) -> None: ...
+
+    def remove(self, source: str) -> None: ...
+
+    def forget(self, images: t.Container[str]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,7 @@ class Unfinished:
 def find(
     state: DomainState,
     images: t.Iterable[str],
-    note_of: t.Callable[[str], dict[str, t.Any] | None],
+    note_of: NoteOf,
     asked: Shutdown | None = None,
     run: str | None = None,
 ) -> Unfinished:
@@ -114,6 +133,52 @@ def without(unfinished: Unfinished, kept: t.Container[str]) -> Unfinished:
     )
 
 
+def settled_images(conversions: t.Iterable[Conversion], note_of: NoteOf, qemu_img: QemuImg) -> tuple[Step, ...]:
+    """The steps that check those sources first on which another verb died."""
+    found: list[Step] = []
+    for item in conversions:
+        note = note_of(item.source)
+        if note and note.get("verb") != "convert":
+            found += _settle.settle(look_for(item.source, item.source_format, note), qemu_img)
+    return tuple(found)
+
+
+def settlement(
+    state: DomainState, unfinished: Unfinished, removable: t.Iterable[str], work: Work, *, restart: bool
+) -> tuple[Step, ...]:
+    """The steps that end what a dead run left, where there is nothing else to do: *removable* are sources to remove."""
+    owed = unfinished.owed and restart
+    start = (Step(f"start {state.name}, which an interrupted run had shut down", work.start),) if owed else ()
+    images = {disk.path for disk in state.disks if disk.path}
+    return (
+        *in_order(state, unfinished, work),
+        *start,
+        *removals(removable, work),
+        Step(f"forget the interrupted conversion of {state.name}", partial(work.forget, images)),
+    )
+
+
+def in_order(state: DomainState, unfinished: Unfinished, work: Work) -> tuple[Step, ...]:
+    """The steps that end or finish what a dead run left of disks, before more is done to them."""
+    pivoted = unfinished.pivoted
+    named = Step(
+        f"define {state.name} with {', '.join(disk.dest for disk in pivoted)}, on which it runs",
+        partial(work.name_pivoted, pivoted),
+    )
+    forgotten = Step(f"forget that the guest of {state.name} was asked to shut down", work.settle_shutdown)
+    is_on_again = unfinished.answered and state.active
+    return (
+        *((named,) if pivoted else ()),
+        *clean_up(unfinished, work.end_copy),
+        *((forgotten,) if is_on_again else ()),
+    )
+
+
+def removals(sources: t.Iterable[str], work: Work) -> tuple[Step, ...]:
+    """The steps that remove sources, as a dead run was to do."""
+    return tuple(Step(f"remove {source}", partial(work.remove, source)) for source in sources)
+
+
 def clean_up(unfinished: Unfinished, end_copy: t.Callable[[RecordedDisk], None]) -> tuple[Step, ...]:
     """The steps that end what goes on for nobody, and remove what nobody can use any more."""
     copies = [
@@ -129,11 +194,6 @@ def clean_up(unfinished: Unfinished, end_copy: t.Callable[[RecordedDisk], None])
     return (*copies, *discarding(unfinished.staging), *unused)
 
 
-def existing(path: str, unfinished: Unfinished) -> bool:
-    """Whether something stands at *path* that is not about to be removed."""
-    return os.path.lexists(path) and path not in unfinished.stale
-
-
-def _is_ours(path: str, note_of: t.Callable[[str], dict[str, t.Any] | None]) -> bool:
+def _is_ours(path: str, note_of: NoteOf) -> bool:
     note = note_of(path)
     return note is not None and _staging.is_file(path, note.get(NEW_FILE))

@@ -21,10 +21,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
@@ -38,10 +40,10 @@ class Survey:
     """
 
     hypervisor: Hypervisor
+    surroundings: Surroundings
     qemu_img: QemuImg
     state: DomainState
     wish: ConvertWish
-    search_paths: t.Sequence[str]
     images: dict[str, _image.Image] = field(default_factory=dict, init=False)
     chains: dict[str, tuple[_image.Image, ...]] = field(default_factory=dict, init=False)
 
@@ -55,7 +57,7 @@ class Survey:
         image = _image.inspect(self.qemu_img, item.source, item.source_format)
         images = _disk_chain.followed(self.qemu_img, self.state, item.disk, image, trusted=self.wish.trusted)
         _disk_chain.require_same_chain(self.state, item.disk, images)
-        _decision.require_convertible_image(item, image, self.wish.keep_source)
+        _obstacles.require_convertible_image(item, image, self.wish.keep_source)
         self.images[item.target], self.chains[item.target] = image, images
         if not (self.wish.shallow and image.backing_file):
             return item
@@ -68,26 +70,20 @@ class Survey:
         if directory != os.path.dirname(item.source) and not _disks.has_own_user(self.state.definition):
             _access.require(directory, self.hypervisor.qemu_user, "dest")
 
+    def places(self, conversions: t.Iterable[Conversion], doomed: t.Container[str]) -> dict[str, Place]:
+        """What is where the new images are to be, by target; *doomed* is what is about to be removed there."""
+        return {item.target: _place(item, doomed) for item in conversions}
+
     def require_unused(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises ImageInUse or HasDependents where somebody else has to do with a source or a destination."""
-        users = _users.domain_users(self.hypervisor)
-        others = [user for user in users if user.uuid != self.state.uuid]
         for item in conversions:
-            own = [user for user in users if user.uuid == self.state.uuid and user.target != item.target]
+            others = [user for user in self.surroundings.users if self._is_other(user, item)]
             for path in (*_file_set.files_meant(item.source), item.dest):
-                _users.require_unused(
-                    path,
-                    [*others, *own],
-                    "put a new image there" if path == item.dest else "convert it",
-                    locks=not self.state.active,
-                )
+                to_do = "put a new image there" if path == item.dest else "convert it"
+                _users.require_unused(path, others, to_do, locks=not self.state.active)
             if not self.wish.keep_source:
-                _dependents.require_none(
-                    item.source,
-                    self._dependents(item.source, users),
-                    "remove it after its conversion (keep_source=false)",
-                    "keep the source",
-                )
+                to_do = "remove it after its conversion (keep_source=false)"
+                self.surroundings.require_no_dependents(item.source, to_do, "keep the source")
 
     def require_space(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises NotEnoughSpace. Beside a running guest the figures are of the moment."""
@@ -105,14 +101,14 @@ class Survey:
             if self.wish.block_device:
                 available = _block_device.free_bytes(item.dest)
                 needed = measured.required if layout.format == "qcow2" else image.virtual_size
-                _decision.require_fitting_device(item, self.wish, needed, image.virtual_size, available)
+                _obstacles.require_fitting_device(item, self.wish, needed, image.virtual_size, available)
                 continue
             demands.append((item.dest, bytes_needed(layout, image.virtual_size, measured.required)))
         _space.require_space(demands)
 
-    def require_promise(self, conversions: t.Sequence[Conversion], ratio: float | None) -> None:
-        """Raises NotEnoughSpace where a file system would promise more than *ratio* times its size (_capacity)."""
-        if ratio is None or self.wish.block_device:
+    def require_promise(self, conversions: t.Sequence[Conversion]) -> None:
+        """Raises NotEnoughSpace where a file system would promise more than the task allows."""
+        if self.wish.max_overcommit is None or self.wish.block_device:
             return
         new = [
             _space.NewImage(
@@ -121,21 +117,29 @@ class Survey:
             for item in conversions
         ]
         gone = [] if self.wish.keep_source else [item.source for item in conversions]
-        directories = _dependents.directories_to_search(
-            [item.dest for item in conversions], self.search_paths, self.hypervisor
-        )
-        users = _users.domain_users(self.hypervisor)
-        _space.require_ratio_for(new, ratio, directories, users, self.qemu_img, gone=gone)
+        self.surroundings.require_promises(new, self.wish.max_overcommit, self.qemu_img, gone=gone)
 
     def removable(self, sources: t.Iterable[str]) -> list[str]:
         """Those of *sources* that are there and that nobody uses."""
-        users = _users.domain_users(self.hypervisor)
+        users = self.surroundings.users
         return [
             source
             for source in sources
-            if os.path.lexists(source) and not _users.users_of(source, users) and not self._dependents(source, users)
+            if os.path.lexists(source)
+            and not _users.users_of(source, users)
+            and not self.surroundings.readers([source]).of(source)
         ]
 
-    def _dependents(self, source: str, users: t.Sequence[_users.User]) -> list[str]:
-        directories = _dependents.directories_to_search([source], self.search_paths, self.hypervisor)
-        return _dependents.of(source, directories, users)
+    def _is_other(self, user: _users.User, item: Conversion) -> bool:
+        """Whether a user is not the disk that is converted, nor uses its images through it."""
+        return (user.uuid, user.target) != (self.state.uuid, item.target)
+
+
+def _place(item: Conversion, doomed: t.Container[str]) -> Place:
+    file = os.path.realpath(item.dest)
+    return Place(
+        file,
+        is_source=file == os.path.realpath(item.source),
+        is_block_device=_block_device.is_block_device(item.dest),
+        exists=os.path.lexists(item.dest) and item.dest not in doomed,
+    )

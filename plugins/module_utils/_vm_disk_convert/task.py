@@ -2,37 +2,37 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The disks of a domain as a task wants them: the walk of vm_disk_convert from its parameters to its result."""
+"""The disks of a domain as a task wants them: the walk of vm_disk_convert from its parameters to its result.
+
+A run that finds everything as wanted loads neither the survey nor the work, nor what dead runs left unless there is a
+trace of one.
+"""
 
 from __future__ import annotations
 
 import os
 import typing as t
-from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import is_untouched
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import leftovers as _leftovers
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.leftovers import Unfinished
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import work_offline as _work_offline
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.leftovers import Unfinished
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import Survey
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work
 
 
 class ConvertTask(DomainTask):
@@ -44,66 +44,149 @@ class ConvertTask(DomainTask):
         super().__init__(module)
         self.wish = wish
         self.survey: Survey
+        self.meant: list[DomainDisk] = []
         self.conversions: list[Conversion] = []
-        self.targets: list[str] = []
-        self.unfinished = Unfinished()
-        self.work: _work_offline.Work | None = None
+        self.unfinished: Unfinished | None = None
+        self.offline: _work_offline.Work | None = None
 
     def paths(self) -> set[str]:
         """The images whose records are to be held."""
-        return self.unfinished.paths | {path for item in self.conversions for path in (item.source, item.dest)}
+        left = self.unfinished.paths if self.unfinished else set()
+        return left | {path for item in self.conversions for path in (item.source, item.dest)}
 
-    def directories(self) -> set[str]:
+    def counted(self) -> set[str]:
         """Where the new images lie."""
         return {os.path.dirname(os.path.realpath(item.dest)) for item in self.conversions}
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns, read from the world again after a change."""
-        before = {item.target: item for item in self.conversions}
-        state = self.state_after(plan)
-        disks = [disk for target in self.targets for disk in state.disks if disk.target == target]
+        targets = [disk.target for disk in self.meant]
+        now = {disk.target: disk for disk in self.state_after(plan).disks}
         return {
             **plan.report(),
             "diff": [{"before": plan.before, "after": plan.after}, *plan.diff],
-            "disks": [self._facts(disk, before.get(disk.target)) for disk in disks],
+            "disks": [self._facts(now[target]) for target in targets if target in now],
         }
 
     def _plan(self, operation: Operation | None) -> Plan:
-        self.conversions, self.work = [], None
+        self.conversions, self.offline = [], None
         self.unfinished = self._find_unfinished([], operation)
-        meant, conversions = _decision.select(self.state, self.wish)
-        self.targets = [disk.target for disk in meant]
-        there = {disk.target for disk in self.unfinished.pivoted if self.wish.is_granted(disk.dest, disk.format)}
-        conversions = [item for item in conversions if item.target not in there]
-        if not conversions:
-            self.unfinished = self._find_unfinished([disk.path for disk in meant if disk.path], operation)
-            self._warn_of_shutdown(operation)
-            return Plan({}, {}, self._settlement(operation, restart=self.wish.restart) if self.unfinished else ())
-        self.survey = self._survey()
-        self._require_convertible(conversions)
-        self.mode = _decision.way(self.state, self.wish)
-        self.unfinished = self._find_unfinished([item.dest for item in conversions], operation)
-        self.conversions = conversions
-        self.conversions = conversions = [self.survey.examined(item) for item in conversions]
-        adopted = _leftovers.adoptable(self.unfinished, conversions, self.wish) if self.mode == "live" else frozenset()
-        self.unfinished = _leftovers.without(
-            self.unfinished, {item.dest for item in conversions if item.target in adopted}
-        )
-        new = [item for item in conversions if item.target not in adopted]
-        _decision.require_free_destinations(new, self._is_taken)
-        self.survey.require_unused(conversions)
-        self.survey.require_space(new)
-        self.survey.require_promise(conversions, self.params["max_overcommit"])
-        return self._conversion_plan(operation, adopted)
+        self.meant, conversions = _decision.select(self.state, self.wish)
+        pivoted = self.unfinished.pivoted if self.unfinished else ()
+        conversions = _decision.without_pivoted(conversions, pivoted, self.wish)
+        return self._conversion(conversions, operation) if conversions else self._settling(operation)
 
-    def _find_unfinished(self, images: t.Iterable[str], operation: Operation | None) -> Unfinished:
-        asked = _records.shutdown_in(self.state.definition)
+    def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
+        if not self.unfinished:
+            return ()
+        self.conversions = []
+        return self._settlement(self.unfinished, operation, restart=True)
+
+    def _settling(self, operation: Operation | None) -> Plan:
+        """The plan where each disk is as wanted: only a dead run may have left things."""
+        self.unfinished = left = self._find_unfinished([disk.path for disk in self.meant if disk.path], operation)
+        self._warn_of_shutdown(operation)
+        return Plan({}, {}, self._settlement(left, operation, restart=self.wish.restart) if left else ())
+
+    def _conversion(self, wanted: list[Conversion], operation: Operation | None) -> Plan:
+        """The plan that converts disks. Raises DiskError where they must not be converted, or cannot be."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+            decision_obstacles as _obstacles,
+        )
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import leftovers as _leftovers
+
+        self.survey = survey = self._survey()
+        _obstacles.require_convertible(self.state, wanted, self._foreign_jobs())
+        self.mode = _obstacles.way(self.state, self.wish)
+        self.unfinished = self._find_unfinished([item.dest for item in wanted], operation)
+        left = self.unfinished if self.unfinished is not None else _leftovers.Unfinished()
+        self.conversions = wanted
+        self.conversions = conversions = [survey.examined(item) for item in wanted]
+        adopted = _leftovers.adoptable(left, conversions, self.wish) if self.mode == "live" else frozenset()
+        self.unfinished = left = _leftovers.without(left, {item.dest for item in conversions if item.target in adopted})
+        self._require_possible(conversions, adopted, left)
+        work = self._work(operation)
+        steps = (
+            *_leftovers.settled_images(conversions, _lock.notes(operation), self.qemu_img),
+            *_leftovers.in_order(self.state, left, work),
+            *(self._live(adopted, operation) if self.mode == "live" else self._offline(left, operation)),
+            *_leftovers.removals(self._removable(left), work),
+        )
+        return _decision.plan(self.state, self.wish, conversions, steps)
+
+    def _require_possible(
+        self, conversions: t.Sequence[Conversion], adopted: t.Container[str], left: Unfinished
+    ) -> None:
+        """Raises DiskError where the world around the disks is in the way. Copies that are *adopted* have their images
+        already."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+            decision_obstacles as _obstacles,
+        )
+
+        new, survey = [item for item in conversions if item.target not in adopted], self.survey
+        _obstacles.require_free_destinations(new, survey.places(new, left.stale), block_device=self.wish.block_device)
+        survey.require_unused(conversions)
+        survey.require_space(new)
+        survey.require_promise(conversions)
+
+    def _live(self, adopted: t.Container[str], operation: Operation | None) -> tuple[Step, ...]:
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+            decision_live as _decision_live,
+        )
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import work_live as _work_live
+
+        self._warn_of_shutdown(operation)
+        work = _work_live.Work(**self.hands(operation), wish=self.wish, images=self.survey.images, adopted=adopted)
+        return _decision_live.steps(self.state, self.wish, self.conversions, adopted, work)
+
+    def _offline(self, left: Unfinished, operation: Operation | None) -> tuple[Step, ...]:
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+            decision_offline as _decision_offline,
+        )
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import work_offline as _work_offline
+
+        survey, conversions, runs = self.survey, self.conversions, self.state.active or left.owed
+        self.offline = work = _work_offline.Work(
+            **self.hands(operation),
+            wish=self.wish,
+            chains=survey.chains,
+            runs=runs,
+            measure=lambda: survey.require_space(conversions),
+        )
+        return _decision_offline.steps(self.state, self.wish, conversions, runs, work)
+
+    def _settlement(self, left: Unfinished, operation: Operation | None, *, restart: bool) -> tuple[Step, ...]:
+        """The steps that end what a dead run left, where there is nothing else to do."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import leftovers as _leftovers
+
+        work = self._work(operation)
+        return _leftovers.settlement(self.state, left, self._removable(left), work, restart=restart)
+
+    def _find_unfinished(self, images: t.Collection[str], operation: Operation | None) -> Unfinished | None:
+        """What a dead run left of the domain and beside *images*; None where there is no trace of one."""
+        note_of, asked = _lock.notes(operation), _records.shutdown_in(self.state.definition)
+        if asked is None and is_untouched(self.state.record, images, self.verb, note_of):
+            return None
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import leftovers as _leftovers
+
         run = self.domain.run_number() if asked else None
-        return _leftovers.find(self.state, images, _lock.notes(operation), asked, run)
+        return _leftovers.find(self.state, images, note_of, asked, run)
+
+    def _removable(self, left: Unfinished) -> list[str]:
+        """The sources that a dead run was to remove, as far as that is still wanted and nobody uses them."""
+        if self.wish.keep_source or not left.sources:
+            return []
+        return self._survey().removable(left.sources)
+
+    def _foreign_jobs(self) -> list[str]:
+        """The disks with block jobs, without those that a dead run of ours began."""
+        ours = {disk.target for disk in self.unfinished.copied} if self.unfinished else set()
+        jobs = _domain.block_jobs(self.domain, self.state) if self.state.active else []
+        return [target for target in jobs if target not in ours]
 
     def _warn_of_shutdown(self, operation: Operation | None) -> None:
         """Says, once, that the guest may go off under what is done or found now."""
-        pending = self.unfinished.pending
+        pending = self.unfinished.pending if self.unfinished is not None else None
         if pending is not None and operation is None:
             self.warn(
                 f"{self.state.name}: its guest was asked to shut down at {pending.asked}, by a run that gave up "
@@ -111,165 +194,39 @@ class ConvertTask(DomainTask):
                 "parameters are"
             )
 
-    def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
-        if not self.unfinished:
-            return ()
-        self.conversions = []
-        return self._settlement(operation, restart=True)
-
     def _survey(self) -> Survey:
-        """The look around, which a run that finds everything as wanted does without."""
-        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import (
-            Survey,  # loaded where there is work
-        )
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import Survey
 
-        return Survey(self.hypervisor, self.qemu_img, self.state, self.wish, self.params["search_paths"])
+        return Survey(self.hypervisor, self.surroundings, self.qemu_img, self.state, self.wish)
 
-    def _is_taken(self, path: str) -> bool:
-        """Whether something stands at a destination that is not to be overwritten."""
-        _block_device.require_meant(path, self.wish.block_device)
-        if self.wish.block_device and _block_device.is_block_device(path):
-            return False
-        return _leftovers.existing(path, self.unfinished)
+    def _work(self, operation: Operation | None) -> Work:
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work
 
-    def _require_convertible(self, conversions: t.Sequence[Conversion]) -> None:
-        """Raises DiskError where the domain is in no state for it. A block job of a dead run of ours is no obstacle."""
-        ours = {disk.target for disk in self.unfinished.copied}
-        jobs = _domain.block_jobs(self.domain, self.state) if self.state.active else []
-        _decision.require_convertible(self.state, conversions, [target for target in jobs if target not in ours])
+        return Work(**self.hands(operation))
 
-    def _conversion_plan(self, operation: Operation | None, adopted: t.Container[str]) -> Plan:
-        changes = [_decision.change(item, self.wish) for item in self.conversions]
-        after = _disks.with_changes(self.state.definition, changes)
-        return Plan(
-            before={item.target: {"path": item.source, "format": item.source_format} for item in self.conversions},
-            after={item.target: {"path": item.dest, "format": self.wish.layout.format} for item in self.conversions},
-            steps=(
-                *self._settled_images(operation),
-                *self._clean_up(),
-                *self._steps(operation, adopted),
-                *self._removals(),
-            ),
-            diff=({"prepared": _disks.definition_diff(self.state.definition, after)},),
-        )
-
-    def _steps(self, operation: Operation | None, adopted: t.Container[str]) -> tuple[Step, ...]:
-        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
-            work_live as _work_live,
-        )
-        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import work_offline as _work_offline
-
-        if self.mode == "live":
-            self._warn_of_shutdown(operation)
-            work = _work_live.LiveWork(
-                **self.hands(operation), wish=self.wish, images=self.survey.images, adopted=adopted
-            )
-            return _work_live.steps(self.state, self.wish, self.conversions, work)
-        return _work_offline.steps(self.state, self.wish, self.conversions, self._work(operation))
-
-    def _clean_up(self) -> tuple[Step, ...]:
-        """The steps that end or finish what a dead run left of disks."""
-        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
-            work_live as _work_live,  # loaded where there is work
-        )
-
-        pivoted = self.unfinished.pivoted
-        named = Step(
-            f"define {self.state.name} with {', '.join(disk.dest for disk in pivoted)}, on which it runs",
-            lambda: _work_live.name_pivoted(self.hypervisor, self.domain, pivoted),
-        )
-        ended = _leftovers.clean_up(self.unfinished, lambda disk: _work_live.end_copy(self.domain, disk))
-        forgotten = Step(
-            f"forget that the guest of {self.state.name} was asked to shut down",
-            lambda: _shutdown.settle(self.hypervisor, self.domain),
-        )
-        is_on_again = self.unfinished.answered and self.state.active
-        return (*((named,) if pivoted else ()), *ended, *((forgotten,) if is_on_again else ()))
-
-    def _settlement(self, operation: Operation | None, *, restart: bool) -> tuple[Step, ...]:
-        """The steps that end what a dead run left, where there is nothing else to do."""
-        self.survey = self._survey()
-        work = self._work(operation)
-        owed = self.unfinished.owed and restart
-        start = (Step(f"start {self.state.name}, which an interrupted run had shut down", work.start),) if owed else ()
-        images = {disk.path for disk in self.state.disks if disk.path}
-        return (
-            *self._clean_up(),
-            *start,
-            *self._removals(),
-            Step(f"forget the interrupted conversion of {self.state.name}", lambda: work.forget(images)),
-        )
-
-    def _settled_images(self, operation: Operation | None) -> tuple[Step, ...]:
-        """Where another verb died on a source, that source is checked first."""
-        from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import (
-            look_for,  # loaded where there is work
-        )
-        from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import settle
-
-        note_of = _lock.notes(operation)
-        found: list[Step] = []
-        for item in self.conversions:
-            note = note_of(item.source)
-            if note and note.get("verb") != "convert":
-                found += settle(look_for(item.source, item.source_format, note), self.qemu_img)
-        return tuple(found)
-
-    def _removals(self) -> tuple[Step, ...]:
-        """The removal of sources that an interrupted run owes, as far as it is still wanted and nobody uses them."""
-        if self.wish.keep_source or not self.unfinished.sources:
-            return ()
-        return tuple(
-            Step(f"remove {source}", partial(_file_set.remove_image, source))
-            for source in self.survey.removable(self.unfinished.sources)
-        )
-
-    def _work(self, operation: Operation | None) -> _work_offline.Work:
-        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
-            work_offline as _work_offline,  # loaded where there is work
-        )
-
-        self.work = _work_offline.Work(
-            **self.hands(operation),
-            wish=self.wish,
-            chains=self.survey.chains,
-            runs=self.state.active or self.unfinished.owed,
-            require_space=lambda: self.survey.require_space(self.conversions),
-        )
-        return self.work
-
-    def _facts(self, disk: DomainDisk, item: Conversion | None) -> dict[str, t.Any]:
+    def _facts(self, disk: DomainDisk) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""
-        source = self.survey.images[item.target] if item else None
-        images = self._images_of(disk, item)
-        top = images[0] if images else None
-        offline = self.mode == "offline"
-        return {
-            "domain": self.state.name,
-            "target": disk.target,
-            "path": top.path if top else disk.path,
-            "format": top.format if top else disk.format,
-            "virtual_size": top.virtual_size if top else None,
-            "actual_size": top.actual_size if top else None,
-            "backing_chain": [image.facts() for image in images],
-            "previous_path": item.source if item else None,
-            "previous_format": item.source_format if item else None,
-            "previous_actual_size": source.actual_size if source else None,
-            "mode": self.mode if item else None,
-            "verified": bool(item and offline and self.wish.verify and not self.check_mode),
-            "downtime_seconds": self.work.downtime if item and self.work else None,
-        }
+        item = next((item for item in self.conversions if item.target == disk.target), None)
+        if item is None:
+            return _result.facts(self.state.name, disk, self._images_now(disk), _result.UNCHANGED)
+        source = self.survey.images[item.target]
+        became = _result.converted(
+            *(item, source, self.mode),
+            verified=self.mode == "offline" and self.wish.verify and not self.check_mode,
+            downtime=self.offline.downtime if self.offline else None,
+        )
+        images = self._images_predicted(item, source) if self.check_mode else self._images_now(disk)
+        return _result.facts(self.state.name, disk, images, became)
 
-    def _images_of(self, disk: DomainDisk, item: Conversion | None) -> tuple[_image.Image, ...]:
-        """The images of a disk, top first; in check mode the new one that it would have."""
-        if self.check_mode and item:
-            top = _decision.predicted(item, self.survey.images[item.target], self.wish.layout.format)
-            return (top, *_image.chain(self.qemu_img, self.survey.images[item.target])[1:]) if item.backing else (top,)
+    def _images_now(self, disk: DomainDisk) -> tuple[_image.Image, ...]:
         return self.images_of(disk) if disk.path is not None else ()
+
+    def _images_predicted(self, item: Conversion, source: _image.Image) -> tuple[_image.Image, ...]:
+        """The new image, and what is to be below it."""
+        top = _decision.predicted(item, source, self.wish.layout.format)
+        return (top, *_image.chain(self.qemu_img, source)[1:]) if item.backing else (top,)
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
-    task = ConvertTask(module, wish_from(module.params))
-    plan = carry_out(task.decide, "convert", task.paths, module, counted=task.directories)
-    return task.result(plan)
+    return ConvertTask(module, wish_from(module.params)).walk()

@@ -17,8 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import (
     suffix,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from, overcommit_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 
 #: The formats that libvirt can give to a guest as a writable disk.
@@ -48,6 +47,7 @@ class ConvertWish:
     block_device: bool = False
     bandwidth: int | None = None
     copy_timeout: int = 86400
+    max_overcommit: float | None = None
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -92,11 +92,11 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
         if params[name] is not None:
             absolute(params[name].rstrip("/") or "/" if name == "dest_dir" else params[name], name)
             _document.require_expressible(params[name], name)
-    _arguments.require_ratio(params["max_overcommit"])
-    bandwidth = params["bandwidth"]
+    max_overcommit, bandwidth = overcommit_from(params), params["bandwidth"]
     wish = ConvertWish(
         disks=tuple(params["disks"] or [params["disk"]]),
         layout=layout_from(params),
+        max_overcommit=max_overcommit,
         bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
         **{
             name: params[name]

@@ -2,37 +2,31 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The conversion of a domain's disks while its guest runs: the order of the steps, and what each of them does."""
+"""What is done to convert the disks of a domain while its guest runs."""
 
 from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, field
-from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work as ConvertWork
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
 
 @dataclass
-class LiveWork(Hands):
-    """The hands of a live conversion.
+class Work(ConvertWork):
+    """One method for each step of a live conversion.
 
     *images*: the source of each target, as it was found. *adopted*: the targets whose copy a dead run began.
     """
@@ -116,19 +110,13 @@ class LiveWork(Hands):
         for item in conversions:
             self._require_as_decided(item)
             _block_job.pivot(self.domain, item.target, item.dest)
-            self.define([item])
+            # libvirt changes the definition with the pivot where that named the old image (HAZARDS G5)
+            self.name_in_use([_decision.change(item, self.wish)])
         _staging.give_back(self._owners)
-
-    def define(self, conversions: t.Sequence[Conversion]) -> None:
-        """Has the definition name the new images; libvirt changes it with the pivot where it named the old one (G5)."""
-        changes = [_decision.change(item, self.wish) for item in conversions]
-        _name_in_definition(self.hypervisor, self.domain, changes)
 
     def end(self, item: Conversion) -> None:
         """Ends the copy, unless the guest is on the new image already."""
-        disk = _block_job.live_disk(self.domain, item.target)
-        if disk is not None and disk.mirror == item.dest:
-            _block_job.end(self.domain, item.target)
+        self.end_copy_to(item.target, item.dest)
 
     def withdraw(self, item: Conversion) -> None:
         """Removes the new image, unless the guest uses it, or the definition names it (HAZARDS G7, G9)."""
@@ -144,6 +132,10 @@ class LiveWork(Hands):
             if ours and not _is_in_place(self.domain, item.target, item.dest):
                 return
         self.records.remove()
+
+    def finish(self, images: t.Container[str]) -> None:
+        """Removes the records; those beside the *images* that the domain has now come last."""
+        self.records.forget(images)
 
     def _ours(self, disk: _records.RecordedDisk, identity: list[int]) -> None:
         self.records.note(disk, disk.dest, **{NEW_FILE: identity})
@@ -169,70 +161,6 @@ class LiveWork(Hands):
                 f"{name}: {item.target} was changed in the definition in the meantime: the new image was removed: "
                 "check the definition, then run again"
             )
-
-
-def steps(
-    state: DomainState, wish: ConvertWish, conversions: t.Sequence[Conversion], work: LiveWork
-) -> tuple[Step, ...]:
-    """The steps of a conversion, in order: record, copy each, pivot all, remove the sources, forget.
-
-    Until the pivot everything is undone when something fails; a disk that has its new image then keeps it.
-    """
-    name = state.name
-    record = _decision.record("live", True, wish, conversions)
-    found = [Step("", partial(work.begin, record, conversions), partial(work.restore, conversions))]
-    for item in conversions:
-        known = (
-            f"{item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} ({wish.layout.format})"
-        )
-        if item.target in work.adopted:
-            how = f"resume the copy of {known} that an interrupted run began"
-        else:
-            how = f"copy {known} while it runs"
-        found.append(Step("", partial(work.stage, item), partial(work.withdraw, item)))
-        found.append(Step(how, partial(work.copy, item), partial(work.end, item)))
-    found.append(
-        Step(
-            f"switch {name} to {', '.join(item.dest for item in conversions)}",
-            partial(work.pivot, conversions),
-            commits=True,
-        )
-    )
-    if not wish.keep_source:
-        found += [Step(f"remove {item.source}", partial(_file_set.remove_image, item.source)) for item in conversions]
-    found.append(Step("", partial(work.records.forget, {item.dest for item in conversions})))
-    return tuple(found)
-
-
-def end_copy(domain: Domain, disk: _records.RecordedDisk) -> None:
-    """Ends the copy that a dead run began."""
-    found = _block_job.live_disk(domain, disk.target)
-    if found is not None and found.mirror == disk.dest:
-        _block_job.end(domain, disk.target)
-
-
-def name_pivoted(hypervisor: Hypervisor, domain: Domain, disks: t.Iterable[_records.RecordedDisk]) -> None:
-    """Has the definition name the images that the guest uses since a run pivoted to them and died."""
-    changes = [
-        _disks.DiskChange(disk.target, disk.dest, disk.format, block=_block_device.is_block_device(disk.dest))
-        for disk in disks
-    ]
-    _name_in_definition(hypervisor, domain, changes)
-
-
-def _name_in_definition(hypervisor: Hypervisor, domain: Domain, changes: t.Sequence[_disks.DiskChange]) -> None:
-    """Raises LibvirtFailed where the definition does not name the new images afterwards."""
-    for attempt in (1, 2):
-        definition = domain.xml(inactive=True)
-        named = {disk.target: (disk.source, disk.format) for disk in _disks.disks(definition)}
-        if all(named.get(change.target) == (change.path, change.format) for change in changes):
-            return
-        if attempt == 1:
-            hypervisor.define(_disks.with_changes(definition, changes))
-    raise LibvirtFailed(
-        f"{domain.name}: runs on {', '.join(change.path for change in changes)}, but libvirt does not accept that "
-        "in the definition: name it there with virsh edit before the domain goes off"
-    )
 
 
 def _is_used(domain: Domain, target: str, path: str) -> bool:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The conversion of a domain's disks while it is off: the order of the steps, and what each of them does."""
+"""What is done to convert the disks of a domain while it is off."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import transcode as _transcode
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work as ConvertWork
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 @dataclass
-class Work(Hands):
-    """The hands of an offline conversion.
+class Work(ConvertWork):
+    """One method for each step of an offline conversion.
 
     *chains*: the images of each target, top first, as they were found. *runs* says whether the domain ran when all this
-    began, before a run that died meanwhile, too. *require_space* measures again and raises NotEnoughSpace.
+    began, before a run that died meanwhile, too. *measure* looks at the space again and raises NotEnoughSpace.
     """
 
     wish: ConvertWish
     chains: t.Mapping[str, t.Sequence[Image]]
     runs: bool
-    require_space: t.Callable[[], None]
+    measure: t.Callable[[], None]
+    _new: dict[str, _staging.NewFile] = field(default_factory=dict, init=False)
     _before: str | None = field(default=None, init=False)
     _named: bool = field(default=False, init=False)
     _as_read: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     _off_since: float | None = field(default=None, init=False)
     downtime: float | None = field(default=None, init=False)
+
+    def begin(self, record: Record) -> None:
+        """Writes down what is in flight."""
+        self.records.write(record)
 
     def restore(self) -> None:
         """The domain as it was before: running if it ran. Where that fails, the records stay for the next run.
@@ -55,7 +58,7 @@ class Work(Hands):
         self.records.keep()
         if self.runs and not self.domain.is_active():
             self.domain.start()
-        _shutdown.settle(self.hypervisor, self.domain)
+        self.settle_shutdown()
         self.records.remove()
 
     def power_off(self) -> None:
@@ -73,8 +76,13 @@ class Work(Hands):
                 state=self.domain.state(),
             )
 
-    def convert(self, item: Conversion, new_file: _staging.NewFile) -> None:
+    def require_space(self) -> None:
+        """Raises NotEnoughSpace where there is less space than before the guest went off."""
+        self.measure()
+
+    def convert(self, item: Conversion) -> None:
         """Makes, verifies and publishes the new image. Raises DiskError, and leaves it to be withdrawn."""
+        new_file = self._new[item.target] = _staging.NewFile(item.dest)
         self.require_off()
         _users.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
@@ -85,20 +93,13 @@ class Work(Hands):
         self.records.note(_decision.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
 
-    def define(self, changes: t.Sequence[_disks.DiskChange]) -> None:
+    def name(self, changes: t.Sequence[_disks.DiskChange]) -> None:
         """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""
         self.require_off()
         self._require_unwritten()
         self._before = self.domain.xml(inactive=True)
-        wanted = _disks.with_changes(self._before, changes)
         self._named = True
-        self.hypervisor.define(wanted)
-        difference = _disks.unexpected_difference(wanted, self.domain.xml(inactive=True))
-        if difference:
-            raise LibvirtFailed(
-                f"{self.domain.name}: libvirt took another definition than it was given, and the old one was put "
-                f"back:\n{difference}"
-            )
+        self.define(_disks.with_changes(self._before, changes), ": it was put back")
         if self.domain.is_active() and not _runs_on(self.domain, changes):
             raise DiskError(
                 f"{self.domain.name}: was started on its old disk in the meantime: the definition was put back: run "
@@ -106,31 +107,26 @@ class Work(Hands):
             )
         self._require_unwritten()
 
-    def withdraw(self, new_file: _staging.NewFile) -> None:
+    def withdraw(self, item: Conversion) -> None:
         """Removes a new image again, unless it may be the domain's disk now.
 
         A guest may have it open, or the definition name it: libvirt may have taken that and died (HAZARDS G9).
         """
-        if not self._named and not _users.is_locked(new_file.path):
+        new_file = self._new.get(item.target)
+        if new_file is not None and not self._named and not _users.is_locked(new_file.path):
             new_file.withdraw()
 
     def define_as_before(self) -> None:
+        """Puts the old definition back."""
         if self._before is not None:
             self.hypervisor.define(self._before)
         self._named = False
 
     def start(self) -> None:
-        if not self.domain.is_active():  # or somebody was faster, with the new definition
-            self.domain.start()
-        if not self.domain.is_active():
-            raise LibvirtFailed(f"{self.domain.name}: went off right after its start")
+        """Starts the domain, as its new definition says, and tells from then on for how long it was off."""
+        super().start()
         if self._off_since is not None:
             self.downtime = time.monotonic() - self._off_since
-
-    def forget(self, images: t.Container[str]) -> None:
-        """Removes what was written down of the conversion, and of the guest that shut down for it."""
-        _shutdown.settle(self.hypervisor, self.domain)
-        self.records.forget(images)
 
     def _require_unwritten(self) -> None:
         """Raises DiskError where a source was written to after it was read: by a domain that ran in between, say."""
@@ -140,46 +136,6 @@ class Work(Hands):
                     f"{source}: was written to while it was converted: the new image was removed: run again",
                     path=source,
                 )
-
-
-def steps(state: DomainState, wish: ConvertWish, conversions: t.Sequence[Conversion], work: Work) -> tuple[Step, ...]:
-    """The steps of a conversion, in order: record, off, convert each, define, on, remove the sources, forget.
-
-    Until the domain runs again (or is defined, where it stays off) everything is undone when something fails;
-    from there on nothing is.
-    """
-    restart = work.runs and wish.restart
-    name = state.name
-    record = _decision.record("offline", work.runs, wish, conversions)
-    found = [Step("", partial(work.records.write, record), work.restore)]
-    if state.active:
-        how = "destroy" if wish.shutdown == "force" else "shut down"
-        found += [Step(f"{how} {name}", work.power_off), Step("", work.require_space)]
-    for item in conversions:
-        new_file = _staging.NewFile(item.dest)
-        found.append(
-            Step(
-                f"convert {item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} "
-                f"({wish.layout.format})",
-                partial(work.convert, item, new_file),
-                partial(work.withdraw, new_file),
-            )
-        )
-    named = [_decision.change(item, wish) for item in conversions]
-    found.append(
-        Step(
-            f"define {name} with {', '.join(item.path for item in named)}",
-            partial(work.define, named),
-            work.define_as_before,
-            not restart,
-        )
-    )
-    if restart:
-        found.append(Step(f"start {name}", work.start, commits=True))
-    if not wish.keep_source:
-        found += [Step(f"remove {item.source}", partial(_file_set.remove_image, item.source)) for item in conversions]
-    found.append(Step("", partial(work.forget, {item.dest for item in conversions})))
-    return tuple(found)
 
 
 def _runs_on(domain: Domain, changes: t.Sequence[_disks.DiskChange]) -> bool:

@@ -2,20 +2,20 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The decision which disks of a domain are to be made independent, of what, and what stands in the way. Pure."""
+"""The decision which disks of a domain are to be made independent, and of what. Pure."""
 
 from __future__ import annotations
 
-import os
 import typing as t
 from dataclasses import dataclass, replace
+from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import REBASEABLE_FORMATS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, now
@@ -23,11 +23,17 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Re
 
 @dataclass(frozen=True)
 class Flattening:
-    """One disk with its images, its own first, of which those before number *keep* are to become one."""
+    """One disk with its images, its own first, of which those before number *keep* are to become one.
+
+    *files* are where the names of the images lead, by whatever links. *as_named*: the backing files are those that
+    libvirt's XML names, if it names any.
+    """
 
     disk: DomainDisk
     images: tuple[Image, ...]
+    files: tuple[str, ...]
     keep: int
+    as_named: bool = True
 
     @property
     def target(self) -> str:
@@ -40,7 +46,7 @@ class Flattening:
     @property
     def file(self) -> str:
         """The file itself, where *path* is a link to it."""
-        return os.path.realpath(self.path)
+        return self.files[0]
 
     @property
     def image(self) -> Image:
@@ -57,6 +63,11 @@ class Flattening:
         return self.images[self.keep] if self.keep < len(self.images) else None
 
     @property
+    def base_file(self) -> str | None:
+        """The file of that, where its name is a link to it."""
+        return self.files[self.keep] if self.base is not None else None
+
+    @property
     def named_base(self) -> ChainLink | None:
         """The same as libvirt's XML names it; None where there is none, or the XML says nothing of backing files."""
         return (self.disk.chain or ())[self.keep - 1] if self.base and self.disk.chain else None
@@ -64,6 +75,12 @@ class Flattening:
     def __str__(self) -> str:
         what = ", ".join(image.path for image in self.merged)
         return f"{what} into {self.path} ({self.target})" + (f", down to {self.base.path}" if self.base else "")
+
+
+class Work(t.Protocol):
+    """Who names images in the definition."""
+
+    def name_chain(self, items: t.Iterable[Flattening]) -> None: ...
 
 
 def select(state: DomainState, wish: FlattenWish) -> list[DomainDisk]:
@@ -83,17 +100,18 @@ def select(state: DomainState, wish: FlattenWish) -> list[DomainDisk]:
     return meant
 
 
-def position(state: DomainState, disk: DomainDisk, images: t.Sequence[Image], base: str | None) -> int:
-    """The number of *base* among *images*, the disk's own first; that behind the last where it is None.
+def position(
+    state: DomainState, disk: DomainDisk, images: t.Sequence[Image], base: str | None, found: int | None
+) -> int:
+    """The number of the first of *images*, the disk's own first, that is to stay: of *base*, or that behind the last
+    where it is None. *found* is the number of the image below the disk's own that *base* means, by whatever links.
 
-    Raises InvalidRequest where it is not below the disk's image. A disk without backing files has none too many.
+    Raises InvalidRequest where it means none. A disk without backing files has none too many.
     """
     if base is None or len(images) == 1:
         return len(images)
-    wanted = os.path.realpath(base)
-    for number, image in enumerate(images):
-        if number and os.path.realpath(image.path) == wanted:
-            return number
+    if found is not None:
+        return found
     chain = [image.path for image in images]
     raise InvalidRequest(
         f"{state.name}: {disk.target}: base: {base} is not below its image: the chain is {' -> '.join(chain)}: "
@@ -107,49 +125,16 @@ def is_granted(item: Flattening) -> bool:
     return not item.merged
 
 
-def way(state: DomainState, wish: FlattenWish) -> str:
-    """How the disks are to be flattened: live or offline. Raises DiskError where it cannot be as the task wants it."""
-    if not state.active:
-        if wish.mode == "live":
-            raise DiskError(
-                f"{state.name}: is {state.state}, and mode is live, which only pulls below a running guest: "
-                "start the domain, or set mode to auto or offline",
-                state=state.state,
-            )
-        return "offline"
-    if wish.mode == "offline":
-        raise DiskError(
-            f"{state.name}: is {state.state}, and mode is offline: shut it down first, or set mode to auto, "
-            "which flattens the disk while the guest runs",
-            state=state.state,
-        )
-    if state.state not in ("running", "paused"):
-        raise DiskError(
-            f"{state.name}: is {state.state}: its disks cannot be flattened now: wait, or resume it", state=state.state
-        )
-    return "live"
-
-
-def require_flattenable(state: DomainState, items: t.Sequence[Flattening], jobs: t.Sequence[str]) -> None:
-    """Raises DiskError where the domain, or a disk of it, is in no state to be flattened; *jobs* are its block jobs."""
-    _ready.require_ready(state, jobs, "a flattening", "which knows the old backing files")
-    for item in items:
-        _ready.require_plain_disk(state.name, item.disk, "flatten")
-        _disk_chain.require_same_chain(state, item.disk, item.images)
-        if item.disk.element.sliced:
-            raise DiskError(f"{state.name}: {item.target}: is a slice of {item.path}: not flattened", path=item.path)
-        _require_flattenable_image(item)
-
-
-def require_no_bitmaps(item: Flattening, bitmaps: t.Sequence[str]) -> None:
-    """Raises DiskError where a new image in the place of the old one would lose its dirty *bitmaps*."""
-    if bitmaps:
-        raise DiskError(
-            f"{item.path}: holds {len(bitmaps)} dirty bitmap(s) ({', '.join(bitmaps)}), which a new image in its place "
-            "would not have: remove them, or flatten the disk while the domain runs, which keeps them",
-            path=item.path,
-            bitmaps=list(bitmaps),
-        )
+def naming(state: DomainState, misnamed: t.Sequence[Flattening], work: Work) -> tuple[Step, ...]:
+    """The step that has the definition name the backing files that *misnamed* disks have since a dead run flattened
+    them."""
+    targets = ", ".join(item.target for item in misnamed)
+    return (
+        Step(
+            f"define {state.name} with the backing files that {targets} has now",
+            partial(work.name_chain, misnamed),
+        ),
+    )
 
 
 def layout(image: Image) -> Layout:
@@ -181,6 +166,16 @@ def predicted(item: Flattening) -> tuple[Image, ...]:
     return (top, *item.images[item.keep :])
 
 
+def plan(items: t.Sequence[Flattening], steps: tuple[Step, ...], diff: tuple[dict[str, t.Any], ...]) -> Plan:
+    """The plan of the *steps* that flatten the disks, with their backing files before and after."""
+    return Plan(
+        before={item.target: {"backing_chain": _paths(item.images)} for item in items},
+        after={item.target: {"backing_chain": _paths(predicted(item))} for item in items},
+        steps=steps,
+        diff=diff,
+    )
+
+
 def record(state: DomainState, mode: str, run: str | None, items: t.Sequence[Flattening]) -> Record:
     """What the domain's metadata is to say of what is in flight; *run*: libvirt's number of the running domain."""
     return Record(
@@ -205,57 +200,5 @@ def recorded(item: Flattening) -> RecordedDisk:
     )
 
 
-def _require_flattenable_image(item: Flattening) -> None:
-    image = item.image
-    if image.format not in REBASEABLE_FORMATS:
-        raise DiskError(
-            f"{image.path}: the backing file of a {image.format} image cannot be changed, only that of "
-            f"{' and '.join(REBASEABLE_FORMATS)} images: convert it with vm_disk_convert, which makes a new image",
-            path=image.path,
-        )
-    if image.encrypted or item.disk.element.encrypted:
-        raise DiskError(f"{image.path}: is encrypted: not flattened", path=image.path)
-    if image.data_file is not None:
-        raise DiskError(f"{image.path}: keeps its data in {image.data_file}: not flattened", path=image.path)
-    if image.snapshots:
-        names = [snapshot.name for snapshot in image.snapshots]
-        raise DiskError(
-            f"{image.path}: holds {len(names)} internal snapshot(s) ({', '.join(names)}), which read its backing files "
-            "and would lose what is there: delete them first",
-            path=image.path,
-            snapshots=names,
-        )
-    for each in (image, *item.merged):
-        if each.corrupt:
-            raise UnsafeImage(f"{each.path}: is marked corrupt: check and repair it first", path=each.path)
-        if each.encrypted:
-            raise DiskError(
-                f"{each.path}: is encrypted, and its content would be stored unencrypted in {image.path}: not "
-                "flattened",
-                path=each.path,
-            )
-
-
-def require_base(item: Flattening, image: Image) -> None:
-    """Raises DiskError where *image*, which is flattened, names another backing file than it is to have."""
-    wanted = os.path.realpath(item.base.path) if item.base else None
-    found = os.path.realpath(image.backing_file) if image.backing_file else None
-    if found != wanted:
-        raise DiskError(
-            f"{item.path}: has the backing file {found or 'none'} after it was flattened, wanted {wanted or 'none'}: "
-            "see what has become of it with vm_disk_info",
-            path=item.path,
-        )
-
-
-def require_alike(item: Flattening, image: Image) -> None:
-    """Raises DiskError where *image*, the new one, is not laid out like the old one."""
-    require_base(item, image)
-    for name in ("virtual_size", "cluster_size", "compat", "refcount_bits", "extended_l2", "compression_type"):
-        old, new = getattr(item.image, name), getattr(image, name)
-        if old != new:
-            raise DiskError(
-                f"{item.path}: the new image has {name} {new}, the old one {old}: it was removed, "
-                "and the old one is as it was",
-                path=item.path,
-            )
+def _paths(images: t.Iterable[Image]) -> list[str]:
+    return [image.path for image in images]

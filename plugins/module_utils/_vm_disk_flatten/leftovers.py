@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a flattening that died has left, and the steps that settle it.
+"""What a flattening that died has left: how it is found, and the steps that settle it.
 
 The image is whole whatever the moment: a pull only fills it, and a new one takes its place in one step. So there is
 nothing to revert, but a pull may go on for nobody, and files and records stand around.
@@ -16,24 +16,42 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import covers
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import (
     NoteOf,
     discarding,
     require_own,
     traces,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening, recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _xml_disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
 #: The key of a record under which the owners of the backing files stand.
 OWNERS = "owners"
+
+
+class Work(t.Protocol):
+    """Who settles it."""
+
+    def end_pull(self, target: str) -> None: ...
+
+    def write_out(self, target: str) -> None: ...
+
+    def refer_again(self, disk: RecordedDisk) -> None: ...
+
+    def name_again(self, wanted: str) -> None: ...
+
+    def forget(self, images: t.Container[str]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,32 @@ def lost(left: Left, qemu_img: QemuImg) -> tuple[RecordedDisk, ...]:
     return tuple(disk for disk in left.doubtful if _is_lost(disk, qemu_img))
 
 
+def require_off(state: DomainState, lost: t.Sequence[RecordedDisk]) -> None:
+    """Raises DiskError where a guest runs on images of which a part is lost."""
+    if state.active:
+        images = ", ".join(disk.source for disk in lost)
+        raise DiskError(
+            f"{state.name}: {images} lost a part of what was pulled into it, as its QEMU was killed then; "
+            "a guest runs on it again, and reads zeros there: destroy the domain and run again, which brings back "
+            "what was below",
+            state=state.state,
+        )
+
+
+def repair(state: DomainState, left: Left, lost: t.Sequence[RecordedDisk], named: str, work: Work) -> tuple[Step, ...]:
+    """The steps that let each of the *lost* images read its old backing file again, which the definition is to name, as
+    *named* does; and that settle the rest."""
+    again = [
+        Step(
+            f"have {disk.source} refer to {disk.below} again: {disk.target} went off before all of that was in it",
+            partial(work.refer_again, disk),
+        )
+        for disk in lost
+    ]
+    define = (Step("", partial(work.name_again, named)),) if named != state.definition else ()
+    return (*again, *define, *settlement(state, left, work))
+
+
 def with_old_chains(definition: str, disks: t.Iterable[RecordedDisk], qemu_img: QemuImg) -> str:
     """The definition with all the backing files that the images of *disks* had, where it names any."""
     for disk in disks:
@@ -131,14 +175,36 @@ def with_old_chains(definition: str, disks: t.Iterable[RecordedDisk], qemu_img: 
     return definition
 
 
-def give_reference_back(disks: t.Iterable[RecordedDisk], qemu_img: QemuImg) -> tuple[Step, ...]:
-    """The steps that let each of the images, which nobody has open, read its old backing file again."""
-    return tuple(
-        Step(
-            f"have {disk.source} refer to {disk.below} again: {disk.target} went off before all of that was in it",
-            partial(_refer_again, disk, qemu_img),
-        )
-        for disk in disks
+def settled_images(
+    state: DomainState, items: t.Iterable[Flattening], operation: Operation | None, qemu_img: QemuImg
+) -> tuple[Step, ...]:
+    """The steps that check those images first on which another verb died.
+
+    Raises DiskError where a running guest does not allow that.
+    """
+    note_of = _lock.notes(operation)
+    found: list[Step] = []
+    for item in items:
+        note = note_of(item.path)
+        empty = operation is None and note and note.get("verb") == "unknown"  # or cut off: seen once it is held
+        if not note or empty or note.get("alive") or note.get("verb") == "flatten":
+            continue
+        if state.active and note.get("verb") in _settle.IN_PLACE:
+            raise DiskError(
+                f"{item.path}: a run ({note.get('verb')}) was interrupted on it, and it cannot be checked while "
+                f"{state.name} is {state.state}: shut the domain down, then run again",
+                operation=note,
+            )
+        found += _settle.settle(look_for(item.path, item.image.format, note), qemu_img)
+    return tuple(found)
+
+
+def settlement(state: DomainState, left: Left, work: Work) -> tuple[Step, ...]:
+    """The steps that end what a dead run left, where there is nothing else to do."""
+    images = {disk.path for disk in state.disks if disk.path}
+    return (
+        *settle(left, work.end_pull, work.write_out),
+        Step(f"forget the interrupted flattening of {state.name}", partial(work.forget, images)),
     )
 
 
@@ -178,9 +244,3 @@ def _is_lost(disk: RecordedDisk, qemu_img: QemuImg) -> bool:
 def _chain_below(disk: RecordedDisk, qemu_img: QemuImg) -> tuple[_image.Image, ...]:
     """The backing files that the image had."""
     return _image.chain(qemu_img, _image.inspect(qemu_img, disk.below or "", disk.below_format))
-
-
-def _refer_again(disk: RecordedDisk, qemu_img: QemuImg) -> None:
-    _users.require_unused(disk.source, (), f"have it refer to {disk.below} again")
-    qemu_img.refer(disk.source, disk.format, (disk.below or "", disk.below_format or ""))
-    _staging.sync(disk.source)

@@ -2,31 +2,28 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What has to be true of the world before the disks of a domain are made independent: chains, users, space."""
+"""A look at the disks that a task is about: their images, and what the definition names of those."""
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 
 @dataclass(frozen=True)
-class FlattenSurvey:
-    """One look at everything around the disks of *state* that *wish* means."""
+class Survey:
+    """One look at the disks of *state* that *wish* means."""
 
-    hypervisor: Hypervisor
     qemu_img: QemuImg
     state: DomainState
     wish: FlattenWish
@@ -39,47 +36,45 @@ class FlattenSurvey:
         images: tuple[_image.Image, ...] = (image,)
         if image.backing_file is not None:
             images = _disk_chain.followed(self.qemu_img, self.state, disk, image, trusted=self.wish.trusted)
-        return Flattening(disk, images, _decision.position(self.state, disk, images, self.wish.base))
+        files = tuple(os.path.realpath(image.path) for image in images)
+        found = number_of(self.wish.base, files) if self.wish.base is not None else None
+        keep = _decision.position(self.state, disk, images, self.wish.base, found)
+        return Flattening(disk, images, files, keep, _disk_chain.is_as_named(disk, images))
 
-    def require_unused(self, items: t.Sequence[Flattening]) -> None:
-        """Raises ImageInUse where somebody else has to do with an image that is to change, or writes one below it.
+    def is_misnamed(self, item: Flattening) -> bool:
+        """Whether the definition names backing files that the image has no more."""
+        defined, definition = item.disk.defined, self.state.definition
+        return bool(defined and defined.chain) and shortened(definition, [item]) != definition
 
-        Off line, the overlays of other domains that are off too do not stand in the way: they read the same afterwards.
-        """
-        live = self.state.active
-        users = _users.domain_users(self.hypervisor)
-        for item in items:
-            others = [
-                user
-                for user in users
-                if (user.uuid, user.target) != (self.state.uuid, item.target)
-                and (live or user.running or user.role != "backing file of")
-            ]
-            _users.require_unused(item.path, others, "flatten it", locks=not live)
-            for below in item.images[1:] if not live else ():
-                if _users.is_locked(below.path, against_readers=True):
-                    raise ImageInUse(
-                        f"{below.path}: is open for writing, asked to flatten {item.path}, which reads it: "
-                        "stop what uses it first",
-                        path=below.path,
-                        in_use_by=[],
-                    )
+    def definition_diff(self, items: t.Sequence[Flattening]) -> tuple[dict[str, t.Any], ...]:
+        """What Ansible shows of the definition once the disks are flattened; nothing where there are none."""
+        before = self.state.definition
+        return ({"prepared": _disks.definition_diff(before, shortened(before, items))},) if items else ()
 
-    def require_no_bitmaps(self, items: t.Sequence[Flattening]) -> None:
-        """Raises DiskError where a new image would not have the dirty bitmaps of the old one."""
-        for item in items:
-            specific = self.qemu_img.info(item.path, item.image.format).get("format-specific", {}).get("data", {})
-            _decision.require_no_bitmaps(item, [bitmap["name"] for bitmap in specific.get("bitmaps", ())])
 
-    def require_space(self, items: t.Sequence[Flattening]) -> None:
-        """Raises NotEnoughSpace. Live, the image grows where it is; off line, it is made anew beside it."""
-        live = self.state.active
-        demands = []
-        for item in items:
-            image = item.image
-            layout = _decision.layout(image)
-            options = layout.options() if layout.format == "qcow2" else {}
-            measured = self.qemu_img.measure(item.path, image.format, "qcow2", options).required
-            needed = _decision.most_bytes(item, measured)
-            demands.append((item.file, max(0, needed - image.actual_size) if live else needed))
-        _space.require_space(demands)
+def shortened(definition: str, items: t.Iterable[Flattening]) -> str:
+    """The definition with the backing files that the images have once they are flattened."""
+    for item in items:
+        definition = _disks.with_shorter_chain(definition, item.target, _named(definition, item))
+    return definition
+
+
+def file_below(image: _image.Image) -> str | None:
+    """The file that an image reads below its own content, wherever its name leads."""
+    return os.path.realpath(image.backing_file) if image.backing_file else None
+
+
+def number_of(base: str, files: t.Sequence[str]) -> int | None:
+    """The number of *base* among the *files* of a disk's images, its own first, which does not count."""
+    wanted = os.path.realpath(base)
+    return next((number for number, file in enumerate(files) if number and file == wanted), None)
+
+
+def _named(definition: str, item: Flattening) -> str | None:
+    """The base as the definition calls it."""
+    if item.base is None:
+        return None
+    wanted = item.base_file
+    links = [link for disk in _disks.disks(definition) if disk.target == item.target for link in disk.chain or ()]
+    names = [link.path for link in links if link.path and os.path.realpath(link.path) == wanted]
+    return names[0] if names else item.base.path

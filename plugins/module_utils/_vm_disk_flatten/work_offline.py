@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Disks made independent while their domain is off: the order of the steps, and what each of them does.
+"""What is done to make disks independent while their domain is off.
 
 The overlay is copied, the copy is rebased, compared with the overlay and put in its place. A rebase only adds clusters
 to what the overlay itself holds, its zeros among them. So the new file reads the same as an overlay over the old
@@ -13,30 +13,34 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, field
-from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.exchange import Exchange
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import work_live as _work_live
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.work import Work as FlattenWork
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 @dataclass
-class OfflineWork(Hands):
-    """The hands of a flattening of what is off."""
+class Work(FlattenWork):
+    """One method for each step of a flattening of what is off."""
 
     wish: FlattenWish
     _exchanges: dict[str, Exchange] = field(default_factory=dict, init=False)
     _before: str | None = field(default=None, init=False)
 
+    def begin(self, record: Record) -> None:
+        """Writes down what is in flight."""
+        self.records.write(record)
+
     def restore(self) -> None:
+        """Removes the records; where that fails, they are for the next run."""
         self.records.keep()
         self.records.remove()
 
@@ -46,7 +50,8 @@ class OfflineWork(Hands):
         new = self._exchanges[item.target] = Exchange(item.path, "flatten it")
         new.begin()
         self._fill(item, new.name)
-        _decision.require_alike(item, _image.inspect(self.qemu_img, new.name, item.image.format))
+        made = _image.inspect(self.qemu_img, new.name, item.image.format)
+        _obstacles.require_alike(item, made, _survey.file_below(made))
         if self.wish.verify:
             with self.phase(item.target, "compare", item.image.virtual_size) as phase:
                 new.require_same_content(item.image.format, self.qemu_img, phase.percent)
@@ -58,21 +63,24 @@ class OfflineWork(Hands):
             self.require_off()
             self._exchanges[item.target].put_in_place()
         self._before = self.domain.xml(inactive=True)
-        _work_live.name_chain(self.hypervisor, self.domain, items)
+        self.name_chain(items)
 
     def define_as_before(self) -> None:
+        """Puts the old definition back, where it is another by now."""
         if self._before is not None and self.domain.xml(inactive=True) != self._before:
             self.hypervisor.define(self._before)
 
     def withdraw(self, item: Flattening) -> None:
+        """Puts the old image back, and removes the new one."""
         found = self._exchanges.get(item.target)
         if found is not None:
             found.withdraw()
 
     def finish(self, items: t.Sequence[Flattening]) -> None:
+        """Lets go of the old images, and removes the records."""
         for item in items:
             self._exchanges[item.target].finish()
-        self.records.forget({item.path for item in items})
+        self.forget({item.path for item in items})
 
     def _fill(self, item: Flattening, name: str) -> None:
         """The content of the overlay over its own backing file, then over the base."""
@@ -87,23 +95,3 @@ class OfflineWork(Hands):
         base = (item.base.path, item.base.format) if item.base else None
         with self.phase(item.target, "merge", image.virtual_size) as phase:
             self.qemu_img.rebase(name, image.format, base, report=phase.percent)
-
-
-def steps(state: DomainState, items: t.Sequence[Flattening], work: OfflineWork) -> tuple[Step, ...]:
-    """The steps, in order: record, make each new file, put all in place, let the old ones go and forget."""
-    record = _decision.record(state, "offline", None, items)
-    found = [Step("", partial(work.records.write, record), work.restore)]
-    found += [
-        Step(f"merge {item} of {state.name}, in a new file", partial(work.stage, item), partial(work.withdraw, item))
-        for item in items
-    ]
-    found.append(
-        Step(
-            f"put the new {', '.join(item.path for item in items)} in place of the old",
-            partial(work.exchange, items),
-            work.define_as_before,
-            commits=True,
-        )
-    )
-    found.append(Step("", partial(work.finish, items)))
-    return tuple(found)

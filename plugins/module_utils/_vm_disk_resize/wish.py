@@ -11,20 +11,23 @@ from dataclasses import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import ALLOCATIONS
 from ansible_collections.kvmops.disk.plugins.module_utils._size import LARGEST, exact_size, parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import overcommit_from, require_directories
 
 
 @dataclass(frozen=True)
 class ResizeWish:
-    """The size that a task wants, in bytes: *size*, or *growth* on top of *from_size*, or of whatever there is."""
+    """The size that a task wants of a *disk*, in bytes: *size*, or *growth* on top of *from_size*, or of whatever there
+    is."""
 
+    disk: str = ""
     size: int | None = None
     growth: int | None = None
     from_size: int | None = None
     shrink: bool = False
     preallocation: str | None = None
     trusted: bool = False
+    allow_dependents: bool = False
+    max_overcommit: float | None = None
 
     @classmethod
     def parse(cls, size: str, from_size: str | None = None, *, shrink: bool = False, **rest: t.Any) -> ResizeWish:
@@ -41,7 +44,9 @@ class ResizeWish:
         start = parse_size(from_size, "from_size") if from_size is not None else None
         if start is not None:
             _require_addressable(start + parsed, f"size: {size} on top of {from_size}")
-        return cls(None if grows else parsed, parsed if grows else None, start, shrink, **rest)
+        return cls(
+            size=None if grows else parsed, growth=parsed if grows else None, from_size=start, shrink=shrink, **rest
+        )
 
     def target(self, what: str, current: int) -> int:
         """The size that the disk *what*, which has *current* bytes, is to have.
@@ -72,12 +77,12 @@ def _require_addressable(size: int, what: str) -> None:
 def wish_from(params: dict[str, t.Any]) -> ResizeWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
     require_directories(params["search_paths"])
-    _arguments.require_ratio(params["max_overcommit"])
-    allocation = params["allocation"]
+    max_overcommit, allocation = overcommit_from(params), params["allocation"]
     return ResizeWish.parse(
         params["size"],
         params["from_size"],
-        shrink=params["shrink"],
+        disk=params["disk"],
         preallocation=ALLOCATIONS[allocation] if allocation else params["preallocation"],
-        trusted=params["trusted"],
+        max_overcommit=max_overcommit,
+        **{name: params[name] for name in ("shrink", "trusted", "allow_dependents")},
     )

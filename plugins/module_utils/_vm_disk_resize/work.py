@@ -1,40 +1,37 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hands that grow or shrink a disk."""
+
+"""What is done to grow or shrink a disk."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
     LibvirtFailed,
     NotEnoughSpace,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
 
 
 @dataclass
-class Work:
-    """The hands of a resize: one method for each step, no decisions between them."""
+class Work(DomainWork):
+    """One method for each step of a resize; *policy* is the preallocation of what is added off line."""
 
-    domain: Domain
-    qemu_img: QemuImg
-    operation: Operation | None
     item: Resizing
     policy: str | None
-    _begun: bool = False
+    _begun: bool = field(default=False, init=False)
 
     def grow_live(self) -> None:
         """One call of libvirt; before it a last look, since libvirt would shrink the disk as readily."""
@@ -57,15 +54,12 @@ class Work:
                 "free some space, then run again",
                 available_bytes=left,
             ) from error
-        _decision.require_size_reached(item, self.domain.capacity(item.target))
+        _obstacles.require_size_reached(item, self.domain.capacity(item.target))
 
     def resize(self) -> None:
+        """Gives the image its new size. Raises ImageInUse where somebody has started the domain."""
         item = self.item
-        if self.domain.is_active():
-            raise ImageInUse(
-                f"{self.domain.name}: was started in the meantime: nothing was changed: run again",
-                in_use_by=[],
-            )
+        self.require_off()
         self._begun = True
         try:
             self.qemu_img.resize(
@@ -74,18 +68,18 @@ class Work:
         except ImageInUse:  # QEMU's lock kept us out
             self._begun = False
             raise
-        _decision.require_size_reached(item, self._size())
+        _obstacles.require_size_reached(item, self._size())
 
     def revert(self) -> None:
         """The image as it was: what was added are zeros that nobody has seen. If it fails, the record stays."""
-        if not self._begun or self.operation is None:
+        if not self._begun:
             return
-        item = self.item
-        self.operation.keep(item.path)
+        item, operation = self.item, self.records.operation
+        operation.keep(item.path)
         _settle.check(item.path, item.image.format, self.qemu_img)
         if _decision.can_shrink(item.image.format) and self._size() > item.before:
             self.qemu_img.resize(item.path, item.image.format, item.before, shrink=True)
-        self.operation.settled(item.path)
+        operation.settled(item.path)
 
     def _size(self) -> int:
         return _image.inspect(self.qemu_img, self.item.path, self.item.image.format, by_header=True).virtual_size

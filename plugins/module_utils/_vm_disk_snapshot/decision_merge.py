@@ -11,18 +11,24 @@ To remove a snapshot is to merge its overlays into the images below them, whose 
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import (
-    OVERLAY,
-    Chains,
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
+    Merge,
     Outcome,
+    Removal,
+    record,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import (
+    Chains,
+    Observed,
     find,
     image_of,
-    record,
-    same,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
@@ -32,57 +38,26 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Re
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
-@dataclass(frozen=True)
-class Merge:
-    """One overlay that is merged into the image below it. *above* is the overlay over it, None where it is the image of
-    the disk; *after* are the images of the disk afterwards, and *explicit* whether the definition names them all."""
+class Work(t.Protocol):
+    """What is done to the world when a snapshot is removed."""
 
-    target: str
-    overlay: ChainLink
-    into: ChainLink
-    above: ChainLink | None
-    after: tuple[ChainLink, ...]
-    explicit: bool
+    def begin(self, removal: Removal) -> None: ...
 
-    @property
-    def paths(self) -> tuple[str, ...]:
-        links = (self.overlay, self.into, self.above)
-        return tuple(link.path for link in links if link is not None and link.path)
+    def restore(self) -> None: ...
 
-    @property
-    def outcome(self) -> Outcome:
-        return Outcome(self.target, self.after, self.explicit)
+    def merge(self, item: Merge) -> None: ...
 
-    @property
-    def chain(self) -> tuple[ChainLink, ...]:
-        """What is below the image that is written."""
-        return self.after[self.after.index(self.into) + 1 :]
+    def end(self, item: Merge) -> None: ...
 
-    def __str__(self) -> str:
-        return f"{self.overlay.path} into {self.into.path} ({self.target})"
+    def name(self, removal: Removal) -> None: ...
+
+    def finish(self, removal: Removal) -> None: ...
 
 
-@dataclass(frozen=True)
-class Removal:
-    """A snapshot that is to go: by *merges*; *merged* are overlays that a dead run has merged already, *orphans* those
-    which the domain does not use any more, by somebody else's doing. *settled* is what the definition is to say of
-    disks whose overlay was merged already."""
-
-    snapshot: DomainSnapshot
-    merges: tuple[Merge, ...]
-    merged: tuple[RecordedDisk, ...] = ()
-    orphans: tuple[str, ...] = ()
-    settled: tuple[Outcome, ...] = ()
-
-    @property
-    def outcomes(self) -> tuple[Outcome, ...]:
-        """What the definition is to say once it is gone."""
-        return (*self.settled, *(merge.outcome for merge in self.merges))
-
-    @property
-    def recorded(self) -> tuple[RecordedDisk, ...]:
-        """All overlays that are merged once it is gone."""
-        return (*self.merged, *(recorded_merge(merge) for merge in self.merges))
+def doomed(wish: VmSnapshotWish, snapshots: t.Sequence[DomainSnapshot]) -> list[str]:
+    """The names of the snapshots that go: the one that the task names, then those which are too many."""
+    named = [str(wish.name)] if wish.state == "absent" and find(wish.name, snapshots) is not None else []
+    return [*named, *(one.name for one in surplus(wish, snapshots, named))]
 
 
 def surplus(
@@ -100,52 +75,88 @@ def surplus(
     return [one for one in oldest_first[: max(0, more)] if one.name != wanted]
 
 
-def removals(
-    state: DomainState,
-    doomed: t.Iterable[str],
-    chains: Chains,
-    snapshots: t.Sequence[DomainSnapshot],
-    recorded: t.Mapping[str, RecordedDisk],
-    named: t.Mapping[str, bool],
-) -> tuple[Removal, ...]:
-    """How each of the snapshots *doomed* goes, one after the other.
+def removals(observed: Observed, names: t.Iterable[str], recorded: t.Mapping[str, RecordedDisk]) -> tuple[Removal, ...]:
+    """How each of the snapshots *names* goes, one after the other.
 
-    *recorded*: disks of the merge that a dead run began, by overlay. *named*: of which disks the definition names the
-    backing files. Raises DiskError where one cannot be merged back safely.
+    *recorded*: disks of the merge that a dead run began, by overlay. Raises DiskError where one cannot be merged back
+    safely.
     """
     found: list[Removal] = []
-    for name in doomed:
-        snapshot = find(name, snapshots)
+    for name in names:
+        snapshot = find(name, observed.snapshots)
         if snapshot is not None:
-            removal = _removal(state, snapshot, chains, snapshots, recorded, named)
-            chains = without(chains, [removal])
-            snapshots = predicted(snapshots, [removal], chains)
+            removal = _removal(observed, snapshot, recorded)
+            observed = removed(observed, [removal])
             found.append(removal)
     return tuple(found)
 
 
+def removed(observed: Observed, gone: t.Sequence[Removal]) -> Observed:
+    """The snapshots that stay, and the images of the disks, once *gone* are gone."""
+    return replace(observed, chains=_without(observed.chains, gone), snapshots=_staying(observed, gone))
+
+
 def merge_record(state: DomainState, run: str | None, removal: Removal) -> Record:
-    """What it is to say of overlays that are being merged; those that a dead run has merged stay in it."""
+    """What the domain's metadata is to say of overlays that are being merged; those that a dead run has merged stay in
+    it."""
     return record(state, run, removal.snapshot.name, "merge", removal.recorded)
 
 
-def recorded_merge(merge: Merge) -> RecordedDisk:
-    """One overlay that is merged, as the metadata records it."""
-    overlay, into = merge.overlay, merge.into
-    known = (overlay.path or "", overlay.format or OVERLAY, into.path or "", into.format or "raw")
-    return RecordedDisk(merge.target, *known, base=merge.above.path if merge.above else None)
+def steps(state: DomainState, removal: Removal, work: Work, *, resumed: bool) -> tuple[Step, ...]:
+    """The steps, in order: record, merge each overlay, name what is left, remove the overlays and forget.
+
+    *resumed*: a dead run had begun with it. Nothing is undone but what goes on below the guest: the image that the
+    snapshot kept has changed.
+    """
+    found = [Step("", lambda: work.begin(removal), work.restore)]
+    for item in removal.merges:
+        how = "finish merging" if resumed else "merge"
+        where = f", below {state.name} while it runs" if state.active else f" of {state.name}"
+        found.append(Step(f"{how} {item}{where}", partial(work.merge, item), partial(work.end, item)))
+    found.append(Step(_farewell(removal, state.name), lambda: work.name(removal), commits=True))
+    found.append(Step("", lambda: work.finish(removal)))
+    return tuple(found)
 
 
-def renamed(xml: str, removal: Removal, chains: Chains) -> str:
+def renamed(xml: str, removal: Removal, names: Names) -> str:
     """The XML of another snapshot, which names what the overlays of *removal* are in now, and these no more."""
     for disk in removal.recorded:
         image = removal.snapshot.image(disk.target)
         explicit = image is not None and image.chain is not None
-        xml = _snapshots.with_domains(xml, _renaming(disk, chains.get(disk.target, ()), explicit))
+        xml = _snapshots.with_domains(xml, _renaming(disk, removal.chains.get(disk.target, ()), explicit, names))
     return xml
 
 
-def _renaming(merged: RecordedDisk, images: t.Sequence[ChainLink], explicit: bool) -> t.Callable[[str], str]:
+def _without(chains: Chains, gone: t.Iterable[Removal]) -> dict[str, tuple[ChainLink, ...]]:
+    """The images of each disk once the overlays of *gone* are merged."""
+    merged = {(merge.target, merge.overlay.path) for removal in gone for merge in removal.merges}
+    return {
+        target: tuple(link for link in chain if (target, link.path) not in merged) for target, chain in chains.items()
+    }
+
+
+def _staying(observed: Observed, gone: t.Sequence[Removal]) -> tuple[DomainSnapshot, ...]:
+    """The snapshots that stay, as libvirt knows them once *gone* are gone."""
+    names = {removal.snapshot.name for removal in gone}
+    kept = []
+    for snapshot in observed.snapshots:
+        if snapshot.name in names:
+            continue
+        parent = snapshot.parent
+        while parent in names:
+            above = find(parent, observed.snapshots)
+            parent = above.parent if above else None
+        xml = snapshot.xml
+        for removal in gone:
+            xml = renamed(xml, removal, observed.names)
+        known = _snapshots.snapshot(xml)
+        kept.append(replace(known, parent=parent, current=snapshot.current))
+    return tuple(kept)
+
+
+def _renaming(
+    merged: RecordedDisk, images: t.Sequence[ChainLink], explicit: bool, names: Names
+) -> t.Callable[[str], str]:
     """What lets the definition of a domain name the image that the overlay *merged* is in now.
 
     *images* are those of the disk; *explicit*: the definition named the backing files before there was the overlay.
@@ -155,54 +166,26 @@ def _renaming(merged: RecordedDisk, images: t.Sequence[ChainLink], explicit: boo
         found = next((disk for disk in _disks.disks(domain) if disk.target == merged.target), None)
         if found is None:
             return domain
-        if not same(found.source, merged.source):
-            links = (link.path for link in found.chain or () if same(link.path, merged.source))
+        if not names.same(found.source, merged.source):
+            links = (link.path for link in found.chain or () if names.same(link.path, merged.source))
             name = next(links, None)
             return _disks.without_link(domain, merged.target, name) if name else domain
-        number = next((number for number, link in enumerate(images) if same(link.path, merged.dest)), None)
+        number = next((number for number, link in enumerate(images) if names.same(link.path, merged.dest)), None)
         below = images[number + 1 :] if number is not None and explicit else None
         return _disks.with_image(domain, merged.target, ChainLink(merged.dest, merged.format), below)
 
     return rename
 
 
-def without(chains: Chains, removed: t.Iterable[Removal]) -> dict[str, tuple[ChainLink, ...]]:
-    """The images of each disk once the overlays of *removed* are merged."""
-    gone = {(merge.target, merge.overlay.path) for removal in removed for merge in removal.merges}
-    return {
-        target: tuple(link for link in chain if (target, link.path) not in gone) for target, chain in chains.items()
-    }
+def _farewell(removal: Removal, name: str) -> str:
+    gone = [disk.source for disk in removal.recorded]
+    text = f"remove the snapshot {removal.snapshot.name} of {name}" + (f" with {', '.join(gone)}" if gone else "")
+    left = ", ".join(removal.orphans)
+    return text + (f"; {left}, which the domain does not use, is left alone" if left else "")
 
 
-def predicted(
-    snapshots: t.Sequence[DomainSnapshot], removed: t.Sequence[Removal], chains: Chains
-) -> list[DomainSnapshot]:
-    """The *snapshots* that stay, as libvirt knows them once *removed* are gone; *chains* are the images then."""
-    names = {removal.snapshot.name for removal in removed}
-    kept = []
-    for snapshot in snapshots:
-        if snapshot.name in names:
-            continue
-        parent = snapshot.parent
-        while parent in names:
-            above = find(parent, snapshots)
-            parent = above.parent if above else None
-        xml = snapshot.xml
-        for removal in removed:
-            xml = renamed(xml, removal, chains)
-        known = _snapshots.snapshot(xml)
-        kept.append(replace(known, parent=parent, current=snapshot.current))
-    return kept
-
-
-def _removal(
-    state: DomainState,
-    snapshot: DomainSnapshot,
-    chains: Chains,
-    snapshots: t.Sequence[DomainSnapshot],
-    recorded: t.Mapping[str, RecordedDisk],
-    named: t.Mapping[str, bool],
-) -> Removal:
+def _removal(observed: Observed, snapshot: DomainSnapshot, recorded: t.Mapping[str, RecordedDisk]) -> Removal:
+    state, names = observed.state, observed.names
     if not snapshot.is_external:
         raise DiskError(
             f"{state.name}: its snapshot {snapshot.name} is not one of disks alone in files of their own: delete it "
@@ -213,72 +196,68 @@ def _removal(
     orphans: list[str] = []
     settled: list[Outcome] = []
     for one in snapshot.external:
-        chain = chains.get(one.target)
+        chain = observed.chains.get(one.target)
         if chain is None:
             raise DiskError(
                 f"{state.name}: its snapshot {snapshot.name} is of {one.target}, which the domain no longer has: "
                 "attach the disk again, or remove libvirt's record with virsh snapshot-delete --metadata"
             )
-        number = next((number for number, link in enumerate(chain) if same(link.path, one.overlay)), None)
+        number = next((number for number, link in enumerate(chain) if names.same(link.path, one.overlay)), None)
         if number is None:
             known = recorded.get(str(one.overlay))
             if known is None:
-                _require_unneeded(state, snapshot, str(one.overlay), snapshots)
+                _require_unneeded(observed, snapshot, str(one.overlay))
                 orphans.append(str(one.overlay))
             else:
                 merged.append(known)
-                top = same(chain[0].path, known.dest)
-                settled.append(Outcome(one.target, chain, _is_explicit(snapshot, one.target, top, named)))
+                top = names.same(chain[0].path, known.dest)
+                settled.append(Outcome(one.target, chain, _is_explicit(observed, snapshot, one.target, top)))
             continue
-        merges.append(_merge(state, snapshot, one.target, chain, number, named))
+        merges.append(_merge(observed, snapshot, one.target, chain, number))
     return Removal(snapshot, tuple(merges), tuple(merged), tuple(orphans), tuple(settled))
 
 
-def _is_explicit(snapshot: DomainSnapshot, target: str, top: bool, named: t.Mapping[str, bool]) -> bool:
+def _is_explicit(observed: Observed, snapshot: DomainSnapshot, target: str, top: bool) -> bool:
     """Whether the definition is to name the backing files of a disk: as it did before the snapshot, where the image
     that the disk had then is the *top* one again, else as it does now."""
     if not top:
-        return named.get(target, False)
+        return observed.named.get(target, False)
     image = snapshot.image(target)
     return image is not None and image.chain is not None
 
 
 def _merge(
-    state: DomainState,
-    snapshot: DomainSnapshot,
-    target: str,
-    chain: tuple[ChainLink, ...],
-    number: int,
-    named: t.Mapping[str, bool],
+    observed: Observed, snapshot: DomainSnapshot, target: str, chain: tuple[ChainLink, ...], number: int
 ) -> Merge:
+    """How the image of that *number* in *chain*, the overlay of *snapshot*, goes. Raises DiskError where the chain is
+    not what libvirt knows."""
     image = snapshot.image(target)
     below = chain[number + 1] if number + 1 < len(chain) else None
-    if below is None or (image is not None and not same(image.source, below.path) and image.type != "volume"):
+    known = image is None or image.type == "volume"  # of a volume, the path is not in libvirt's record
+    if below is None or not (known or (image is not None and observed.names.same(image.source, below.path))):
         raise DiskError(
-            f"{state.name}: {target}: below {chain[number].path}, the overlay of the snapshot {snapshot.name}, is "
-            f"{below.path if below else 'nothing'}, and libvirt knows it over {image_of(snapshot, target)}: the "
-            "chain was changed: bring the two together first",
+            f"{observed.state.name}: {target}: below {chain[number].path}, the overlay of the snapshot "
+            f"{snapshot.name}, is {below.path if below else 'nothing'}, and libvirt knows it over "
+            f"{image_of(snapshot, target)}: the chain was changed: bring the two together first",
         )
-    explicit = _is_explicit(snapshot, target, number == 0, named)
+    explicit = _is_explicit(observed, snapshot, target, number == 0)
     above = chain[number - 1] if number else None
     return Merge(target, chain[number], below, above, (*chain[:number], *chain[number + 1 :]), explicit)
 
 
-def _require_unneeded(
-    state: DomainState, snapshot: DomainSnapshot, overlay: str, snapshots: t.Sequence[DomainSnapshot]
-) -> None:
+def _require_unneeded(observed: Observed, snapshot: DomainSnapshot, overlay: str) -> None:
     """Raises DiskError where *overlay*, which the domain does not use, belongs to a branch that it could go back to."""
     needed_by = [
         other.name
-        for other in snapshots
-        if other.name != snapshot.name and any(same(disk.source, overlay) for disk in other.defined)
+        for other in observed.snapshots
+        if other.name != snapshot.name and any(observed.names.same(disk.source, overlay) for disk in other.defined)
     ]
     if needed_by or snapshot.reverted:
         others = f"other snapshots ({', '.join(needed_by)}) build on it" if needed_by else "the domain went back to it"
         raise DiskError(
-            f"{state.name}: the overlay of its snapshot {snapshot.name}, {overlay}, is not one of the images that "
-            f"the domain runs on now, and {others}: decide which of the two to keep: delete it with virsh "
-            "snapshot-delete",
+            f"{observed.state.name}: the overlay of its snapshot {snapshot.name}, {overlay}, is not one of the "
+            f"images that the domain runs on now, and {others}: decide which of the two to keep: delete it with "
+            "virsh snapshot-delete",
             snapshots=needed_by,
         )
 

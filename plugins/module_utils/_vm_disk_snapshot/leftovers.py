@@ -2,100 +2,40 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a run that took, merged or went back to a snapshot has left when it died, and the steps that settle it.
-
-What libvirt does to all disks at once is done or not. A merge is neither: the image below has changed already, and is
-not any more what the snapshot kept. So it is finished by the next run, whatever that one wants.
-"""
+"""What a run that took, merged or went back to a snapshot has left when it died."""
 
 from __future__ import annotations
 
 import os
 import typing as t
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _content_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE, NoteOf, require_own
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import Chains, same
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_found as _found
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left, Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 #: What is merged below a disk of the running domain, and into which image; None where nothing is.
 CommitOf = t.Callable[[str], t.Optional[tuple[str, str]]]
-
-#: Begins a part of the progress: on the disk of a target, by a verb.
-PhaseOf = t.Callable[[str, str], AbstractContextManager[Phase]]
 
 #: The key of a record beside an image under which stands whether the domain is to run once it has gone back.
 RUNS = "runs"
 
 
-@dataclass(frozen=True)
-class Left:
-    """What a dead run left of a domain's snapshots.
-
-    *unfinished*: the snapshot whose overlays it was merging. *unused*: overlays that nobody uses: made for a snapshot
-    that was never taken, or merged. *staging*: overlays that are half made. *working*: targets whose merge goes on
-    without it. *doubtful*: merged overlays whose QEMU is gone, and may have taken along what it had merged. *owed*: the
-    domain ran before it went back, and is off. *noted*: images beside which its record stands. *blank*:
-    those beside which stands one of a run that died before it wrote anything down: it goes along with the others.
-    """
-
-    record: Record | None = None
-    unfinished: DomainSnapshot | None = None
-    unused: tuple[str, ...] = ()
-    staging: tuple[str, ...] = ()
-    working: frozenset[str] = frozenset()
-    doubtful: tuple[RecordedDisk, ...] = ()
-    owed: bool = False
-    noted: tuple[str, ...] = ()
-    blank: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self.record is not None or bool(self.staging or self.noted)
-
-    @property
-    def paths(self) -> set[str]:
-        disks = self.record.disks if self.record else ()
-        return {path for disk in disks for path in (disk.source, disk.dest) if path} | {
-            *self.staging,
-            *self.noted,
-            *self.blank,
-        }
-
-    @property
-    def recorded(self) -> dict[str, RecordedDisk]:
-        """The overlays of the merge that is to be finished."""
-        return {disk.source: disk for disk in self.record.disks} if self.record and self.unfinished else {}
-
-
-def find(
-    state: DomainState,
-    snapshots: t.Sequence[DomainSnapshot],
-    chains: Chains,
-    run: str | None,
-    note_of: NoteOf,
-    commit_of: CommitOf,
-) -> Left:
+def find(observed: Observed, run: str | None, note_of: NoteOf, commit_of: CommitOf) -> Left:
     """What stands unfinished of the domain's record, and beside its images. *run*: libvirt's number of its run.
 
     Raises OperationInFlight where the run that wrote the record lives, DiskError where it was another module's.
     """
+    state, snapshots, names = observed.state, observed.snapshots, observed.names
     record = state.record
     require_own(state.name, record, DISK_SNAPSHOT, note_of)
     disks = record.disks if record else ()
-    images = {str(link.path) for chain in chains.values() for link in chain}
+    images = {str(link.path) for chain in observed.chains.values() for link in chain}
     paths = {*images, *(path for disk in disks for path in (disk.source, disk.dest) if path)}
     paths |= {other for path in paths for other in _told_by(note_of(path))}
     notes = {path: note for path in paths if (note := note_of(path)) is not None}
@@ -104,15 +44,17 @@ def find(
     named = images | {str(one.source) for snapshot in snapshots for one in snapshot.defined}
     named |= {str(one.overlay) for snapshot in snapshots for one in snapshot.external}
     made = [disk.dest for disk in disks if change == "take" and _is_ours(disk.dest, notes)]
-    known = _decision.find(record.snapshot, snapshots) if record else None
+    known = _found.find(record.snapshot, snapshots) if record else None
     merged = [disk.source for disk in disks if change == "merge" and known is None and os.path.exists(disk.source)]
     return Left(
         record=record,
         unfinished=known if change == "merge" else None,
-        unused=tuple(path for path in (*made, *merged) if not any(same(path, other) for other in named)),
+        unused=tuple(path for path in (*made, *merged) if not any(names.same(path, other) for other in named)),
         staging=tuple(path for path in dead if _staging.left_over(path)),
-        working=frozenset(disk.target for disk in disks if change == "merge" and _goes_on(state, disk, commit_of)),
-        doubtful=tuple(disk for disk in disks if record and _is_doubtful(record, disk, run, chains)),
+        working=frozenset(
+            disk.target for disk in disks if change == "merge" and _goes_on(state, names, disk, commit_of)
+        ),
+        doubtful=tuple(disk for disk in disks if record and _is_doubtful(record, disk, run, observed)),
         owed=not state.active and _is_owed(record, [notes[path] for path in dead if path in notes]),
         noted=tuple(path for path in dead if notes.get(path, {}).get("verb") == DISK_SNAPSHOT),
         blank=tuple(path for path in dead if notes.get(path, {}).get("verb") == "unknown"),
@@ -133,44 +75,6 @@ def lost(left: Left, qemu_img: QemuImg) -> tuple[RecordedDisk, ...]:
     )
 
 
-def settle(left: Left) -> tuple[Step, ...]:
-    """The steps that remove what nobody can use any more."""
-    staged = [
-        Step(f"remove the unfinished overlay that an interrupted run left for {path}", partial(_staging.discard, path))
-        for path in left.staging
-    ]
-    unused = [
-        Step(
-            f"remove {path}, which an interrupted run left and the domain does not use", partial(_staging.remove, path)
-        )
-        for path in left.unused
-    ]
-    return (*staged, *unused)
-
-
-def merge_again(disks: t.Iterable[RecordedDisk], qemu_img: QemuImg, phase_of: PhaseOf) -> tuple[Step, ...]:
-    """The steps that write again, into images which nobody has open, what they have lost of overlays. *phase_of* begins
-    a part of the progress on a disk."""
-    return tuple(
-        Step(
-            f"merge {disk.source} into {disk.dest} again: {disk.target} went off before all of that was in it",
-            partial(_merge, disk, qemu_img, partial(phase_of, disk.target)),
-        )
-        for disk in disks
-    )
-
-
-def require_settleable(state: DomainState, disks: t.Sequence[RecordedDisk]) -> None:
-    """Raises DiskError where the guest runs on images that lack something of *disks*."""
-    if disks and state.active:
-        raise DiskError(
-            f"{state.name}: {', '.join(disk.dest for disk in disks)} lost a part of what was merged into it, as "
-            "its QEMU was killed then; a guest runs on it again: destroy the domain and run again, which merges "
-            "again",
-            state=state.state,
-        )
-
-
 def _told_by(note: dict[str, t.Any] | None) -> set[str]:
     """The images that a record of ours beside an image names: libvirt removes some of them, and so the way to what
     stands beside them."""
@@ -187,18 +91,18 @@ def _is_owed(record: Record | None, notes: t.Iterable[dict[str, t.Any]]) -> bool
     return any(note.get("verb") == DISK_SNAPSHOT and note.get(RUNS) for note in notes)
 
 
-def _goes_on(state: DomainState, disk: RecordedDisk, commit_of: CommitOf) -> bool:
+def _goes_on(state: DomainState, names: Names, disk: RecordedDisk, commit_of: CommitOf) -> bool:
     """Whether the merge of the record goes on; not another one, which somebody else began meanwhile."""
     found = commit_of(disk.target) if state.active else None
-    return found is not None and same(found[0], disk.source) and same(found[1], disk.dest)
+    return found is not None and names.same(found[0], disk.source) and names.same(found[1], disk.dest)
 
 
-def _is_doubtful(record: Record, disk: RecordedDisk, run: str | None, chains: Chains) -> bool:
+def _is_doubtful(record: Record, disk: RecordedDisk, run: str | None, observed: Observed) -> bool:
     """Whether the overlay was merged below another one, in a run of the domain that is over, and that one is right
     above the image still."""
     if record.change != "merge" or record.mode != "live" or record.run == run or disk.base is None:
         return False
-    chain = chains.get(disk.target, ())
+    same, chain = observed.names.same, observed.chains.get(disk.target, ())
     is_below = any(same(one.path, disk.base) and same(two.path, disk.dest) for one, two in zip(chain, chain[1:]))
     return is_below and os.path.exists(disk.source)
 
@@ -206,10 +110,3 @@ def _is_doubtful(record: Record, disk: RecordedDisk, run: str | None, chains: Ch
 def _is_ours(path: str, notes: t.Mapping[str, dict[str, t.Any]]) -> bool:
     note = notes.get(path)
     return note is not None and _staging.is_file(path, note.get(NEW_FILE))
-
-
-def _merge(disk: RecordedDisk, qemu_img: QemuImg, phase: t.Callable[[str], AbstractContextManager[Phase]]) -> None:
-    for path in (disk.source, disk.dest):
-        _users.require_unused(path, (), f"merge {disk.source} into {disk.dest} again")
-    overlay, into = (disk.source, disk.source_format), (disk.dest, disk.format)
-    _content_merge.merge_offline(qemu_img, overlay, into, phase)

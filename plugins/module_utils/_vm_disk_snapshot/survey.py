@@ -2,145 +2,66 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What has to be true of the world before the images of a domain's snapshots change: chains, users, dependents,
-space."""
+"""What is there of a domain's snapshots and the images of its disks; looked at, and nothing else."""
 
 from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
-from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import Taking
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_merge import Merge, Removal
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.leftovers import Left
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import (
+    Chains,
+    Observed,
+    Unvouched,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
-#: What the first clusters of an overlay take.
-_OVERLAY_BYTES = 1 << 20
-
 
 @dataclass(frozen=True)
-class Unvouched:
-    """The first reference in a chain that neither the definition nor a snapshot names: *image* *points* there."""
+class Survey:
+    """Looks at *domain* and its images; *trusted*: at all that the images name."""
 
-    image: str
-    points: str
-
-
-@dataclass(frozen=True)
-class VmSnapshotSurvey:
-    """One look at everything around the images of *state* and its *snapshots*."""
-
-    hypervisor: Hypervisor
+    domain: Domain
     qemu_img: QemuImg
-    state: DomainState
-    snapshots: tuple[DomainSnapshot, ...]
     trusted: bool
-    search_paths: tuple[str, ...]
 
-    def chains(self) -> tuple[dict[str, tuple[ChainLink, ...]], dict[str, Unvouched]]:
-        """The images of each disk, the one that counts first, as libvirt has them, or, off line, as they say
-        themselves.
+    def look(self, state: DomainState) -> Observed:
+        """The snapshots of the domain, which is in *state*, and the images of its disks."""
+        xmls, current = self.domain.snapshot_xmls()
+        snapshots = tuple(_snapshots.snapshot(xml, current) for xml in xmls)
+        chains, unvouched = self._chains(state, snapshots)
+        named = {disk.target: disk.defined is not None and disk.defined.chain is not None for disk in state.disks}
+        return Observed(state, snapshots, chains, unvouched, named, _names(state, snapshots, chains))
 
-        Off line, a reference that nobody vouches for ends the chain; the second part has these, by target.
-        """
-        chains: dict[str, tuple[ChainLink, ...]] = {}
-        unvouched: dict[str, Unvouched] = {}
-        for disk in self.state.disks:
-            if disk.element.device != "disk" or disk.path is None or not os.path.isfile(disk.path):
-                continue
-            if disk.live is not None:
-                chains[disk.target] = (ChainLink(disk.path, disk.format, disk.live.index), *(disk.live.chain or ()))
-                continue
-            links, stop = self._links(disk)
-            chains[disk.target] = links
-            if stop is not None:
-                unvouched[disk.target] = stop
-        return chains, unvouched
-
-    def require_takeable(self, items: t.Sequence[Taking], ours: t.Container[str]) -> None:
-        """Raises DiskError where an overlay cannot be made; *ours* are files of a dead run, which are removed first."""
-        for item in items:
-            _staging.require_directory(item.overlay, "snapshot")
-            if os.path.lexists(item.overlay) and item.overlay not in ours:
-                raise DiskError(
-                    f"{item.overlay}: exists already: it is left alone: remove it, or choose another name for the "
-                    "snapshot",
-                    path=item.overlay,
-                )
-            _image.require_regular_file(t.cast(str, item.below.path))
-        _space.require_space([(os.path.realpath(item.overlay), _OVERLAY_BYTES) for item in items])
-
-    def require_mergeable(
-        self,
-        removals: t.Sequence[Removal],
-        chains: _decision.Chains,
-        unvouched: t.Mapping[str, Unvouched],
-        left: Left,
-        going: t.Collection[str],
-    ) -> None:
-        """Raises DiskError where an image would be written, or removed, that others use, or that is not what it is said
-        to be (HAZARDS A12). *chains*: the images that the disks have. *going*: overlays that will be gone before;
-        *left*: what a dead run left, as of a merge that goes on QEMU lets nobody look at what it has done."""
-        merges = [merge for removal in removals for merge in removal.merges]
-        if not merges:
-            return
-        self._require_known(merges, unvouched)
-        paths = sorted({path for merge in merges for path in merge.paths})
-        users = [user for user in _users.domain_users(self.hypervisor) if user.uuid != self.state.uuid]
-        directories = _dependents.directories_to_search(paths, self.search_paths, self.hypervisor)
-        readers = _dependents.Dependents(directories, _users.domain_users(self.hypervisor))
-        for merge in merges:
-            own = [*going, *(link.path for link in chains[merge.target])]
-            for path in (t.cast(str, merge.overlay.path), t.cast(str, merge.into.path)):
-                self._require_own(merge, path)
-                others = [one for one in readers.of(path) if not any(_decision.same(one, name) for name in own)]
-                to_do = f"merge {merge.overlay.path} into {merge.into.path}"
-                _dependents.require_none(path, others, to_do, "keep the snapshot")
-                _users.require_unused(path, users, to_do, locks=not self.state.active)
-            self._require_whole(merge)
-        self._require_space([merge for merge in merges if merge.target not in left.working])
-
-    def require_no_dependents(self, snapshot: DomainSnapshot, chains: _decision.Chains) -> None:
-        """Raises HasDependents where libvirt removes an overlay, on its way back, that others read, or ImageInUse."""
-        users = _users.domain_users(self.hypervisor)
-        others = [user for user in users if user.uuid != self.state.uuid]
-        paths = [str(link.path) for chain in chains.values() for link in chain[:1]]
-        paths += [str(disk.overlay) for disk in snapshot.external]
-        readers = _dependents.Dependents(
-            _dependents.directories_to_search(paths, self.search_paths, self.hypervisor), users
-        )
-        known = {str(disk.overlay) for one in self.snapshots for disk in one.external}
-        for path in sorted(set(paths)):
-            to_do = f"revert to the snapshot {snapshot.name}"
-            found = [one for one in readers.of(path) if not any(_decision.same(one, name) for name in known)]
-            _dependents.require_none(path, found, to_do, "take a new snapshot instead")
-            _users.require_unused(path, others, to_do, locks=False)
-
-    def is_at(self, snapshot: DomainSnapshot, chains: _decision.Chains) -> bool:
-        """Whether the domain, which is off, is on empty overlays over the images that the snapshot has kept."""
+    def is_at(self, observed: Observed, snapshot: DomainSnapshot) -> bool:
+        """Whether the domain is off, and on empty overlays over the images that the snapshot has kept."""
+        if observed.state.active or not snapshot.is_external:
+            return False
         for disk in snapshot.external:
-            image, chain = snapshot.image(disk.target), chains.get(disk.target, ())
-            if image is None or len(chain) < 2 or not _decision.same(chain[1].path, image.source):
+            image, chain = snapshot.image(disk.target), observed.chains.get(disk.target, ())
+            if image is None or len(chain) < 2 or not observed.names.same(chain[1].path, image.source):
                 return False
             if self.qemu_img.held(str(chain[0].path), str(chain[0].format)):
                 return False
         return True
+
+    def jobs(self, state: DomainState) -> list[str]:
+        """The targets on which a block job runs."""
+        return _domain.block_jobs(self.domain, state) if state.active else []
+
+    def has_agent(self, state: DomainState) -> bool:
+        """Whether an agent in the running guest answers."""
+        return state.active and _snapshots.has_agent(self.domain.xml(inactive=False))
 
     def images(self, chain: t.Iterable[ChainLink]) -> tuple[_image.Image, ...]:
         """The facts of those images of a disk that are there."""
@@ -150,9 +71,30 @@ class VmSnapshotSurvey:
             if link.path and os.path.isfile(link.path)
         )
 
-    def _links(self, disk: DomainDisk) -> tuple[tuple[ChainLink, ...], Unvouched | None]:
+    def _chains(
+        self, state: DomainState, snapshots: t.Sequence[DomainSnapshot]
+    ) -> tuple[dict[str, tuple[ChainLink, ...]], dict[str, Unvouched]]:
+        """The images of each disk as libvirt has them, or, off line, as they say themselves, until a reference that
+        nobody vouches for; the second part has these, by target."""
+        chains: dict[str, tuple[ChainLink, ...]] = {}
+        unvouched: dict[str, Unvouched] = {}
+        for disk in state.disks:
+            if disk.element.device != "disk" or disk.path is None or not os.path.isfile(disk.path):
+                continue
+            if disk.live is not None:
+                chains[disk.target] = (ChainLink(disk.path, disk.format, disk.live.index), *(disk.live.chain or ()))
+                continue
+            links, stop = self._links(disk, snapshots)
+            chains[disk.target] = links
+            if stop is not None:
+                unvouched[disk.target] = stop
+        return chains, unvouched
+
+    def _links(
+        self, disk: DomainDisk, snapshots: t.Sequence[DomainSnapshot]
+    ) -> tuple[tuple[ChainLink, ...], Unvouched | None]:
         """The images of a disk that is off, as their headers name them, until one that nobody vouches for."""
-        known = {os.path.realpath(path) for path in self._named(disk)}
+        known = {os.path.realpath(path) for path in _named(disk, snapshots)}
         top = self._believed(t.cast(str, disk.path), disk.format)
         links: list[ChainLink] = []
         for image in _image.descent(top, self._believed):
@@ -167,63 +109,36 @@ class VmSnapshotSurvey:
         Trust(self.trusted).require_believable(image)
         return image
 
-    def _named(self, disk: DomainDisk) -> t.Iterator[str]:
-        """The files that the definition, or a snapshot, names for a disk."""
-        elements = [disk.defined, *(snapshot.image(disk.target) for snapshot in self.snapshots)]
-        for element in elements:
-            names = (element.source, *(link.path for link in element.chain or ())) if element is not None else ()
-            yield from (name for name in names if name)
-        for snapshot in self.snapshots:
-            yield from (one.overlay for one in snapshot.external if one.target == disk.target and one.overlay)
 
-    def _require_known(self, merges: t.Iterable[Merge], unvouched: t.Mapping[str, Unvouched]) -> None:
-        for merge in merges:
-            found = unvouched.get(merge.target)
-            if found is not None:
-                raise UnsafeImage(
-                    f"{found.image}: {found.points}, which neither the definition of {self.state.name} nor a "
-                    f"snapshot names for {merge.target}: name it as backingStore in the definition, or set "
-                    "trusted=true if you know that it belongs there",
-                    path=found.image,
-                )
+def _named(disk: DomainDisk, snapshots: t.Sequence[DomainSnapshot]) -> t.Iterator[str]:
+    """The files that the definition, or a snapshot, names for a disk."""
+    elements = [disk.defined, *(snapshot.image(disk.target) for snapshot in snapshots)]
+    for element in elements:
+        yield from _files_of(element)
+    for snapshot in snapshots:
+        yield from (one.overlay for one in snapshot.external if one.target == disk.target and one.overlay)
 
-    def _require_own(self, merge: Merge, path: str) -> None:
-        """Raises DiskError where another disk of the domain has the image, too."""
-        for disk in self.state.disks:
-            if disk.target != merge.target and _decision.same(disk.path, path):
-                raise DiskError(f"{path}: is {disk.target} of {self.state.name}, too: not merged", path=path)
 
-    def _require_whole(self, merge: Merge) -> None:
-        """Raises DiskError where a merge would lose what an image holds beside the disk, or cannot be."""
-        overlay, into = self._images_of(merge)
-        for image in (overlay, into):
-            _image.require_regular_file(image.path)
-        _merge.require_readable(replace(image, data_file=None) for image in (overlay, into))  # that is vouched for
-        _merge.require_mergeable(_merge.Observed((overlay, into), ()))
-        _merge.require_no_snapshots(overlay, "delete them first")
-        if not self.state.active:
-            way_out = "remove them, or merge it while the domain runs, which keeps them"
-            _merge.require_no_bitmaps(overlay, _bitmaps.bitmaps_of(overlay.path, overlay.format), way_out)
+def _files_of(element: DiskElement | None) -> t.Iterator[str]:
+    """The files that a disk of a definition names: its image and the backing files of that."""
+    if element is not None:
+        yield from (name for name in (element.source, *(link.path for link in element.chain or ())) if name)
 
-    def _require_space(self, merges: t.Iterable[Merge]) -> None:
-        """Raises NotEnoughSpace; an image grows by what the overlay has and it has not."""
-        demands: dict[str, int] = {}
-        for merge in merges:
-            overlay, into = self._images_of(merge)
-            held = self.qemu_img.held(overlay.path, overlay.format)
-            in_base = self.qemu_img.held(into.path, into.format, data=True)
-            needed = _merge.bytes_needed(into, overlay.virtual_size, held, in_base)
-            for bitmap in _bitmaps.bitmaps_of(overlay.path, overlay.format):
-                needed += bitmap.bytes_needed(overlay.virtual_size, into.cluster_size or 1)
-            file = os.path.realpath(into.path)
-            demands[file] = demands.get(file, 0) + needed
-        _space.require_space(list(demands.items()))
 
-    def _images_of(self, merge: Merge) -> tuple[_image.Image, _image.Image]:
-        overlay, into = (
-            _image.inspect(self.qemu_img, str(link.path), link.format) for link in (merge.overlay, merge.into)
-        )
-        return overlay, into
+def _names(state: DomainState, snapshots: t.Sequence[DomainSnapshot], chains: Chains) -> Names:
+    """All names of images that the domain, its record and its snapshots tell of, and what they lead to."""
+    elements = [one for disk in state.disks for one in (disk.defined, disk.live)]
+    elements += [one for snapshot in snapshots for one in snapshot.defined]
+    record = state.record.disks if state.record else ()
+    return looked_up(
+        [
+            *(disk.path for disk in state.disks),
+            *(link.path for chain in chains.values() for link in chain),
+            *(name for element in elements for name in _files_of(element)),
+            *(one.overlay for snapshot in snapshots for one in snapshot.external),
+            *(name for disk in record for name in (disk.source, disk.dest, disk.base)),
+        ]
+    )
 
 
 def _points_elsewhere(image: _image.Image, known: t.Container[str]) -> str | None:

@@ -17,20 +17,24 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import merge_offline
+from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work import merge_offline
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._files import names as _names
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_merge import Merge, Removal
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
+    Merge,
+    Removal,
+    with_outcomes,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
@@ -38,18 +42,19 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import Chai
 
 
 @dataclass
-class MergeWork(Hands):
-    """The hands of a removal: one method for each step, no decisions between them.
+class Work(DomainWork):
+    """One method for each step of a removal, no decisions between them.
 
-    *working*: the targets whose merge a dead run began, and goes on; *resumed*: its record says that it had begun.
-    *reused*: names of overlays that the same task makes afterwards.
+    *names*: which names of images mean one file. *working*: the targets whose merge a dead run began, and goes on;
+    *resumed*: its record says that it had begun. *reused*: names of overlays that the same task makes, too.
     """
 
     state: DomainState
     wish: VmSnapshotWish
+    names: Names
     working: t.Collection[str] = ()
     resumed: bool = False
-    reused: t.Callable[[], set[str]] = set
+    reused: t.Collection[str] = ()
     _begun: set[str] = field(default_factory=set, init=False)
     _owners: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
@@ -84,22 +89,17 @@ class MergeWork(Hands):
         if item.target in self._begun and self.domain.is_active() and self.domain.is_committed(item.target):
             _block_job.end(self.domain, item.target)
 
-    def name(self, removal: Removal, chains: _decision.Chains) -> None:
+    def name(self, removal: Removal) -> None:
         """Has the definition, and the other snapshots, name the images as they are now, and libvirt know the snapshot
         no more. Raises LibvirtFailed where libvirt makes something else of the definition."""
         definition = self.domain.xml(inactive=True)
-        wanted = _decision.with_outcomes(definition, removal.outcomes)
+        wanted = with_outcomes(definition, removal.outcomes)
         if wanted != definition:
-            self.hypervisor.define(wanted)
-            difference = _disks.unexpected_difference(wanted, self.domain.xml(inactive=True))
-            if difference:
-                raise LibvirtFailed(
-                    f"{self.domain.name}: libvirt took another definition than it was given:\n{difference}"
-                )
+            self.define(wanted)
         for xml in self.domain.snapshot_xmls()[0]:
             if _snapshots.snapshot(xml).name == removal.snapshot.name:
                 continue
-            new = _decision_merge.renamed(xml, removal, chains)
+            new = _decision_merge.renamed(xml, removal, self.names)
             if new != xml:
                 self.domain.redefine_snapshot(new)
         self.domain.forget_snapshot(removal.snapshot.name)
@@ -112,7 +112,7 @@ class MergeWork(Hands):
         overlays = [disk.source for disk in removal.recorded]
         for overlay in overlays:
             _base_note.remove(overlay)
-        self.records.let_go({*overlays} - self.reused())
+        self.records.let_go({*overlays} - {*self.reused})
 
     def _merge_live(self, item: Merge, report: _block_job.Report) -> None:
         target, into = item.target, str(item.into.path)
@@ -134,7 +134,7 @@ class MergeWork(Hands):
         """Brings what the guest's images got from overlays to stable storage: what it had flushed was there before."""
         sources = {disk.target: disk.source for disk in _disks.disks(self.domain.xml(inactive=False))}
         for disk in removal.recorded:
-            if not _decision.same(sources.get(disk.target), disk.dest):
+            if not _names.are_same(sources.get(disk.target), disk.dest):
                 continue
             if disk.format == "raw":
                 _staging.sync(disk.dest)
@@ -157,7 +157,7 @@ class MergeWork(Hands):
         for path in item.paths:
             _users.require_unused(path, (), to_do)
         self._begun.add(item.target)
-        merge_offline(self._door, _named(overlay), _named(into), partial(self._phase, item))
+        merge_offline(self._door, _pair(overlay), _pair(into), partial(self._phase, item))
         if item.above is not None:
             above = str(item.above.path)
             self._door.refer(above, str(item.above.format), (str(into.path), str(into.format)))
@@ -190,7 +190,7 @@ class MergeWork(Hands):
         top = item.above is None
         disks = _disks.disks(self.domain.xml(inactive=not self.state.active))
         source = next((disk.source for disk in disks if disk.target == item.target), None)
-        if top and not _decision.same(source, item.overlay.path):
+        if top and not _names.are_same(source, item.overlay.path):
             raise DiskError(f"{self.domain.name}: {item.target} got another image in the meantime: run again")
 
     def _is_at_rest(self, path: str) -> bool:
@@ -202,34 +202,5 @@ class MergeWork(Hands):
         return all(disk.source != path for disk in _disks.disks(self.domain.xml(inactive=False)))
 
 
-def steps(removal: Removal, chains: _decision.Chains, work: MergeWork) -> tuple[Step, ...]:
-    """The steps, in order: record, merge each overlay, name what is left, remove the overlays and forget.
-
-    *chains* are the images of the disks afterwards. Nothing is undone but what goes on
-    below the guest: the image that the snapshot kept has changed.
-    """
-    name = work.state.name
-    found = [Step("", lambda: work.begin(removal), work.restore)]
-    for item in removal.merges:
-        begun = work.resumed or item.target in work.working
-        how = "finish merging" if begun else "merge"
-        where = f", below {name} while it runs" if work.state.active else f" of {name}"
-        found.append(Step(f"{how} {item}{where}", _each(work.merge, item), _each(work.end, item)))
-    found.append(Step(_farewell(removal, name), lambda: work.name(removal, chains), commits=True))
-    found.append(Step("", lambda: work.finish(removal)))
-    return tuple(found)
-
-
-def _farewell(removal: Removal, name: str) -> str:
-    gone = [disk.source for disk in removal.recorded]
-    text = f"remove the snapshot {removal.snapshot.name} of {name}" + (f" with {', '.join(gone)}" if gone else "")
-    left = ", ".join(removal.orphans)
-    return text + (f"; {left}, which the domain does not use, is left alone" if left else "")
-
-
-def _named(link: ChainLink) -> tuple[str, str]:
+def _pair(link: ChainLink) -> tuple[str, str]:
     return str(link.path), str(link.format)
-
-
-def _each(method: t.Callable[[Merge], None], item: Merge) -> t.Callable[[], None]:
-    return lambda: method(item)

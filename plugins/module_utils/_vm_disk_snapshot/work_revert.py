@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_revert as _decision_revert
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.leftovers import RUNS
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _xml_disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 @dataclass
-class RevertWork:
-    """The hands of a way back: one method for each step. *runs*: the domain is to run afterwards."""
+class Work:
+    """One method for each step of a way back, no decisions between them. *runs*: the domain is to run afterwards."""
 
     domain: Domain
     records: Records
@@ -34,7 +33,7 @@ class RevertWork:
     runs: bool
 
     def begin(self) -> None:
-        record = _decision.revert_record(self.state, self.runs, self.domain.run_number(), self.snapshot)
+        record = _decision_revert.revert_record(self.state, self.runs, self.domain.run_number(), self.snapshot)
         self.records.write(record)
         for disk in record.disks:  # libvirt takes the metadata, and the record in it, back to the snapshot, too
             self.records.note(disk, disk.dest, **{RUNS: self.runs})
@@ -52,6 +51,13 @@ class RevertWork:
             if disk.target in models and disk.source is not None and os.path.isfile(disk.source):
                 _staging.lay_to_rest(disk.source, models[disk.target])
 
+    def start(self) -> None:
+        if not self.domain.is_active():
+            self.domain.start()
+
+    def finish(self) -> None:
+        self.records.remove()
+
     def _wait_for_names(self) -> None:
         """libvirt names the new overlays by the second, such as vm.1795552363, and fails where one is there: of a way
         back that was interrupted a moment ago, say. Takes a second at most."""
@@ -64,22 +70,3 @@ class RevertWork:
         """The disks that go back."""
         targets = {disk.target for disk in self.snapshot.external}
         return [disk for disk in self.state.disks if disk.target in targets and disk.path is not None]
-
-    def start(self) -> None:
-        if not self.domain.is_active():
-            self.domain.start()
-
-    def finish(self) -> None:
-        self.records.remove()
-
-
-def steps(work: RevertWork, *, is_there: bool = False) -> tuple[Step, ...]:
-    """The steps, in order: record, go back unless the domain *is_there* already, start, forget."""
-    name = work.state.name
-    found: list[Step] = [Step("", work.begin, work.restore)]
-    if not is_there:
-        found.append(Step(f"revert to the snapshot {work.snapshot.name} of {name}", work.revert, commits=True))
-    if work.runs:
-        found.append(Step(f"start {name}, which ran before", work.start, commits=True))
-    found.append(Step("", work.finish))
-    return tuple(found)

@@ -16,23 +16,27 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Hands
+from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision import OVERLAY, Taking
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_take as _decision_take
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
+    Taking,
+    recorded_taking,
+    with_outcomes,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import OVERLAY
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 
 
 @dataclass
-class TakeWork(Hands):
-    """The hands of a taking: one method for each step, no decisions between them.
+class Work(DomainWork):
+    """One method for each step of a taking, no decisions between them.
 
     *quiesce*: auto, required or never. *quiesced*: whether the guest's file systems were frozen; None where it is off.
     """
@@ -44,7 +48,7 @@ class TakeWork(Hands):
     _made: dict[str, list[int]] = field(default_factory=dict, init=False)
 
     def begin(self, items: t.Sequence[Taking]) -> None:
-        self.records.write(_decision.taken_record(self.state, self.domain.run_number(), self.name, items))
+        self.records.write(_decision_take.taken_record(self.state, self.domain.run_number(), self.name, items))
 
     def restore(self) -> None:
         """Removes the record, unless an overlay could not be withdrawn: then the next run is to find it."""
@@ -63,10 +67,9 @@ class TakeWork(Hands):
             new_file.name, OVERLAY, size, {}, (path, image_format), unopened=True
         )
         _staging.resemble(new_file.name, path)
-        os.chmod(
-            new_file.name, os.stat(new_file.name).st_mode & 0o7777 | stat.S_IWUSR
-        )  # a base may be protected by mode
-        recorded = _decision.recorded_taking(item)
+        mode = os.stat(new_file.name).st_mode & 0o7777
+        os.chmod(new_file.name, mode | stat.S_IWUSR)  # a base may be protected by mode
+        recorded = recorded_taking(item)
         self.records.note(recorded, item.overlay, **{NEW_FILE: new_file.identity()})
         self._made[item.overlay] = new_file.identity()
         new_file.publish()
@@ -91,8 +94,7 @@ class TakeWork(Hands):
             if not self._is_used(item.overlay):
                 raise LibvirtFailed(
                     f"{self.domain.name}: libvirt said that the snapshot {self.name} was taken, but {item.target} is "
-                    "not on "
-                    f"{item.overlay}: see what it is on with vm_disk_info"
+                    f"not on {item.overlay}: see what it is on with vm_disk_info"
                 )
         self._define(items)
         leave_no_record(self.domain, self.name)
@@ -103,7 +105,7 @@ class TakeWork(Hands):
 
     def _define(self, items: t.Sequence[Taking]) -> None:
         definition = self.domain.xml(inactive=True)
-        wanted = _decision.with_outcomes(definition, [item.outcome for item in items])
+        wanted = with_outcomes(definition, [item.outcome for item in items])
         if wanted != definition:
             self.hypervisor.define(wanted)
 
@@ -156,25 +158,6 @@ class TakeWork(Hands):
                 )
 
 
-def steps(items: t.Sequence[Taking], work: TakeWork) -> tuple[Step, ...]:
-    """The steps, in order: record, make each overlay, take, forget."""
-    found = [Step("", lambda: work.begin(items), work.restore)]
-    found += [Step("", _each(work.stage, item), _each(work.withdraw, item)) for item in items]
-    where = ", ".join(
-        f"{item.target} on {item.overlay} (over {os.path.basename(str(item.below.path))})" for item in items
-    )
-    state = "while it runs" if work.state.active else "which is off"
-    found.append(
-        Step(
-            f"take the snapshot {work.name} of {work.state.name}, {state}: {where}",
-            lambda: work.take(items),
-            commits=True,
-        )
-    )
-    found.append(Step("", work.finish))
-    return tuple(found)
-
-
 def leave_no_record(domain: Domain, name: str) -> None:
     """Has libvirt's snapshot know nothing of the record that was in the definition when it was taken: whoever goes back
     to it would have that record again."""
@@ -182,26 +165,3 @@ def leave_no_record(domain: Domain, name: str) -> None:
         new = _snapshots.with_domains(xml, _records.without_record)
         if new != xml and _snapshots.snapshot(xml).name == name:
             domain.redefine_snapshot(new)
-
-
-def require_quiescable(state: DomainState, quiesce: str, has_agent: bool) -> None:
-    """Raises DiskError where the task wants frozen file systems, and nobody could freeze them."""
-    if quiesce != "required" or not state.active:
-        return
-    if state.state != "running":
-        raise DiskError(
-            f"{state.name}: is {state.state}, so its guest agent cannot freeze the file systems: resume it, or set "
-            "quiesce to auto or never",
-            state=state.state,
-        )
-    if not has_agent:
-        raise DiskError(
-            f"{state.name}: no guest agent answers, which would freeze the file systems: install and start "
-            "qemu-guest-agent in the guest, give the domain its channel (org.qemu.guest_agent.0), or set quiesce to "
-            "auto "
-            "or never",
-        )
-
-
-def _each(method: t.Callable[[Taking], None], item: Taking) -> t.Callable[[], None]:
-    return lambda: method(item)

@@ -2,19 +2,15 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The other domains, looked at once for all clones: which clones are there, and who has what a new one wants."""
+"""The other domains: which of them are clones that are asked for, and what differs in those that are not. Pure."""
 
 from __future__ import annotations
 
-import os
 import typing as t
 from dataclasses import dataclass
-from functools import cached_property
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_same_file
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_seed import Seed
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import (
     FULL,
@@ -35,11 +31,6 @@ class NeighbourDisk:
     path: str
     format: str
 
-    @cached_property
-    def chain(self) -> tuple[str, ...]:
-        """The backing files of its image, as the headers have them; looked at once."""
-        return tuple(path for path, _format in _image.Links().of(self.path, self.format))
-
 
 @dataclass(frozen=True)
 class Neighbour:
@@ -51,75 +42,59 @@ class Neighbour:
     disks: tuple[NeighbourDisk, ...]
     xml: str
 
-    def disk(self, target: str) -> NeighbourDisk | None:
+
+@dataclass(frozen=True)
+class ExistingDisk:
+    """A disk of a domain that has the name of a clone: whether its image is *there*, and the backing files in *chain*,
+    upper first. *over*: the image among these that reads the source's image itself, None where none does. *size* in
+    bytes, None where the task asks for none."""
+
+    target: str
+    path: str
+    format: str
+    there: bool
+    chain: tuple[str, ...] = ()
+    over: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A domain that has the name of a clone, with those of its *disks* that the source has, too, or that have a size to
+    be. *seed* is the file that it is to have in a drive of its own."""
+
+    looks: Looks
+    active: bool
+    xml: str
+    disks: tuple[ExistingDisk, ...]
+    seed: Seed | None = None
+
+    def disk(self, target: str) -> ExistingDisk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
 
 
-def differences(spec: CloneSpec, wish: CloneWish, source: Source, found: Neighbour, qemu_img: QemuImg) -> list[str]:
+def require_right(spec: CloneSpec, wish: CloneWish, source: Source, found: Existing) -> None:
+    """Raises DiskError where the domain with the name of the clone is not the clone that is asked for."""
+    said = differences(spec, wish, source, found)
+    if said:
+        raise DiskError(
+            f"{spec.name}: a domain of this name exists, and it is not the wanted clone: {'; '.join(said)}: it was "
+            "left alone: choose another name, or remove it (state=absent for a clone that this module made)",
+            differences=said,
+        )
+
+
+def differences(spec: CloneSpec, wish: CloneWish, source: Source, found: Existing) -> list[str]:
     """What a domain has otherwise than the clone that is asked for."""
     return [
         *_other_origin(wish, source, found),
         *_other_numbers(spec, found),
-        *_other_sizes(spec, found, qemu_img),
+        *_other_sizes(spec, found),
         *_other_metadata(spec, found),
     ]
 
 
-class Taken:
-    """What other domains have that a clone must have for itself, by who has it: any number of questions, one look."""
-
-    def __init__(self, neighbours: t.Iterable[Neighbour]) -> None:
-        self._uuids: dict[str, str] = {}
-        self._macs: dict[str, str] = {}
-        self._files: dict[str, str] = {}
-        for other in neighbours:
-            name = other.looks.name
-            self._uuids[other.looks.uuid] = name
-            self._macs.update(dict.fromkeys(other.macs, name))
-            own = [*(disk.path for disk in other.disks), *([other.looks.nvram] if other.looks.nvram else [])]
-            self._files.update((os.path.realpath(path), name) for path in own)
-
-    def require_free(self, spec: CloneSpec, macs: t.Iterable[str], paths: t.Iterable[str]) -> None:
-        """Raises DiskError where another domain has something that is to be the new clone's."""
-        if spec.uuid in self._uuids:
-            raise DiskError(
-                f"{spec.name}: uuid: {spec.uuid} is that of the domain {self._uuids[spec.uuid]}: choose another"
-            )
-        for mac in macs:
-            if mac in self._macs:
-                given = (
-                    "choose another" if mac in spec.macs else ("it is derived from the name: give another one with mac")
-                )
-                raise DiskError(f"{spec.name}: mac: {mac} is that of the domain {self._macs[mac]}: {given}", mac=mac)
-            self._macs[mac] = spec.name
-        for path in paths:
-            owner = self._files.get(os.path.realpath(path))
-            if owner is not None:
-                raise DiskError(
-                    f"{spec.name}: {path} is a disk of the domain {owner} already: choose another name or disk_dir",
-                    path=path,
-                )
-
-
-def overlay_over(found: Neighbour, base: SourceDisk) -> str | None:
-    """The image of the clone that reads *base* itself; None where none does."""
-    disk = found.disk(base.target)
-    if disk is None:
-        return None
-    above = disk.path
-    for path in disk.chain:
-        if is_same_file(path, base.path):
-            return above
-        above = path
-    return None
-
-
-def first_backing(disk: NeighbourDisk) -> str | None:
-    """The backing file of a disk's image, as its header has it."""
-    return disk.chain[0] if disk.chain else None
-
-
-def _other_origin(wish: CloneWish, source: Source, found: Neighbour) -> list[str]:
+def _other_origin(wish: CloneWish, source: Source, found: Existing) -> list[str]:
     if wish.mode == LINKED:
         return [said for disk in source.disks for said in _other_base(disk, found)]
     modes = {wish.mode, wish.fallback} if wish.mode == REFLINK else {FULL}
@@ -135,19 +110,19 @@ def _other_origin(wish: CloneWish, source: Source, found: Neighbour) -> list[str
     return said + [f"it has no disk {target}" for target in missing]
 
 
-def _other_base(disk: SourceDisk, found: Neighbour) -> list[str]:
+def _other_base(disk: SourceDisk, found: Existing) -> list[str]:
     """What is wrong with the disk of a linked clone: its base has to be somewhere below its image."""
     has = found.disk(disk.target)
     if has is None:
         return [f"it has no disk {disk.target}"]
-    if not os.path.exists(has.path):
+    if not has.there:
         return [f"{disk.target}: its image {has.path} is missing"]
-    if overlay_over(found, disk) is not None:
+    if has.over is not None:
         return []
     return [f"{disk.target} ({has.path}) reads {' -> '.join(has.chain) or 'no backing file'}, asked for {disk.path}"]
 
 
-def _other_numbers(spec: CloneSpec, found: Neighbour) -> list[str]:
+def _other_numbers(spec: CloneSpec, found: Existing) -> list[str]:
     looks = found.looks
     pairs: list[tuple[str, t.Any, t.Any]] = [
         ("uuid", looks.uuid, spec.uuid),
@@ -160,18 +135,16 @@ def _other_numbers(spec: CloneSpec, found: Neighbour) -> list[str]:
     return [f"{what} is {has}, asked for {asked}" for what, has, asked in pairs if asked is not None and has != asked]
 
 
-def _other_sizes(spec: CloneSpec, found: Neighbour, qemu_img: QemuImg) -> list[str]:
+def _other_sizes(spec: CloneSpec, found: Existing) -> list[str]:
     said = []
     for target, size in spec.sizes.items():
         disk = found.disk(target)
-        if disk is not None and os.path.exists(disk.path):
-            has = _image.inspect(qemu_img, disk.path, disk.format, by_header=True).virtual_size
-            if has < size:
-                said.append(f"{target} has {has} bytes, asked for {size} (kvmops.disk.vm_disk_resize grows it)")
+        if disk is not None and disk.size is not None and disk.size < size:
+            said.append(f"{target} has {disk.size} bytes, asked for {size} (kvmops.disk.vm_disk_resize grows it)")
     return said
 
 
-def _other_metadata(spec: CloneSpec, found: Neighbour) -> list[str]:
+def _other_metadata(spec: CloneSpec, found: Existing) -> list[str]:
     if spec.metadata is None:
         return []
     metadata = _document.parse(found.xml).find("./metadata")

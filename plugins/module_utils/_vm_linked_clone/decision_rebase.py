@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_same_file
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
@@ -45,6 +45,16 @@ class Move:
         return t.cast(str, self.disk.path)
 
 
+class Work(t.Protocol):
+    """What is done to the world when a clone gets another base."""
+
+    def clear(self, path: str) -> None: ...
+
+    def rebase(self, one: Move) -> t.Sequence[Step]: ...
+
+    def define(self) -> None: ...
+
+
 def require_clone(state: DomainState, mark: Mark | None, sources: t.Collection[str]) -> Mark:
     """What the clone says of itself. Raises DiskError where it is no linked clone of one of *sources*."""
     if mark is None or mark.mode != LINKED:
@@ -61,13 +71,14 @@ def require_clone(state: DomainState, mark: Mark | None, sources: t.Collection[s
     return mark
 
 
-def move(
-    state: DomainState, marked: MarkedDisk, target: Source, chain: t.Callable[[DomainDisk], tuple[Image, ...]]
-) -> Move:
-    """What becomes of one disk; *chain* looks at its images. Raises DiskError where it cannot be moved."""
+def base_of(state: DomainState, marked: MarkedDisk, target: Source, names: Names) -> tuple[DomainDisk, SourceDisk]:
+    """The disk of the clone that *marked* tells of, and the one of *target* that is to be its base.
+
+    *names* are those that the two have. Raises DiskError where it cannot be moved.
+    """
     what = f"{state.name}: {marked.target}"
     disk = state.disk(marked.target)
-    if disk is None or disk.path is None or not is_same_file(disk.path, marked.path):
+    if disk is None or not names.same(disk.path, marked.path):
         raise DiskError(
             f"{what}: is {disk.path if disk else 'gone'}, and was made as {marked.path}: asked to give that another "
             "base: the clone was changed since, and is left alone"
@@ -77,33 +88,25 @@ def move(
         raise DiskError(f"{what}: {target.state.name} has no disk of that name, which could be its base")
     if any(base.block):
         raise InvalidRequest(f"{what}: {base.path} or what it reads is a block device, on which nothing is moved")
-    images = chain(disk)
-    if images[0].backing_file is not None and is_same_file(images[0].backing_file, base.path):
-        _require_expected_chain(what, disk, (base.path, marked.base))
-        return Move(disk, base, marked.base, None)
-    found = _rebase.Rebase(images[0], base.images, images[1:])
-    if images[0].virtual_size < base.size:
+    return disk, base
+
+
+def move(name: str, disk: DomainDisk, base: SourceDisk, before: str, images: t.Sequence[Image], names: Names) -> Move:
+    """What becomes of a disk of the clone *name*, which was made from *before*; *images* are its own, top first, and
+    *names* all that these and it have. Raises DiskError where it cannot be moved."""
+    what, image = f"{name}: {disk.target}", images[0]
+    if names.same(image.backing_file, base.path):
+        _require_expected_chain(what, disk, (base.path, before), names)
+        return Move(disk, base, before, None)
+    found = _rebase.Rebase(image, base.images, tuple(images[1:]))
+    if image.virtual_size < base.size:
         raise InvalidRequest(
-            f"{what}: has {images[0].virtual_size} bytes, and the new base {base.path} has {base.size}: grow the disk "
+            f"{what}: has {image.virtual_size} bytes, and the new base {base.path} has {base.size}: grow the disk "
             "first (kvmops.disk.vm_disk_resize)",
-            virtual_size=images[0].virtual_size,
+            virtual_size=image.virtual_size,
         )
-    wish = ImageWish(
-        disk.path, Layout(images[0].format), backing_file=base.path, backing_format=base.format, trusted=True
-    )
-    _rebase.require_possible(wish, found)
-    return Move(disk, base, marked.base, found)
-
-
-def _require_expected_chain(what: str, disk: DomainDisk, bases: t.Collection[str]) -> None:
-    """Raises DiskError where the definition has the guest see something else than what the image reads: that is the new
-    base, over which it is the same as over the old one."""
-    named = disk.chain[0].path if disk.chain else None
-    if named is not None and not any(is_same_file(named, base) for base in bases):
-        raise DiskError(
-            f"{what}: the definition says that {disk.path} reads {named}, expected {' or '.join(bases)}: bring the two "
-            "together first"
-        )
+    _rebase.require_possible(_rebase.RebaseWish(base.path, base.format, trusted=True), found)
+    return Move(disk, base, before, found)
 
 
 def require_at_rest(state: DomainState) -> None:
@@ -144,3 +147,30 @@ def definition(state: DomainState, mark: Mark, moves: t.Sequence[Move], target: 
     _identity.set_mark(domain, new)
     wanted = _document.text(domain)
     return wanted if _disks.unexpected_difference(wanted, state.definition) else state.definition
+
+
+def steps(
+    name: str, moves: t.Sequence[Move], left: t.Iterable[str], source: str | None, work: Work
+) -> tuple[Step, ...]:
+    """The steps: first what a dead run *left* of images goes, then each gets its base, then the definition names it.
+
+    *source* is what the clone *name* becomes a clone of, None where its definition says that already.
+    """
+    found = [Step(f"remove what an interrupted run left of {path}", partial(work.clear, path)) for path in left]
+    for one in moves:
+        if one.rebase is not None:
+            found += work.rebase(one)
+    if source is not None:
+        found.append(Step(f"define {name} as a clone of {source}", work.define))
+    return tuple(found)
+
+
+def _require_expected_chain(what: str, disk: DomainDisk, bases: t.Collection[str], names: Names) -> None:
+    """Raises DiskError where the definition has the guest see something else than what the image reads: that is the new
+    base, over which it is the same as over the old one."""
+    named = disk.chain[0].path if disk.chain else None
+    if named is not None and not any(names.same(named, base) for base in bases):
+        raise DiskError(
+            f"{what}: the definition says that {disk.path} reads {named}, expected {' or '.join(bases)}: bring the two "
+            "together first"
+        )

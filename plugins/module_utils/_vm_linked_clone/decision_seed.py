@@ -3,21 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The seed of a clone: a file that it alone reads at its first start, such as an ISO for cloud-init, in a drive of its
-definition. The mark of the clone says which drive that is."""
+definition. The mark of the clone says which drive that is. Pure."""
 
 from __future__ import annotations
 
-import os
 import string
 import typing as t
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_same_file
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_definition import (
-    Definition,
-    IdentityChange,
-)
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
@@ -28,17 +22,28 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import M
 BUSES = {"sata": "sd", "scsi": "sd", "ide": "hd", "usb": "sd", "virtio": "vd"}
 
 
-def require_file(name: str, path: str | None, *, later: bool) -> None:
+@dataclass(frozen=True)
+class Seed:
+    """The file at *path*: whether anything is *there*, and a *regular* file at that. *drives* are the names by which
+    drives of the definition mean it."""
+
+    path: str
+    there: bool = True
+    regular: bool = True
+    drives: frozenset[str] = frozenset()
+
+    def is_in(self, disks: t.Iterable[DiskElement]) -> bool:
+        """Whether one of the drives holds it, which its guest cannot write."""
+        names = {self.path, *self.drives}
+        return any(disk.source in names and disk.readonly for disk in disks)
+
+
+def require_file(name: str, seed: Seed | None, *, later: bool) -> None:
     """Raises DiskError where the seed of the clone *name* is no file; *later*: one that is missing may yet be made."""
-    if path is None or os.path.isfile(path) or (later and not os.path.lexists(path)):
+    if seed is None or seed.regular or (later and not seed.there):
         return
-    found = "it is not a regular file" if os.path.lexists(path) else "there is no such file"
-    raise DiskError(f"{name}: seed: {path}: {found}: make the image first, or leave seed out", path=path)
-
-
-def holds(disks: t.Iterable[DiskElement], path: str) -> bool:
-    """Whether one of the drives holds the file at *path*, which its guest cannot write."""
-    return any(disk.source is not None and disk.readonly and is_same_file(disk.source, path) for disk in disks)
+    found = "it is not a regular file" if seed.there else "there is no such file"
+    raise DiskError(f"{name}: seed: {seed.path}: {found}: make the image first, or leave seed out", path=seed.path)
 
 
 def of(xml: str, mark: Mark | None) -> str | None:
@@ -47,37 +52,28 @@ def of(xml: str, mark: Mark | None) -> str | None:
     return drive.source if drive is not None else None
 
 
-def with_seed(xml: str, path: str, bus: str) -> str:
-    """The definition in which a drive holds the file at *path*; the same text where one does.
+def with_seed(xml: str, seed: Seed, bus: str) -> str:
+    """The definition in which a drive holds *seed*; the same text where one does.
 
     That is the drive that held another seed before, or a new one on *bus*. Raises DiskError where it has no place.
     """
     disks = _disks.disks(xml)
-    if holds(disks, path):
+    if seed.is_in(disks):
         return xml
     domain = _document.parse(xml)
     mark = _identity.looks(xml).mark
     drive = _drive(disks, mark)
     if drive is not None:
-        _insert(_disks.find_disk(domain, drive.target), path)
+        _insert(_disks.find_disk(domain, drive.target), seed.path)
         return _document.text(domain)
     target = _free_target({disk.target for disk in disks}, bus)
     last = _disks.find_disk(domain, disks[-1].target)
-    new = _new_drive(target, bus, path)
+    new = _new_drive(target, bus, seed.path)
     new.tail = last.tail
     last.addnext(new)
     if mark is not None:
         _identity.set_mark(domain, replace(mark, seed=target))
     return _document.text(domain)
-
-
-def seeded(definition: Definition, path: str, bus: str) -> Definition:
-    """The same for a definition that is to be a new clone's, with the change among those that it tells of."""
-    before = of(definition.xml, _identity.looks(definition.xml).mark)
-    xml = with_seed(definition.xml, path, bus)
-    if xml == definition.xml:
-        return definition
-    return replace(definition, xml=xml, changes=(*definition.changes, IdentityChange("seed", before, path)))
 
 
 def _drive(disks: t.Iterable[DiskElement], mark: Mark | None) -> DiskElement | None:

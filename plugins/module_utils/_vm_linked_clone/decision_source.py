@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The decision whether a domain can be cloned, and which of its disks a clone gets its own images of."""
+"""The decision whether a domain can be cloned, and which of its disks a clone gets its own images of. Pure."""
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import require_usable_base
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import OVERLAY_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import FULL, LINKED, CloneWish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import FULL, LINKED, REFLINK, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks
@@ -174,3 +175,31 @@ def size_of(disk: SourceDisk, name: str, sizes: t.Mapping[str, int]) -> int:
             virtual_size=disk.size,
         )
     return wanted
+
+
+def place(source: Source, wish: CloneWish) -> str:
+    """The directory of the new images. Raises InvalidRequest where the source's own has no room for files."""
+    if wish.disk_dir is not None:
+        return wish.disk_dir
+    first = source.disks[0]
+    if first.block[0]:
+        raise InvalidRequest(
+            f"disk_dir: {first.target} of {source.state.name} is the block device {first.path}, beside which no images "
+            "can lie: give a directory"
+        )
+    return os.path.dirname(first.path)
+
+
+def effective_mode(wish: CloneWish, directory: str, unable: t.Sequence[str]) -> str:
+    """How the clones are made: as asked for, or as the task wants it where the images *unable* cannot be reflinked into
+    *directory*. Raises DiskError where it says nothing of that."""
+    if wish.mode != REFLINK or not unable:
+        return wish.mode
+    if wish.fallback is not None:
+        return wish.fallback
+    raise DiskError(
+        f"{', '.join(unable)}: cannot be reflinked into {directory}: both have to lie on one file system that knows "
+        "reflinks (XFS, Btrfs and the like): choose another disk_dir, or give fallback, another way to make the "
+        "clones",
+        path=unable[0],
+    )

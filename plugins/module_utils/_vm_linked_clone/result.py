@@ -2,23 +2,26 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A clone as the module returns it: one that is there, and one that is to be made."""
+"""A clone as the module returns it: one that is there, one that is to be made, to go, or to move."""
 
 from __future__ import annotations
 
 import typing as t
 from dataclasses import asdict
 
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
-    decision_existing as _decision_existing,
-)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_seed as _decision_seed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Existing, Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, CloneWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks, Mark
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
 
 
-def facts_of(found: Neighbour, source: Source, seed: str | None) -> dict[str, t.Any]:
+def facts_of(found: Existing, source: Source, seed: str | None) -> dict[str, t.Any]:
     """A clone that is there, with the disks that *source* has, too, and the *seed* that it has, or is to have."""
     disks = [disk for disk in found.disks if disk.target in {one.target for one in source.disks}]
     return {
@@ -32,7 +35,7 @@ def facts_of(found: Neighbour, source: Source, seed: str | None) -> dict[str, t.
                 "target": disk.target,
                 "path": disk.path,
                 "format": disk.format,
-                "backing_file": _decision_existing.first_backing(disk),
+                "backing_file": disk.chain[0] if disk.chain else None,
             }
             for disk in disks
         ],
@@ -65,3 +68,46 @@ def facts_of_new(plan: Blueprint, unknown: t.Collection[t.Any]) -> dict[str, t.A
         ],
         "shared": list(plan.definition.shared),
     }
+
+
+def facts_of_none(name: str) -> dict[str, t.Any]:
+    """A clone that is to go, where there is no domain of its name."""
+    return {"name": name, "uuid": None, "macs": [], "disks": [], "kept": []}
+
+
+def facts_of_removed(found: Neighbour, mark: Mark, kept: t.Iterable[str]) -> dict[str, t.Any]:
+    """A clone that is to go, with what is *kept* of it."""
+    disks = [{"target": disk.target, "path": disk.path, "backing_file": disk.base} for disk in mark.disks]
+    looks = found.looks
+    return {"name": looks.name, "uuid": looks.uuid, "macs": list(looks.macs), "disks": disks, "kept": list(kept)}
+
+
+def facts_of_moved(looks: Looks, moves: t.Iterable[Move]) -> dict[str, t.Any]:
+    """A clone that has another base, or is to have one."""
+    disks = [
+        {"target": one.disk.target, "path": one.path, "format": one.disk.format, "backing_file": one.base.path}
+        for one in moves
+    ]
+    told = {"name": looks.name, "uuid": looks.uuid, "macs": list(looks.macs), "nvram": looks.nvram, "disks": disks}
+    return {**told, "identity": [], "shared": []}
+
+
+def warnings(wish: CloneWish, new: t.Sequence[Blueprint], missing: t.Sequence[str]) -> list[str]:
+    """What is done as *wish* has it, and may still hurt: of *new* clones, and of seeds that are *missing*."""
+    found = []
+    if new and new[0].identity.mark.mode == LINKED and not wish.protect_base:
+        found.append(f"{wish.source} is not protected: starting it, or changing its images, destroys its clones")
+    if missing:
+        found.append(f"seed: {', '.join(missing)}: does not exist yet: make it before the task runs outside check mode")
+    if new and new[0].definition.shared:
+        shared = ", ".join(new[0].definition.shared)
+        found.append(f"{wish.source} and its clones cannot run at once: they share {shared}")
+    return found
+
+
+def definition_diff(source: Source, plan: Blueprint, unknown: t.Collection[str]) -> str:
+    """The definition of a clone that is to be made, or has been made so, against that of its source."""
+    after = plan.definition.xml
+    for value in unknown:
+        after = after.replace(value, "random")
+    return _disks.definition_diff(source.definition, after)

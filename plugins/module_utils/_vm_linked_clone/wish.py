@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a task wants of clones: their names and numbers, their images, how these are made. Pure."""
+"""What a task wants of clones: their names and numbers, their images, how these are made."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import ALLOCATIONS, Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
-from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
-from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, require_directories
+from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
+    absolute,
+    overcommit_from,
+    search_paths_from,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 
 LINKED, FULL, REFLINK = "linked", "full", "reflink"
@@ -72,7 +75,11 @@ class CloneSpec:
 
 @dataclass(frozen=True)
 class CloneWish:
-    """What a task wants: clones of *source*. *fallback* is the mode where the file system knows no reflinks."""
+    """What a task wants: clones of *source*. *fallback* is the mode where the file system knows no reflinks.
+
+    *max_overcommit* is how many times its own size a file system may promise, None for no limit. *search_paths* are
+    directories in which images may lie, too.
+    """
 
     source: str
     clones: tuple[CloneSpec, ...]
@@ -88,6 +95,8 @@ class CloneWish:
     seed_bus: str = "sata"
     trusted: bool = False
     verify: bool = True
+    max_overcommit: float | None = None
+    search_paths: tuple[str, ...] = ()
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -166,10 +175,11 @@ def _expressible(description: str | None, name: str) -> str | None:
 
 def wish_from(params: dict[str, t.Any]) -> CloneWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    require_directories(params["search_paths"])
-    _arguments.require_ratio(params["max_overcommit"])
+    search_paths = search_paths_from(params)
     directory, allocation, cluster_size = params["disk_dir"], params["allocation"], params["cluster_size"]
     wish = CloneWish(
+        max_overcommit=overcommit_from(params),
+        search_paths=search_paths,
         clones=tuple(_spec(given, params["disk_sizes"]) for given in params["clones"]),
         disk_dir=absolute(directory.rstrip("/") or "/.", "disk_dir") if directory is not None else None,
         preallocation=ALLOCATIONS[allocation] if allocation else params["preallocation"],

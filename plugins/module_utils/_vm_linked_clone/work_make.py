@@ -27,24 +27,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
-from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
-    MAKE,
-    REMOVE,
-    Blueprint,
-    NewImage,
-)
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import (
-    FULL,
-    LINKED,
-    REFLINK,
-    CloneWish,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint, NewImage
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import SourceDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import MAKE, REMOVE
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, REFLINK, CloneWish
 
 _LARGEST_MODEL = 16 << 20
 
@@ -78,8 +67,11 @@ class Overlays:
 
 
 @dataclass
-class Making:
-    """The hands that make one clone; no decisions between them. *stopped* tells that the task was told to end."""
+class Work:
+    """One method for each step that makes a clone, no decisions between them.
+
+    *stopped* tells that the task was told to end.
+    """
 
     hypervisor: Hypervisor
     qemu_img: QemuImg
@@ -92,6 +84,10 @@ class Making:
     _files: dict[str, NewFile] = field(default_factory=dict, init=False)
     _domain: Domain | None = field(default=None, init=False)
     _unsure: bool = field(default=False, init=False)
+
+    def clear(self) -> None:
+        """Removes what dead runs left where the clone comes to lie."""
+        clear(self.operation)
 
     def make_image(self, image: NewImage) -> None:
         new = self._begin(image.path)
@@ -202,7 +198,7 @@ class Making:
                 name, image.format, image.size, preallocation=self.wish.layout(image.format).preallocation
             )
 
-    def _phases(self, image: NewImage) -> _transcode.Phases:
+    def _phases(self, image: NewImage) -> Phases:
         """The parts of the work on *image*, each of which ends where the task is told to end."""
         subject = f"{self.plan.spec.name} {image.disk.target}"
         return lambda verb, total: self.progress.phase(subject, verb, total, self._require_wanted)
@@ -210,31 +206,6 @@ class Making:
     def _require_wanted(self) -> None:
         if self.stopped():
             raise Interrupted(f"{self.plan.spec.name}: not made, because the task was stopped")
-
-
-def steps(source: Source, making: Making) -> tuple[Step, ...]:
-    """The steps that make a clone, in order."""
-    plan, wish = making.plan, making.wish
-    name = plan.spec.name
-    found = [Step(f"remove {path}, which an interrupted run left", lambda: None) for path in plan.debris]
-    found.append(Step("", lambda: clear(making.operation)))
-    found += [
-        Step(_said(plan, image), _each(making.make_image, image), _each(making.withdraw, image.path))
-        for image in plan.images
-    ]
-    if plan.nvram:
-        before, after = plan.nvram
-        found.append(
-            Step(
-                f"copy {before} to {after}",
-                lambda: making.copy_nvram(before, after),
-                lambda: making.withdraw(after),
-            )
-        )
-    found.append(Step(f"define {name} as a clone of {source.state.name}", making.define, making.undefine))
-    if wish.start:
-        found.append(Step(f"start {name}", making.start, making.stop))
-    return tuple(found)
 
 
 def clear(operation: Operation) -> None:
@@ -247,14 +218,6 @@ def clear(operation: Operation) -> None:
         operation.settled(path)
 
 
-def _said(plan: Blueprint, image: NewImage) -> str:
-    mode = plan.identity.mark.mode
-    if mode == LINKED:
-        return f"make {image.path} of {exact_size(image.size)} over {image.disk.path}"
-    how = "copy" if mode == FULL else "reflink"
-    return f"{how} {image.disk.path} to {image.path}"
-
-
 def _dress(name: str, disk: SourceDisk) -> None:
     """Owner, mode and labels of the source's image, which may be protected from writes: a clone's is not.
 
@@ -265,7 +228,3 @@ def _dress(name: str, disk: SourceDisk) -> None:
         return
     _staging.resemble(name, disk.path)
     os.chmod(name, disk.mode | stat.S_IWUSR)
-
-
-def _each(method: t.Callable[[t.Any], None], item: t.Any) -> t.Callable[[], None]:
-    return lambda: method(item)

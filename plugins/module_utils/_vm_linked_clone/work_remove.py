@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hands that remove clones."""
+"""A clone is removed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_remove import Removal
 
 
 @dataclass
-class Removing:
-    """The hands that remove one clone; no decisions between them."""
+class Work:
+    """One method for each step, no decisions between them."""
 
     hypervisor: Hypervisor
-    domain: Domain
     operation: Operation
     plan: Removal
     _xml: str | None = None
@@ -33,11 +31,12 @@ class Removing:
             self.operation.note(path, item=self.plan.name, new_file=_staging.file_identity(path))
 
     def stop(self) -> None:
-        self.domain.destroy()
+        self._domain().destroy()
 
     def undefine(self) -> None:
-        self._xml = self.domain.xml(inactive=True)
-        self.domain.undefine()
+        domain = self._domain()
+        self._xml = domain.xml(inactive=True)
+        domain.undefine()
 
     def define_again(self) -> None:
         if self._xml is not None and self.hypervisor.find(self.plan.name) is None:
@@ -51,14 +50,5 @@ class Removing:
             _base_note.remove(path)
             self.operation.settled(path)
 
-
-def steps(removing: Removing, *, stop: bool) -> tuple[Step, ...]:
-    """The steps that remove a clone, in order; *stop* its guest first."""
-    plan = removing.plan
-    found = [Step("", removing.note)]
-    if stop:
-        found.append(Step(f"pull the plug of {plan.name}", removing.stop))
-    found.append(Step(f"undefine {plan.name}", removing.undefine, removing.define_again, commits=True))
-    if plan.files:
-        found.append(Step(f"remove {', '.join(plan.files)}", removing.remove_files))
-    return tuple(found)
+    def _domain(self) -> Domain:
+        return self.hypervisor.domain(self.plan.uuid)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import (
     Rebase,
+    RebaseWish,
     bytes_needed,
     facts_after,
     facts_before,
@@ -19,19 +20,16 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import
     require_vouched,
     rewrites,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from unit.samples import MIB, qcow2, raw, snapshot
 
 PATH, OLD, NEW = "/images/web.qcow2", "/images/old.qcow2", "/images/new.qcow2"
 KIB = 1024
 
 
-def wish(backing_file: str | None = NEW, backing_format: str | None = "qcow2", **parts: Any) -> ImageWish:
-    backing = backing_format if backing_file else None
-    return ImageWish(PATH, Layout("qcow2"), backing_file=backing_file, backing_format=backing, **parts)
+def wish(backing_file: str | None = NEW, backing_format: str | None = "qcow2", **parts: Any) -> RebaseWish:
+    return RebaseWish(backing_file, backing_format if backing_file else None, **parts)
 
 
 def image(backing_file: str | None = OLD, backing_format: str | None = "qcow2", **facts: Any) -> Image:
@@ -40,6 +38,27 @@ def image(backing_file: str | None = OLD, backing_format: str | None = "qcow2", 
 
 def found(base: Image | None = None, *below: Image, **facts: Any) -> Rebase:
     return Rebase(image(**facts), (base,) if base else (), below or (qcow2(OLD),))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (wish("", rebase="unsafe"), "unsafe with an empty backing_file would throw away all that is read"),
+        (RebaseWish(NEW), "needs backing_format beside it"),
+        (RebaseWish(None, "qcow2"), "needs backing_format beside it"),
+        (RebaseWish("", "qcow2"), "needs backing_format beside it"),
+        (wish(PATH), "cannot be its own backing file"),
+    ],
+    ids=str,
+)
+def test_a_wish_that_no_world_could_grant_is_refused(wanted: RebaseWish, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        wanted.require_valid(PATH)
+
+
+def test_a_wish_for_another_backing_file_or_for_none_or_for_any_is_valid() -> None:
+    for wanted in (wish(), wish(""), wish(None), wish(rebase="unsafe"), wish(None, rebase="unsafe")):
+        wanted.require_valid(PATH)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +78,7 @@ def found(base: Image | None = None, *below: Image, **facts: Any) -> Rebase:
     ids=str,
 )
 def test_a_rebase_is_wanted_where_the_backing_file_or_its_recorded_format_differs(
-    wanted: ImageWish, present: Image, is_so: bool
+    wanted: RebaseWish, present: Image, is_so: bool
 ) -> None:
     assert is_wanted(wanted, present) is is_so
 
@@ -97,7 +116,7 @@ def test_content_is_copied_only_from_what_somebody_answers_for() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_would_lose_something_is_refused(wanted: ImageWish, present: Rebase, reason: str) -> None:
+def test_what_would_lose_something_is_refused(wanted: RebaseWish, present: Rebase, reason: str) -> None:
     with pytest.raises(DiskError, match=re.escape(reason)):
         require_possible(wanted, present)
 
@@ -111,9 +130,9 @@ def test_what_would_lose_something_is_refused(wanted: ImageWish, present: Rebase
         (wish(), Rebase(image(snapshots=(snapshot(),)), (qcow2(NEW),), rewrites=True)),
         (wish(OLD, "raw", rebase="unsafe"), Rebase(image(), (raw(OLD),), (qcow2(OLD),), rewrites=True)),
     ],
-    ids=lambda value: "" if isinstance(value, ImageWish) else str(value),
+    ids=lambda value: "" if isinstance(value, RebaseWish) else str(value),
 )
-def test_what_keeps_the_content_or_is_asked_for_is_possible(wanted: ImageWish, present: Rebase) -> None:
+def test_what_keeps_the_content_or_is_asked_for_is_possible(wanted: RebaseWish, present: Rebase) -> None:
     require_possible(wanted, present)
 
 

@@ -15,12 +15,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Im
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import (
+    change,
     growth_in_bytes,
-    plan_reconcile,
+    plan_change,
     require_no_cut,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
-from unit.samples import MIB, NO_QEMU_IMG, qcow2, raw, snapshot
+from unit.noting import Noting, order
+from unit.samples import MIB, qcow2, raw, snapshot
 
 PATH = "/images/web.qcow2"
 GIB = 1 << 30
@@ -34,7 +36,7 @@ def wish(size: int | None = None, shrink: bool = False, format: str = "qcow2", *
 
 
 def decide(wanted: ImageWish, image: Image) -> Plan:
-    return plan_reconcile(wanted, image, NO_QEMU_IMG)
+    return plan_change(wanted, change(wanted, image), Noting())
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,12 @@ def test_what_matches_is_left_alone(wanted: ImageWish, image: Image) -> None:
     plan = decide(wanted, image)
     assert not plan
     assert plan.report() == {"changed": False, "actions": []}
+
+
+def test_only_a_larger_image_grows() -> None:
+    assert change(wish(20 * MIB), qcow2()).grows
+    assert not change(wish(5 * MIB, shrink=True), qcow2()).grows
+    assert not change(wish(compat="0.10"), qcow2()).grows
 
 
 def test_a_larger_size_grows() -> None:
@@ -83,8 +91,10 @@ def test_a_smaller_size_shrinks_with_shrink() -> None:
 
 
 def test_amending_comes_before_resizing() -> None:
-    image = qcow2(compat="0.10", snapshots=(snapshot(),))
-    plan = decide(wish(20 * MIB, compat="1.1", lazy_refcounts=True), image)
+    image, work = qcow2(compat="0.10", snapshots=(snapshot(),)), Noting()
+    wanted = wish(20 * MIB, compat="1.1", lazy_refcounts=True)
+    plan = plan_change(wanted, change(wanted, image), work)
+    assert order(plan.steps, work) == ["amend", "resize"]
     assert plan.report()["actions"] == [
         f"amend {PATH}: compat from 0.10 to 1.1, lazy_refcounts from False to True",
         f"grow {PATH} from 10 MiB to 20 MiB",
@@ -162,7 +172,7 @@ def rebased(wanted: ImageWish) -> Plan:
 
 def test_an_image_grows_over_its_old_backing_file_and_is_rebased_last() -> None:
     wanted = wish(20 * MIB, **OTHER)
-    plan = plan_reconcile(wanted, qcow2(**OVERLAY), NO_QEMU_IMG, rebase=rebased(wanted))
+    plan = plan_change(wanted, change(wanted, qcow2(**OVERLAY)), Noting(), rebase=rebased(wanted))
     assert [action.split()[0] for action in plan.report()["actions"]] == ["grow", "rebase"]
     assert plan.before == {"virtual_size": 10 * MIB, "backing_file": "/images/golden.qcow2"}
     assert plan.after == {"virtual_size": 20 * MIB, "backing_file": "/images/other.qcow2"}
@@ -170,7 +180,7 @@ def test_an_image_grows_over_its_old_backing_file_and_is_rebased_last() -> None:
 
 def test_a_reference_is_rewritten_before_anything_opens_the_old_backing_file() -> None:
     wanted = replace(wish(20 * MIB, **OTHER), rebase="unsafe")
-    plan = plan_reconcile(wanted, qcow2(**OVERLAY), NO_QEMU_IMG, rebase=rebased(wanted))
+    plan = plan_change(wanted, change(wanted, qcow2(**OVERLAY)), Noting(), rebase=rebased(wanted))
     assert [action.split()[0] for action in plan.report()["actions"]] == ["rebase", "grow"]
 
 

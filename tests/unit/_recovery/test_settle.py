@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is done first where a run died, and what is removed at all."""
+"""What is done first where a run died."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_remove import plan_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import Leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import settle
 from unit.samples import NO_QEMU_IMG
@@ -74,21 +73,3 @@ def test_an_unfinished_file_is_removed_first(path: str, tmp_path: Path) -> None:
     assert Path(new.name).exists(), "a decision touches nothing"
     first.do()
     assert os.listdir(tmp_path) == []
-
-
-def test_a_file_or_a_link_is_removed_and_nothing_else(path: str, tmp_path: Path) -> None:
-    assert not plan_remove(path)
-    Path(path).write_bytes(b"disk")
-    (tmp_path / "link").symlink_to("nowhere")
-    for present in (path, str(tmp_path / "link")):
-        plan = plan_remove(present)
-        assert plan.report()["actions"] == [f"remove {present}"]
-        plan.apply()
-        assert not os.path.lexists(present)
-
-
-def test_what_is_no_file_is_not_removed(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    for other in (str(tmp_path), str(tmp_path / "fifo"), "/dev/null"):
-        with pytest.raises(UnsafeImage, match="not a regular file: left alone"):
-            plan_remove(other)

@@ -9,16 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 from unit import samples
 
@@ -45,30 +46,6 @@ def wish(*disks: str, image_format: str = "qcow2", **fields: Any) -> ConvertWish
 
 def conversion(element: DiskElement = ELEMENT, dest: str = "/images/vm.qcow2") -> Conversion:
     return Conversion(disk(element), element.source or "", dest)
-
-
-@pytest.mark.parametrize(
-    ("source", "image_format", "dest"),
-    [
-        ("/i/vm.raw", "qcow2", "/i/vm.qcow2"),
-        ("/i/vm.img", "qcow2", "/i/vm.qcow2"),
-        ("/i/vm.IMG", "vmdk", "/i/vm.vmdk"),
-        ("/i/vm.qcow2", "raw", "/i/vm.raw"),
-        ("/i/vm.vpc", "qcow2", "/i/vm.qcow2"),
-        ("/i/vm.raw", "vpc", "/i/vm.vhd"),
-        ("/i/vm", "qcow2", "/i/vm.qcow2"),
-        ("/i/web.example.org", "qcow2", "/i/web.example.org.qcow2"),
-        ("/i/.raw", "qcow2", "/i/.raw.qcow2"),
-        ("/i.raw/vm", "qcow2", "/i.raw/vm.qcow2"),
-    ],
-)
-def test_the_new_name_is_the_old_one_with_the_suffix_of_the_format(source: str, image_format: str, dest: str) -> None:
-    assert wish(image_format=image_format).destination(source) == dest
-
-
-def test_dest_dir_changes_the_directory_and_dest_everything() -> None:
-    assert wish(dest_dir="/fast").destination("/i/vm.raw") == "/fast/vm.qcow2"
-    assert wish(dest="/fast/root").destination("/i/vm.raw") == "/fast/root"
 
 
 @pytest.mark.parametrize("name", ["vda", "/images/vm.raw"])
@@ -137,12 +114,12 @@ def test_a_disk_is_as_wanted_only_if_it_both_runs_and_is_defined_so() -> None:
 )
 def test_a_domain_in_no_state_for_it_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(DiskError, match=said):
-        _decision.require_convertible(state(**fields), [conversion()], [])
+        _obstacles.require_convertible(state(**fields), [conversion()], [])
 
 
 def test_a_domain_with_a_block_job_is_refused() -> None:
     with pytest.raises(DiskError, match="a block job runs on vdb"):
-        _decision.require_convertible(state(), [conversion()], ["vdb"])
+        _obstacles.require_convertible(state(), [conversion()], ["vdb"])
 
 
 @pytest.mark.parametrize(
@@ -160,19 +137,19 @@ def test_a_domain_with_a_block_job_is_refused() -> None:
 )
 def test_a_disk_that_is_none_to_exchange_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(DiskError, match=f"^vm: vda: .*{said}"):
-        _decision.require_convertible(state(), [conversion(replace(ELEMENT, **fields))], [])
+        _obstacles.require_convertible(state(), [conversion(replace(ELEMENT, **fields))], [])
 
 
 @pytest.mark.parametrize("defined", [None, element(source="/other"), element(image_format="qcow2")])
 def test_a_guest_that_runs_on_another_disk_than_the_definition_names_is_refused(defined: DiskElement | None) -> None:
     item = Conversion(disk(defined, live=ELEMENT), "/images/vm.raw", "/images/new")
     with pytest.raises(DiskError, match="the guest runs on /images/vm"):
-        _decision.require_convertible(state(), [item], [])
+        _obstacles.require_convertible(state(), [item], [])
 
 
 @pytest.mark.parametrize("shutdown", ["graceful", "force", "never"])
 def test_a_domain_that_is_off_needs_no_permission(shutdown: str) -> None:
-    _decision.require_stoppable(state(), wish(shutdown=shutdown))
+    _obstacles.require_stoppable(state(), wish(shutdown=shutdown))
 
 
 @pytest.mark.parametrize(
@@ -186,30 +163,15 @@ def test_a_domain_that_is_off_needs_no_permission(shutdown: str) -> None:
 )
 def test_a_domain_that_may_or_can_not_go_off_is_refused(word: str, shutdown: str, said: str) -> None:
     with pytest.raises(DiskError, match=said):
-        _decision.require_stoppable(state(state=word, active=True), wish(shutdown=shutdown))
+        _obstacles.require_stoppable(state(state=word, active=True), wish(shutdown=shutdown))
 
 
 def test_a_domain_that_may_and_can_go_off_is_taken() -> None:
-    _decision.require_stoppable(state(state="running", active=True), wish())
-    _decision.require_stoppable(state(state="paused", active=True), wish(shutdown="force"))
+    _obstacles.require_stoppable(state(state="running", active=True), wish())
+    _obstacles.require_stoppable(state(state="paused", active=True), wish(shutdown="force"))
 
 
 IMAGE = Image("/images/vm.raw", "raw", 1 << 20, 4096)
-
-
-def test_references_must_be_in_the_definition_or_trusted() -> None:
-    overlay = replace(IMAGE, backing_file="/base")
-    with pytest.raises(UnsafeImage, match="has the backing file /base"):
-        _disk_chain.require_known_references(state(), disk(), [overlay], trusted=False)
-    _disk_chain.require_known_references(state(), disk(), [overlay], trusted=True)
-    known = disk(replace(ELEMENT, chain=(ChainLink("/base", "raw"),)))
-    _disk_chain.require_known_references(state(), known, [overlay], trusted=False)
-
-
-def test_a_data_file_is_never_in_the_definition() -> None:
-    known = disk(replace(ELEMENT, chain=(ChainLink("/data", "raw"),)))
-    with pytest.raises(UnsafeImage, match="keeps its data in /data"):
-        _disk_chain.require_known_references(state(), known, [replace(IMAGE, data_file="/data")], trusted=False)
 
 
 @pytest.mark.parametrize(
@@ -222,41 +184,62 @@ def test_a_data_file_is_never_in_the_definition() -> None:
 )
 def test_an_image_that_would_lose_something_is_refused(image: Image, keep_source: bool, said: str) -> None:
     with pytest.raises(DiskError, match=said):
-        _decision.require_convertible_image(conversion(), image, keep_source)
+        _obstacles.require_convertible_image(conversion(), image, keep_source)
 
 
 def test_internal_snapshots_stay_in_a_source_that_is_kept() -> None:
     image = replace(IMAGE, snapshots=(Snapshot("1", "s", "", 0, 0),))
-    _decision.require_convertible_image(conversion(), image, keep_source=True)
+    _obstacles.require_convertible_image(conversion(), image, keep_source=True)
 
 
 def test_an_encrypted_disk_is_refused_by_its_definition_alone() -> None:
     with pytest.raises(DiskError, match="is encrypted"):
-        _decision.require_convertible_image(conversion(replace(ELEMENT, encrypted=True)), IMAGE, keep_source=True)
+        _obstacles.require_convertible_image(conversion(replace(ELEMENT, encrypted=True)), IMAGE, keep_source=True)
 
 
 def test_a_destination_must_be_free_new_and_its_own() -> None:
     first, second = conversion(), conversion(element(target="vdb"), "/images/vm.qcow2")
+    free = Place("/images/vm.qcow2")
     with pytest.raises(DiskError, match="exists already"):
-        _decision.require_free_destinations([first], lambda _path: True)
+        require_free(first, place=replace(free, exists=True))
     with pytest.raises(InvalidRequest, match="same file"):
-        _decision.require_free_destinations([conversion(dest="/images/./vm.raw")], lambda _path: False)
+        require_free(conversion(dest="/images/./vm.raw"), place=Place("/images/vm.raw", is_source=True))
     with pytest.raises(InvalidRequest, match="two disks would become"):
-        _decision.require_free_destinations([first, second], lambda _path: False)
-    _decision.require_free_destinations([first], lambda _path: False)
+        require_free(first, second, place=free)
+    require_free(first, place=free)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "said"),
-    [
-        (wish("vda", "vdb", dest="/x"), "dest: names one file"),
-        (wish(shutdown_timeout=0), "shutdown_timeout: 0 s"),
-        (wish(image_format="raw", compress=True), "raw images cannot be compressed"),
-    ],
-)
-def test_a_wish_that_contradicts_itself_is_refused(wanted: ConvertWish, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said):
-        wanted.require_valid()
+def test_a_block_device_is_a_destination_only_where_it_is_meant() -> None:
+    device = Place("/dev/vg/lv", is_block_device=True, exists=True)
+    with pytest.raises(InvalidRequest, match="is a block device, whose content would be overwritten"):
+        require_free(conversion(dest="/dev/vg/lv"), place=device)
+    with pytest.raises(InvalidRequest, match="asked for a block device, and is something else"):
+        require_free(conversion(), place=Place("/images/vm.qcow2"), block_device=True)
+    require_free(conversion(dest="/dev/vg/lv"), place=device, block_device=True)
+
+
+def require_free(*conversions: Conversion, place: Place, block_device: bool = False) -> None:
+    """Where the same is found for all of CONVERSIONS."""
+    places = {item.target: place for item in conversions}
+    _obstacles.require_free_destinations(conversions, places, block_device=block_device)
+
+
+def test_a_disk_whose_guest_is_on_the_new_image_needs_no_conversion() -> None:
+    there = RecordedDisk("vda", "/images/vm.raw", "raw", "/images/vm.qcow2", "qcow2")
+    assert _decision.without_pivoted([conversion()], [there], wish()) == []
+    assert _decision.without_pivoted([conversion()], [replace(there, format="raw")], wish()) == [conversion()]
+    assert _decision.without_pivoted([conversion()], [], wish()) == [conversion()]
+
+
+def test_the_plan_says_what_becomes_of_the_disks_and_of_the_definition() -> None:
+    definition = (
+        "<domain><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>"
+        "<source file='/images/vm.raw'/><target dev='vda'/></disk></devices></domain>"
+    )
+    plan = _decision.plan(state(definition=definition), wish(), [conversion()], ())
+    assert plan.before == {"vda": {"path": "/images/vm.raw", "format": "raw"}}
+    assert plan.after == {"vda": {"path": "/images/vm.qcow2", "format": "qcow2"}}
+    assert "/images/vm.qcow2" in plan.diff[0]["prepared"]
 
 
 def test_a_recorded_conversion_is_defined_once_the_definition_names_its_image() -> None:

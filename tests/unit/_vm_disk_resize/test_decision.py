@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    InvalidRequest,
+    NotEnoughSpace,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
@@ -42,7 +48,7 @@ def item(after: int = 40, image: Image = IMAGE, *, live: bool = False, of: Domai
 
 
 class Nobody:
-    """Hands that are never used."""
+    """Work that is never done."""
 
     def grow_live(self) -> None: ...
 
@@ -59,76 +65,8 @@ def refusal(
     jobs: tuple[str, ...] = (),
 ) -> DiskError:
     with pytest.raises(DiskError) as caught:
-        _decision.require_resizable(found or state(what.disk), what, wish or ResizeWish(), jobs)
+        _obstacles.require_resizable(found or state(what.disk), what, wish or ResizeWish(), jobs)
     return caught.value
-
-
-# The wish
-
-
-@pytest.mark.parametrize(
-    ("size", "from_size", "current", "wanted"),
-    [
-        ("40G", None, 30, 40),
-        ("40G", None, 40, 40),
-        ("40G", None, 50, 40),
-        (str(40 * GIB), None, 30, 40),
-        ("+10G", None, 30, 40),
-        ("+10G", None, 40, 50),
-        ("+10G", "30G", 30, 40),
-        ("+10G", "30G", 40, 40),
-        ("+10GiB", str(30 * GIB), 40, 40),
-    ],
-)
-def test_the_size_that_a_disk_is_to_have(size: str, from_size: str | None, current: int, wanted: int) -> None:
-    assert ResizeWish.parse(size, from_size).target("vm: vda", current * GIB) == wanted * GIB
-
-
-@pytest.mark.parametrize("current", [29, 31, 39, 41, 50])
-def test_a_disk_with_neither_size_is_an_error_that_says_what_it_has(current: int) -> None:
-    with pytest.raises(DiskError, match=f"vm: vda: has {current} GiB, asked to grow from 30 GiB to 40 GiB") as caught:
-        ResizeWish.parse("+10G", "30G").target("vm: vda", current * GIB)
-    assert caught.value.facts == {"virtual_size": current * GIB}
-
-
-@pytest.mark.parametrize(
-    ("size", "from_size", "options", "said"),
-    [
-        ("0", None, {}, "is too small"),
-        ("+0", None, {}, "is too small"),
-        ("-5G", None, {}, "is not a size"),
-        ("++5G", None, {}, "is not a size"),
-        ("+-5G", None, {}, "is not a size"),
-        ("+ 5G", None, {}, "is not a size"),
-        ("", None, {}, "is not a size"),
-        ("+", None, {}, "is not a size"),
-        ("1000", None, {}, "not a whole number of 512-byte sectors"),
-        ("+1000", None, {}, "not a whole number of 512-byte sectors"),
-        ("40X", None, {}, "is not a size"),
-        ("40g", None, {}, "is not a size"),
-        ("40GB", None, {}, "is not a size"),
-        ("010", None, {}, "is not a size"),
-        ("8E", None, {}, "more than QEMU can address"),
-        ("+8E", None, {}, "more than QEMU can address"),
-        ("+5E", "5E", {}, "more than QEMU can address"),
-        ("40G", "30G", {}, "from_size: goes with a growth"),
-        ("+10G", "1000", {}, "from_size: 1000 is not a whole number"),
-        ("+10G", "+30G", {}, "from_size: '\\+30G' is not a size"),
-        ("+10G", "0", {}, "from_size: 0 is too small"),
-        ("+10G", None, {"shrink": True}, "shrink: size is \\+10G, which only grows"),
-        ("+10G", "30G", {"shrink": True}, "shrink: size is \\+10G, which only grows"),
-    ],
-)
-def test_a_wish_that_nothing_can_grant_is_refused(
-    size: str, from_size: str | None, options: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(InvalidRequest, match=said):
-        ResizeWish.parse(size, from_size, **options)
-
-
-def test_a_growth_that_no_disk_can_take_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="more than QEMU can address"):
-        ResizeWish.parse("+5E").target("vm: vda", 5 << 60)
 
 
 # What stands in the way
@@ -153,12 +91,12 @@ def test_only_image_files_are_resized(fields: dict[str, Any], said: str) -> None
 
 @pytest.mark.parametrize("live", [True, False])
 def test_a_usual_disk_grows(live: bool) -> None:
-    _decision.require_resizable(state(), item(live=live), ResizeWish(), ())
+    _obstacles.require_resizable(state(), item(live=live), ResizeWish(), ())
 
 
 def test_a_disk_that_is_off_shrinks_only_when_told() -> None:
     assert "cannot shrink from 30 GiB to 20 GiB: set shrink=true" in str(refusal(item(20)))
-    _decision.require_resizable(state(), item(20), ResizeWish(shrink=True), ())
+    _obstacles.require_resizable(state(), item(20), ResizeWish(shrink=True), ())
 
 
 @pytest.mark.parametrize("shrink", [True, False])
@@ -174,7 +112,7 @@ def test_snapshots_and_checkpoints_forbid_shrinking_and_not_growing(fields: dict
     assert "snapshots or checkpoints (before)" in str(
         refusal(item(20), found=state(**fields), wish=ResizeWish(shrink=True))
     )
-    _decision.require_resizable(state(**fields), item(40), ResizeWish(), ())
+    _obstacles.require_resizable(state(**fields), item(40), ResizeWish(), ())
 
 
 @pytest.mark.parametrize("kind", ["readonly", "shareable", "transient"])
@@ -195,14 +133,14 @@ def test_a_guest_on_another_disk_than_the_defined_one_is_left_alone(other: dict[
 
 
 def test_a_disk_that_was_plugged_in_grows_with_its_guest() -> None:
-    _decision.require_resizable(state(), item(live=True, of=disk(None, ELEMENT)), ResizeWish(), ())
+    _obstacles.require_resizable(state(), item(live=True, of=disk(None, ELEMENT)), ResizeWish(), ())
 
 
 def test_a_block_job_on_the_disk_forbids_it_and_one_on_another_does_not() -> None:
     error = refusal(item(live=True), jobs=("vda", "vdb"))
     assert "a block job runs on vda" in str(error)
     assert error.facts == {"block_jobs": ["vda"]}
-    _decision.require_resizable(state(), item(live=True), ResizeWish(), ("vdb",))
+    _obstacles.require_resizable(state(), item(live=True), ResizeWish(), ("vdb",))
 
 
 def test_a_job_of_the_domain_forbids_it() -> None:
@@ -224,12 +162,12 @@ def test_an_image_that_cannot_have_the_size_is_refused(fields: dict[str, Any], s
 
 
 def test_a_newer_image_with_snapshots_grows() -> None:
-    _decision.require_resizable(state(), item(image=replace(IMAGE, snapshots=(SNAPSHOT,))), ResizeWish(), ())
+    _obstacles.require_resizable(state(), item(image=replace(IMAGE, snapshots=(SNAPSHOT,))), ResizeWish(), ())
 
 
 def test_a_qed_image_only_grows() -> None:
     image = Image("/images/vm.qed", "qed", 30 * GIB, GIB, cluster_size=65536)
-    _decision.require_resizable(state(), item(image=image), ResizeWish(), ())
+    _obstacles.require_resizable(state(), item(image=image), ResizeWish(), ())
     assert "qed images only grow" in str(refusal(item(20, image), wish=ResizeWish(shrink=True)))
 
 
@@ -243,15 +181,15 @@ def test_a_qed_image_only_grows() -> None:
 )
 def test_what_only_its_guest_can_grow(image: Image, found: dict[str, Any], said: str) -> None:
     with pytest.raises(DiskError, match=said):
-        _decision.require_resizable(state(**found), item(image=image), ResizeWish(), ())
-    _decision.require_resizable(state(**found), item(image=image, live=True), ResizeWish(), ())
+        _obstacles.require_resizable(state(**found), item(image=image), ResizeWish(), ())
+    _obstacles.require_resizable(state(**found), item(image=image, live=True), ResizeWish(), ())
 
 
 @pytest.mark.parametrize("preallocation", ["metadata", "falloc", "full"])
 def test_space_under_a_guest_cannot_be_reserved(preallocation: str) -> None:
     wish = ResizeWish(preallocation=preallocation)
     assert "cannot be reserved" in str(refusal(item(live=True), wish=wish))
-    _decision.require_resizable(state(), item(live=True), ResizeWish(preallocation="off"), ())
+    _obstacles.require_resizable(state(), item(live=True), ResizeWish(preallocation="off"), ())
 
 
 @pytest.mark.parametrize(
@@ -279,15 +217,38 @@ def test_an_overlay_is_not_shrunk_below_its_backing_file(before: int, after: int
     overlay = replace(IMAGE, virtual_size=before * GIB, backing_file="/images/base.raw")
     base = replace(RAW, path="/images/base.raw", virtual_size=below * GIB)
     if not cut:
-        _decision.require_no_cut(item(after, overlay), base)
+        _obstacles.require_no_cut(item(after, overlay), base)
         return
     with pytest.raises(DiskError, match=r"its backing file /images/base\.raw has 25 GiB"):
-        _decision.require_no_cut(item(after, overlay), base)
+        _obstacles.require_no_cut(item(after, overlay), base)
 
 
 def test_an_overlay_that_was_smaller_than_its_backing_file_all_along_may_grow() -> None:
     overlay = replace(IMAGE, virtual_size=30 * GIB, backing_file="/images/base.raw")
-    _decision.require_no_cut(item(40, overlay), replace(RAW, virtual_size=50 * GIB))
+    _obstacles.require_no_cut(item(40, overlay), replace(RAW, virtual_size=50 * GIB))
+
+
+@pytest.mark.parametrize("verb", ["commit", "reconcile", "unknown"])
+def test_what_a_dead_run_left_is_not_grown_under_a_guest(verb: str) -> None:
+    left = {"verb": verb, "started": "yesterday"}
+    with pytest.raises(
+        DiskError, match=f"a run \\({verb}\\) was interrupted on it, and it cannot be checked"
+    ) as caught:
+        _obstacles.require_settled(state(active=True, state="running"), item(live=True), left)
+    assert caught.value.facts == {"operation": left}
+
+
+@pytest.mark.parametrize(
+    "left", [None, {"verb": "resize"}, {"verb": "convert"}, {"verb": "flatten"}, {"verb": "commit", "alive": True}]
+)
+def test_what_leaks_at_most_or_lives_is_no_reason_against_growing(left: dict[str, Any] | None) -> None:
+    _obstacles.require_settled(state(active=True, state="running"), item(live=True), left)
+
+
+def test_a_growth_that_does_not_fit_says_that_it_would_be_allocated() -> None:
+    error = _obstacles.fully_allocated(NotEnoughSpace("/images: has 1 GiB", available_bytes=GIB))
+    assert str(error).startswith("/images: has 1 GiB. The image is fully allocated")
+    assert error.facts == {"available_bytes": GIB}
 
 
 # The policy
@@ -365,9 +326,9 @@ def test_the_plan_says_what_is_done(what: Resizing, chosen: str | None, said: st
 
 
 def test_another_size_than_asked_for_is_an_error() -> None:
-    _decision.require_size_reached(item(), 40 * GIB)
+    _obstacles.require_size_reached(item(), 40 * GIB)
     with pytest.raises(DiskError, match="has 41 GiB after the resize, asked for 40 GiB"):
-        _decision.require_size_reached(item(), 41 * GIB)
+        _obstacles.require_size_reached(item(), 41 * GIB)
 
 
 def test_what_is_said_of_a_corrupt_image_names_it() -> None:

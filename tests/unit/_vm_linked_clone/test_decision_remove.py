@@ -10,22 +10,31 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import (
     Neighbour,
     NeighbourDisk,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_remove import (
+    Removal,
     removal,
     require_clone,
     require_stoppable,
+    steps,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_absent import files_of
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks, Mark, MarkedDisk
+from unit.samples import Recorder
 
 
 def clone(name: str = "pc-1", source: str = "golden", mark: Mark | None = None) -> Neighbour:
     """A clone whose UUID is its name in capitals, and without disks."""
     own = mark or Mark(source, source.upper(), "linked", ())
     return Neighbour(Looks(name, name.upper(), (), 0, 1, None, None, own), frozenset(), False, (), "<domain/>")
+
+
+def marks(*listed: Neighbour) -> dict[str, Mark | None]:
+    return {one.looks.uuid: one.looks.mark for one in listed}
 
 
 class Place:
@@ -43,13 +52,18 @@ class Place:
         return Neighbour(looks, frozenset(), False, found, "<domain/>")
 
 
+def gone(found: Neighbour, mark: Mark) -> Removal:
+    """What goes with the clone, of the files as they are."""
+    return removal(found, mark, files_of(found, mark))
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
 def test_its_images_and_its_variables_go_and_the_base_stays(place: Place) -> None:
-    found = removal(place.there(), place.mark)
+    found = gone(place.there(), place.mark)
     assert (found.files, found.kept, found.bases) == (
         (str(place.image), str(place.store)),
         (),
@@ -58,13 +72,13 @@ def test_its_images_and_its_variables_go_and_the_base_stays(place: Place) -> Non
 
 
 def test_what_it_has_in_the_place_of_its_image_stays(place: Place) -> None:
-    found = removal(place.there(NeighbourDisk("vda", "/images/converted.raw", "raw")), place.mark)
+    found = gone(place.there(NeighbourDisk("vda", "/images/converted.raw", "raw")), place.mark)
     assert found.kept == ("/images/converted.raw",)
     assert str(place.image) in found.files, "made for it, and used by nobody now"
 
 
 def test_variables_that_are_not_those_that_were_made_for_it_stay(place: Place) -> None:
-    assert removal(place.there(nvram="/images/golden_VARS"), place.mark).files == (str(place.image),)
+    assert gone(place.there(nvram="/images/golden_VARS"), place.mark).files == (str(place.image),)
 
 
 @pytest.mark.parametrize("how", ["by its name", "by a link", "by a second name"])
@@ -76,36 +90,36 @@ def test_a_base_never_goes_whatever_the_mark_says(place: Place, how: str) -> Non
         path.symlink_to(place.base) if how == "by a link" else path.hardlink_to(place.base)
     mark = replace(place.mark, disks=(MarkedDisk("vda", str(path), str(place.base)),))
     with pytest.raises(UnsafeImage, match="is the one that it was made from: left alone"):
-        removal(place.there(), mark)
+        gone(place.there(), mark)
 
 
 def test_what_is_no_file_any_more_stays(place: Place) -> None:
     place.image.unlink()
     place.image.mkdir()
     with pytest.raises(UnsafeImage, match="is no longer a regular file: left alone"):
-        removal(place.there(), place.mark)
+        gone(place.there(), place.mark)
 
 
 def test_only_a_clone_of_the_source_goes_and_one_of_a_clone_that_is_listed_too() -> None:
     child, grandchild = clone("pc-2", "pc-1"), clone("pc-3", "pc-2")
     for source in ("golden", "GOLDEN"):
-        assert require_clone(clone(), source, []).source == "golden"
-        assert require_clone(grandchild, source, [clone(), child, grandchild]).source == "pc-2"
+        assert require_clone(clone(), source, {}).source == "golden"
+        assert require_clone(grandchild, source, marks(clone(), child, grandchild)).source == "pc-2"
     for listed in ([], [grandchild], [clone(), grandchild], [child, grandchild]):
         with pytest.raises(DiskError, match="pc-3: is a clone of pc-2, asked to remove one of golden"):
-            require_clone(grandchild, "golden", listed)
+            require_clone(grandchild, "golden", marks(*listed))
 
 
 def test_marks_that_run_in_a_circle_lead_nowhere() -> None:
     one, two = clone("one", "two"), clone("two", "one")
     with pytest.raises(DiskError, match="one: is a clone of two"):
-        require_clone(one, "golden", [one, two])
+        require_clone(one, "golden", marks(one, two))
 
 
 def test_what_no_mark_speaks_of_is_left_alone() -> None:
     plain = replace(clone(), looks=replace(clone().looks, mark=None))
     with pytest.raises(DiskError, match="nothing in its definition says that this module made it"):
-        require_clone(plain, "golden", [plain])
+        require_clone(plain, "golden", marks(plain))
 
 
 def test_what_runs_goes_only_by_force() -> None:
@@ -113,3 +127,24 @@ def test_what_runs_goes_only_by_force() -> None:
     with pytest.raises(ImageInUse, match="shut it down first, or set force=true"):
         require_stoppable(running, force=False)
     require_stoppable(running, force=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "stop", "calls"),
+    [
+        (("/d/pc-1.qcow2",), False, ["note", "undefine", "remove_files"]),
+        (("/d/pc-1.qcow2",), True, ["note", "stop", "undefine", "remove_files"]),
+        ((), False, ["note", "undefine"]),
+    ],
+)
+def test_what_goes_is_noted_first_and_its_files_go_last(files: tuple[str, ...], stop: bool, calls: list[str]) -> None:
+    work = Recorder()
+    Plan({}, {}, steps(Removal("pc-1", "u", files, stop=stop), work)).apply()
+    assert work.calls == calls
+
+
+def test_where_it_cannot_be_undefined_it_is_defined_again() -> None:
+    work = Recorder(fails="undefine")
+    with pytest.raises(DiskError, match="undefine"):
+        Plan({}, {}, steps(Removal("pc-1", "u", ("/d/pc-1.qcow2",)), work)).apply()
+    assert work.calls == ["note", "undefine", "define_again"]

@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_seed as _decision_seed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_definition import (
-    Definition,
-    IdentityChange,
-)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_seed import (
+    Seed,
     of,
     require_file,
     with_seed,
@@ -45,7 +43,7 @@ def seed_of(xml: str) -> str | None:
     [("sata", "sda", "cdrom"), ("ide", "hda", "cdrom"), ("virtio", "vdb", "disk"), ("usb", "sda", "cdrom")],
 )
 def test_a_seed_gets_a_drive_that_nobody_can_write(bus: str, target: str, device: str) -> None:
-    xml = with_seed(clone(), "/seeds/a.iso", bus)
+    xml = with_seed(clone(), Seed("/seeds/a.iso"), bus)
     found = drive(xml, target)
     assert (found.device, found.format, found.bus, found.readonly) == (device, "raw", bus, True)
     assert seed_of(xml) == "/seeds/a.iso"
@@ -58,56 +56,48 @@ def test_every_bus_of_the_module_has_targets() -> None:
 
 
 def test_the_same_seed_again_changes_nothing_however_it_came_there() -> None:
-    xml = with_seed(clone(), "/seeds/a.iso", "sata")
-    assert with_seed(xml, "/seeds/a.iso", "virtio") == xml
-    assert with_seed(xml, "/seeds/../seeds/a.iso", "sata") == xml
+    xml = with_seed(clone(), Seed("/seeds/a.iso"), "sata")
+    assert with_seed(xml, Seed("/seeds/a.iso"), "virtio") == xml
+    assert with_seed(xml, Seed("/link/a.iso", drives=frozenset({"/seeds/a.iso"})), "sata") == xml
     by_hand = clone(
         "<disk type='file' device='cdrom'><source file='/s.iso'/><target dev='sda'/><readonly/></disk>", mark=""
     )
-    assert with_seed(by_hand, "/s.iso", "sata") == by_hand
+    assert with_seed(by_hand, Seed("/s.iso"), "sata") == by_hand
 
 
 def test_another_seed_goes_into_the_same_drive() -> None:
-    before = with_seed(clone(), "/seeds/a.iso", "sata")
-    after = with_seed(before, "/seeds/b.iso", "sata")
+    before = with_seed(clone(), Seed("/seeds/a.iso"), "sata")
+    after = with_seed(before, Seed("/seeds/b.iso"), "sata")
     assert after == before.replace("/seeds/a.iso", "/seeds/b.iso")
     ejected = before.replace('<source file="/seeds/a.iso"/>', "")
     assert drive(ejected, "sda").source is None
-    assert seed_of(with_seed(ejected, "/seeds/b.iso", "sata")) == "/seeds/b.iso"
+    assert seed_of(with_seed(ejected, Seed("/seeds/b.iso"), "sata")) == "/seeds/b.iso"
 
 
 def test_a_drive_that_is_gone_or_became_writable_is_not_the_seeds() -> None:
-    xml = with_seed(clone(), "/seeds/a.iso", "sata")
+    xml = with_seed(clone(), Seed("/seeds/a.iso"), "sata")
     writable = xml.replace("<readonly/>", "")
     assert seed_of(writable) is None
-    again = with_seed(writable, "/seeds/b.iso", "sata")
+    again = with_seed(writable, Seed("/seeds/b.iso"), "sata")
     assert (drive(again, "sda").source, drive(again, "sdb").source) == ("/seeds/a.iso", "/seeds/b.iso")
     assert seed_of(again) == "/seeds/b.iso"
-    assert with_seed(clone(mark=MARK), "/seeds/a.iso", "sata") == xml
+    assert with_seed(clone(mark=MARK), Seed("/seeds/a.iso"), "sata") == xml
 
 
 def test_taken_targets_are_left_alone() -> None:
     tools = "<disk type='file' device='cdrom'><source file='/t.iso'/><target dev='sda' bus='sata'/><readonly/></disk>"
-    assert drive(with_seed(clone(tools), "/seeds/a.iso", "scsi"), "sdb").source == "/seeds/a.iso"
+    assert drive(with_seed(clone(tools), Seed("/seeds/a.iso"), "scsi"), "sdb").source == "/seeds/a.iso"
     full = "".join(tools.replace("sda", f"sd{letter}") for letter in "abcdefghijklmnopqrstuvwxyz")
     with pytest.raises(DiskError, match="choose another seed_bus"):
-        with_seed(clone(full), "/seeds/a.iso", "sata")
+        with_seed(clone(full), Seed("/seeds/a.iso"), "sata")
 
 
-def test_the_seed_of_a_new_clone_is_told_of_with_that_of_its_source() -> None:
-    new = _decision_seed.seeded(Definition(clone(), (), ()), "/seeds/a.iso", "sata")
-    assert new.changes == (IdentityChange("seed", None, "/seeds/a.iso"),)
-    nested = _decision_seed.seeded(new, "/seeds/b.iso", "sata")
-    assert nested.changes[-1] == IdentityChange("seed", "/seeds/a.iso", "/seeds/b.iso")
-    assert _decision_seed.seeded(nested, "/seeds/b.iso", "sata") == nested
-
-
-def test_a_seed_is_a_file_that_is_there_or_in_check_mode_may_come(tmp_path: Path) -> None:
-    (tmp_path / "a.iso").touch()
-    require_file("a", str(tmp_path / "a.iso"), later=False)
-    require_file("a", str(tmp_path / "b.iso"), later=True)
+def test_a_seed_is_a_file_that_is_there_or_in_check_mode_may_come() -> None:
+    missing = Seed("/seeds/b.iso", there=False, regular=False)
+    require_file("a", Seed("/seeds/a.iso"), later=False)
+    require_file("a", missing, later=True)
     require_file("a", None, later=False)
     with pytest.raises(DiskError, match=r"a: seed: .*b\.iso: there is no such file: make the image first"):
-        require_file("a", str(tmp_path / "b.iso"), later=False)
+        require_file("a", missing, later=False)
     with pytest.raises(DiskError, match="is not a regular file"):
-        require_file("a", str(tmp_path), later=True)
+        require_file("a", replace(missing, there=True), later=True)

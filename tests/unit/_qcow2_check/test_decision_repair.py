@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.decision_repair import (
+    plan_repair,
+    require_repaired,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import Finding, plan_repair, require_repaired
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import Finding
 
 PATH = "/images/web.qcow2"
 GOOD = CheckResult("good")
@@ -20,8 +24,15 @@ CORRUPT = CheckResult("corrupt", corruptions=2)
 BOTH = CheckResult("corrupt", corruptions=2, leaks=3)
 
 
+class Work:
+    """Repairs nothing."""
+
+    def repair(self) -> None:
+        raise AssertionError("a decision does not repair")
+
+
 def plan(repair: str, check: CheckResult, **finding: Any) -> Plan:
-    return plan_repair(PATH, repair, Finding(check, **finding), lambda: None)
+    return plan_repair(PATH, repair, Finding(check, **finding), Work())
 
 
 @pytest.mark.parametrize(
@@ -75,7 +86,7 @@ def test_leaks_that_stay_are_not_called_repaired() -> None:
 
 
 def test_a_repair_that_left_a_corruption_is_a_failure() -> None:
-    require_repaired(PATH, CheckResult("good", corruptions_fixed=2))
-    require_repaired(PATH, LEAKS)
+    require_repaired(PATH, Finding(CheckResult("good", corruptions_fixed=2)))
+    require_repaired(PATH, Finding(LEAKS))
     with pytest.raises(UnsafeImage, match="are left in its metadata after the repair of 1"):
-        require_repaired(PATH, CheckResult("corrupt", corruptions=1, corruptions_fixed=1))
+        require_repaired(PATH, Finding(CheckResult("corrupt", corruptions=1, corruptions_fixed=1)))

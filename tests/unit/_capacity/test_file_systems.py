@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import promises as _promises
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity.file_systems import FileSystem
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise, SeenFile
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import FileSystem, NewImage
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, MissingImage, NotEnoughSpace
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._host.extents import Extent
-from ansible_collections.kvmops.disk.plugins.module_utils._task import arguments as _arguments
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from unit.qcow2_header import BACKING_FORMAT, Made
 from unit.samples import MIB, NO_QEMU_IMG
@@ -50,7 +50,7 @@ def user(path: Path, image_format: str | None, role: str = "disk", running: bool
 
 
 def system(directory: Path, *users: User, beside: tuple[Path, ...] = ()) -> FileSystem:
-    (found,) = _space.file_systems([str(directory)], [str(place) for place in beside], users, NO_QEMU_IMG)
+    (found,) = _file_systems.file_systems([str(directory)], [str(place) for place in beside], users, NO_QEMU_IMG)
     assert found.promised == sum(one.promised for one in found.promises)
     return found
 
@@ -195,7 +195,7 @@ def test_several_directories_of_one_file_system_are_one(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         raw(tmp_path / name / name, MIB)
-    (found,) = _space.file_systems([str(tmp_path / "a"), str(tmp_path / "b")], [], [], NO_QEMU_IMG)
+    (found,) = _file_systems.file_systems([str(tmp_path / "a"), str(tmp_path / "b")], [], [], NO_QEMU_IMG)
     assert found.promised == 2 * MIB
     status = os.statvfs(tmp_path)
     assert found.size == status.f_blocks * status.f_frsize
@@ -206,7 +206,7 @@ def test_several_directories_of_one_file_system_are_one(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MissingImage, match="No such file or directory"):
-        _space.file_systems([str(tmp_path / "missing")], [], [], NO_QEMU_IMG)
+        _file_systems.file_systems([str(tmp_path / "missing")], [], [], NO_QEMU_IMG)
 
 
 def test_the_limit_is_met_exactly_and_not_crossed(tmp_path: Path) -> None:
@@ -245,21 +245,10 @@ def test_many_new_images_are_asked_for_at_once_and_make_their_base_hold_still(tm
     status = os.statvfs(tmp_path)
     each = status.f_blocks * status.f_frsize // 4 + 1
     new = [NewImage(str(tmp_path / str(number)), each, str(base)) for number in range(4)]
-    _space.require_ratio_for(new, 1.1, [], [], NO_QEMU_IMG)
-    _space.require_ratio_for([*new, new[0]], None, [], [], NO_QEMU_IMG)
+    _file_systems.require_ratio_for(new, 1.1, [], [], NO_QEMU_IMG)
+    _file_systems.require_ratio_for([*new, new[0]], None, [], [], NO_QEMU_IMG)
     with pytest.raises(NotEnoughSpace, match=f"^{tmp_path}/0 and 3 more: with .* for them, 5 image") as caught:
-        _space.require_ratio_for(new, 1, [], [], NO_QEMU_IMG)
+        _file_systems.require_ratio_for(new, 1, [], [], NO_QEMU_IMG)
     assert caught.value.facts["required_bytes"] == 4 * each
     with pytest.raises(NotEnoughSpace):
-        _space.require_ratio_for([NewImage(str(tmp_path / "independent"), 1)], 1.1, [], [], NO_QEMU_IMG)
-
-
-@pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
-def test_a_limit_that_is_none_is_refused(ratio: float) -> None:
-    with pytest.raises(InvalidRequest, match="max_overcommit"):
-        _arguments.require_ratio(ratio)
-
-
-def test_no_limit_is_no_limit() -> None:
-    _arguments.require_ratio(None)
-    _arguments.require_ratio(1.2)
+        _file_systems.require_ratio_for([NewImage(str(tmp_path / "independent"), 1)], 1.1, [], [], NO_QEMU_IMG)

@@ -1,0 +1,36 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An overlay that nobody has open is merged into what it reads."""
+
+from __future__ import annotations
+
+import typing as t
+from contextlib import AbstractContextManager
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+
+
+def merge_offline(
+    qemu_img: QemuImg,
+    overlay: tuple[str, str],
+    into: tuple[str, str],
+    phase: t.Callable[[str], AbstractContextManager[Phase]],
+) -> None:
+    """Merges an overlay that nobody has open into what it reads, and believes it once both read the same.
+
+    Both are a path and its format; *phase* begins a part of the progress. Raises DiskError; the disk reads the same.
+    """
+    with phase("merge") as merging:
+        qemu_img.commit(*overlay, report=merging.percent)
+    with phase("compare") as comparing, _staging.syncing(into[0]):
+        same = qemu_img.same_content(*overlay, *into, report=comparing.percent)
+    if not same:
+        raise DiskError(
+            f"{into[0]}: has other content than {overlay[0]}, which was merged into it: the disk reads the same as "
+            "before: run again",
+            path=into[0],
+        )

@@ -1,0 +1,186 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The image that is to be made of another one, and the plan that makes it."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+from functools import partial
+
+from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Recipe
+from ansible_collections.kvmops.disk.plugins.module_utils._files.real_names import RealNames
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import HEADER_BYTES
+from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import facts
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+
+#: What is wrong with an image that is to be made anew in any case, and with one that looks right.
+IS_THERE, HAS_OTHER_CONTENT = "is there", "has other content"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a conversion starts from: the source and what is below it, top first, and the same of the backing file.
+
+    *names* has the real names of these files, and of the destination and its backing file.
+    """
+
+    source: tuple[Image, ...]
+    base: tuple[Image, ...] = ()
+    snapshot: Snapshot | None = None
+    names: RealNames = field(default_factory=RealNames)
+
+    @property
+    def size(self) -> int:
+        """The virtual size of the disk to be made."""
+        return self.snapshot.virtual_size if self.snapshot else self.source[0].virtual_size
+
+    @property
+    def reads_base(self) -> bool:
+        """Whether the source reads the wanted backing file itself, and not by another file in between.
+
+        One that is encrypted counts as another: ``convert -B`` cannot be given its secret.
+        """
+        below = self.source[0].backing_file
+        if not self.base or below is None or any(image.encrypted for image in self.base):
+            return False
+        return self.names.is_same(below, self.base[0].path)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether something that is read is encrypted."""
+        return any(image.encrypted for image in self.source)
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files of the source, itself first, and what was found of each: equal as long as nobody writes to it."""
+
+    paths: tuple[str, ...]
+    states: tuple[tuple[int, ...], ...]
+
+
+class Work(t.Protocol):
+    """What the plans have done."""
+
+    def convert(self, found: Observed, replaced: list[int] | None) -> None:
+        """Makes the image, in the place of the file with the identity *replaced* (None: of nothing)."""
+
+    def withdraw(self) -> None:
+        """Removes what there is of the new image."""
+
+    def remove_source(self, files: SourceFiles) -> None:
+        """Removes the source, if nobody has touched it."""
+
+
+def plan_conversion(
+    wish: ImageConvertWish,
+    found: Observed,
+    dest: Image | None,
+    reason: str | None,
+    replaced: list[int] | None,
+    source: SourceFiles,
+    work: Work,
+) -> Plan:
+    """The plan that makes the image, and has the source go where that is asked.
+
+    *dest* is the image that is in its place (None: nothing is), and does not do for that *reason*; *replaced* is the
+    identity of its file.
+    """
+    convert = Step(summary(wish, found, reason), partial(work.convert, found, replaced), work.withdraw, commits=True)
+    before = facts(dest) if dest else {"path": wish.dest, "state": "absent"}
+    return Plan(before, facts(predicted(wish, found)), (convert, *_removal(wish, source, work)))
+
+
+def plan_removal(wish: ImageConvertWish, dest: Image, source: SourceFiles, work: Work) -> Plan:
+    """The plan where the destination is as wanted, and the source goes where that is asked."""
+    return Plan(facts(dest), facts(dest), _removal(wish, source, work))
+
+
+def visible_difference(wish: ImageConvertWish, found: Observed, dest: Image) -> str | None:
+    """What tells the destination from the wanted image before any content is read; None where nothing does."""
+    if dest.virtual_size != found.size:
+        return f"has {exact_size(dest.virtual_size)}, its source {exact_size(found.size)}"
+    wanted = found.base[0].path if found.base else None
+    if not _is_same(found.names, dest.backing_file, wanted):
+        return f"has the backing file {dest.backing_file or 'none'}, asked for {wanted or 'none'}"
+    if dest.corrupt:
+        return "is marked corrupt"
+    if wish.encryption is None:
+        return None
+    if dest.encryption is None:
+        return "is not encrypted"
+    different = wish.encryption.differences(dest.encryption)
+    return f"is encrypted with another {', '.join(sorted(different))}" if different else None
+
+
+def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
+    """What is to be made of what."""
+    return Recipe(
+        source=wish.src,
+        source_format=wish.src_format,
+        layout=wish.layout,
+        snapshot=(found.snapshot.id, found.snapshot.name) if found.snapshot else None,
+        base=(found.base[0].path, found.base[0].format) if found.base else None,
+        reads_base=found.reads_base,
+        compress=wish.compress,
+        bitmaps=wish.keep_bitmaps,
+        rate=wish.rate,
+        verify=wish.verify,
+        encryption=wish.encryption,
+    )
+
+
+def space(wish: ImageConvertWish, found: Observed, estimate: int) -> int:
+    """The bytes that the new image takes at once; *estimate* is what qcow2 would need.
+
+    What looks like zeros when it is decrypted has to be written, unless the tables say that it is nothing.
+    """
+    needed = bytes_needed(wish.layout, found.size, estimate)
+    if wish.encryption is None:
+        return needed
+    whole = wish.layout.format == "luks" or wish.layout.preallocation not in (None, "off")
+    return max(needed, found.size if whole else 0) + HEADER_BYTES
+
+
+def predicted(wish: ImageConvertWish, found: Observed) -> Image:
+    """The new image as far as it is known before it is made; it will occupy about what its source does."""
+    base = found.base[0] if found.base else None
+    return Image(
+        wish.dest,
+        wish.layout.format,
+        found.size,
+        found.source[0].actual_size,
+        backing_file=base.path if base else None,
+        backing_format=base.format if base else None,
+        encrypted=wish.encryption is not None,
+        **wish.layout.choices(),
+    )
+
+
+def summary(wish: ImageConvertWish, found: Observed, reason: str | None) -> str:
+    """The conversion in a line; *reason* is why the image that is there does not do."""
+    at = f" at its snapshot {found.snapshot.name}" if found.snapshot else ""
+    over = f" over {found.base[0].path}" if found.base else ""
+    way = "compressed " if wish.compress else "encrypted " if wish.encryption else ""
+    kind = f"{way}{wish.layout.format}"
+    instead = f", in place of the one that {reason}" if reason else ""
+    origin = f"encrypted {wish.src_format}" if found.encrypted else wish.src_format
+    return f"convert {wish.src} ({origin}){at} to {wish.dest} ({kind}){over}{instead}"
+
+
+def _removal(wish: ImageConvertWish, source: SourceFiles, work: Work) -> tuple[Step, ...]:
+    if not wish.remove_src:
+        return ()
+    extents = f" and its {len(source.paths) - 1} extent(s)" if len(source.paths) > 1 else ""
+    return (Step(f"remove {wish.src}{extents}", partial(work.remove_source, source)),)
+
+
+def _is_same(names: RealNames, one: str | None, other: str | None) -> bool:
+    return one is other if one is None or other is None else names.is_same(one, other)

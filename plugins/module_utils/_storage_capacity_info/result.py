@@ -1,0 +1,61 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What storage_capacity_info returns of a file system, or of a pool that is none."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity.file_systems import FileSystem
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Pool
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+Facts = dict[str, t.Any]
+
+
+def of_file_system(system: FileSystem, pool_names: t.Mapping[str, str], limit: float) -> Facts:
+    """A file system, with the images on it; *pool_names* are those of pools that are directories, by these."""
+    mount = system.mount
+    return {
+        "mount": mount.point if mount else system.directories[0],
+        "device": mount.device if mount else None,
+        "type": mount.type if mount else None,
+        "pools": sorted(pool_names[place] for place in system.directories if place in pool_names),
+        "size": system.size,
+        "used": system.used,
+        "available": system.available,
+        **_promise(system.promised, system.size, limit),
+        "images": [promise.facts() for promise in system.promises],
+    }
+
+
+def of_pool(pool: Pool, limit: float) -> Facts:
+    """A pool whose volumes are no files: each promises its disk, or what it takes, where that is more."""
+    xml = pool.xml()
+    size, used, available = pool.sizes()
+    promises = [
+        Promise(volume.path, (0, 0), volume.capacity, volume.allocation, _disks.volume_format(volume.xml))
+        for volume in sorted(pool.volumes(), key=lambda one: one.path)
+    ]
+    return {
+        "mount": None,
+        "device": _disks.pool_path(xml),
+        "type": _disks.pool_type(xml),
+        "pools": [pool.name],
+        "size": size,
+        "used": used,
+        "available": available,
+        **_promise(sum(promise.promised for promise in promises), size, limit),
+        "images": [promise.facts() for promise in promises],
+    }
+
+
+def _promise(promised: int, size: int, limit: float) -> Facts:
+    return {
+        "promised": promised,
+        "ratio": round(promised / size, 4) if size else 0.0,
+        "limit": limit,
+        "over_limit": promised > int(size * limit),
+    }

@@ -1,0 +1,90 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The walk of every task that may change something: look and decide, hold the records and decide again, do it, tell."""
+
+from __future__ import annotations
+
+import typing as t
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import Interrupted, QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+
+
+class Task(ABC):
+    """A task at hand: its way to qemu-img, and who else has to do with images. *verb* is its name in the records.
+
+    *hypervisor* is asked for the libvirt of the task, once it matters; None where there is none.
+    """
+
+    verb: str
+
+    def __init__(self, module: AnsibleModule, qemu_img: QemuImg, hypervisor: t.Callable[[], Hypervisor | None]) -> None:
+        self.module = module
+        self.check_mode: bool = module.check_mode
+        self.warn: t.Callable[[str], None] = module.warn
+        self.qemu_img = qemu_img
+        self._ask_hypervisor = hypervisor
+        self.surroundings = self._look_around()
+
+    def walk(self) -> dict[str, t.Any]:
+        """Decides, does what is to be done, and says what became of it: what the module returns."""
+        return self.result(self.carried_out())
+
+    def carried_out(self) -> Plan:
+        """The plan of the task, which has been carried out, except in check mode."""
+        return carry_out(self.decide, self.verb, self.paths, self.module, counted=self.counted)
+
+    def decide(self, operation: Operation | None) -> Plan:
+        """The plan, from a new look at the world; the second time *operation* holds the records of paths()."""
+        self.surroundings = self._look_around()
+        return self._plan(operation)
+
+    @abstractmethod
+    def paths(self) -> t.Iterable[str]:
+        """The images whose records are to be held, as the last decision has found them."""
+
+    def counted(self) -> t.Iterable[str]:
+        """The directories in which images are made or grow, where the task limits what these may promise."""
+        return ()
+
+    @abstractmethod
+    def result(self, plan: Plan) -> dict[str, t.Any]:
+        """What the module returns; in check mode what it would."""
+
+    @abstractmethod
+    def _plan(self, operation: Operation | None) -> Plan:
+        """The plan that grants the wish. Raises DiskError where it must not be granted."""
+
+    def holding(self, operation: Operation | None) -> QemuImg:
+        """The way to qemu-img, which keeps the records of *operation* held for as long as it works."""
+        return holding(self.qemu_img, operation)
+
+    def _look_around(self) -> Surroundings:
+        return Surroundings(self._ask_hypervisor, self.module.params.get("search_paths", ()))
+
+
+def holding(qemu_img: QemuImg, operation: Operation | None) -> QemuImg:
+    """*qemu_img*, which keeps the records of *operation*, if there is one, held for as long as it works."""
+    return qemu_img.holding(*operation.descriptors) if operation is not None else qemu_img
+
+
+@contextmanager
+def keeping(operation: Operation | None) -> t.Iterator[None]:
+    """Work after whose failure the records of *operation* stay, so that the next run verifies what it left of the
+    images."""
+    try:
+        yield
+    except (QemuImgFailed, Interrupted):
+        if operation is not None:
+            for path in operation.paths:
+                operation.keep(path)
+        raise

@@ -1,0 +1,71 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the file system of the new images still has for them."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
+from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
+    NewImage,
+    Setting,
+    overlay_bytes,
+)
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, REFLINK, CloneWish
+
+
+@dataclass
+class Room:
+    """What the file system of the new images still has for each further clone, in the order of the list."""
+
+    surroundings: Surroundings
+    qemu_img: QemuImg
+    wish: CloneWish
+    source: Source
+    setting: Setting
+    _available: int | None = None
+    _system: _file_systems.FileSystem | None = None
+    _taken: list[_space.NewImage] = field(default_factory=list)
+    _measured: dict[str, int] = field(default_factory=dict)
+
+    def take(self, images: t.Sequence[NewImage]) -> None:
+        """Counts the *images* of a clone. Raises NotEnoughSpace where they do not fit."""
+        if self._available is None:
+            self._available = _space.available_bytes(self.setting.directory)
+        needed = sum(self._needed(image) for image in images)
+        _space.require_bytes([image.path for image in images], needed, self._available)
+        if self.wish.max_overcommit is not None:
+            self._system = self._system or self._promises()
+            new = [_space.NewImage(image.path, image.size) for image in images]
+            self._system.require_room([*self._taken, *new], self.wish.max_overcommit)
+            self._taken += new
+        self._available -= needed
+
+    def _needed(self, image: NewImage) -> int:
+        if self.setting.mode == LINKED:
+            return overlay_bytes(image.size, self.wish.cluster_size)
+        if self.setting.mode == REFLINK:
+            return 0
+        return bytes_needed(self.wish.layout(image.disk.format), image.size, self._content(image.disk))
+
+    def _content(self, disk: SourceDisk) -> int:
+        """The bytes that a copy of a disk of the source needs, measured once."""
+        if disk.path not in self._measured:
+            self._measured[disk.path] = self.qemu_img.measure(disk.path, disk.format, "qcow2", {}).required
+        return self._measured[disk.path]
+
+    def _promises(self) -> _file_systems.FileSystem:
+        """What the images on the file system of the new ones may come to need: the base, from now on, nothing more."""
+        bases = {identity(disk.path) for disk in self.source.disks} if self.setting.mode == LINKED else set()
+        place, around = [self.setting.directory], self.surroundings
+        return _file_systems.file_systems(place, around.directories(), around.users, self.qemu_img, bases=bases)[0]
