@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeI
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
@@ -22,13 +23,14 @@ def followed(
 ) -> tuple[Image, ...]:
     """*image*, the disk's own, and those below it, of which none is opened before somebody vouches for it.
 
-    Raises what require_known_references, _image.chain and Trust.require_believable raise.
+    Raises what require_known_references, _image.chain, Trust.require_believable and require_whole raise.
     """
     require_known_references(state, disk, [image], trusted)
     images = _image.chain(qemu_img, image)
     for one in images:
         Trust(trusted).require_believable(one)
     require_known_references(state, disk, images, trusted)
+    require_whole(images)
     return images
 
 

@@ -79,6 +79,21 @@ def open_image(path: str) -> t.BinaryIO:
     raise UnsafeImage(f"{path}: neither a regular file nor a block device, so it cannot hold a disk", path=path)
 
 
+def length(path: str) -> int:
+    """The bytes of the file or block device at *path*; a file is not opened for that.
+
+    Raises as open_image does.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        status = None
+    if status is not None and stat.S_ISREG(status.st_mode):
+        return status.st_size
+    with open_image(path) as stream:
+        return stream.seek(0, os.SEEK_END)
+
+
 def recognise(stream: t.BinaryIO) -> str | None:
     """The format that the first bytes of *stream* claim, in QEMU's word for it; None where they claim none (raw)."""
     stream.seek(0)

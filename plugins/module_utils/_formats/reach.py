@@ -264,8 +264,10 @@ def _cut_qcow2(stream: t.BinaryIO, path: str) -> Cut | None:
     file = _headers.resolve(header.data_file or "", path)
     if lost or file is None:
         return lost
-    with _headers.open_image(file) as data:
-        return _missing(data, file, tables.beyond(_length(data), metadata=False))
+    before = _headers.length(file)
+    piece = tables.beyond(before, metadata=False)
+    length = _headers.length(file)
+    return Cut(file, length, piece) if piece and piece.end > length else None
 
 
 class _Tables:

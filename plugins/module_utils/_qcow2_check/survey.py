@@ -5,23 +5,39 @@
 
 from __future__ import annotations
 
+import typing as t
+
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import unread as _unread
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import Finding
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
 
 
 def header(wish: CheckWish) -> Header | None:
     """The header of a qcow2 image, None of any other. Raises DiskError for what is not of the format."""
     _image.require_format(wish.path, wish.format)
-    return _image.first_look(wish.path, wish.format)[2]
+    return _image.first_look(wish.path, wish.format, replays_log=wish.repair == "all")[2]
 
 
 def check(qemu_img: QemuImg, wish: CheckWish, found: Header | None) -> Finding:
     """What a check finds in the image with the header *found*; nothing is repaired."""
+    if wish.format == "vhdx" and _has(_unread.has_pending_log, wish):
+        return Finding(CheckResult("corrupt"), wish.format, pending_log=True)
+    cut = _reach.find_cut(wish.path, wish.format)
+    if cut is not None or wish.format not in CHECKED_FORMATS:  # of what was cut, QEMU would find what follows from that
+        return Finding(CheckResult("unsupported"), wish.format, cut=cut)
     external_data = found is not None and found.external_data
     result = qemu_img.check(wish.path, wish.format, external_data=external_data)
     if found is None:
-        return Finding(result, wish.format)
-    return Finding(result, wish.format, found.corrupt, found.dirty, found.external_data)
+        extension = wish.format == "parallels" and _has(_unread.has_extension, wish)
+        return Finding(result, wish.format, cut=cut, extension=extension)
+    return Finding(result, wish.format, found.corrupt, found.dirty, found.external_data, cut)
+
+
+def _has(look: t.Callable[[t.BinaryIO], bool], wish: CheckWish) -> bool:
+    with _headers.open_image(wish.path) as stream:
+        return look(stream)

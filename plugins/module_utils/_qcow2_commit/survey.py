@@ -20,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
@@ -55,6 +56,7 @@ class CommitSurvey:
             )
         below = next(_image.Links().of(path, self._wish.format), (None, None))[0]
         chain = Trust(self._wish.trusted, self._declared(below)).look(self.qemu_img, path, self._wish.format)
+        require_whole(chain)
         depth = _decision.depth_of_base(self._wish, chain, self._named(chain))
         _encryption.require_secret(chain, self._wish.openers, "merge it")
         self._unlock(chain, self._wish.openers)

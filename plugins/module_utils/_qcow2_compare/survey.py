@@ -10,6 +10,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import encrypti
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust, require_not_corrupt
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.wish import CompareWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
@@ -37,6 +38,7 @@ def look(qemu_img: QemuImg, wish: CompareWish, surroundings: Surroundings) -> tu
 def _require_still(qemu_img: QemuImg, chain: tuple[Image, ...], surroundings: Surroundings) -> None:
     top = chain[0]
     require_not_corrupt(chain)
+    require_whole(chain)
     _surroundings.require_settled(qemu_img, top.path, top.format, _lock.look(top.path))
     surroundings.require_unused(top.path, _TO_DO, _surroundings.running_as_disk, locks=False)
     for image in chain:

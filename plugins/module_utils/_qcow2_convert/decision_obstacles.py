@@ -118,9 +118,9 @@ def _require_fitting_base(wish: ImageConvertWish, found: Observed, base: Image) 
             virtual_size=base.virtual_size,
         )
     below = [image.path for image in found.base]
-    if found.names.is_among(wish.dest, below):
+    if any(found.names.same(wish.dest, one) for one in below):
         raise InvalidRequest(f"dest: {wish.dest} is below the backing file {base.path}: give another dest")
-    if wish.remove_src and found.names.is_among(wish.src, below):
+    if wish.remove_src and any(found.names.same(wish.src, one) for one in below):
         raise InvalidRequest(f"remove_src: {wish.src} is below the backing file {base.path}, which needs it: keep it")
     if found.reads_base:
         recorded = found.source[0].backing_format

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, MissingImage, UnsafeImage
@@ -16,10 +16,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import encrypti
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed, require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 
@@ -32,6 +34,7 @@ def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image
     below = _image.chain(qemu_img, base)
     for link in below:
         require_usable_base(link, encrypted=wish.encryption is not None)
+    require_whole(below)
     _require_unwritten(base.path, to_do)
     if wish.encryption is not None:
         _key_slots.require_opens(qemu_img, wish.encryption.layers(below, wish.encryption.below))
@@ -64,20 +67,12 @@ def read_by(qemu_img: QemuImg, image: _image.Image, found: _rebase.Rebase | None
     return _image.chain(qemu_img, image) if image.backing_file is not None else (image,)
 
 
-def require_undescribed(found: _rebase.Rebase, surroundings: Surroundings) -> None:
-    """Raises ImageInUse where a domain that is off would go on with the old backing files, or on the old disk."""
-    path = found.image.path
-    surroundings.require_no_saved_state(path, str(found))
+def described(path: str, surroundings: Surroundings) -> t.Iterator[User]:
+    """The users of the image whose definitions say what it reads."""
     for user, domain in surroundings.domains_with(path):
         disks = _disks.disks(domain.xml(inactive=True))
         if any(disk.target == user.target and disk.chain is not None for disk in disks):
-            raise ImageInUse(
-                f"{path}: the definition of domain {user.domain} says what disk {user.target} reads "
-                f"(<backingStore>), and would still say so after: {found}: flatten the disk with "
-                "kvmops.disk.vm_disk_flatten, or remove that element, first",
-                path=path,
-                in_use_by=[asdict(user)],
-            )
+            yield user
 
 
 def bytes_to_create(qemu_img: QemuImg, wish: ImageWish, size: int) -> int:

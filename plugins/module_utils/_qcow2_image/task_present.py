@@ -86,11 +86,19 @@ class PresentTask(InPlaceTask):
         wanted = _decision.change(self.wish, image)
         if not (rebase or changes or wanted):
             return Plan({}, {})
+        self._require_whole(image, rebase)
         plan = self._planned(wanted, changes, rebase, operation)
         self.surroundings.require_unused(self.path, "change it", running)
         self.require_no_dependents("change it")
         self._require_room(wanted, rebase)
         return plan
+
+    def _require_whole(self, image: Image, rebase: Rebase | None) -> None:
+        """Raises UnsafeImage where something that the image holds, or reads, was cut off."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
+        from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import survey_chain as _survey_chain
+
+        require_whole(_survey_chain.read_by(self.qemu_img, image, rebase))
 
     def _wanted_rebase(self, image: Image) -> Rebase | None:
         if not _rebase.is_wanted(self.wish.rebase_wish, image):
@@ -125,7 +133,8 @@ class PresentTask(InPlaceTask):
 
         needed = _decision.growth_in_bytes(self.wish, wanted.image)
         if rebase is not None:
-            _survey_chain.require_undescribed(rebase, self.surroundings)
+            self.surroundings.require_no_saved_state(self.path, str(rebase))
+            _decision.require_undescribed(rebase, _survey_chain.described(self.path, self.surroundings))
             needed += _survey_chain.bytes_to_rebase(self.qemu_img, rebase, needed)
         _space.require_space([(os.path.realpath(self.path), needed)])
         if wanted.grows and wanted.size is not None:

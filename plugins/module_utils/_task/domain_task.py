@@ -31,7 +31,6 @@ class DomainTask(Task):
         qemu_img = QemuImg.find().limiting(not module.params["trusted"])
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         super().__init__(module, qemu_img, lambda: self.hypervisor)
-        self.params = module.params
         self.domain = self.hypervisor.domain(module.params["name"])
         self.progress = Progress.wanted()
         self.state: DomainState
@@ -65,7 +64,7 @@ class DomainTask(Task):
         self.surroundings.refresh_pools(self._places)
         return _domain.observe(self.hypervisor, self.domain)
 
-    def hands(self, operation: Operation | None) -> dict[str, t.Any]:
+    def tools(self, operation: Operation | None) -> dict[str, t.Any]:
         """What a DomainWork is made of."""
         return {
             "hypervisor": self.hypervisor,

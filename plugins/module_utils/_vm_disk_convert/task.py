@@ -136,7 +136,7 @@ class ConvertTask(DomainTask):
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import work_live as _work_live
 
         self._warn_of_shutdown(operation)
-        work = _work_live.Work(**self.hands(operation), wish=self.wish, images=self.survey.images, adopted=adopted)
+        work = _work_live.Work(**self.tools(operation), wish=self.wish, images=self.survey.images, adopted=adopted)
         return _decision_live.steps(self.state, self.wish, self.conversions, adopted, work)
 
     def _offline(self, left: Unfinished, operation: Operation | None) -> tuple[Step, ...]:
@@ -147,7 +147,7 @@ class ConvertTask(DomainTask):
 
         survey, conversions, runs = self.survey, self.conversions, self.state.active or left.owed
         self.offline = work = _work_offline.Work(
-            **self.hands(operation),
+            **self.tools(operation),
             wish=self.wish,
             chains=survey.chains,
             runs=runs,
@@ -202,7 +202,7 @@ class ConvertTask(DomainTask):
     def _work(self, operation: Operation | None) -> Work:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work
 
-        return Work(**self.hands(operation))
+        return Work(**self.tools(operation))
 
     def _facts(self, disk: DomainDisk) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""

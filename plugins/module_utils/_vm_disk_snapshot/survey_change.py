@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import names as
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image import whole as _whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
@@ -52,6 +53,7 @@ class ChangeSurvey:
                     path=item.overlay,
                 )
             _image.require_regular_file(t.cast(str, item.below.path))
+            _whole.require_whole_links((item.below, *item.chain))
         _space.require_space([(os.path.realpath(item.overlay), _OVERLAY_BYTES) for item in items])
 
     def require_mergeable(self, removals: t.Sequence[Removal], left: Left, going: t.Collection[str]) -> None:
@@ -114,6 +116,7 @@ class ChangeSurvey:
         for image in (overlay, into):
             _image.require_regular_file(image.path)
         _merge.require_readable(replace(image, data_file=None) for image in (overlay, into))  # that is vouched for
+        _whole.require_whole((overlay, into))
         _merge.require_mergeable(_merge.Observed((overlay, into), ()))
         _merge.require_no_snapshots(overlay, "delete them first")
         if not self.observed.state.active:
