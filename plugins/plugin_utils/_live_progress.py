@@ -199,8 +199,9 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
         return {
             "failed": True,
             "msg": (
-                f"The module's process is gone, and {job.result} did not say its result within {LOST_SECONDS} s: "
-                "was it killed, or the host restarted? Run again: the next run finishes or reverts what was in flight"
+                f"The module's process is gone, and {job.result} did not tell its result within {LOST_SECONDS} s: "
+                "was it killed, or the host restarted? Run again: the next run finishes or reverts what was in "
+                "flight"
             ),
         }
 

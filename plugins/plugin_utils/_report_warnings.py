@@ -70,7 +70,7 @@ def _over_limit(host: Host) -> t.Iterator[Concern]:
             text = f"{100 * system['used'] / size:.0f} % used, {short_size(system['available'])} are left"
             if growth > system["available"]:
                 advice = (
-                    "Guests get I/O errors, or are paused, when it is full: remove what nobody needs, or add space."
+                    "Guests get I/O errors, or are paused, when it is full: remove what is not needed, or add space."
                 )
                 yield Concern("critical", host.name, "nearly full", name, text, advice)
             else:
@@ -82,7 +82,7 @@ def _over_limit(host: Host) -> t.Iterator[Concern]:
                 f"{short_size(size)} that it has; the limit is {system['limit']:g}"
             )
             advice = (
-                "Move disks elsewhere (vm_disk_convert with dest_dir), remove images that nobody needs, or add space."
+                "Move disks elsewhere (vm_disk_convert with dest_dir), remove images that are not needed, or add space."
             )
             yield Concern("warning", host.name, "over the limit", name, text, advice)
 

@@ -170,7 +170,7 @@ def test_a_copy_that_differs_is_not_used(running: Machine) -> None:
         subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 4k 512", copy], check=True, capture_output=True)
     failed = run.result()
     assert failed.get("failed"), failed
-    assert f"vm.qcow2: the new image has not the content of {running.source}" in failed["msg"]
+    assert f"vm.qcow2: the new image has other content than {running.source}" in failed["msg"]
     running.assert_as_before()
 
 
@@ -248,7 +248,7 @@ def test_a_domain_that_somebody_starts_in_the_middle_loses_nothing(off: Machine)
         off.hv.start(off.name)
     failed = run.result()
     assert failed.get("failed"), failed
-    assert "was written to by somebody else" in failed["msg"] or "was started" in failed["msg"]
+    assert "was written to" in failed["msg"] or "was started" in failed["msg"]
     with domain_of(off) as domain:
         domain.destroy()
     off.assert_as_before()
@@ -261,7 +261,7 @@ def test_what_a_guest_wrote_in_the_middle_is_not_lost(off: Machine) -> None:
         disk.write(b"written by the guest")
     failed = run.result()
     assert failed.get("failed"), failed
-    assert "was written to by somebody else while it was converted" in failed["msg"]
+    assert "was written to while it was converted" in failed["msg"]
     off.content = content(off.source, "raw")
     off.assert_as_before()
     off.assert_converts()
@@ -272,7 +272,7 @@ def test_a_file_that_appears_at_the_destination_is_left_alone(running: Machine) 
         running.dest.write_text("somebody's file")
     failed = run.result()
     assert failed.get("failed"), failed
-    assert "a file appeared here meanwhile" in failed["msg"]
+    assert "a file appeared here in the meantime" in failed["msg"]
     assert running.dest.read_text() == "somebody's file"
     running.assert_as_before("vm.qcow2")
 

@@ -295,7 +295,7 @@ def test_a_file_that_appears_meanwhile_is_left_alone(classroom: Classroom) -> No
     path = classroom.images / f"{classroom.name}-a.qcow2"
     with paused_at("link 1", classroom.asked("a"), module=MODULE) as run:
         path.write_text("somebody's")
-    assert "a file appeared here meanwhile" in run.result()["msg"]
+    assert "a file appeared here in the meantime" in run.result()["msg"]
     assert path.read_text() == "somebody's"
     assert classroom.domains() == []
     path.unlink()
@@ -306,7 +306,7 @@ def test_a_domain_that_appears_meanwhile_is_left_alone(classroom: Classroom) -> 
     name = f"{classroom.name}-a"
     with paused_at("link 2", classroom.asked("a"), module=MODULE) as run:
         classroom.hv.define(classroom.hv.domain_xml(name, [], kernel=False))
-    assert "was defined by somebody else meanwhile" in run.result()["msg"]
+    assert "was defined in the meantime" in run.result()["msg"]
     assert classroom.domains() == ["a"]
     classroom.hv.remove(name)
     classroom.assert_has()

@@ -147,7 +147,7 @@ def test_the_copy_of_a_killed_run_goes_on_and_is_adopted(machine: Machine) -> No
     assert machine.is_copied()
     done = machine.assert_converges()
     assert done["actions"] == predicted["actions"]
-    assert done["actions"][0].startswith("go on with the copy of vda")
+    assert done["actions"][0].startswith("resume the copy of vda")
     assert machine.dest.stat().st_ino == identity
     machine.assert_same_guest()
 
@@ -225,7 +225,7 @@ def test_the_copy_to_a_block_device_of_a_killed_run_goes_on_only_where_such_a_de
         machine.assert_as_before()
         machine.begin_slowly(**wanted, block_device=True).kill()
         done = run_module(MODULE, {**machine.params, **wanted, "block_device": True})
-        assert done["actions"][0].startswith("go on with the copy of vda"), done
+        assert done["actions"][0].startswith("resume the copy of vda"), done
         assert machine.hv.qemu_pid(machine.name) == machine.process
         assert f"<source dev='{device}'/>" in definition(machine.hv, machine.name)
     finally:
@@ -293,7 +293,7 @@ def test_after_the_death_of_libvirtd_in_the_middle_of_the_copy_the_next_run_adop
     machine.assert_same_guest()
     assert machine.is_copied()
     done = machine.assert_converges()
-    assert done["actions"][0].startswith("go on with the copy")
+    assert done["actions"][0].startswith("resume the copy")
     machine.assert_same_guest()
 
 
@@ -390,7 +390,7 @@ def test_another_disk_in_the_definition_in_the_middle_of_the_copy_ends_it(machin
     with machine.domain() as domain:
         domain.blockJobSetSpeed("vda", 0, 0)
     failed = run.result()
-    assert "was changed in the definition meanwhile" in failed["msg"]
+    assert "was changed in the definition in the meantime" in failed["msg"]
     assert disk_of(machine.hv, machine.name) == (str(other), "raw")
     assert not machine.is_copied()
     assert not machine.dest.exists()
@@ -403,7 +403,7 @@ def test_a_domain_that_is_undefined_in_the_middle_of_the_copy_keeps_its_old_disk
         with contextlib.suppress(libvirt.libvirtError):
             domain.blockJobSetSpeed("vda", 0, 0)
         failed = run.result()
-        assert "was undefined meanwhile" in failed["msg"]
+        assert "was undefined in the meantime" in failed["msg"]
         assert not machine.dest.exists()
         assert not machine.is_copied()
         assert str(machine.source) in machine.live()

@@ -118,7 +118,7 @@ def test_a_copy_whose_qemu_stops_is_adopted_when_it_goes_on(machine: Machine) ->
         (disk,) = run_module("vm_disk_info", asked, env=environment(CONSTANTS=IMPATIENT))["disks"]
         assert disk["job"], "libvirt knows that without its QEMU"
     done = run_module("vm_disk_convert", machine.asks("vm_disk_convert"))
-    assert done["actions"][0].startswith("go on with the copy of vda"), done
+    assert done["actions"][0].startswith("resume the copy of vda"), done
     machine.assert_converges("vm_disk_convert")
 
 

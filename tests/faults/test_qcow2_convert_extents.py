@@ -135,7 +135,7 @@ def test_a_file_that_appears_in_the_way_is_left_alone(source: Path, dest: Path) 
     for victim in (flat, dest):
         with paused_at("qemu-img-compare 1", wish(source, dest), module=MODULE) as run:
             victim.write_bytes(b"precious")
-        assert "a file appeared here meanwhile" in run.result()["msg"]
+        assert "a file appeared here in the meantime" in run.result()["msg"]
         assert (names(dest.parent), victim.read_bytes()) == ([victim.name], b"precious")
         victim.unlink()
 

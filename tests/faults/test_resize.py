@@ -295,7 +295,7 @@ def test_what_is_added_is_not_reserved_and_a_guest_that_writes_there_waits_until
     assert "cannot be reserved" in refused["msg"]
     assert full.guest.disk_size("vdc") == 2 * MIB
     grown = full.grow("vdc", "6M")
-    assert any("what is added to a disk under its guest is not" in str(said) for said in grown["warnings"])
+    assert any("what is added while its guest runs is not" in str(said) for said in grown["warnings"])
     assert full.guest.disk_size("vdc") == 6 * MIB
     full.guest.must("pattern /tmp/tail 1 tail")
     full.guest.must(
@@ -366,7 +366,7 @@ def test_a_domain_that_goes_off_meanwhile_is_left_as_it_is(machine: Machine) -> 
     with paused_at(at, machine.params(), module=MODULE) as run, domain(machine.hv, machine.name) as running:
         running.destroy()
     result = run.result()
-    assert "the domain went off meanwhile: nothing was changed: run again" in result["msg"]
+    assert "the domain went off in the meantime: nothing was changed: run again" in result["msg"]
     machine.assert_settled(8)
     assert machine.run()["disks"][0]["mode"] == "offline"
 
@@ -375,7 +375,7 @@ def test_a_domain_that_goes_off_meanwhile_is_left_as_it_is(machine: Machine) -> 
     ("point", "said"),
     [
         ("record 1", "cannot shrink from 32 MiB to 16 MiB while it is running"),
-        ("virDomainGetBlockInfo 2", "was resized to 32 MiB by somebody else meanwhile: nothing was changed"),
+        ("virDomainGetBlockInfo 2", "was resized to 32 MiB in the meantime: nothing was changed"),
     ],
 )
 def test_a_disk_that_somebody_grew_meanwhile_is_not_shrunk(machine: Machine, point: str, said: str) -> None:

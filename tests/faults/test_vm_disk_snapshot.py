@@ -436,7 +436,7 @@ def test_a_way_back_that_was_killed_is_finished_and_the_domain_runs_again(machin
     params = {**machine.params, "snapshot": "s", "state": "reverted"}
     if not can_revert(machine.hv):
         refused = run_module(MODULE, params)
-        assert "takes 9.10 or newer" in refused["msg"]
+        assert "needs 9.10 or newer" in refused["msg"]
         assert leftovers(machine.hv, machine.name, machine.images) == []
         return
     for point in ("virDomainRevertToSnapshot 1", "virDomainCreate 1", "virDomainSetMetadata 2"):

@@ -171,7 +171,7 @@ def test_check_mode_says_of_a_snapshot_over_such_a_disk_what_the_run_does(hv: Hy
                 for fact in ("failed", "msg", "changed", "actions"):
                     assert predicted.get(fact) == done.get(fact), asked
                 if asked == "absent":
-                    assert "set trusted=true where you know that it belongs there" in done["msg"]
+                    assert "set trusted=true if you know that it belongs there" in done["msg"]
     finally:
         hv.remove(domain)
         canary.close()

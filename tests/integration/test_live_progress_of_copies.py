@@ -119,7 +119,7 @@ def test_the_copy_of_a_killed_module_goes_on_and_the_next_run_goes_on_with_it(we
     assert web.live() == (str(web.source), dest)
 
     again = ground.play(conversion(web.name, REGISTER="again"), conversion(web.name, REGISTER="third"))
-    assert again.result("again")["actions"][0].startswith("go on with the copy of vda"), again.output
+    assert again.result("again")["actions"][0].startswith("resume the copy of vda"), again.output
     assert_tells(again, web)
     web.assert_converted()
     assert (disk_of(web.hv, web.name)[0], os.stat(dest).st_ino) == (dest, identity)

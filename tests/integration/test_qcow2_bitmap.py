@@ -130,7 +130,7 @@ def test_the_bitmap_of_an_overlay_is_merged_into_that_of_its_base(disk: Path, tm
     assert predicted(MODULE, disk, bitmap="backup", **wish)["changed"]
     assert dirty(disk, "backup") == [(1024, 1088)]
     qemu_img("resize", "-q", "-f", "qcow2", overlay, "20M")
-    assert "not of one size" in refused(MODULE, disk, bitmap="backup", **wish)["msg"]
+    assert "of the same size" in refused(MODULE, disk, bitmap="backup", **wish)["msg"]
 
 
 def test_odd_names_mean_what_they_say(disk: Path) -> None:
@@ -174,15 +174,15 @@ def test_a_wish_that_cannot_be_is_refused(disk: Path, tmp_path: Path) -> None:
         (disk, {"bitmap": "new", "granularity": "4G"}, "is not a power of two"),
         (disk, {"bitmap": "new", "granularity": "fine"}, "is not a size"),
         (disk, {"bitmap": "there", "granularity": "4K"}, "has a granularity of 64 KiB, asked for 4 KiB"),
-        (disk, {"bitmap": "there", "state": "cleared", "granularity": "64K"}, "goes with state=present only"),
+        (disk, {"bitmap": "there", "state": "cleared", "granularity": "64K"}, "give it with state=present only"),
         (disk, {"bitmap": "never", "state": "enabled"}, "has no bitmap 'never'; it has: 'there'"),
-        (disk, merge, "needs it: name the bitmaps"),
+        (disk, merge, "required there: name the bitmaps"),
         (disk, {**merge, "merge_from": ["there"]}, "cannot be merged into itself"),
         (disk, {**merge, "merge_from": ["never"]}, "has no bitmap 'never'"),
         (disk, {**merge, "merge_from": ["a"], "merge_from_path": str(raw)}, "found a raw image"),
         (disk, {**merge, "merge_from": ["a"], "merge_from_path": str(disk)}, "is the image itself"),
-        (disk, {"bitmap": "there", "merge_from": ["a"]}, "goes with state=merged"),
-        (disk, {"bitmap": "there", "merge_from_path": str(old)}, "goes with state=merged"),
+        (disk, {"bitmap": "there", "merge_from": ["a"]}, "is for state=merged"),
+        (disk, {"bitmap": "there", "merge_from_path": str(old)}, "is for state=merged"),
         (old, {"bitmap": "new"}, "compat 0.10 has no dirty bitmaps"),
         (raw, {"bitmap": "new"}, "found a raw image"),
         (tmp_path / "missing", {"bitmap": "new"}, "no such image"),
@@ -226,7 +226,7 @@ def test_an_image_that_somebody_uses_is_left_alone(
     with opened_by_a_process(disk):
         for params in ({"bitmap": "one"}, {"bitmap": "one", "state": "absent"}):
             result = run_module(MODULE, image_params(disk, params))
-            assert "in use by a process outside libvirt's sight" in result["msg"]
+            assert "in use by a process that libvirt does not know" in result["msg"]
     own = create(images / "disk.qcow2")
     guest = make_domain([Disk(own, "qcow2")])
     assert succeeded(MODULE, own, bitmap="one", uri=hv.uri)["changed"], "a domain that is off is no hindrance"

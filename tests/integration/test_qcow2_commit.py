@@ -134,7 +134,7 @@ def test_a_deeper_base_gets_what_lies_between_as_well(end: str, chain: Chain) ->
         assert names(chain.base.parent) == ["base"]
         return
     assert result["invalid"] == [str(chain.middle)]
-    assert "no disk any more" in str(result["warnings"])
+    assert "is only valid below" in str(result["warnings"])
     assert chain.shown == shown
     below = info(chain.top)["full-backing-filename"]
     assert below == str(chain.middle if end == "keep" else chain.base)
@@ -271,7 +271,7 @@ def test_what_is_no_overlay_of_the_base_is_refused(chain: Chain, tmp_path: Path)
 def test_what_qemu_would_refuse_or_do_wrong_is_refused_with_the_reason(tmp_path: Path) -> None:
     cases: dict[str, tuple[Path, str]] = {}
     for name, base_format, reason in (
-        ("parallels", "parallels", "QEMU merges nothing into a parallels image"),
+        ("parallels", "parallels", "QEMU cannot merge into a parallels image"),
         ("vdi", "vdi", "vdi images cannot be grown"),
         ("snapshots", "qcow2", "compat 0.10 with 1 snapshot(s) cannot be grown"),
     ):
@@ -363,7 +363,7 @@ def test_an_image_that_a_process_has_open_is_left_alone(chain: Chain) -> None:
             before = tree_state(path.parent)
             for end in ("keep", "remove"):
                 result = run_module(MODULE, image_params(chain.top, {"base": str(chain.base), "overlay": end}))
-                assert f"{path}: in use by a process outside libvirt's sight" in result["msg"]
+                assert f"{path}: in use by a process that libvirt does not know" in result["msg"]
             assert tree_state(path.parent) == before
 
 

@@ -493,7 +493,7 @@ def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_refused_and_can_be_removed(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("nowhere")
-    assert "is a symbolic link to nothing (nowhere)" in refused(link, size="1M")["msg"]
+    assert "is a symbolic link whose target is missing (nowhere)" in refused(link, size="1M")["msg"]
     assert names(tmp_path) == ["link"]
     assert done(link, state="absent")["changed"]
     assert names(tmp_path) == []
@@ -512,7 +512,7 @@ def test_what_is_no_image_is_refused_without_hanging(kind: str, name: str, tmp_p
         os.mknod(path, 0o020666, os.makedev(1, 5))
     before = tree_state(tmp_path)
     assert "neither a regular file nor a block device" in refused(path, format=name, size="1M")["msg"]
-    assert "no regular file" in refused(path, format=name, state="absent")["msg"]
+    assert "not a regular file" in refused(path, format=name, state="absent")["msg"]
     assert tree_state(tmp_path) == before
 
 

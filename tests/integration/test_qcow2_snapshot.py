@@ -260,7 +260,7 @@ def test_an_image_that_a_process_has_open_is_left_alone(disk: Path) -> None:
             {"snapshot": "one", "state": "reverted"},
         ):
             result = run_module(MODULE, {"path": str(disk), **params})
-            assert "in use by a process outside libvirt's sight" in result["msg"]
+            assert "in use by a process that libvirt does not know" in result["msg"]
         assert not succeeded(MODULE, disk, snapshot="one")["changed"]
 
 

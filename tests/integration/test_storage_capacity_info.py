@@ -221,8 +221,8 @@ def test_odd_names_are_just_names(name: str, small: Path) -> None:
     [
         ({"paths": ["relative"]}, "paths: 'relative' is relative"),
         ({"paths": ["/nonexistent/images"]}, "paths: /nonexistent/images does not exist: name a directory"),
-        ({"paths": ["/"], "limit": 0}, "limit: 0 is no ratio"),
-        ({"paths": ["/"], "limit": "nan"}, "limit: nan is no ratio"),
+        ({"paths": ["/"], "limit": 0}, "limit: 0 is not a ratio"),
+        ({"paths": ["/"], "limit": "nan"}, "limit: nan is not a ratio"),
         ({"pools": ["default"]}, "cannot connect to libvirt"),
         ({}, "cannot connect to libvirt"),
     ],

@@ -117,7 +117,7 @@ def test_a_running_domain_is_converted_live_unless_told_otherwise(journey: Journ
     assert (disk["mode"], disk["path"], disk["format"]) == ("live", str(journey.directory / "vm.qcow2"), "qcow2")
     assert (disk["previous_path"], disk["previous_format"]) == (str(journey.directory / "vm.raw"), "raw")
     assert disk["downtime_seconds"] is None
-    assert [action.split()[0] for action in journey.there["actions"]] == ["copy", "let"]
+    assert [action.split()[0] for action in journey.there["actions"]] == ["copy", "switch"]
     assert journey.between == (str(journey.directory / "vm.qcow2"), "qcow2")
 
 
@@ -379,11 +379,11 @@ def test_a_block_device_that_does_not_fit_is_refused(
     assert "only copied to a block device while its guest runs" in off["msg"]
     hv.start(name)
     cases = {
-        "as raw both must be of one size": {"dest": larger, "format": "raw"},
+        "as raw both must have the same size": {"dest": larger, "format": "raw"},
         "choose a larger device": {"dest": smaller},
-        "asked for a block device, but is none": {"dest": str(images / "new.qcow2")},
+        "asked for a block device, and is something else": {"dest": str(images / "new.qcow2")},
         "needs dest": {},
-        "all of a block device is there already": {"dest": larger, "preallocation": "full"},
+        "a block device is fully allocated already": {"dest": larger, "preallocation": "full"},
     }
     before = definition(hv, name)
     for said, more in cases.items():

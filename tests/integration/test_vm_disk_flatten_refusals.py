@@ -54,7 +54,7 @@ def overlaid(scene: Scene, **options: Any) -> Disk:
         ({"base": "base.raw"}, "is relative"),
         ({"bandwidth": "0"}, "bandwidth"),
         ({"bandwidth": "fast"}, "bandwidth: 'fast' is not a size"),
-        ({"copy_timeout": 0}, "copy_timeout: 0 s is no time"),
+        ({"copy_timeout": 0}, "copy_timeout: 0 s is too short"),
         ({"mode": "live"}, "is shut off, and mode is live"),
         ({"mode": "never"}, "value of mode must be one of"),
         ({"disks": ["vda"]}, "mutually exclusive"),

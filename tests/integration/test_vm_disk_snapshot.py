@@ -487,7 +487,7 @@ def test_a_domain_goes_back_where_libvirt_can_and_is_refused_elsewhere(off: Mach
     done = run_module(MODULE, asked, diff=True)
     if not can_revert(off.hv):
         assert done["msg"] == predicted["msg"]
-        assert "cannot go back to an external snapshot, which takes 9.10 or newer" in done["msg"]
+        assert "cannot revert to an external snapshot, which needs 9.10 or newer" in done["msg"]
         assert f"vda: {off.images}/vm.qcow2, vdb: {off.images}/data.raw" in done["msg"], "the way out"
         assert (definition(off.hv, off.name), sorted(os.listdir(off.images))) == (before, tree)
         assert is_running(off.hv, off.name) == runs

@@ -631,7 +631,7 @@ def test_a_seed_that_is_missing_costs_its_clone_and_is_no_obstacle_to_a_predicti
     seed = str(images / "later.iso")
     wish = {"name": gold.named("a"), "seed": seed}
     predicted = gold.clone(wish, "b", check=True)
-    assert f"seed: {seed}: not there yet" in json.dumps(predicted["warnings"])
+    assert f"seed: {seed}: does not exist yet" in json.dumps(predicted["warnings"])
     failed = gold.clone(wish, "b")
     assert f"seed: {seed}: there is no such file" in failed["failed_clones"][0]["msg"]
     assert gold.domains() == [gold.named("b")]

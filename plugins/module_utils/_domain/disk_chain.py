@@ -77,9 +77,8 @@ def another_chain(state: DomainState, disk: DomainDisk, images: t.Sequence[Image
 
 def _unknown(state: DomainState, disk: DomainDisk, path: str, points: str) -> UnsafeImage:
     return UnsafeImage(
-        f"{path}: {points}, which the definition of {state.name} does not name for {disk.target}: "
-        "following it could copy a foreign file "
-        "into the disk: name it as backingStore in the definition, "
-        "or set trusted=true where you know that it belongs there",
+        f"{path}: {points}, which the definition of {state.name} does not name for {disk.target}: following it could "
+        "copy a foreign file into the disk: name it as backingStore in the definition, or set trusted=true if you "
+        "know that it belongs there",
         path=path,
     )

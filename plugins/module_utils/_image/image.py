@@ -278,8 +278,8 @@ def _require_own_extents(extents: tuple[str, ...], path: str, knows: Knows | Non
     for extent in extents:
         file = _headers.resolve(extent, path)
         if file is None or not (knows(file) if knows else _headers.is_own_extent(extent, path)):
-            unlike = "" if knows else "is not a plain file beside it that bears its name, and which "
-            way_out = ": name it as well, or set trusted=true where you know that it belongs there" if knows else ""
+            unlike = "" if knows else "is something else than a file beside it that bears its name, and which "
+            way_out = ": name it as well, or set trusted=true if you know that it belongs there" if knows else ""
             raise UnsafeImage(
                 f"{path}: its descriptor keeps its data in {extent!r}, which {unlike}the task does not name: "
                 f"not followed{way_out}",

@@ -38,8 +38,8 @@ class CheckTask(InPlaceTask):
         """What the module returns; in check mode, what was found."""
         if self._work.content_unchanged is False:
             self.warn(
-                f"{self.path}: was repaired, and its tables do not prove that its content is what it was: "
-                "compare it with a backup"
+                f"{self.path}: was repaired, but its tables do not prove that its content is unchanged: compare it "
+                "with a backup"
             )
         return {
             **plan.full_report(),

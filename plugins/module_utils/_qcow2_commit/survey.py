@@ -132,9 +132,9 @@ class CommitSurvey:
         directory = os.path.dirname(os.path.realpath(path))
         if os.path.dirname(os.path.realpath(below)) != directory and not (base and is_same(below, base)):
             raise UnsafeImage(
-                f"{path}: reads the backing file {below}, which lies in another directory, and which the task does not "
-                "name: what is merged would be written to a file that may be a foreign one: name it as base, or set "
-                "trusted=true where you know that it belongs there",
+                f"{path}: reads the backing file {below}, which lies in another directory, and which the task does "
+                "not name: the merge would write to a file that may belong to something else: name it as base, or "
+                "set trusted=true if you know that it belongs there",
                 path=path,
                 reference=below,
             )

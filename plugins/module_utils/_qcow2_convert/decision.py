@@ -76,7 +76,7 @@ def require_kept(wish: ImageConvertWish, dest: Image) -> None:
     if wish.encryption is not None and not dest.encrypted:
         raise UnsafeImage(
             f"{dest.path}: is not encrypted, asked for encryption, and for update={wish.update}, which leaves it "
-            "alone: set update to changed to have it made anew",
+            "alone: set update to changed to replace it",
             path=dest.path,
             differences=["encryption"],
         )

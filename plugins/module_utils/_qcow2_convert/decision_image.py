@@ -170,7 +170,7 @@ def summary(wish: ImageConvertWish, found: Observed, reason: str | None) -> str:
     over = f" over {found.base[0].path}" if found.base else ""
     way = "compressed " if wish.compress else "encrypted " if wish.encryption else ""
     kind = f"{way}{wish.layout.format}"
-    instead = f", in the place of the one that {reason}" if reason else ""
+    instead = f", in place of the one that {reason}" if reason else ""
     origin = f"encrypted {wish.src_format}" if found.encrypted else wish.src_format
     return f"convert {wish.src} ({origin}){at} to {wish.dest} ({kind}){over}{instead}"
 

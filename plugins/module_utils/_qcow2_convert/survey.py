@@ -37,7 +37,9 @@ def destination(wish: ImageConvertWish, qemu_img: QemuImg) -> Image | None:
     """
     path = wish.dest
     if os.path.islink(path):
-        raise UnsafeImage(f"{path}: is a symbolic link to nothing: remove it, or make its target first", path=path)
+        raise UnsafeImage(
+            f"{path}: is a symbolic link whose target is missing: remove it, or make its target first", path=path
+        )
     if os.path.isdir(path):
         raise InvalidRequest(f"dest: {path} is a directory: name the file in it")
     return existing(wish, qemu_img) if os.path.lexists(_file_set.stands_at(path)) else None

@@ -89,8 +89,8 @@ class SourceSurvey:
         self._require_source_removable()
         if _decision_image.visible_difference(wish, found, dest) or not self._has_content(dest):
             raise DiskError(
-                f"{wish.src}: asked to remove it, but {dest.path} has other content, and is not made anew with "
-                "update=missing: set update to changed, or keep the source",
+                f"{wish.src}: asked to remove it, but {dest.path} has other content, which update=missing leaves "
+                "alone: set update to changed, or keep the source",
                 path=wish.src,
             )
 

@@ -166,7 +166,7 @@ def require_undescribed(rebase: Rebase, users: t.Iterable[User]) -> None:
     for user in users:
         raise ImageInUse(
             f"{rebase.image.path}: the definition of domain {user.domain} says what disk {user.target} reads "
-            f"(<backingStore>), and would go on saying so after: {rebase}: flatten the disk with "
+            f"(<backingStore>), and would still say so after: {rebase}: flatten the disk with "
             "kvmops.disk.vm_disk_flatten, or remove that element, first",
             path=rebase.image.path,
             in_use_by=[asdict(user)],
@@ -198,7 +198,7 @@ def plan_remove(path: str, found: Standing | None, remove: t.Callable[[], None])
         return Plan(after, after)
     if not found.is_file:
         raise UnsafeImage(
-            f"{path}: asked to remove an image, found something that is no regular file: left alone", path=path
+            f"{path}: asked to remove an image, found something that is not a regular file: left alone", path=path
         )
     what = f"remove {path}" + (f" and its {found.extents} extent(s)" if found.extents else "")
     return Plan({"path": path, "state": "present"}, after, (Step(what, remove),))

@@ -103,7 +103,7 @@ def _read_now(qemu_img: QemuImg, image: _image.Image) -> tuple[_image.Image, ...
     except MissingImage as error:
         raise MissingImage(
             f"{error}: asked to give {image.path}, which reads it, another backing file: bring it back, or set "
-            "rebase=unsafe where the new one holds the same",
+            "rebase=unsafe if the new one holds the same",
             **error.facts,
         ) from error
     for one in below:

@@ -70,16 +70,16 @@ def repair_counts(path: str, qemu_img: QemuImg) -> CheckResult:
     if before is None or not before.separate:
         found = qemu_img.check(path, "qcow2")
         raise UnsafeImage(
-            f"{path}: a work on its snapshots was interrupted, and more is wrong with its metadata than that explains: "
-            "copy the image, then repair it with kvmops.disk.qcow2_check (repair=all)",
+            f"{path}: an operation on its snapshots was interrupted, and more is wrong with its metadata than that "
+            "explains: copy the image, then repair it with kvmops.disk.qcow2_check (repair=all)",
             path=path,
             check=asdict(found),
         )
     found, unchanged = repair_and_compare(path, "qcow2", "all", qemu_img)
     if not unchanged:
         raise UnsafeImage(
-            f"{path}: the repair after an interrupted work on its snapshots changed where its content is: compare it "
-            "with a backup before it is used",
+            f"{path}: the repair after an interrupted operation on its snapshots changed where its content is: "
+            "compare it with a backup before it is used",
             path=path,
             check=asdict(found),
         )

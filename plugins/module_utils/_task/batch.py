@@ -113,7 +113,7 @@ class Several:
 
     def _carry_out_one(self, item: Item, operation: Operation, decide: Decide) -> None:
         if self.stopped():
-            raise Interrupted(f"{item.name}: not begun, since the task was told to end")
+            raise Interrupted(f"{item.name}: not begun, because the task was stopped")
         try:
             plan = decide(item, operation)
             plan.apply()

@@ -33,7 +33,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
 
 #: The way out where a task may say that it gives up the overlays of what it writes.
-GIVE_THEM_UP = "set allow_dependents=true where they are to be given up"
+GIVE_THEM_UP = "set allow_dependents=true to give them up"
 
 _POLL = 0.05
 
@@ -166,8 +166,8 @@ def require_unwritten(image: Image) -> None:
         if not _users.is_locked(path, against_readers=True):
             continue
         raise ImageInUse(
-            f"{path}: is open for writing, by a running guest or another program: what is read of it meanwhile "
-            "would be no whole disk: stop that first",
+            f"{path}: is open for writing, by a running guest or another program: what is read of it would be "
+            "inconsistent: stop that first",
             path=path,
             in_use_by=[],
         )

@@ -189,8 +189,9 @@ class ConvertTask(DomainTask):
         pending = self.unfinished.pending if self.unfinished is not None else None
         if pending is not None and operation is None:
             self.warn(
-                f"{self.state.name}: its guest was asked to shut down at {pending.asked}, by a run that then gave up "
-                "waiting, and may still do so: the next run of this module on it starts it again, whatever it is asked"
+                f"{self.state.name}: its guest was asked to shut down at {pending.asked}, by a run that gave up "
+                "waiting, and may still do so: the next run of this module on it starts it again, whatever its "
+                "parameters are"
             )
 
     def _survey(self) -> Survey:

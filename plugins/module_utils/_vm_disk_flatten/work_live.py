@@ -99,8 +99,8 @@ class Work(FlattenWork):
             or (live.source, live.volume) != (known.source, known.volume)
         ):
             raise DiskError(
-                f"{self.domain.name}: went off, was undefined, or got another {item.target} meanwhile: "
-                "nothing was changed: run again"
+                f"{self.domain.name}: went off, was undefined, or got another {item.target} in the meantime: nothing "
+                "was changed: run again"
             )
 
     def _is_settled(self, item: Flattening) -> bool:

@@ -98,7 +98,7 @@ def refused_device(what: str, path: str) -> DiskError:
     """The error for a disk on a block device, whose size is not the domain's business."""
     return DiskError(
         f"{what}: is the block device {path}, and only image files are resized: resize the device itself (with "
-        "lvextend, say), then tell a running guest with virsh blockresize",
+        "lvextend, for example), then tell a running guest with virsh blockresize",
         path=path,
     )
 

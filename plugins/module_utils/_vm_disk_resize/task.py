@@ -107,8 +107,8 @@ class ResizeTask(DomainTask):
 
     def _warn_of_room(self, item: Resizing) -> None:
         self.warn(
-            f"{item.path}: its space is reserved, but what is added to a disk under its guest is not: the guest gets "
-            "an I/O error or is paused where the file system is full by then"
+            f"{item.path}: its space is reserved, but what is added while its guest runs is not: if the file system "
+            "is full later, the guest gets an I/O error or is paused"
         )
 
     def _around(self) -> ChangeSurvey:

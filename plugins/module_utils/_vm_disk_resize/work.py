@@ -39,8 +39,8 @@ class Work(DomainWork):
         found = self.domain.capacity(item.target)
         if found != item.before:
             raise DiskError(
-                f"{self.domain.name}: {item.target}: was resized to {exact_size(found)} by somebody else meanwhile: "
-                "nothing was changed: run again",
+                f"{self.domain.name}: {item.target}: was resized to {exact_size(found)} in the meantime: nothing was "
+                "changed: run again",
                 virtual_size=found,
             )
         try:

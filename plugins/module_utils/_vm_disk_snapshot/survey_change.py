@@ -82,7 +82,7 @@ class ChangeSurvey:
         paths += [str(disk.overlay) for disk in snapshot.external]
         readers = self.surroundings.readers(paths)
         known = {str(disk.overlay) for one in self.observed.snapshots for disk in one.external}
-        to_do = f"go back to the snapshot {snapshot.name}"
+        to_do = f"revert to the snapshot {snapshot.name}"
         for path in sorted(set(paths)):
             _dependents.require_none(path, _without(readers.of(path), known), to_do, "take a new snapshot instead")
             self.surroundings.require_unused(path, to_do, self._is_other, locks=False)
@@ -97,9 +97,9 @@ class ChangeSurvey:
             found = self.observed.unvouched.get(merge.target)
             if found is not None:
                 raise UnsafeImage(
-                    f"{found.image}: {found.points}, which neither the definition of {self.observed.state.name} nor a "
-                    f"snapshot names for {merge.target}: name it as backingStore in the definition, or set "
-                    "trusted=true where you know that it belongs there",
+                    f"{found.image}: {found.points}, which neither the definition of {self.observed.state.name} nor "
+                    f"a snapshot names for {merge.target}: name it as backingStore in the definition, or set "
+                    "trusted=true if you know that it belongs there",
                     path=found.image,
                 )
 

@@ -202,7 +202,7 @@ class CloneTask:
             self._keep(item, found, left)
             return Plan({}, {}, self._finishing(item, operation))
         if item.plan is None:
-            raise DiskError(f"{item.name}: was undefined by somebody else meanwhile: run again")
+            raise DiskError(f"{item.name}: was undefined in the meantime: run again")
         return Plan({}, {}, self._making(item, operation))
 
     def _making(self, item: CloneItem, operation: Operation) -> tuple[Step, ...]:

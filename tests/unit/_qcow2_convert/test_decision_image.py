@@ -84,7 +84,7 @@ def test_a_prediction_says_what_the_image_will_be() -> None:
         "convert /images/web.qcow2 (qcow2) at its snapshot nightly to /images/new (qcow2) over /images/golden.qcow2"
     )
     assert summary(wish(compress=True), Observed((SOURCE,)), "has other content").endswith(
-        "to /images/new (compressed qcow2), in the place of the one that has other content"
+        "to /images/new (compressed qcow2), in place of the one that has other content"
     )
 
 
