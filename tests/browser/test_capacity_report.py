@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvmops.disk.plugins.filter.capacity_report import capacity_report
 from browser.chromium import Page, chromium
-from integration.damage import leak, miscount
-from integration.file_systems import in_memory
-from integration.image_tools import create, overlay
 from lab import Disk, Hypervisor
 from lab.tree import tree_state
-from scene import MIB, make_image
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
+from support.damage import leak, miscount
+from support.file_systems import in_memory
+from support.image_tools import create, overlay
+from support.scene import MIB, make_image
 from unit.reported import GIB, checked, disk, image, rendered, system
 
 ROOT = Path(__file__).resolve().parents[2]

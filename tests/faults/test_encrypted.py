@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
-from faults.injection import killed_at
-from faults.write_log import replay, writes_of
-from integration.encrypted import QUICK, content, encryption, is_sound, opens, write
-from integration.image_tools import MIB, NOBODY, create, done, image_params, info, names, small_file_system
-from integration.snapshot_tools import snapshots_of
 from lab.module import run_module, start_module
 from lab.tree import tree_state
+from support.encrypted import QUICK, content, encryption, is_sound, opens, write
+from support.image_tools import MIB, NOBODY, create, done, image_params, info, names, small_file_system
+from support.injection import killed_at
+from support.snapshot_tools import snapshots_of
+from support.write_log import replay, writes_of
 
 CONVERT, COMMIT = "qcow2_convert", "qcow2_commit"
 OLD, NEW = "the old one", "the new one"

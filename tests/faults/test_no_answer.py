@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import environment, paused_at, wait_for
-from faults.test_convert_disturbed import qemu_img_of
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
-from scene import content, definition, disk_of, is_running, leftovers, make_image, make_overlay
+from support.injection import environment, paused_at, qemu_img_of, wait_for
+from support.scene import content, definition, disk_of, is_running, leftovers, make_image, make_overlay
 
 #: Seconds that a run waits for an answer here.
 PATIENCE = 1

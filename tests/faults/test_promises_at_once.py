@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import paused_at, wait_for
-from faults.test_qcow2_image import waits_for_a_lock
-from integration.file_systems import in_memory
-from integration.image_tools import MIB, create, info, names
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
+from support.file_systems import in_memory
+from support.image_tools import MIB, create, info, names
+from support.injection import paused_at, wait_for
+from support.processes import waits_for_a_lock
 
 Asked = tuple[str, dict[str, Any], str]
 

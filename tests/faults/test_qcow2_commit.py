@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import children_of, is_gone, killed_at, points, signalled_at, wait_for
-from integration.image_tools import MIB, content, create, image_params, names, overlay, qemu_io
-from integration.test_qcow2_commit import Chain, make_chain
 from lab.module import run_module, start_module
 from lab.tree import tree_state
+from support.image_tools import MIB, content, create, image_params, names, overlay, qemu_io
+from support.injection import killed_at, points, signalled_at, wait_for
+from support.merge_chain import Chain, make_chain
+from support.processes import children_of, is_gone
 
 MODULE = "qcow2_commit"
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import environment, is_stopped, wait_for
-from integration.image_tools import MIB, NOBODY, content, create, names, qemu_img, qemu_io, small_file_system
 from lab.module import RunningModule, run_module, start_module
 from lab.pattern import write_pattern
 from lab.tree import tree_state
+from support.image_tools import MIB, NOBODY, content, create, names, qemu_img, qemu_io, small_file_system
+from support.injection import environment, wait_for
+from support.processes import is_stopped
 
 MODULE = "qcow2_convert"
 
@@ -49,7 +50,7 @@ def points(wish: dict[str, Any], log: Path) -> list[str]:
 
 def stopped_at(point: str, wish: dict[str, Any]) -> RunningModule:
     run = start_module(MODULE, wish, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP"))
-    wait_for(lambda: is_stopped(run) or run.process.poll() is not None, point)
+    wait_for(lambda: is_stopped(run.pid) or run.process.poll() is not None, point)
     assert run.process.poll() is None, f"it never came to {point}: {run.result()}"
     return run
 

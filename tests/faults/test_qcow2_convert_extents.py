@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import environment, killed_at, paused_at, points
-from integration.image_tools import MIB, NOBODY, content, names, small_file_system
 from lab.module import run_module, start_module
 from lab.tree import tree_state
+from support.image_tools import MIB, NOBODY, content, names, small_file_system
+from support.injection import environment, killed_at, paused_at, points
 
 MODULE = "qcow2_convert"
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import paused_at
-from integration.image_tools import (
+from lab.module import RunningModule, run_module
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     allocated,
     begin,
@@ -32,8 +33,8 @@ from integration.image_tools import (
     small_file_system,
     specific,
 )
-from lab.module import RunningModule, run_module
-from lab.tree import tree_state
+from support.injection import paused_at
+from support.processes import children_of, waits_for_a_lock
 
 BIG = 512 * MIB
 
@@ -52,13 +53,9 @@ def is_being_written(path: Path, more_than: int) -> bool:
         return False
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-
-
 def kill_with_qemu_img(module: RunningModule) -> None:
     """As a power failure would: the module first, so that it cannot react, then what it started."""
-    started = children(module.pid)
+    started = children_of(module.pid)
     os.kill(module.pid, signal.SIGSTOP)
     for child in started:
         os.kill(child, signal.SIGKILL)
@@ -134,7 +131,7 @@ def test_a_creation_that_was_killed_is_made_anew(with_qemu_img: bool, tmp_path: 
     staged = tmp_path / ".disk.kvmops.d" / "disk"
     module = begin(path, **params)
     until(lambda: is_being_written(staged, MIB), "the image is being written")
-    (writer,) = children(module.pid)
+    (writer,) = children_of(module.pid)
     if with_qemu_img:
         kill_with_qemu_img(module)
     else:
@@ -319,12 +316,6 @@ def test_images_that_are_made_at_once_are_counted_one_after_the_other(tmp_path: 
         result = other.result()
         assert "max_overcommit is 1: ask for 24 MiB or less" in result["msg"]
         assert names(small) == ["one"]
-
-
-def waits_for_a_lock(pid: int) -> bool:
-    """Whether the process is held up by a lock that another one has (proc(5), locks)."""
-    waiting = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines() if "->" in line]
-    return any(fields[2] == "FLOCK" and fields[5] == str(pid) for fields in waiting)
 
 
 def test_check_mode_does_not_take_the_work_of_a_living_run_for_leftovers(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at
-from integration.encrypted import content, encryption, is_sound, opens
-from integration.image_tools import NOBODY, begin, done, names, refused, small_file_system
+from support.encrypted import content, encryption, is_sound, opens
+from support.image_tools import NOBODY, begin, done, names, refused, small_file_system
+from support.injection import killed_at
 
 MODULE = "qcow2_image"
 OLD, NEW = "the old one", "the new one"

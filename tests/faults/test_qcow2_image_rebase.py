@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, paused_at, points, signalled_at
-from faults.write_log import replay, writes_of
-from integration.image_tools import (
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     NOBODY,
     begin,
@@ -31,7 +30,8 @@ from integration.image_tools import (
     refused,
     small_file_system,
 )
-from lab.tree import tree_state
+from support.injection import killed_at, paused_at, points, signalled_at
+from support.write_log import replay, writes_of
 
 MODULE = "qcow2_image"
 FILES = ["clone", "new", "old"]

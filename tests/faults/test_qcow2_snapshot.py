@@ -19,9 +19,9 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
-from faults.injection import environment
-from faults.write_log import Write, replay, writes_of
-from integration.image_tools import (
+from lab.module import run_module, start_module
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     content,
     create,
@@ -33,8 +33,8 @@ from integration.image_tools import (
     qemu_io,
     small_file_system,
 )
-from lab.module import run_module, start_module
-from lab.tree import tree_state
+from support.injection import environment
+from support.write_log import Write, replay, writes_of
 
 VERBS = {"-c": _leftovers.CREATE, "-d": _leftovers.DELETE, "-a": _leftovers.REVERT}
 #: What a task asks for whose qemu-img is the one with the verb.

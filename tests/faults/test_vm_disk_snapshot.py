@@ -18,13 +18,13 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.cramped import cramped, fill
-from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
-from integration.test_vm_disk_snapshot import can_revert, snapshot_xmls
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
-from scene import (
+from support.cramped import cramped, fill
+from support.injection import killed_at, paused_at, points, signalled_at, wait_for
+from support.scene import (
+    can_revert,
     chain_of,
     content,
     definition,
@@ -34,6 +34,7 @@ from scene import (
     leftovers,
     make_image,
     qemu_img,
+    snapshot_xmls,
 )
 
 MODULE = "vm_disk_snapshot"

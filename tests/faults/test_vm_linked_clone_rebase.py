@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, paused_at
-from integration.file_systems import in_memory
-from integration.image_tools import MIB, content, create, info, overlay, qemu_img, qemu_io
-from integration.playground import Playground
 from lab import Disk, Hypervisor, run_module, start_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import chain_of, definition, leftovers
+from support.file_systems import in_memory
+from support.image_tools import MIB, content, create, info, overlay, qemu_img, qemu_io
+from support.injection import killed_at, paused_at
+from support.playground import Playground
+from support.scene import chain_of, definition, leftovers
 
 NAMES = ("one", "two")
 

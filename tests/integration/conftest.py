@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from integration.arranged import Scene
-from integration.playground import SLOW_MIB, MakeWeb, Playground
-from integration.throttled import slowed
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from scene import make_image
+from support.arranged import Scene
+from support.playground import SLOW_MIB, MakeWeb, Playground
+from support.scene import make_image
+from support.throttled import slowed
 
 _numbers = itertools.count(1)
 

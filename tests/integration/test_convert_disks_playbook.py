@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, record_to_xml
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from scene import RECORD, content, disk_of, is_running, leftovers, make_image, unchanged
+from support.scene import RECORD, content, disk_of, is_running, leftovers, make_image, unchanged
 
 ROOT = Path(__file__).resolve().parents[2]
 Play = Callable[..., "Played"]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.encrypted import content, encryption, is_sound, seen_of, write
-from integration.image_tools import MIB, create, done, image_params, info, names, qemu_img, qemu_io, specific
-from integration.snapshot_tools import predicted, refused, snapshots_of, succeeded
 from lab.module import start_module
 from lab.tree import tree_state
+from support.encrypted import content, encryption, is_sound, seen_of, write
+from support.image_tools import MIB, create, done, image_params, info, names, qemu_img, qemu_io, specific
+from support.snapshot_tools import predicted, refused, snapshots_of, succeeded
 
 FIRST, SECOND, OTHER = "correct horse, battery=staple", "zweiter Schlüssel", "wrong horse"
 CHECK, SNAPSHOT, BITMAP, COMMIT, COMPARE = (

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
-from integration.image_tools import MIB, NOBODY, create, info, names, overlay, qemu_img, qemu_io
-from integration.playground import Playground
-from integration.snapshot_tools import consistency
 from lab import Hypervisor, run_module
+from support.image_tools import MIB, NOBODY, create, info, names, overlay, qemu_img, qemu_io
+from support.playground import Playground
+from support.snapshot_tools import consistency
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "docsite" / "rst" / "from_qemu_img.rst"
 #: Milliseconds for the derivation of a key, which takes seconds where nobody asks for less.

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hostile import FORMATS, SECRET, Canary, Hostile, corpus, make_sound
-from integration.image_tools import small_file_system
 from lab import Disk, Hypervisor, run_module
 from lab.tree import tree_state
+from support.hostile import FORMATS, SECRET, Canary, Hostile, corpus, make_sound
+from support.image_tools import small_file_system
 
 #: Far above what any of them takes, far below what one that got out of hand would.
 SECONDS = 30

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import FORMATS, READ_ONLY, SECRET, Canary, Hostile, corpus, flipped, make_sound
-from integration.image_tools import NOBODY, names, small_file_system
 from lab.module import ModuleFailed, run_module
 from lab.tree import tree_state
+from support.hostile import FORMATS, READ_ONLY, SECRET, Canary, Hostile, corpus, flipped, make_sound
+from support.image_tools import NOBODY, names, small_file_system
 
 for dear in ("libvirt", "lxml.etree"):  # loaded once, and not by each fork
     importlib.import_module(dear)

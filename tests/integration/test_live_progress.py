@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.playground import SLOW_MIB, MakeWeb, Playground, conversion, percents, wait_for
-from integration.ssh_server import SshServer
-from integration.throttled import slowed
 from lab import Hypervisor
-from scene import content, disk_of, is_running, leftovers, make_image, make_overlay, qemu_img
+from support.playground import SLOW_MIB, MakeWeb, Playground, conversion, percents, wait_for
+from support.scene import content, disk_of, is_running, leftovers, make_image, make_overlay, qemu_img
+from support.ssh_server import SshServer
+from support.throttled import slowed
 
 
 def test_it_says_how_far_it_is_when_it_begins_meanwhile_and_when_it_has_ended(

@@ -13,9 +13,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from integration.playground import MakeWeb, Playground, Run, conversion, percents, wait_for
 from lab import Hypervisor
-from scene import content, definition, disk_of, leftovers
+from support.playground import MakeWeb, Playground, Run, conversion, percents, wait_for
+from support.scene import content, definition, disk_of, leftovers
 
 #: Bytes in a second: some six seconds for the disk of make_web(large=True).
 SLOWLY = "16M"

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, signalled_at
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.module import run_module, start_module
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     content,
     create,
@@ -27,11 +30,8 @@ from integration.image_tools import (
     qemu_io,
     small_file_system,
 )
-from integration.snapshot_tools import consistency, marked, predicted, refused, succeeded
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.module import run_module, start_module
-from lab.tree import tree_state
+from support.injection import killed_at, signalled_at
+from support.snapshot_tools import consistency, marked, predicted, refused, succeeded
 from unit.qcow2_header import CORRUPT, DIRTY
 
 MODULE = "qcow2_bitmap"

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.damage import leak, miscount, table_at, write_at
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.module import run_module, start_module
+from lab.tree import tree_state
+from support.damage import leak, miscount, table_at, write_at
+from support.image_tools import (
     MIB,
     content,
     create,
@@ -27,11 +31,7 @@ from integration.image_tools import (
     small_file_system,
     specific,
 )
-from integration.snapshot_tools import consistency, marked, predicted, refused, succeeded
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.module import run_module, start_module
-from lab.tree import tree_state
+from support.snapshot_tools import consistency, marked, predicted, refused, succeeded
 from unit.qcow2_header import CORRUPT, DIRTY
 
 MODULE = "qcow2_check"

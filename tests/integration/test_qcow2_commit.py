@@ -10,13 +10,16 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.module import run_module
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     content,
     create,
@@ -30,40 +33,11 @@ from integration.image_tools import (
     qemu_io,
     small_file_system,
 )
-from integration.playground import Playground
-from integration.snapshot_tools import consistency, predicted, refused, succeeded
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.module import run_module
-from lab.tree import tree_state
+from support.merge_chain import Chain, make_chain
+from support.playground import Playground
+from support.snapshot_tools import consistency, predicted, refused, succeeded
 
 MODULE = "qcow2_commit"
-
-
-@dataclass
-class Chain:
-    """Images in a directory, each with data of its own: base, middle, top."""
-
-    base: Path
-    middle: Path
-    top: Path
-    base_format: str = "qcow2"
-
-    @property
-    def shown(self) -> str:
-        return content(self.top)
-
-
-def make_chain(directory: Path, base_format: str = "qcow2", *base_options: str) -> Chain:
-    base = create(directory / "base", base_format, 4 * MIB, *base_options)
-    qemu_io(base, "write -P 0x11 0 2M", base_format)
-    middle = overlay(directory / "middle", "base", base_format)
-    qemu_io(middle, "write -P 0x22 1M 256k")
-    top = overlay(directory / "top", "middle")
-    qemu_io(top, "write -P 0x33 1152k 256k")
-    qemu_io(top, "write -z 64k 128k")
-    qemu_io(top, "write -P 0x44 3M 64k")
-    return Chain(base, middle, top, base_format)
 
 
 @pytest.fixture

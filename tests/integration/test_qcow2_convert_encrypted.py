@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.encrypted import QUICK, encryption, opens, seen_of, write
-from integration.encrypted import content as decrypted
-from integration.image_tools import (
+from lab.module import run_module, start_module
+from lab.tree import tree_state
+from support.encrypted import QUICK, encryption, opens, seen_of, write
+from support.encrypted import content as decrypted
+from support.image_tools import (
     MIB,
     NOBODY,
     content,
@@ -27,8 +29,6 @@ from integration.image_tools import (
     qemu_io,
     specific,
 )
-from lab.module import run_module, start_module
-from lab.tree import tree_state
 
 Result = dict[str, Any]
 FIRST, SECOND, OTHER = "correct horse, battery=staple", "zweiter Schlüssel", "wrong horse"

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.image_tools import (
+from lab.tree import tree_state
+from support.image_tools import (
     KIB,
     MIB,
     allocated,
@@ -31,7 +32,6 @@ from integration.image_tools import (
     settled,
     specific,
 )
-from lab.tree import tree_state
 
 FORMATS = ["raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels"]
 

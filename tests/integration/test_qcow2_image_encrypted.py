@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.encrypted import content, encryption, is_sound, opens, seen_of, write
-from integration.image_tools import (
+from lab.tree import tree_state
+from support.encrypted import content, encryption, is_sound, opens, seen_of, write
+from support.image_tools import (
     MIB,
     begin,
     create,
@@ -28,7 +29,6 @@ from integration.image_tools import (
     settled,
     specific,
 )
-from lab.tree import tree_state
 
 FIRST, SECOND, OTHER = "correct horse, battery=staple", "zweiter Schlüssel", "wrong horse"
 HUSH = "hush-hush-hush"

@@ -11,7 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     allocated,
     create,
@@ -22,11 +25,8 @@ from integration.image_tools import (
     qemu_img,
     qemu_io,
 )
-from integration.looks import Result, look, one, refused, run
-from integration.watched import opened_files
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.tree import tree_state
+from support.looks import Result, look, one, refused, run
+from support.watched import opened_files
 from unit.qcow2_header import DATA_FILE, EXTERNAL_DATA, Made, snapshot
 
 #: What qemu-img leaves out of its answer for some images.

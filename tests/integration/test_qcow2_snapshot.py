@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.module import run_module
+from support.image_tools import (
     MIB,
     content,
     create,
@@ -25,10 +28,7 @@ from integration.image_tools import (
     qemu_img,
     qemu_io,
 )
-from integration.snapshot_tools import consistency, marked, predicted, refused, snapshots_of, succeeded
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.module import run_module
+from support.snapshot_tools import consistency, marked, predicted, refused, snapshots_of, succeeded
 from unit.qcow2_header import CORRUPT, DIRTY
 
 MODULE = "qcow2_snapshot"

@@ -17,13 +17,13 @@ from typing import Any
 
 import libvirt
 import pytest
-from integration.file_systems import in_memory, mounted
-from integration.image_tools import NOBODY, allocated, create, overlay, qemu_img
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from lab.module import run_module
 from lab.tree import tree_state
-from scene import MIB, make_image, unchanged
+from support.file_systems import in_memory, mounted
+from support.image_tools import NOBODY, allocated, create, overlay, qemu_img
+from support.scene import MIB, make_image, unchanged
 
 MODULE = "storage_capacity_info"
 Module = Callable[..., dict[str, Any]]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lab import Disk, Guest, Hypervisor, build_boot_disk, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.scene import (
     content,
     definition,
     disk_of,

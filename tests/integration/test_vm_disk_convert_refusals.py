@@ -13,10 +13,10 @@ from typing import Any
 
 import libvirt
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Guest, GuestError, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.arranged import Asked, Cases, Scene
+from support.scene import (
     MIB,
     definition,
     disk_of,

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.playground import Playground, percents, wait_for
-from integration.test_vm_disk_convert_live import start_writing, stop_writing
 from lab import Disk, Guest, Hypervisor, pattern_sha256, run_module, tree_state, write_pattern
 from lab.fixtures import MakeDomain
-from scene import (
+from support.guest_writes import start_writing, stop_writing
+from support.playground import Playground, percents, wait_for
+from support.scene import (
     MIB,
     chain_of,
     content,

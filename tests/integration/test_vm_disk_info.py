@@ -16,7 +16,7 @@ import libvirt
 import pytest
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from scene import MIB, make_image, make_overlay, qemu_img, unchanged, with_backing
+from support.scene import MIB, make_image, make_overlay, qemu_img, unchanged, with_backing
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_info"

@@ -16,10 +16,9 @@ from typing import Any
 
 import libvirt
 import pytest
-from integration.stand_in import listening
 from lab import Disk, Guest, Hypervisor, build_boot_disk, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.scene import (
     MIB,
     content,
     definition,
@@ -31,6 +30,7 @@ from scene import (
     state,
     unchanged,
 )
+from support.stand_in import listening
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_resize"

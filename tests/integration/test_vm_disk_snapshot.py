@@ -19,13 +19,14 @@ from xml.etree import ElementTree
 
 import libvirt
 import pytest
-from integration.playground import Playground, percents
-from integration.test_vm_disk_convert_live import file_system, start_writing, stop_writing
 from lab import Disk, Guest, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.guest_writes import file_system, start_writing, stop_writing
+from support.playground import Playground, percents
+from support.scene import (
     MIB,
     RECORD,
+    can_revert,
     chain_of,
     content,
     definition,
@@ -36,6 +37,7 @@ from scene import (
     make_image,
     make_overlay,
     qemu_img,
+    snapshot_xmls,
     state,
     with_backing,
 )
@@ -54,12 +56,6 @@ COUNTER = (
 def domain_of(hv: Hypervisor, name: str) -> Iterator[libvirt.virDomain]:
     with contextlib.closing(hv.connect()) as connection:
         yield connection.lookupByName(name)
-
-
-def snapshot_xmls(hv: Hypervisor, name: str) -> dict[str, str]:
-    """What libvirt says of each snapshot."""
-    with domain_of(hv, name) as domain:
-        return {snapshot.getName(): snapshot.getXMLDesc(0) for snapshot in domain.listAllSnapshots(0)}
 
 
 def files_in(xml: str) -> set[Path]:
@@ -465,12 +461,6 @@ def test_a_disk_that_grew_after_the_snapshot_keeps_its_size(off: Machine) -> Non
 
 
 # Going back
-
-
-def can_revert(hv: Hypervisor) -> bool:
-    """External snapshots can be gone back to since libvirt 9.10."""
-    with contextlib.closing(hv.connect()) as connection:
-        return bool(connection.getLibVersion() >= 9_010_000)
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["off", "running"])

@@ -20,7 +20,7 @@ import libvirt
 import pytest
 from lab import Disk, Guest, Hypervisor, build_boot_disk, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.scene import (
     MIB,
     chain_of,
     content,

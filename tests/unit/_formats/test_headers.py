@@ -22,7 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats.headers impor
     references,
     resolve,
 )
-from foreign import CLOOP_MAGIC
+from support.foreign import CLOOP_MAGIC
 from unit.qcow2_header import BACKING_FORMAT, DATA_FILE, EXTERNAL_DATA, Made
 
 DESCRIPTOR = '# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\n'

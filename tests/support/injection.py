@@ -15,6 +15,7 @@ from typing import Any
 
 from lab import run_module, start_module
 from lab.module import RunningModule
+from support.processes import children_of, is_stopped
 
 INJECTED = Path(__file__).with_name("injected")
 MODULE = "vm_disk_convert"
@@ -42,7 +43,7 @@ def killed_at(point: str, params: Mapping[str, Any], *, children: bool = False, 
     """Runs the module and kills it at POINT, with CHILDREN together with its qemu-img."""
     run = start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP" if children else "SIGKILL"))
     if children:
-        wait_for(lambda: is_stopped(run) or run.process.poll() is not None, point)
+        wait_for(lambda: is_stopped(run.pid) or run.process.poll() is not None, point)
     else:
         run.process.wait(60)
     if run.process.poll() is None or run.process.returncode == -signal.SIGKILL:
@@ -62,7 +63,7 @@ def paused_at(
 ) -> Iterator[RunningModule]:
     """The module, standing still at POINT for the length of the block; it goes on afterwards."""
     run = start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP", **settings))
-    wait_for(lambda: is_stopped(run) or run.process.poll() is not None, point)
+    wait_for(lambda: is_stopped(run.pid) or run.process.poll() is not None, point)
     assert run.process.poll() is None, f"it never came to {point}: {run.result()}"
     try:
         yield run
@@ -71,23 +72,19 @@ def paused_at(
             os.kill(run.pid, signal.SIGCONT)
 
 
-def is_stopped(run: RunningModule) -> bool:
-    return _process_state(run.pid) == "T"
+def qemu_img_of(run: RunningModule, verb: str) -> int:
+    """The process of the qemu-img that the module runs, once it runs that verb."""
+    found: list[int] = []
 
+    def look() -> bool:
+        for child in children_of(run.pid):
+            try:
+                words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                continue
+            if len(words) > 1 and words[1] == verb.encode():
+                found.append(child)
+        return bool(found)
 
-def is_gone(pid: int) -> bool:
-    """Whether the process has ended, even if nobody has asked how."""
-    return _process_state(pid) in ("", "Z", "X")
-
-
-def _process_state(pid: int) -> str:
-    """The letter of proc(5); empty where there is no such process."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    return status.rpartition(")")[2].split()[0]
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    wait_for(look, f"qemu-img {verb}")
+    return found[0]

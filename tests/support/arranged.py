@@ -17,7 +17,7 @@ from typing import Any
 import libvirt
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from scene import leftovers, make_image, unchanged
+from support.scene import leftovers, make_image, unchanged
 
 
 @dataclass

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from faults.injection import children_of, is_gone
+from support.processes import children_of, is_gone
 
 #: New keys cost no time that a test would have to wait for; QEMU's own choice are two seconds.
 QUICK = 10

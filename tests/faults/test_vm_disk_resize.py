@@ -17,12 +17,12 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.cramped import cramped, fill
-from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
 from lab import Disk, Guest, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
-from scene import MIB, definition, is_running, leftovers, make_image, qemu_img
+from support.cramped import cramped, fill
+from support.injection import killed_at, paused_at, points, signalled_at, wait_for
+from support.scene import MIB, definition, is_running, leftovers, make_image, qemu_img
 
 MODULE = "vm_disk_resize"
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.cramped import cramped
-from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
-from scene import (
+from support.cramped import cramped
+from support.injection import killed_at, paused_at, points, signalled_at, wait_for
+from support.scene import (
     RECORD,
     chain_of,
     content,

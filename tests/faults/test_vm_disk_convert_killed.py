@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, points
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from scene import content, definition, disk_of, is_running, leftovers, make_image
+from support.injection import killed_at, points
+from support.scene import content, definition, disk_of, is_running, leftovers, make_image
 
 MODULE = "vm_disk_convert"
 

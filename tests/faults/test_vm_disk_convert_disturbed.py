@@ -16,11 +16,11 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.injection import children_of, is_gone, killed_at, paused_at, signalled_at, wait_for
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
-from lab.module import RunningModule
-from scene import (
+from support.injection import killed_at, paused_at, qemu_img_of, signalled_at, wait_for
+from support.processes import is_gone
+from support.scene import (
     RECORD,
     content,
     definition,
@@ -179,24 +179,6 @@ def large(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Machine:
     """A domain whose disk takes a moment to convert."""
     source = make_image(images / "vm.raw", mib=96, size_mib=128)
     return Machine(hv, images, make_domain([Disk(source)], kernel=False).name)
-
-
-def qemu_img_of(run: RunningModule, verb: str) -> int:
-    """The process of the qemu-img that the module runs, once it runs that verb."""
-    found: list[int] = []
-
-    def look() -> bool:
-        for child in children_of(run.pid):
-            try:
-                words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                continue
-            if len(words) > 1 and words[1] == verb.encode():
-                found.append(child)
-        return bool(found)
-
-    wait_for(look, f"qemu-img {verb}")
-    return found[0]
 
 
 @pytest.mark.parametrize("verb", ["convert", "compare"])

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, paused_at, points, signalled_at
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
-from scene import MIB, definition, disk_of, image_chain, is_running, make_image
+from support.injection import killed_at, paused_at, points, signalled_at
+from support.scene import MIB, definition, disk_of, image_chain, is_running, make_image
 
 MODULE = "vm_linked_clone"
 
