@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,19 @@ from typing import Any
 from lab import run_module, start_module
 from lab.module import RunningModule
 from support.processes import children_of, is_stopped
+from support.waits import send, wait_for
 
 INJECTED = Path(__file__).with_name("injected")
 MODULE = "vm_disk_convert"
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.002)
-
-
 def environment(**settings: str) -> dict[str, str]:
     return {"PYTHONPATH": str(INJECTED), **settings}
+
+
+def constants(by_file: Mapping[str, Mapping[str, Any]]) -> str:
+    """CONSTANTS or AT_CONSTANTS. tests/unit/test_injected_constants.py sees whether the library has them."""
+    return json.dumps(by_file)
 
 
 def points(params: Mapping[str, Any], log: Path, *, module: str = MODULE) -> list[str]:
@@ -43,9 +41,9 @@ def killed_at(point: str, params: Mapping[str, Any], *, children: bool = False, 
     """Runs the module and kills it at POINT, with CHILDREN together with its qemu-img."""
     run = start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP" if children else "SIGKILL"))
     if children:
-        wait_for(lambda: is_stopped(run.pid) or run.process.poll() is not None, point)
+        _await_stop(run, point)
     else:
-        run.process.wait(60)
+        wait_for(lambda: run.process.poll() is not None, point)
     if run.process.poll() is None or run.process.returncode == -signal.SIGKILL:
         run.kill()
         return
@@ -63,13 +61,24 @@ def paused_at(
 ) -> Iterator[RunningModule]:
     """The module, standing still at POINT for the length of the block; it goes on afterwards."""
     run = start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP", **settings))
-    wait_for(lambda: is_stopped(run.pid) or run.process.poll() is not None, point)
+    _await_stop(run, point)
     assert run.process.poll() is None, f"it never came to {point}: {run.result()}"
     try:
         yield run
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(run.pid, signal.SIGCONT)
+            send(run.pid, signal.SIGCONT)
+
+
+def wait_in(run: RunningModule, condition: Callable[[], object], what: str) -> None:
+    """Waits for what happens while RUN is at work."""
+    wait_for(lambda: run.process.poll() is not None or condition(), what)
+    assert run.process.poll() is None, f"it ended before {what}: {run.result()}"
+
+
+def _await_stop(run: RunningModule, point: str) -> None:
+    """Waits until the run stands still at POINT, or has ended without."""
+    wait_for(lambda: is_stopped(run.pid) or run.process.poll() is not None, point)
 
 
 def qemu_img_of(run: RunningModule, verb: str) -> int:

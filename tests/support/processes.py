@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 
@@ -28,6 +29,13 @@ def _state(pid: int) -> str:
 
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process does something of its own at the signal."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+        (caught,) = (line.split()[1] for line in status if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def waits_for_a_lock(pid: int) -> bool:
