@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import run_module, start_module
 from lab.module import RunningModule
-from support.processes import children_of, is_stopped
+from support.processes import is_stopped
 from support.waits import send, wait_for
 
 INJECTED = Path(__file__).with_name("injected")
@@ -79,21 +79,3 @@ def wait_in(run: RunningModule, condition: Callable[[], object], what: str) -> N
 def _await_stop(run: RunningModule, point: str) -> None:
     """Waits until the run stands still at POINT, or has ended without."""
     wait_for(lambda: is_stopped(run.pid) or run.process.poll() is not None, point)
-
-
-def qemu_img_of(run: RunningModule, verb: str) -> int:
-    """The process of the qemu-img that the module runs, once it runs that verb."""
-    found: list[int] = []
-
-    def look() -> bool:
-        for child in children_of(run.pid):
-            try:
-                words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                continue
-            if len(words) > 1 and words[1] == verb.encode():
-                found.append(child)
-        return bool(found)
-
-    wait_for(look, f"qemu-img {verb}")
-    return found[0]

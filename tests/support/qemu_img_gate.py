@@ -4,9 +4,9 @@
 """Becomes qemu-img, which stands still at some points of its work until a test lets it go (support.held_qemu_img).
 
 Started as `qemu_img_gate.py MARKS POINTS REAL VERB ...`. POINTS are percents, in order, between commas; 0 is before it
-begins. At each it leaves a mark in the directory MARKS and goes on when that is gone, or at once where the directory
-is. From 1 on it is its own report that holds it: that goes into a pipe which takes one line at a time, so qemu-img comes
-no further than its next line but one.
+begins. At each it leaves a mark in the directory MARKS and goes on when that is gone; it stops nowhere where there is
+no such directory. From 1 on it is its own report that holds it: that goes into a pipe which takes one line at a time, so
+qemu-img comes no further than its next line but one.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 """Waits for what happens beside a test, and acts upon it. No test says how soon: a deadline only ends a hang.
 
 What a test waits for stays as it is until the test has acted: its process stands still (support.injection,
-support.held_qemu_img), or its block job has a bandwidth with which it would go on for hours (HELD). KVMOPS_LATE_TESTER=1 shows that it does so:
-a second passes after each of these waits, and before each signal.
+support.held_qemu_img), or its block job has a bandwidth with which it would go on for hours (HELD).
+KVMOPS_LATE_TESTER=1 shows that it does: a second passes after each of these waits, and before each signal.
 """
 
 from __future__ import annotations
