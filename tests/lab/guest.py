@@ -54,8 +54,8 @@ class Guest:
     def run(self, command: str, timeout: float = 300, ask_every: float | None = None) -> tuple[int, str]:
         """Runs shell COMMAND; returns its exit status and its output (both streams).
 
-        With ASK_EVERY the command is sent again after so many seconds, and then ever more rarely, until it is answered:
-        a guest that is slower than the questions come would never be through with them.
+        With ASK_EVERY the command is sent again after so many seconds, and then more and more rarely, until it is
+        answered: a guest that is slower than the questions come would never be through with them.
         """
         mark = secrets.token_hex(4)
         # The line break in front ends what an earlier connection may have left half said.
@@ -77,7 +77,7 @@ class Guest:
                     if now >= ask_again:
                         console.sendall(request)
                         ask_again = now + ask_every if ask_every else deadline
-                        ask_every = ask_every * 2 if ask_every else None
+                        ask_every = min(2 * ask_every, 4) if ask_every else None
                     console.settimeout(max(0.01, min(deadline, ask_again) - now))
                     chunk = console.recv(65536)
                 except TimeoutError:

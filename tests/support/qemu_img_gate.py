@@ -5,8 +5,8 @@
 
 Started as `qemu_img_gate.py MARKS POINTS REAL VERB ...`. POINTS are percents, in order, between commas; 0 is before it
 begins. At each it leaves a mark in the directory MARKS and goes on when that is gone; it stops nowhere where there is
-no such directory. From 1 on it is its own report that holds it: that goes into a pipe which takes one line at a time, so
-qemu-img comes no further than its next line but one.
+no such directory. From 1 on it is its own report that holds it: that goes into a pipe which takes one line at a time,
+so qemu-img comes no further than its next line but one.
 """
 
 from __future__ import annotations
