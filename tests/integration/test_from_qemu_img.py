@@ -138,7 +138,7 @@ def test_the_tasks_do_what_the_commands_do(hv: Hypervisor, ground: Playground, i
     defaults: dict[str, Any] = {"group/kvmops.disk.all": {"uri": hv.uri}}
     defaults |= {f"kvmops.disk.qcow2_{verb}": {"progress": False} for verb in ("convert", "commit", "compare")}
     tasks = [task for example in examples() for task in placed(example, played, keys)]
-    run = ground.start(*tasks, module_defaults=defaults).wait(300)
+    run = ground.start(*tasks, module_defaults=defaults).wait()
     assert run.process.returncode == 0, run.output
     assert_same(typed, played)
 

@@ -19,6 +19,7 @@ from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from lab.module import run_module
 from lab.tree import tree_state
+from support.held_qemu_img import HeldQemuImg
 from support.image_tools import (
     MIB,
     content,
@@ -441,12 +442,18 @@ def test_it_works_without_root(open_directory: Path) -> None:
     assert (content(made.base), names(own)) == (shown, ["base"])
 
 
-def test_it_says_how_far_it_is(ground: Playground, images: Path) -> None:
-    base = create(images / "web.qcow2", "qcow2", 32 * MIB)
+def test_it_says_how_far_it_is(hv: Hypervisor, base: Path, images: Path) -> None:
+    held = HeldQemuImg(base, "commit", 20)
+    ground = Playground(hv, base, held.prefix())
+    below = create(images / "web.qcow2", "qcow2", 32 * MIB)
     top = overlay(images / "test.qcow2", "web.qcow2")
     qemu_io(top, "write -P 0x22 0 16M")
-    wish = {"path": str(top), "rate_limit": "4M", "remove": True}
-    run = ground.play({"kvmops.disk.qcow2_commit": wish, "register": "merged"})
+    wish = {"path": str(top), "rate_limit": "16M", "remove": True}
+    run = ground.start({"kvmops.disk.qcow2_commit": wish, "register": "merged"})
+    held.wait()
+    run.wait_for(r"test\.qcow2: merge [1-9]\d %")
+    held.let_go()
+    assert run.wait().process.returncode == 0, run.output
     assert run.result("merged")["removed"] == [str(top)]
     told = re.findall(r"^\[here\] test\.qcow2: (merge|compare) +(\d+) % of (?:16|32) MiB", run.output, re.MULTILINE)
     merged = [int(percent) for verb, percent in told if verb == "merge"]
@@ -454,5 +461,5 @@ def test_it_says_how_far_it_is(ground: Playground, images: Path) -> None:
     assert merged[-1] == 100, run.output
     assert len(merged) > 2, run.output
     assert ("compare", "100") in told
-    assert names(images) == [base.name]
+    assert names(images) == [below.name]
     assert ground.left() == []

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from lab.module import RunningModule
 from support import stand_in
 from support.waits import be_late, wait_for
 
@@ -16,7 +18,7 @@ _GATE = Path(__file__).with_name("qemu_img_gate.py")
 
 
 class HeldQemuImg:
-    """Stands still at each of POINTS of its VERB, until it is let go.
+    """Stands still at each of POINTS of its VERB (a pattern of the shell), until it is let go.
 
     They are percents of what a verb that says so has done, or 0: before it begins.
     """
@@ -29,11 +31,15 @@ class HeldQemuImg:
         self._marks.mkdir()
         self._marks.chmod(0o1777)
         gate = f"{sys.executable} -IS {_GATE} {self._marks} {','.join(map(str, points))}"
-        self._script = f'[ "$1" != {verb} ] || exec {gate} $REAL "$@"\nexec $REAL "$@"'
+        self._script = f'case "$1" in {verb}) exec {gate} $REAL "$@";; esac\nexec $REAL "$@"'
 
     def mount(self) -> str:
         """A shell command for a mount namespace of one's own in which this is qemu-img."""
         return stand_in.mount(self._directory, self._script)
+
+    def prefix(self) -> list[str]:
+        """What makes this qemu-img for the command that follows."""
+        return ["unshare", "--mount", "sh", "-c", f'{self.mount()} && exec "$@"', "sh"]
 
     def python(self) -> Path:
         """An interpreter for run_module to which this is qemu-img."""
@@ -41,7 +47,19 @@ class HeldQemuImg:
 
     def wait(self, number: int = 1) -> list[int]:
         """Waits until so many stand still; returns their processes, by the numbers that they have where they run."""
-        wait_for(lambda: len(list(self._marks.iterdir())) >= number, f"{number} qemu-img at its point")
+        wait_for(lambda: len(self._still()) >= number, f"{number} qemu-img at its point")
+        return self._still()
+
+    def each_of(self, run: RunningModule) -> Iterator[int]:
+        """The process of each that RUN starts, while it stands still."""
+        while True:
+            wait_for(lambda: self._still() or run.process.poll() is not None, "another qemu-img, or the end")
+            if not self._still():
+                return
+            yield from self._still()
+            self.let_go()
+
+    def _still(self) -> list[int]:
         return [int(mark.name.partition("-")[0]) for mark in self._marks.iterdir()]
 
     def open(self) -> None:
