@@ -363,7 +363,7 @@ def test_a_page_of_a_thousand_disks_is_legible_and_quick(crowded: Page) -> None:
     assert crowded.one("#chains").rect["height"] < 9000, "not every clone is drawn"
     assert crowded.run(OVERHANG) == []
     widths = crowded.run("return [...document.querySelectorAll('th')].map((one) => one.offsetWidth)")
-    assert crowded.run(SORTING) < 5000
+    assert crowded.effort(SORTING) < 5
     crowded.type("#search", "hypervisor-3 pc-19")
     assert crowded.one("#found").text == "10 of 1005"
     assert crowded.run("return [...document.querySelectorAll('th')].map((one) => one.offsetWidth)") == widths
@@ -402,12 +402,10 @@ return cells.filter((cell) => {
   return range.getBoundingClientRect().right > room + 0.5;
 }).map((cell) => cell.textContent.trim());
 """
-#: The milliseconds until the table is sorted by a column, and laid out anew.
+#: Sorts the table by a column, and has it laid out anew.
 SORTING = """
-const start = performance.now();
 document.querySelector("th:nth-child(7) button").click();
 document.body.offsetHeight;
-return performance.now() - start;
 """
 
 
