@@ -121,7 +121,7 @@ def test_a_machine_that_runs_is_only_shut_down_where_that_is_asked_for(
     (images / "back").mkdir()
 
     predicted = play("--check", disk_convert_mode="live")
-    there = play(disk_convert_mode="live", disk_convert_bandwidth="100M", disk_convert_copy_timeout=60)
+    there = play(disk_convert_mode="live", disk_convert_bandwidth="100M", disk_convert_copy_timeout=3600)
 
     assert "its machine runs on" in predicted.output
     assert "its machine ran on" in there.output, there.output

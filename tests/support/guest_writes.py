@@ -24,6 +24,17 @@ def start_writing(guest: Guest) -> None:
     guest.must("(writer /data/records >/tmp/writer 2>&1 &); while [ ! -e /tmp/acked ]; do usleep 10000; done")
 
 
+def acknowledged(guest: Guest, after: int = 0) -> int:
+    """The number of a record that was acknowledged, later than AFTER."""
+    return number_in(guest, "/tmp/acked", after)
+
+
+def number_in(guest: Guest, path: str, above: int) -> int:
+    """The number in a file of the guest, as soon as it is above ABOVE."""
+    look = f'n=$(cat {path}) && [ "$n" -gt {above} ]'  # it is empty while it is written anew
+    return int(guest.must(f"until {{ {look}; }} 2>/dev/null; do usleep 10000; done; echo $n"))
+
+
 def stop_writing(guest: Guest) -> int:
     """Asserts that all that was acknowledged is there, and returns how many records that are."""
     guest.must("touch /tmp/stop; while pidof dd; do usleep 10000; done; sync; echo 3 >/proc/sys/vm/drop_caches")
