@@ -38,7 +38,7 @@ def changed() -> Iterator[tuple[str, str]]:
                     assert isinstance(values, ast.Dict), f"{test}:{node.lineno}: the names must stand there"
                     for name in values.keys:
                         assert isinstance(name, ast.Constant), f"{test}:{node.lineno}: the names must stand there"
-                        yield file.value, name.value
+                        yield str(file.value), str(name.value)
 
 
 def assigned(file: Path) -> set[str]:
