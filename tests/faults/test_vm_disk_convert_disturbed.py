@@ -18,7 +18,7 @@ import pytest
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from support.held_qemu_img import HeldQemuImg
-from support.injection import killed_at, paused_at, signalled_at, wait_in
+from support.injection import at_once, killed_at, paused_at, signalled_at, wait_in
 from support.processes import is_gone
 from support.scene import (
     RECORD,
@@ -210,8 +210,7 @@ def test_a_qemu_img_does_not_outlive_a_module_that_is_killed(large: Machine, tmp
 
 
 def test_of_two_runs_at_once_one_converts(running: Machine) -> None:
-    runs = [start_module(MODULE, running.params) for _run in range(2)]
-    results = [run.result() for run in runs]
+    results = at_once(MODULE, *[running.params] * 2)
     changed = [result for result in results if result.get("changed")]
     assert len(changed) == 1, results
     (other,) = (result for result in results if not result.get("changed"))

@@ -19,7 +19,7 @@ from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from support.cramped import cramped, fill
-from support.injection import killed_at, paused_at, points, signalled_at, wait_in
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, wait_in
 from support.processes import is_gone
 from support.scene import (
     RECORD,
@@ -110,14 +110,17 @@ def machine(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Machine:
     return Machine(hv, images, name)
 
 
-def test_killed_at_any_point_the_guest_runs_on_and_the_next_run_finishes_the_job(machine: Machine) -> None:
+@in_shares(3)
+def test_killed_at_any_point_the_guest_runs_on_and_the_next_run_finishes_the_job(
+    machine: Machine, share: Share
+) -> None:
     log = machine.images.parent / f"{machine.name}.points"
     every_point = points(machine.params, log)
     log.unlink()
     machine.assert_converted()
     machine.assert_same_guest()
     assert {"virDomainSetMetadata 1", "link 1", "virDomainBlockCopy 1", "virDomainBlockJobAbort 1"} <= set(every_point)
-    for number, point in enumerate(every_point):
+    for number, point in share.take(every_point):
         with contextlib.suppress(libvirt.libvirtError), machine.domain() as domain:
             domain.destroy()
         machine.hv.define(machine.definition)

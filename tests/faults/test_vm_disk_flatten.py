@@ -21,7 +21,7 @@ from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from support.cramped import cramped
-from support.injection import killed_at, paused_at, points, signalled_at, wait_in
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, wait_in
 from support.scene import (
     RECORD,
     chain_of,
@@ -153,8 +153,9 @@ WAYS = {
 }
 
 
+@in_shares(3)
 @pytest.mark.parametrize("way", WAYS)
-def test_killed_at_any_point_the_next_run_finishes_the_job(off: Machine, way: str) -> None:
+def test_killed_at_any_point_the_next_run_finishes_the_job(off: Machine, way: str, share: Share) -> None:
     """Where the host fails, what is in QEMU's memory is gone: a reference that was changed too early is put back."""
     live, host_fails = way != "offline", "host" in way
     kept = [off.base] if host_fails else []
@@ -169,7 +170,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(off: Machine, way: st
     first, last = (every_point.index(point) for point in WAYS[way])
     chosen = [point for point in every_point[first : last + 1] if not point.startswith(("fsync", "qemu-img-info"))]
     assert expected <= set(chosen)
-    for number, point in enumerate(chosen):
+    for number, point in share.take(chosen):
         off.reset(start=live)
         killed_at(point, params, children=bool(number % 2), module=MODULE)
         if host_fails:

@@ -22,7 +22,7 @@ from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from support.cramped import cramped, fill
-from support.injection import killed_at, paused_at, points, signalled_at, wait_in
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, wait_in
 from support.scene import (
     can_revert,
     chain_of,
@@ -201,8 +201,9 @@ WAYS = {
 }
 
 
+@in_shares(2)
 @pytest.mark.parametrize("name", WAYS)
-def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, name: str) -> None:
+def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, name: str, share: Share) -> None:
     way = WAYS[name]
     params = {**machine.params, **way.asked}
     left = ("s",) if "snapshot" in way.asked else ()
@@ -213,7 +214,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, nam
     machine.assert_settled(*left)
     chosen = [point for point in way.points.split(",") if point in found]
     assert len(chosen) >= 3, found
-    for number, point in enumerate(chosen):
+    for number, point in share.take(chosen):
         machine.prepare(*way.there, start=way.live)
         killed_at(point, params, children=bool(number % 2), module=MODULE)
         if not way.live:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from lab import run_module, start_module
 from lab.module import RunningModule
 from support.processes import is_stopped
@@ -30,11 +33,46 @@ def constants(by_file: Mapping[str, Mapping[str, Any]]) -> str:
     return json.dumps(by_file)
 
 
+#: For runs that wait for others, however long those take.
+PATIENT = constants({"_files.lock": {"PATIENCE": 3600}, "_task.batch": {"PATIENCE": 3600}})
+
+
+def at_once(module: str, *asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The results of runs that begin at once."""
+    runs = [start_module(module, params, env=environment(CONSTANTS=PATIENT)) for params in asked]
+    return [run.result(timeout=600) for run in runs]
+
+
+def waiting(params: Mapping[str, Any], *, module: str = MODULE) -> AbstractContextManager[RunningModule]:
+    """A run that waits for another one, and has not looked again yet."""
+    return paused_at("sleep 1", params, module=module, CONSTANTS=PATIENT)
+
+
 def points(params: Mapping[str, Any], log: Path, *, module: str = MODULE) -> list[str]:
     """The points of a run, which is carried out."""
     done = run_module(module, params, env=environment(POINTS=str(log)))
     assert done.get("changed"), done
     return log.read_text(encoding="utf-8").splitlines()
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every OFth of the points of a run, from one on: a test for each share, as they can run beside each other."""
+
+    first: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.first + 1} of {self.of}"
+
+    def take(self, found: Sequence[str]) -> list[tuple[int, str]]:
+        """Those of FOUND that are in this share, with the number that each has in the whole."""
+        return list(enumerate(found))[self.first :: self.of]
+
+
+def in_shares(of: int) -> pytest.MarkDecorator:
+    """Has the test run once for each `share`."""
+    return pytest.mark.parametrize("share", [Share(first, of) for first in range(of)], ids=str)
 
 
 def killed_at(point: str, params: Mapping[str, Any], *, children: bool = False, module: str = MODULE) -> None:
@@ -48,6 +86,13 @@ def killed_at(point: str, params: Mapping[str, Any], *, children: bool = False, 
         run.kill()
         return
     raise AssertionError(f"it never came to {point}: {run.result()}")
+
+
+def kill_with_qemu_img(run: RunningModule, qemu_img: int) -> None:
+    """As a power failure would: the module first, so that it cannot react, then what it started."""
+    send(run.pid, signal.SIGSTOP)
+    send(qemu_img, signal.SIGKILL)
+    run.kill()
 
 
 def signalled_at(point: str, name: str, params: Mapping[str, Any], *, module: str = MODULE) -> dict[str, Any]:
