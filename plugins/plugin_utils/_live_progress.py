@@ -206,7 +206,7 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
         }
 
     def _end(self, job: Job, task_vars: dict[str, t.Any]) -> None:
-        """Makes the module undo what it began (SIGTERM), and waits for that; the module continues if that takes longer."""
+        """Makes the module undo what it began (SIGTERM), and waits for that. It continues if that takes longer."""
         deadline = time.monotonic() + END_SECONDS
         told = False
         while time.monotonic() < deadline:
