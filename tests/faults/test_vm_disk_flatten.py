@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vm_disk_flatten killed and disturbed, live and off line: nothing is lost, a rerun finishes the job."""
+"""vm_disk_flatten killed and disturbed, live and offline: nothing is lost, a rerun finishes the job."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_a_conversion_that_was_interrupted_is_left_to_its_module(off: Machine) -
     assert run_module("vm_disk_convert", asked)["changed"]
 
 
-@pytest.mark.parametrize("point", ["virDomainQemuMonitorCommand 1", "qemu-img-compare 1"], ids=["live", "off line"])
+@pytest.mark.parametrize("point", ["virDomainQemuMonitorCommand 1", "qemu-img-compare 1"], ids=["live", "offline"])
 def test_an_edit_of_the_definition_in_the_middle_is_kept(off: Machine, point: str) -> None:
     if point.startswith("vir"):
         off.start()

@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vm_disk_snapshot killed and disturbed, live and off line: the disk reads the same, and the next run finishes."""
+"""vm_disk_snapshot killed and disturbed, live and offline: the disk reads the same, and the next run finishes."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ WAYS = {
         {"snapshot": "s"},
         "link 2,virDomainSnapshotCreateXML 1,virDomainSetMetadata 3,unlink 5",
     ),
-    "take, off line": Way((), False, {"snapshot": "s"}, "link 1,virDomainDefineXMLFlags 1,unlink 3"),
+    "take, offline": Way((), False, {"snapshot": "s"}, "link 1,virDomainDefineXMLFlags 1,unlink 3"),
     "merge two, live": Way(
         ("s1", "s2"),
         True,
@@ -192,7 +192,7 @@ WAYS = {
         "virDomainBlockCommit 2,virDomainSnapshotCreateXML 1,virDomainSnapshotDelete 1,unlink 2,"
         "virDomainBlockJobAbort 2,unlink 8",
     ),
-    "merge two, off line": Way(
+    "merge two, offline": Way(
         ("s1", "s2"),
         False,
         MERGED,

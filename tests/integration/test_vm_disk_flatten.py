@@ -264,7 +264,7 @@ def test_a_paused_domain_is_flattened_and_stays_paused(hv: Hypervisor, images: P
     assert leftovers(hv, name, images) == []
 
 
-# Off line
+# Offline
 
 
 @dataclass

@@ -323,7 +323,7 @@ def test_a_paused_domain_gets_a_snapshot_and_stays_paused(
     assert content(disk, "qcow2") == wanted
 
 
-# Off line
+# Offline
 
 
 @dataclass
