@@ -18,13 +18,13 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.cramped import cramped, fill
-from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
-from integration.test_vm_disk_snapshot import can_revert, snapshot_xmls
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
-from scene import (
+from support.cramped import cramped, fill
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, wait_in
+from support.scene import (
+    can_revert,
     chain_of,
     content,
     definition,
@@ -34,11 +34,11 @@ from scene import (
     leftovers,
     make_image,
     qemu_img,
+    snapshot_xmls,
 )
+from support.waits import HELD, send
 
 MODULE = "vm_disk_snapshot"
-#: Bytes in a second: a merge takes a while, so that something can happen meanwhile.
-SLOW = "256K"
 ACTIVE = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
 
 
@@ -122,10 +122,10 @@ class Machine:
         with self.domain() as domain:
             return bool(domain.isActive() and domain.blockJobInfo("vda", 0))
 
-    def begin_slowly(self, **asked: Any) -> RunningModule:
-        """A run in the middle of its first merge."""
-        run = start_module(MODULE, {**self.params, "state": "absent", "bandwidth": SLOW, **asked})
-        wait_for(self.is_merging, "the merge")
+    def begin(self, **asked: Any) -> RunningModule:
+        """A run in the middle of its first merge, which does not end by itself."""
+        run = start_module(MODULE, {**self.params, "state": "absent", "bandwidth": HELD, **asked})
+        wait_in(run, self.is_merging, "the merge")
         return run
 
     def assert_settled(self, *snapshots: str) -> None:
@@ -201,8 +201,9 @@ WAYS = {
 }
 
 
+@in_shares(2)
 @pytest.mark.parametrize("name", WAYS)
-def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, name: str) -> None:
+def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, name: str, share: Share) -> None:
     way = WAYS[name]
     params = {**machine.params, **way.asked}
     left = ("s",) if "snapshot" in way.asked else ()
@@ -213,7 +214,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, nam
     machine.assert_settled(*left)
     chosen = [point for point in way.points.split(",") if point in found]
     assert len(chosen) >= 3, found
-    for number, point in enumerate(chosen):
+    for number, point in share.take(chosen):
         machine.prepare(*way.there, start=way.live)
         killed_at(point, params, children=bool(number % 2), module=MODULE)
         if not way.live:
@@ -230,7 +231,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, nam
 
 def test_the_merge_of_a_killed_run_goes_on_and_is_waited_for(machine: Machine) -> None:
     machine.prepare("s", start=True)
-    machine.begin_slowly(snapshot="s").kill()
+    machine.begin(snapshot="s").kill()
     assert machine.is_merging()
     for module, asked in {
         "vm_disk_convert": {"disk": "vda", "format": "raw", "dest": str(machine.images / "new.raw")},
@@ -249,7 +250,7 @@ def test_the_merge_of_a_killed_run_goes_on_and_is_waited_for(machine: Machine) -
 def test_whatever_the_next_run_wants_it_finishes_the_merge_first(machine: Machine) -> None:
     """The image below is not any more what the snapshot kept."""
     machine.prepare("s1", "s2", start=True)
-    machine.begin_slowly(snapshot="s1").kill()
+    machine.begin(snapshot="s1").kill()
     done = run_module(MODULE, {**machine.params, "snapshot": "s1"})
     assert done.get("changed"), done
     assert done["removed"] == ["s1"]
@@ -292,7 +293,7 @@ def test_a_merge_that_lost_nothing_is_not_done_again(machine: Machine) -> None:
 
 def test_a_guest_that_goes_off_in_the_middle_keeps_its_content(machine: Machine) -> None:
     machine.prepare("s", start=True)
-    run = machine.begin_slowly(snapshot="s")
+    run = machine.begin(snapshot="s")
     machine.destroy()
     failed = run.result()
     assert "went off" in failed["msg"]
@@ -302,7 +303,7 @@ def test_a_guest_that_goes_off_in_the_middle_keeps_its_content(machine: Machine)
 
 def test_libvirtd_killed_in_the_middle_the_next_run_finishes_the_job(machine: Machine) -> None:
     machine.prepare("s1", "s2", start=True)
-    run = machine.begin_slowly(snapshot="s1")
+    run = machine.begin(snapshot="s1")
     machine.hv.kill_libvirtd()
     failed = run.result()
     machine.hv.start_libvirtd()
@@ -315,11 +316,11 @@ def test_libvirtd_killed_in_the_middle_the_next_run_finishes_the_job(machine: Ma
 
 def test_a_run_that_is_told_to_end_ends_its_merge_and_the_next_one_finishes_it(machine: Machine) -> None:
     machine.prepare("s", start=True)
-    run = machine.begin_slowly(snapshot="s")
-    os.kill(run.pid, signal.SIGTERM)
+    run = machine.begin(snapshot="s")
+    send(run.pid, signal.SIGTERM)
     assert "interrupted by SIGTERM" in run.result()["msg"]
     assert not machine.is_merging()
-    late = run_module(MODULE, {**machine.params, "state": "absent", "snapshot": "s", "bandwidth": SLOW, "timeout": 1})
+    late = run_module(MODULE, {**machine.params, "state": "absent", "snapshot": "s", "bandwidth": HELD, "timeout": 1})
     assert "waited 1 s for the merge of vda" in late["msg"]
     assert not machine.is_merging()
     machine.assert_converges(state="absent", snapshot="s")
@@ -339,7 +340,7 @@ def test_the_merge_of_somebody_else_is_left_alone(machine: Machine) -> None:
     machine.prepare("s", start=True)
     with machine.domain() as domain:
         flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
-        domain.blockCommit("vda", None, None, 64 << 10, flags)
+        domain.blockCommit("vda", None, None, int(HELD), flags)
         refused = run_module(MODULE, {**machine.params, "state": "absent", "snapshot": "s"})
         assert "a block job runs on vda" in refused["msg"]
         assert machine.is_merging()
@@ -356,11 +357,11 @@ def test_another_merge_than_the_one_that_a_killed_run_began_is_left_alone(machin
         killed_at("virDomainBlockCommit 1", params, module=MODULE)
         with machine.domain() as domain:
             paths = [str(machine.images / name) if name else None for name in (base, top)]
-            domain.blockCommit("vda", *paths, 64 << 10, active | libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES)
+            domain.blockCommit("vda", *paths, int(HELD), active | libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES)
             refused = run_module(MODULE, params)
             assert "a block job runs on vda" in refused["msg"], top
             job = domain.blockJobInfo("vda", libvirt.VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES)
-            assert job["bandwidth"] == 64 << 10, "nobody has touched it"
+            assert job["bandwidth"] == int(HELD), "nobody has touched it"
             domain.blockJobAbort("vda", 0)
         done = run_module(MODULE, params)
         assert done.get("changed"), done
@@ -415,7 +416,7 @@ def test_a_merge_below_a_guest_that_fills_the_file_system_keeps_the_disk_and_the
         assert refused["required_bytes"] > refused["available_bytes"]
         kept.unlink()
         machine.start()
-        run = machine.begin_slowly(snapshot="s")
+        run = machine.begin(snapshot="s")
         fill(kept)
         with machine.domain() as domain:
             domain.blockJobSetSpeed("vda", 0, 0)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from faults.injection import wait_for
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import content, definition, disk_of, is_running, leftovers, make_image, make_overlay
+from support.scene import content, definition, disk_of, is_running, leftovers, make_image, make_overlay
+from support.waits import wait_for
 
 #: What is asked of each module, and all of them refuse.
 ASKED: dict[str, dict[str, Any]] = {
