@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What somebody should know first, the worst of all on top."""
+"""What the reader should know first, the worst of all on top."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _bases_in_danger(host: Host) -> t.Iterator[Concern]:
             yield Concern("critical", host.name, "base is written", path, text, advice)
         elif image["writable"] and path in writers:
             text = f"{overlays} on it, and domain {names} would write it when it is started"
-            advice = "Take its mode away (vm_linked_clone with protect_base does), or give the domain an overlay."
+            advice = "Make it read-only (vm_linked_clone with protect_base does), or give the domain an overlay."
             yield Concern("warning", host.name, "base in danger", path, text, advice)
 
 

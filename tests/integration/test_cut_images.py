@@ -19,11 +19,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from cut_images import DISK, MIB, NAMES, Whole, qemu_img, qemu_io, whole_images
-from integration.image_tools import NOBODY
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import definition, is_running
+from support.cut_images import DISK, MIB, NAMES, Whole, qemu_img, qemu_io, whole_images
+from support.image_tools import NOBODY
+from support.scene import definition, is_running
 
 SEED = 11
 

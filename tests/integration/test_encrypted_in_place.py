@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.encrypted import content, encryption, is_sound, seen_of, write
-from integration.image_tools import MIB, create, done, image_params, info, names, qemu_img, qemu_io, specific
-from integration.snapshot_tools import predicted, refused, snapshots_of, succeeded
-from lab.module import start_module
 from lab.tree import tree_state
+from support.encrypted import content, encryption, is_sound, looked_at, write
+from support.image_tools import MIB, create, done, image_params, info, names, qemu_img, qemu_io, specific
+from support.snapshot_tools import predicted, refused, snapshots_of, succeeded
 
 FIRST, SECOND, OTHER = "correct horse, battery=staple", "zweiter Schlüssel", "wrong horse"
 CHECK, SNAPSHOT, BITMAP, COMMIT, COMPARE = (
@@ -233,9 +232,7 @@ def test_the_secrets_are_seen_nowhere(images: Path) -> None:
         ),
     ]
     for module, path, params in runs:
-        run = start_module(module, image_params(path, params))
-        seen = seen_of(run.pid)
-        result = run.result()
+        result, seen = looked_at(module, image_params(path, params))
         assert not result.get("failed"), result
         assert any(b"qemu-img" in what for what in seen), "it was looked at"
         for known in (FIRST, SECOND):

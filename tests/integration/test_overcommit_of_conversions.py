@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.file_systems import in_memory
-from integration.image_tools import NOBODY, create, names, overlay
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from lab.module import run_module
 from lab.tree import tree_state
-from scene import MIB, make_image, unchanged
+from support.file_systems import in_memory
+from support.image_tools import NOBODY, create, names, overlay
+from support.scene import MIB, make_image, unchanged
 
 Facts = dict[str, Any]
 Module = Callable[..., Facts]

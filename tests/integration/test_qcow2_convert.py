@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign import make_foreign
-from integration.image_tools import (
+from lab.module import run_module
+from lab.pattern import write_pattern
+from lab.tree import tree_state
+from support.foreign import make_foreign
+from support.image_tools import (
     KIB,
     MIB,
     NOBODY,
@@ -32,10 +35,7 @@ from integration.image_tools import (
     qemu_io,
     specific,
 )
-from integration.stand_in import listening, python_with
-from lab.module import run_module
-from lab.pattern import write_pattern
-from lab.tree import tree_state
+from support.stand_in import listening, python_with
 
 Result = dict[str, Any]
 FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.encrypted import QUICK, encryption, opens, seen_of, write
-from integration.encrypted import content as decrypted
-from integration.image_tools import (
+from lab.module import run_module
+from lab.tree import tree_state
+from support.encrypted import QUICK, encryption, looked_at, opens, write
+from support.encrypted import content as decrypted
+from support.image_tools import (
     MIB,
     NOBODY,
     content,
@@ -27,8 +29,6 @@ from integration.image_tools import (
     qemu_io,
     specific,
 )
-from lab.module import run_module, start_module
-from lab.tree import tree_state
 
 Result = dict[str, Any]
 FIRST, SECOND, OTHER = "correct horse, battery=staple", "zweiter Schlüssel", "wrong horse"
@@ -85,9 +85,7 @@ def test_it_is_stored_in_the_clear_when_asked_and_the_secrets_are_seen_nowhere(m
     before, source = tree_state(tmp_path), tree_state(made)
     predicted = convert(src, dest, check=True, **wanted)
     assert tree_state(tmp_path) == before
-    module = start_module("qcow2_convert", params(src, dest, decrypt=True, **wanted))
-    seen = seen_of(module.pid)
-    result = module.result()
+    result, seen = looked_at("qcow2_convert", params(src, dest, decrypt=True, **wanted))
     assert (result["changed"], result["verified"]) == (True, True), result
     assert result["actions"] == predicted["actions"] == [f"convert {src} (encrypted qcow2) to {dest} (qcow2)"]
     assert result["diff"] == predicted["diff"]
@@ -217,9 +215,7 @@ def test_a_disk_is_encrypted_compared_and_kept_up_to_date(tmp_path: Path, image_
     state = tree_state(tmp_path)
     predicted = convert(src, dest, check=True, decrypt=False, **wanted)
     assert tree_state(tmp_path) == state
-    module = start_module("qcow2_convert", params(src, dest, **wanted))
-    seen = seen_of(module.pid)
-    result = module.result()
+    result, seen = looked_at("qcow2_convert", params(src, dest, **wanted))
     assert (result["changed"], result["verified"]) == (True, True), result
     assert result["actions"] == predicted["actions"] == [f"convert {src} (qcow2) to {dest} (encrypted {image_format})"]
     assert result["diff"] == predicted["diff"]

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.encrypted import content, encryption, is_sound, opens, seen_of, write
-from integration.image_tools import (
+from lab.tree import tree_state
+from support.encrypted import content, encryption, is_sound, looked_at, opens, write
+from support.image_tools import (
     MIB,
-    begin,
     create,
     done,
+    image_params,
     info,
     names,
     opened_by_a_process,
@@ -28,7 +29,6 @@ from integration.image_tools import (
     settled,
     specific,
 )
-from lab.tree import tree_state
 
 FIRST, SECOND, OTHER = "correct horse, battery=staple", "zweiter Schlüssel", "wrong horse"
 HUSH = "hush-hush-hush"
@@ -78,9 +78,7 @@ def test_an_encrypted_image_is_made_and_its_secrets_are_seen_nowhere(tmp_path: P
     before = tree_state(tmp_path)
     prediction = done(path, check=True, **wanted)
     assert tree_state(tmp_path) == before
-    module = begin(path, **wanted)
-    seen = seen_of(module.pid)
-    result = module.result()
+    result, seen = looked_at("qcow2_image", image_params(path, wanted))
     assert (result["changed"], result["actions"]) == (True, prediction["actions"]), result
     assert result["actions"] == [f"create encrypted qcow2 image {path} of 8 MiB"]
     assert any(b"qemu-img" in what for what in seen), "it was looked at"

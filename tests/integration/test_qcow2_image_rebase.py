@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.tree import tree_state
+from support.image_tools import (
     KIB,
     MIB,
     content,
@@ -29,9 +32,6 @@ from integration.image_tools import (
     small_file_system,
     specific,
 )
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.tree import tree_state
 
 
 @pytest.fixture

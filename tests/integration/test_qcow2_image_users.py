@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.image_tools import (
+from lab import Disk, Guest, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     create,
     done,
@@ -23,9 +26,6 @@ from integration.image_tools import (
     qemu_img,
     refused,
 )
-from lab import Disk, Guest, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.tree import tree_state
 
 
 @pytest.fixture

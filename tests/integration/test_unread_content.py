@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cut_images import MIB, qemu_img, qemu_io
-from integration.image_tools import NOBODY
 from lab import run_module, tree_state
+from support.cut_images import MIB, qemu_img, qemu_io
+from support.image_tools import NOBODY
 
 SIZE = 4 * MIB
 VHDX_HEADERS = (64 << 10, 128 << 10)

@@ -13,10 +13,10 @@ from typing import Any
 
 import libvirt
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Guest, GuestError, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.arranged import Asked, Cases, Scene
+from support.scene import (
     MIB,
     definition,
     disk_of,
@@ -667,7 +667,7 @@ def test_a_guest_that_goes_off_after_the_timeout_is_started_again_by_the_next_ru
         assert "If it still goes off later, the next run starts it again" in failed["msg"]
         assert is_running(hv, deaf.name)
     with contextlib.suppress(GuestError):
-        deaf.run("power-off", timeout=5)
+        deaf.run("power-off")
     deaf.wait_off()
     predicted = run_module(MODULE, params, check=True)
     done = run_module(MODULE, params)
@@ -695,7 +695,7 @@ def test_a_guest_that_goes_off_under_a_later_task_is_started_again_whatever_the_
     (disk,) = run_module("vm_disk_info", {"names": [deaf.name], "uri": hv.uri})["disks"]
     assert disk["unfinished"]
     with contextlib.suppress(GuestError):
-        deaf.run("power-off", timeout=5)
+        deaf.run("power-off")
     deaf.wait_off()
     asked = {**params, "dest": str(images / "missing" / "vm.raw"), "format": "raw"}
     refused = run_module(MODULE, asked)

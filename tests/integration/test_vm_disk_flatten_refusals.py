@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from scene import make_image, make_overlay, qemu_img, unchanged, with_backing
+from support.arranged import Asked, Cases, Scene
+from support.scene import make_image, make_overlay, qemu_img, unchanged, with_backing
 
 MODULE = "vm_disk_flatten"
 CASES = Cases(MODULE, disk="vda", trusted=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import libvirt
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import MIB, make_encrypted, make_overlay, qemu_img, unchanged, with_backing
+from support.arranged import Asked, Cases, Scene
+from support.scene import MIB, make_encrypted, make_overlay, qemu_img, unchanged, with_backing
 
 MODULE = "vm_disk_resize"
 CASES = Cases(MODULE, disk="vda", size="16M")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk, run_module
-from scene import make_image, make_overlay, qemu_img
+from support.arranged import Asked, Cases, Scene
+from support.scene import make_image, make_overlay, qemu_img
 
 MODULE = "vm_disk_snapshot"
 CASES = Cases(MODULE, snapshot="s")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk
-from scene import make_encrypted, make_overlay, qemu_img
+from support.arranged import Asked, Cases, Scene
+from support.scene import make_encrypted, make_overlay, qemu_img
 
 MODULE = "vm_linked_clone"
 CASES = Cases(MODULE, clones=[{"name": "refused-clone"}])

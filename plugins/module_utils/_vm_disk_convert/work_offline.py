@@ -144,7 +144,7 @@ def _runs_on(domain: Domain, changes: t.Sequence[_disks.DiskChange]) -> bool:
 
 
 def _recipe(item: Conversion, wish: ConvertWish) -> _transcode.Recipe:
-    """How the new image is made off line; what is below the old one is read as a part of it, or kept below both."""
+    """How the new image is made offline; what is below the old one is read as a part of it, or kept below both."""
     base = item.backing
     return _transcode.Recipe(
         *(item.source, item.source_format, wish.layout),

@@ -66,7 +66,7 @@ class Work(t.Protocol):
 
 
 def plan_resize(state: DomainState, item: Resizing, policy: str | None, work: Work) -> Plan:
-    """The plan that brings the disk to its new size. *policy* is the preallocation of what is added off line."""
+    """The plan that brings the disk to its new size. *policy* is the preallocation of what is added offline."""
     verb, how = ("grow" if item.growth > 0 else "shrink"), ""
     if not item.live:
         how = f", preallocation {policy}" if policy else ""
@@ -104,7 +104,7 @@ def refused_device(what: str, path: str) -> DiskError:
 
 
 def policy(wish: ResizeWish, item: Resizing, length: int) -> str | None:
-    """The preallocation of what is added off line: what the task says, else what the image looks like.
+    """The preallocation of what is added offline: what the task says, else what the image looks like.
 
     *length* is that of its file. An image does not remember its policy and a plain resize adds a hole (HAZARDS C11).
     One that occupies as many bytes as its disk has was reserved, or written to the last cluster; a qcow2 image that is

@@ -42,7 +42,7 @@ class ChangeSurvey:
         return _domain.block_jobs(self.domain, replace(self.state, disks=(item.disk,))) if item.live else []
 
     def policy(self, item: Resizing) -> str | None:
-        """The preallocation of what would be added off line."""
+        """The preallocation of what would be added offline."""
         return _decision.policy(self.wish, item, os.path.getsize(item.path))
 
     def require_known_chain(self, item: Resizing) -> None:

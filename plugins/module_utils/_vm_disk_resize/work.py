@@ -27,7 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decisi
 
 @dataclass
 class Work(DomainWork):
-    """One method for each step of a resize; *policy* is the preallocation of what is added off line."""
+    """One method for each step of a resize; *policy* is the preallocation of what is added offline."""
 
     item: Resizing
     policy: str | None

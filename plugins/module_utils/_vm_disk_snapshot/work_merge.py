@@ -5,7 +5,7 @@
 """A snapshot is removed: its overlays are merged into the images below them, then nobody names them any more.
 
 Below a running guest libvirt merges (block commit), and the guest goes on with the image below where the overlay was
-the disk's own. Off line qemu-img does, which only ever writes what a reader of the overlay sees anyway: whatever the
+the disk's own. Offline qemu-img does, which only ever writes what a reader of the overlay sees anyway: whatever the
 moment of a kill, the disk reads the same, and doing it again is right.
 """
 
