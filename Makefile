@@ -128,7 +128,7 @@ test-matrix: venv ## every supported ansible-core that this machine has a Python
 bench: venv ## measures the modules beside the commands that they replace
 	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m bench
 
-demo: venv ## shows the collection at work: a disk converted off line and live, clones of a machine, the report
+demo: venv ## shows the collection at work: a disk converted offline and live, clones of a machine, the report
 	$(AS_ROOT) python tests/tools/demo.py
 
 clean: ## removes what the other targets made in this checkout

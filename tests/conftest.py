@@ -9,6 +9,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
 from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
 
 COLLECTIONS = Path(__file__).resolve().parents[1] / ".ansible" / "collections"
@@ -19,3 +20,14 @@ if not any(isinstance(finder, _AnsibleCollectionFinder) for finder in sys.meta_p
 
 # Unit tests also run with Pythons that have no libvirt (make test-matrix).
 pytest_plugins = ["lab.fixtures"] if importlib.util.find_spec("libvirt") else []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is dear is made once for a file, so the tests that share it stay in one process (`--dist loadgroup`)."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            known = item._fixtureinfo.name2fixturedefs
+            scopes = {definition.scope for name in item.fixturenames for definition in known.get(name, ())}
+            if "module" in scopes:
+                item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{item.path.stem}"))

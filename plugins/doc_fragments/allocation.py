@@ -15,11 +15,11 @@ options:
   preallocation:
     description:
       - How much of a new image is allocated when it is made.
-      - V(off) allocates on first write. V(metadata) prepares the tables of a qcow2 image, not its data.
+      - V(off) allocates on first write. V(metadata) prepares the tables of a qcow2 image, but not its data.
         V(falloc) reserves all blocks without writing them. V(full) writes zeros to all of them.
-      - For V(raw) images V(metadata) is not available; formats other than V(raw) and V(qcow2) only know V(off).
-      - An image does not remember how it was allocated, so this never makes a difference to one that exists,
-        except for the space that growing it adds.
+      - For V(raw) images V(metadata) is not available. Formats other than V(raw) and V(qcow2) only know V(off).
+      - An image does not record how it was allocated. So this option leaves an existing image alone, except for the
+        space that is added when it grows.
     type: str
     choices: ['off', metadata, falloc, full]
   allocation:
@@ -32,6 +32,6 @@ options:
   cluster_size:
     description:
       - The cluster size of a new qcow2 image; a power of two from V(512) to V(2M).
-      - Larger clusters need less metadata for large disks, smaller ones waste less on small writes.
+      - Larger clusters need less metadata for large disks. Smaller ones waste less space on small writes.
     type: str
 """

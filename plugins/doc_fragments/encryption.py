@@ -14,10 +14,10 @@ class ModuleDocFragment:
 options:
   encryption:
     description:
-      - The secret that opens the image, where it is encrypted with LUKS. It is proved by opening the image. A wrong one
-        is an error, and nothing is changed. On an image in the clear it is not tried.
-      - Secrets come to C(qemu-img) through memory that it inherits, neither by its command line nor in a file. A secret
-        is UTF-8 text without a zero byte.
+      - The secret that opens the image, if it is encrypted with LUKS. The task proves the secret by opening the image.
+        A wrong secret is an error, and nothing is changed. The secret is ignored for an unencrypted image.
+      - Secrets reach C(qemu-img) through memory that it inherits, never on its command line or in a file. A secret is
+        UTF-8 text without a zero byte.
     type: dict
     suboptions:
       secret:
@@ -26,20 +26,21 @@ options:
         type: str
       secret_file:
         description:
-          - A file on the target that holds the secret, to its last byte, a line end included.
+          - A file on the target that holds the secret. Every byte counts, also a line end.
         type: path
 notes:
-  - Images that are encrypted with the old AES of qcow2 are refused, since nothing in them proves a secret.
+  - Images that are encrypted with the old AES of qcow2 are refused, since they hold nothing that proves a secret.
 """
 
     CHAIN = r"""
 options:
   encryption:
     description:
-      - The secrets that open O(path), where it, or an image that it reads, is encrypted with LUKS. Each is proved by
-        opening the image. A wrong one is an error, and nothing is changed. On images in the clear they are not tried.
-      - Secrets come to C(qemu-img) through memory that it inherits, neither by its command line nor in a file. A secret
-        is UTF-8 text without a zero byte.
+      - The secrets that open O(path), if it, or an image that it reads, is encrypted with LUKS. The task proves each
+        secret by opening the image. A wrong secret is an error, and nothing is changed. The secrets are ignored for
+        unencrypted images.
+      - Secrets reach C(qemu-img) through memory that it inherits, never on its command line or in a file. A secret is
+        UTF-8 text without a zero byte.
     type: dict
     suboptions:
       secret:
@@ -49,16 +50,16 @@ options:
         type: str
       secret_file:
         description:
-          - A file on the target that holds the secret, to its last byte, a line end included.
+          - A file on the target that holds the secret. Every byte counts, also a line end.
         type: path
       backing_secret:
         description:
-          - The secret that opens the backing files of O(path), where they are encrypted and it is another one.
+          - The secret that opens the backing files of O(path), if they are encrypted with another one.
         type: str
       backing_secret_file:
         description:
-          - A file on the target that holds it.
+          - A file on the target that holds that secret.
         type: path
 notes:
-  - Images that are encrypted with the old AES of qcow2 are refused, since nothing in them proves a secret.
+  - Images that are encrypted with the old AES of qcow2 are refused, since they hold nothing that proves a secret.
 """

@@ -14,16 +14,16 @@ class ModuleDocFragment:
 options:
   uri:
     description:
-      - The libvirt connection that is asked who uses an image. Where nothing answers there, only QEMU's own locks are
-        consulted.
+      - The libvirt connection that is asked which domains use an image. If it does not answer, only QEMU's own locks
+        are consulted.
     type: str
     default: qemu:///system
 requirements:
   - python >= 3.9
   - qemu-img >= 6.2
 notes:
-  - Neither libvirt-python nor lxml is needed. Where both are installed and libvirt answers, it is asked as well who
-    uses an image.
+  - libvirt-python and lxml are optional. If both are installed and libvirt answers, libvirt is asked as well which
+    domains use an image.
 """
 
     PATH = r"""
@@ -39,9 +39,9 @@ options:
 options:
   search_paths:
     description:
-      - More directories in which overlays are looked for that read what is to be written. It is always looked beside
-        that, in the directories of libvirt's storage pools, at the disks of domains, and at the overlays that are noted
-        beside it.
+      - More directories to search for overlays of the image that is to be written. The task always searches the
+        image's own directory, the directories of libvirt's storage pools, the disks of domains, and the overlays that
+        are noted beside the image.
     type: list
     elements: path
     default: []
@@ -51,12 +51,12 @@ options:
 options:
   compat:
     description:
-      - The version of the qcow2 format, V(1.1) is qcow2 version 3, V(0.10) is version 2.
+      - The version of the qcow2 format. V(1.1) is qcow2 version 3, V(0.10) is version 2.
     type: str
     choices: ['0.10', '1.1']
   lazy_refcounts:
     description:
-      - Whether reference counts are updated lazily, which is faster on slow storage, and wants a repair after a crash.
+      - Whether reference counts are updated lazily. This is faster on slow storage, and needs a repair after a crash.
     type: bool
   refcount_bits:
     description:
@@ -65,7 +65,7 @@ options:
     choices: [1, 2, 4, 8, 16, 32, 64]
   extended_l2:
     description:
-      - Whether clusters have subclusters. Needs a O(cluster_size) of at least V(16K); allows preallocation beside a
-        backing file.
+      - Whether clusters have subclusters. This needs a O(cluster_size) of at least V(16K). An image with a backing
+        file can only be preallocated with it.
     type: bool
 """

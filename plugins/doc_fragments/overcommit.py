@@ -15,14 +15,15 @@ options:
   max_overcommit:
     description:
       - How many times its own size the file system of the image may promise to images, such as V(1.2). A task that
-        would promise more fails before it changes anything. Off if not given.
-      - What is promised is the sum over all images that are known to lie there. Each counts as the size of its disk,
-        overlays too, or as what it occupies, where that is more (with snapshots, say). An image that others have as
-        their backing file counts as what it occupies. A new image counts in the place of what it replaces, and of a
-        source that is removed after its conversion.
-      - Known are the files that domains name as disks, backing files or in snapshots, and all files beside those,
-        beside the image, in the directories of libvirt's storage pools and in O(search_paths).
-      - Of tasks with this parameter on one file system, one after the other is counted and carried out, so that they do
-        not cross the limit together.
+        would promise more fails before it changes anything. By default there is no limit.
+      - The promise is the sum over all images that are known to lie on the file system. An image, also an overlay,
+        counts as the size of its disk, or as what it occupies, if that is more (with snapshots, for example). An image
+        that others have as their backing file counts as what it occupies. A new image counts in place of the image
+        that it replaces, and in place of a source that is removed after its conversion.
+      - Known are the files that domains name as disks, as backing files or in snapshots. Known are also all files in
+        the directories of those files, in the directory of the image, in the directories of libvirt's storage pools,
+        and in O(search_paths).
+      - Tasks with this option on one file system are counted and carried out one after the other, so that together
+        they stay within the limit.
     type: float
 """

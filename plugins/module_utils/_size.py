@@ -37,7 +37,7 @@ def parse_size(value: str | int, what: str = "size") -> int:
         raise InvalidRequest(f"{what}: {text[:_LONGEST]!r} is not a size{hint}: {_GUIDANCE}")
     dividend, divisor = _bytes(match["number"], match["unit"])
     if dividend == 0:
-        raise InvalidRequest(f"{what}: {text} is nothing: a disk has at least {SECTOR} bytes")
+        raise InvalidRequest(f"{what}: {text} is too small: a disk has at least {SECTOR} bytes")
     if dividend % (divisor * SECTOR):
         above = (dividend // (divisor * SECTOR) + 1) * SECTOR
         raise InvalidRequest(

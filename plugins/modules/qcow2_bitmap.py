@@ -13,15 +13,15 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Adds and removes dirty bitmaps of a qcow2 image, has them count or not, clears them, and merges them.
-  - A dirty bitmap notes which parts of a disk were written to, for incremental backups. It says so from the moment
-    when it is made, and as long as it is enabled.
+  - Adds, enables, disables, clears, merges and removes dirty bitmaps of a qcow2 image.
+  - A dirty bitmap records which parts of a disk were written, for incremental backups. It records from the moment when
+    it is made, and as long as it is enabled.
   - Only qcow2 images of compat 1.1 have them.
-  - An image that is in use is not touched. For the bitmaps of a running machine, use libvirt's checkpoints.
-  - Nothing but the image itself, and the one that bitmaps are merged from, is opened; no backing file is needed. The
-    content of a disk is never changed.
-  - A change of an encrypted image needs its secret, O(encryption). What is as wanted already needs none, since that is
-    read from its bitmaps, which are in the clear.
+  - An image that is in use is refused. For the bitmaps of a running machine, use libvirt's checkpoints.
+  - The task opens the image itself, and the one that bitmaps are merged from. It needs no backing file. The content of
+    the disk stays the same.
+  - A change of an encrypted image needs its secret, O(encryption). If all is as wanted already, the secret is optional,
+    because bitmaps are stored unencrypted.
   - Images that keep their data in another file are refused.
 extends_documentation_fragment:
   - kvmops.disk.image
@@ -38,23 +38,23 @@ options:
     required: true
   state:
     description:
-      - V(present) makes sure that there is a bitmap of that name. A new one is enabled, and nothing is set in it. One
-        that exists stays as it is.
+      - V(present) makes sure that there is a bitmap of that name. A new one is enabled and empty. An existing one stays
+        as it is.
       - V(absent) makes sure that there is none.
-      - V(enabled) has what is written from now on be noted in it, V(disabled) has it stay as it is.
-      - V(cleared) makes sure that nothing is set in it. That is read from the image, so that a bitmap in which nothing
-        is set is no change.
-      - V(merged) makes sure that all that is set in the bitmaps O(merge_from) is set in this one, too. That is read
-        from the image, so that nothing is changed where it is so. Those bitmaps stay as they are, and their granularity
-        may be another one.
-      - All but V(present) and V(absent) need a bitmap that exists.
+      - V(enabled) makes it record what is written from now on. V(disabled) makes it stay as it is.
+      - V(cleared) makes sure that the bitmap is empty. The task reads that from the image, so an empty bitmap is left
+        alone.
+      - V(merged) makes sure that all that is set in the bitmaps O(merge_from) is also set in this one. The task reads
+        that from the image, and changes the bitmap only if something is missing. The other bitmaps stay as they are.
+        They may have another granularity.
+      - All states but V(present) and V(absent) need an existing bitmap.
     type: str
     choices: [present, absent, enabled, disabled, cleared, merged]
     default: present
   granularity:
     description:
       - The bytes that a bit of a new bitmap stands for; a power of two from V(512) to V(2G), such as V(64K).
-      - If it is left out, that is the cluster size, but V(4K) at least and V(64K) at most. It cannot be changed later.
+      - By default that is the cluster size, but at least V(4K) and at most V(64K). It is fixed when the bitmap is made.
     type: str
   merge_from:
     description:
@@ -63,12 +63,12 @@ options:
     elements: str
   merge_from_path:
     description:
-      - The absolute path of the qcow2 image that has the bitmaps O(merge_from), an overlay that is to be merged for
-        example. Its disk must be as large. If it is left out, that is O(path).
+      - The absolute path of the qcow2 image that has the bitmaps O(merge_from), for example an overlay that is to be
+        merged. Its disk must have the same size. The default is O(path).
     type: path
   merge_from_encryption:
     description:
-      - The secret that opens O(merge_from_path), where that is encrypted.
+      - The secret that opens O(merge_from_path), if that is encrypted.
     type: dict
     suboptions:
       secret:
@@ -77,43 +77,42 @@ options:
         type: str
       secret_file:
         description:
-          - A file on the target that holds the secret, to its last byte, a line end included.
+          - A file on the target that holds the secret. Every byte counts, also a line end.
         type: path
 notes:
-  - Whoever opens an image to write it has its bitmaps in memory, and marks them as in use meanwhile. After a crash of a
-    machine, a power failure or C(kill -9) of C(qemu-img), the mark stays, and the bitmap does not say any more what has
-    changed; V(in-use) is among its RV(bitmaps[].flags). Such a bitmap can only be removed. The content of the disk
-    does not depend on it.
-  - While a change is made, a hidden file C(.NAME.kvmops) stands beside the image. When a run is killed in the middle,
-    its C(qemu-img) still does what it began; the next run of any module that writes the image checks it first.
-  - A program that knows no bitmaps and writes to an image makes all of them invalid; QEMU drops them, and they are not
-    shown here either.
+  - A program that opens an image to write it has its bitmaps in memory, and marks them as in use. After a crash of a
+    machine, a power failure or C(kill -9) of C(qemu-img), the mark stays, and V(in-use) is among
+    RV(bitmaps[].flags). Such a bitmap is no longer valid, and can only be removed. The content of the disk is safe.
+  - While the task changes the image, a hidden file C(.NAME.kvmops) stands beside it. If a run is killed, its
+    C(qemu-img) still finishes what it began. The next run of any module that writes the image checks the image first.
+  - A program that writes to an image without knowing bitmaps makes all of them invalid. QEMU drops such bitmaps, and
+    this module leaves them out as well.
 seealso:
   - module: kvmops.disk.qcow2_commit
   - module: kvmops.disk.qcow2_convert
 """
 
 EXAMPLES = r"""
-- name: Note from now on what is written
+- name: Record what is written from now on
   kvmops.disk.qcow2_bitmap:
     path: /var/lib/libvirt/images/web.qcow2
     bitmap: backup-monday
     granularity: 64K
 
-- name: Begin anew after a full backup
+- name: Start again after a full backup
   kvmops.disk.qcow2_bitmap:
     path: /var/lib/libvirt/images/web.qcow2
     bitmap: backup-monday
     state: cleared
 
-- name: Have all that was written since Monday in one bitmap
+- name: Collect all that was written since Monday in one bitmap
   kvmops.disk.qcow2_bitmap:
     path: /var/lib/libvirt/images/web.qcow2
     bitmap: backup-monday
     state: merged
     merge_from: [backup-tuesday, backup-wednesday]
 
-- name: Keep what an overlay noted before it is merged
+- name: Keep what an overlay recorded, before the overlay is merged
   kvmops.disk.qcow2_bitmap:
     path: /var/lib/libvirt/images/web.qcow2
     bitmap: backup-monday
@@ -130,17 +129,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["add bitmap backup-monday of /var/lib/libvirt/images/web.qcow2"]
 diff:
-  description: The facts of the bitmap before and after.
+  description:
+    - What changes, before and after.
+    - The facts of the bitmap.
   returned: always
   type: dict
 bitmaps:
-  description: The bitmaps of the image as they are afterwards; in check mode, as they would be.
+  description: The bitmaps of the image afterwards. In check mode, as they would be.
   returned: always
   type: list
   elements: dict
@@ -152,31 +153,31 @@ bitmaps:
       description: The bytes that a bit stands for.
       type: int
     flags:
-      description: V(auto) where it is enabled, V(in-use) where it says nothing any more.
+      description: V(auto) if it is enabled, V(in-use) if it is no longer valid.
       type: list
       elements: str
     dirty_bytes:
       description:
-        - The bytes of the disk that are set in it, whole granules. V(null) where that is not known, for one that is in
-          use, or in check mode after a merge.
+        - The bytes of the disk that are set in it, in whole granules.
+        - V(null) if that is unknown, for a bitmap that is in use, or in check mode after a merge.
       type: int
 image:
   description:
-    - The image as it is afterwards.
-    - See M(kvmops.disk.qcow2_image) for what is known of it.
+    - The image afterwards. In check mode, as it would be.
+    - RV(kvmops.disk.qcow2_image#module:image) lists its facts.
   returned: always
   type: dict
 in_use_by:
-  description: The domains that use the image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 required_bytes:
-  description: The space that the bitmap may need, where there is less.
+  description: The space that is needed, if less is available.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description: The space that is available, if more is needed.
   returned: failure
   type: int
 """

@@ -13,20 +13,20 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Writes what an overlay holds into its backing file, or, with all that lies between, into an image deeper in its
-    chain. Afterwards that image, the base, is by itself the disk that the overlay shows.
+  - Writes what an overlay holds into its backing file, or into an image deeper in its chain, with all images between.
+    Afterwards that image, the base, is by itself the disk that the overlay shows.
   - A base that is smaller than the overlay grows. A base keeps its owner, group and mode.
-  - The base is compared with the overlay, as a whole, before that is emptied or removed.
-  - Writing to a base destroys all other overlays of it. Where there are such, the task fails, unless
+  - The whole base is compared with the overlay before the overlay is emptied or removed.
+  - Writing to a base destroys all other overlays of it. If there are any, the task fails, unless
     O(allow_dependents=true).
-  - Images that are in use are not touched, nor those of a domain that has a saved state, nor disks in snapshots that
-    libvirt knows of. For the overlays of a running machine, and for its snapshots, see
-    M(kvmops.disk.vm_disk_flatten) and libvirt.
-  - The formats of the base and of what lies between are those that the images above them record; where none is
-    recorded, the task fails, since a guessed one may come from what a guest wrote.
-  - Encrypted images need their secrets, O(encryption). What is encrypted in the overlay is never written to a base in
-    the clear. Where an image of the chain is encrypted, the base is the backing file, since QEMU does not find a deeper
-    one by its name.
+  - Images that are in use are refused. So are the images of a domain that has a saved state, and disks in snapshots
+    that libvirt knows. To merge the overlays and snapshots of a running machine, see M(kvmops.disk.vm_disk_flatten) and
+    M(kvmops.disk.vm_disk_snapshot).
+  - The format of the base, and of each image between, is the one that the image above it records. If an image records
+    none, the task fails, because a guest may have written what a guess would read.
+  - Encrypted images need their secrets, O(encryption). What is encrypted in the overlay stays encrypted in the base. If
+    an image of the chain is encrypted, the base must be the backing file, because QEMU cannot find a deeper one by its
+    name.
   - Images that keep their data in another file are refused.
 extends_documentation_fragment:
   - kvmops.disk.progress
@@ -44,37 +44,36 @@ options:
     required: true
   format:
     description:
-      - The format of the overlay. It is never guessed; an image that is found in another format is an error.
+      - The format of the overlay. It is never guessed. An image of another format is an error.
     type: str
     choices: [qcow2, qed]
     default: qcow2
   base:
     description:
-      - The absolute path of the image to merge it into, one of those below it. If it is left out, that is its
-        backing file.
-      - Where the base is deeper, the images between are merged as well. What they show by themselves is lost, since
-        what they read is written to. They go with O(overlay=remove); otherwise they stay, and are returned in
-        RV(invalid).
-      - A backing file that lies in another directory than the overlay has to be named here, or trusted. Whoever made
-        an image can have it name any file of the host, and this task writes to that file.
+      - The absolute path of the image to merge into, which lies below the overlay. The default is its backing file.
+      - If the base is deeper, the images between are merged as well. They are no longer valid disks by themselves,
+        because the image that they read is written. O(overlay=remove) removes them. Otherwise they stay, and are
+        returned in RV(invalid).
+      - A backing file in another directory than the overlay has to be named here, or trusted. The author of an image
+        can make it refer to any file of the host, and this task writes to that file.
     type: path
   base_format:
     description:
-      - The format of the base. It is an error if the image above it reads it as another one.
-      - It is only needed for the facts of the base where the overlay is gone already.
+      - The format of the base. It is an error if the image above it reads it in another format.
+      - It is only needed for the facts of the base after the overlay is gone.
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc]
   overlay:
     description:
-      - What becomes of the overlay.
-      - V(keep) leaves it as it is. It shows the same as before, and so does the base; the next run compares the two.
-      - V(empty) puts an empty overlay of the base in its place, of the same size and layout, as C(qemu-img commit)
-        does. It only reads the base, even if there were images between. Only qcow2 images are emptied.
-      - V(remove) removes it, and the images between. An overlay that is not there counts as merged and removed;
-        whether it was is not known any more.
-      - An overlay with internal snapshots or dirty bitmaps is only kept. So is an encrypted one that several keys open,
-        with V(empty), since the empty one has the key that the task gives, and the cipher of the old one.
-      - If it is left out, that is V(empty).
+      - What happens to the overlay after the merge.
+      - V(keep) leaves it as it is. It shows the same as before, and so does the base. The next run compares the two.
+      - V(empty) puts an empty overlay of the base in its place, with the same size and layout, as C(qemu-img commit)
+        does. The new overlay reads only the base, even if there were images between. Only qcow2 images are emptied.
+      - V(remove) removes it, and the images between. If the overlay is missing, it counts as merged and removed. The
+        task cannot know whether that is true.
+      - An overlay with internal snapshots or dirty bitmaps can only be kept. An encrypted overlay with several keys is
+        refused with V(empty), because the new one has only the key that the task gives, and the cipher of the old one.
+      - The default is V(empty).
     type: str
     choices: [keep, empty, remove]
   remove:
@@ -83,13 +82,12 @@ options:
     type: bool
   rate_limit:
     description:
-      - How many bytes are written in a second at most; a number with V(K), V(M) or V(G) (powers of 1024), such as
-        V(50M).
+      - The most bytes to write in a second; a number with V(K), V(M) or V(G) (powers of 1024), such as V(50M).
     type: str
   allow_dependents:
     description:
-      - Allows to merge where other images have the base, or one between, as their backing file, and to remove an
-        overlay that others read. Those are destroyed by it.
+      - Allows a merge although other images read the base, or an image between, as their backing file. Allows to remove
+        an overlay that others read. These images are destroyed by it.
     type: bool
     default: false
   trusted:
@@ -99,17 +97,16 @@ options:
     type: bool
     default: false
 notes:
-  - While an overlay is merged, hidden files C(.NAME.kvmops) stand beside all images of the chain. A merge that was
-    killed in the middle leaves a base that is neither what it was nor what the overlay shows, while the overlay still
-    shows what it did. All modules refuse to write to these images then, and the next run of the same task finishes
-    the merge.
-  - A C(qemu-img) that merges goes on to its end, even where this module is told to end, or killed.
-  - The space that the base needs is measured before. Where the file system gets full nevertheless, the merge stops in
-    the middle; make room, and run again.
-  - A base that is smaller than the overlay is grown without preallocation. Where it was preallocated, grow it with
+  - During a merge, hidden files C(.NAME.kvmops) stand beside all images of the chain. If a merge is killed, the base
+    is neither what it was nor what the overlay shows. The overlay still shows the same. All modules refuse to write to
+    these images until the next run of the same task has finished the merge.
+  - A C(qemu-img) that merges works to its end, even if this module is stopped or killed.
+  - The space that the base needs is measured before. If the file system becomes full nevertheless, the merge stops in
+    the middle. Free some space, and run the task again.
+  - A base that is smaller than the overlay grows without preallocation. If it was preallocated, grow it with
     M(kvmops.disk.qcow2_image) before.
-  - A definition of a domain that names an overlay is not changed. Where a domain has the overlay as its disk, it is
-    not removed.
+  - The definition of a domain that names an overlay stays as it is. A task that would remove a disk of a
+    domain fails.
 seealso:
   - module: kvmops.disk.qcow2_image
   - module: kvmops.disk.vm_disk_flatten
@@ -122,7 +119,7 @@ EXAMPLES = r"""
     base: /var/lib/libvirt/images/web.qcow2
     remove: true
 
-- name: Merge it into the backing file beside it, and go on with an empty overlay
+- name: Merge it into the backing file beside it, and continue with an empty overlay
   kvmops.disk.qcow2_commit:
     path: /var/lib/libvirt/images/web-test.qcow2
 
@@ -146,59 +143,64 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["merge /srv/web-test.qcow2 into /srv/web.qcow2", "remove /srv/web-test.qcow2"]
 diff:
   description:
-    - The virtual size of the base, how many bytes of the disk the overlay holds that are to be merged, and whether
-      it is there, before and after.
+    - What changes, before and after.
+    - The virtual size of the base, the bytes of the disk that the overlay holds and that are to be merged, and whether
+      the overlay exists.
   returned: always
   type: dict
 removed:
-  description: The paths of the images that were removed, or would be in check mode.
+  description:
+    - What was removed, or would be removed in check mode.
+    - The paths of images.
   returned: always
   type: list
   elements: str
 invalid:
-  description: The paths of the images between the overlay and the base that are left, and are no disks any more.
+  description: The paths of the images between the overlay and the base that are kept, and are no longer valid disks.
   returned: always
   type: list
   elements: str
 verified:
-  description: Whether the base was compared with the overlay in this run.
+  description:
+    - Whether this run compared the new content with its source, and found them equal.
+    - The base is compared with the overlay.
   returned: always
   type: bool
 image:
   description:
-    - The base as it is afterwards; in check mode with the size that it would have. Empty where the overlay is gone,
-      and the task does not say O(base) and O(base_format).
-    - See M(kvmops.disk.qcow2_image) for what is known of it.
+    - The image afterwards. In check mode, as it would be.
+    - This is the base. It is empty if the overlay is gone, unless the task gives O(base) and O(base_format).
+    - RV(kvmops.disk.qcow2_image#module:image) lists its facts.
   returned: always
   type: dict
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that read one that was to be written or removed, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 backing_chain:
-  description: The paths of the images below the overlay, where O(base) is none of them.
+  description: The paths of the images of the chain, if O(base) is not a backing file in it.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the merge may need, where there is less.
+  description: The space that is needed, if less is available.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description: The space that is available, if more is needed.
   returned: failure
   type: int
 """

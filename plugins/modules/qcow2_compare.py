@@ -14,9 +14,9 @@ author:
   - kvmops.disk contributors (@kvmops)
 description:
   - Compares what a guest would read from two images, whatever their formats and options are.
-  - Where one is longer, what it has more must be zeros, unless O(strict=true).
-  - Images that are different are an answer, RV(equal), and no failure; see the examples for a task that fails then.
-  - Images that a running guest, or another program, writes to are refused.
+  - If one image is longer, its rest must be zeros, unless O(strict=true).
+  - If the images differ, the task succeeds and RV(equal) is false. The examples show a task that fails then.
+  - Images that a running guest or another program writes to are refused.
   - Encrypted images need their secrets, O(encryption) and O(other_encryption).
   - Nothing is changed.
 extends_documentation_fragment:
@@ -39,20 +39,20 @@ options:
     required: true
   format:
     description:
-      - The format of O(path). It is never guessed; an image that is found in another format is an error.
+      - The format of O(path). It is never guessed. An image of another format is an error.
       - V(luks) is a raw disk that is encrypted as a whole.
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
     default: qcow2
   other_format:
     description:
-      - The format of O(other). If it is left out, that is the same as O(format).
+      - The format of O(other). The default is O(format).
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
   other_encryption:
     description:
-      - The secrets that open O(other), and what it reads, as O(encryption) has them. If it is left out, those are
-        tried.
+      - The secrets that open O(other), and what it reads, in the form of O(encryption). By default the secrets of
+        O(encryption) are tried.
     type: dict
     suboptions:
       secret:
@@ -62,28 +62,28 @@ options:
         type: str
       secret_file:
         description:
-          - A file on the target that holds the secret, to its last byte, a line end included.
+          - A file on the target that holds the secret. Every byte counts, also a line end.
         type: path
       backing_secret:
         description:
-          - The secret that opens the backing files of O(other), where they are encrypted and it is another one.
+          - The secret that opens the backing files of O(other), if they are encrypted with another one.
         type: str
       backing_secret_file:
         description:
-          - A file on the target that holds it.
+          - A file on the target that holds that secret.
         type: path
   strict:
     description:
-      - Whether images of different sizes are different in any case, and those that are allocated in different places,
-        too.
+      - Whether images of different sizes always differ, and images that are allocated in different places as well.
     type: bool
     default: false
   trusted:
     description:
       - Whether to follow references to backing files, data files and further extents that are in the images.
-      - Such a reference can have been planted by a guest, or by whoever made the image, to learn something about a
-        foreign file. Without this it is an error. So is a disk of more than 64 TiB.
-      - Set it for your own overlays. Circles of backing files, and chains of more than 64, are refused in any case.
+      - A guest, or the author of an image, can have planted such a reference to learn something about another file.
+        Without this option it is an error. So is a disk of more than 64 TiB.
+      - Set it for your own overlays. Circular chains of backing files, and chains of more than 64 images, are always
+        refused.
     type: bool
     default: false
 seealso:
@@ -91,7 +91,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Fail if a copy is not what it was made from
+- name: Fail if a copy differs from its original
   kvmops.disk.qcow2_compare:
     path: /var/lib/libvirt/images/web.qcow2
     other: /srv/export/web.raw
@@ -99,7 +99,7 @@ EXAMPLES = r"""
   register: compared
   failed_when: compared.failed or not compared.equal
 
-- name: See whether an encrypted image has the content of one in the clear
+- name: See whether an encrypted image has the content of an unencrypted one
   kvmops.disk.qcow2_compare:
     path: /var/lib/libvirt/images/vault.qcow2
     other: /srv/export/vault.raw
@@ -122,72 +122,15 @@ equal:
   returned: success
   type: bool
 images:
-  description: The two images, O(path) first.
+  description:
+    - The images that the task looked at.
+    - O(path) comes first.
+    - RV(kvmops.disk.qcow2_image#module:image) lists the facts of each.
   returned: success
   type: list
   elements: dict
-  contains:
-    path:
-      description: Its absolute path.
-      type: str
-    format:
-      description: Its format.
-      type: str
-    virtual_size:
-      description: The size that a guest sees, in bytes.
-      type: int
-    actual_size:
-      description: The bytes that it occupies.
-      type: int
-    cluster_size:
-      description: The size of a cluster in bytes.
-      type: int
-    compat:
-      description: The version of the qcow2 format.
-      type: str
-    lazy_refcounts:
-      description: Whether reference counts are updated lazily.
-      type: bool
-    refcount_bits:
-      description: The width of a reference count.
-      type: int
-    extended_l2:
-      description: Whether it has subclusters.
-      type: bool
-    compression_type:
-      description: How compressed clusters are compressed.
-      type: str
-    encrypted:
-      description: Whether it is encrypted.
-      type: bool
-    encryption:
-      description: How it is encrypted, and in key_slots how many of its slots hold a key; nothing for one in the clear.
-      type: dict
-    dirty:
-      description: Whether it was not closed properly.
-      type: bool
-    corrupt:
-      description: Whether it is marked corrupt.
-      type: bool
-    backing_file:
-      description: The path of its backing file.
-      type: str
-    backing_format:
-      description: The format of its backing file.
-      type: str
-    data_file:
-      description: The path of its external data file, or of its first extent.
-      type: str
-    extents:
-      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
-      type: list
-      elements: str
-    snapshots:
-      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
-      type: list
-      elements: dict
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict

@@ -13,14 +13,14 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Makes sure that there is an image with the content of another one, in a format, with options of its own.
-  - The name speaks of qcow2, the most usual format; every pair of formats that C(qemu-img) reads and writes is
-    converted.
-  - The new image is made beside its place, compared with its source, and put in its place in one step. When anything
-    fails, is told to end, or is killed, what was there before is there still, and the source is as it was.
+  - Makes sure that there is an image with the content of another one, in a format and with options of its own.
+  - The name speaks of qcow2, the most usual format. The module converts every pair of formats that C(qemu-img) reads
+    and writes.
+  - The new image is made beside its place, compared with its source, and put in its place in one step. If anything
+    fails, or the module is stopped or killed, the destination and the source stay as they were.
   - A source with backing files becomes an image that is independent of them, unless O(backing_file) says otherwise.
-  - A source that a running guest writes to is refused, and so is a destination that somebody uses, or that other images
-    have as their backing file, where it would be replaced.
+  - A source that a running guest writes to is refused. A destination is refused if it is in use. A destination that
+    would be replaced is also refused if other images have it as their backing file.
   - To convert the disk of a virtual machine, and the machine with it, use M(kvmops.disk.vm_disk_convert).
 extends_documentation_fragment:
   - ansible.builtin.files
@@ -36,7 +36,7 @@ attributes:
   idempotent:
     support: partial
     details:
-      - With O(update=always) each run makes the image anew.
+      - With O(update=always) each run makes the image again.
 options:
   src:
     description:
@@ -45,21 +45,21 @@ options:
     required: true
   src_format:
     description:
-      - The format of O(src). It is never guessed; an image that is found in another format is an error.
+      - The format of O(src). It is never guessed. An image of another format is an error.
       - V(luks) is a raw disk that is encrypted as a whole. V(bochs), V(cloop) and V(dmg) can only be converted from.
-      - Not every QEMU is built with every format. One that this host's C(qemu-img) does not know is an error that says
-        so. Some images of V(dmg) have parts that are compressed in ways of their own, for which QEMU needs further
-        modules (in Debian from the package qemu-block-extra) or has none. Such an image is an error as well.
+      - Some QEMUs are built without some formats. A format that this host's C(qemu-img) does not know is an error that
+        says so. Some images of V(dmg) have parts with special compression, for which QEMU needs further modules (in
+        Debian from the package qemu-block-extra) or has none. Such an image is an error as well.
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, bochs, cloop, dmg, luks]
     required: true
   src_encryption:
     description:
-      - The secrets that open O(src), where it, or an image that it reads, is encrypted with LUKS. Each is proved by
-        opening the image. A wrong one is an error, and nothing is written.
-      - Where the new image is not to be encrypted by O(encryption), O(decrypt=true) is needed as well.
-      - Secrets come to C(qemu-img) through memory that it inherits, neither by its command line nor in a file. A secret
-        is UTF-8 text without a zero byte.
+      - The secrets that open O(src), if it, or an image that it reads, is encrypted with LUKS. The task proves each
+        secret by opening the image. A wrong secret is an error, and nothing is written.
+      - If O(encryption) is left out, the new image is unencrypted, and O(decrypt=true) is needed as well.
+      - Secrets reach C(qemu-img) through memory that it inherits, never on its command line or in a file. A secret is
+        UTF-8 text without a zero byte.
     type: dict
     suboptions:
       secret:
@@ -69,46 +69,47 @@ options:
         type: str
       secret_file:
         description:
-          - A file on the target that holds the secret, to its last byte, a line end included.
+          - A file on the target that holds the secret. Every byte counts, also a line end.
         type: path
       backing_secret:
         description:
-          - The secret that opens the backing files of O(src), where they are encrypted and it is another one.
+          - The secret that opens the backing files of O(src), if they are encrypted with another one.
         type: str
       backing_secret_file:
         description:
-          - A file on the target that holds it.
+          - A file on the target that holds that secret.
         type: path
   decrypt:
     description:
-      - Allows what is encrypted in O(src) to be stored in the clear in the new image. Without it, an encrypted O(src)
-        is an error, unless the new image is encrypted, too (O(encryption)).
-      - It says nothing against a O(src) that is in the clear itself.
+      - Allows to store unencrypted what is encrypted in O(src). Without this option, an encrypted O(src) is an error,
+        unless the new image is encrypted as well (O(encryption)).
+      - It has no effect on an unencrypted O(src).
     type: bool
     default: false
   dest:
     description:
       - The absolute path of the new image.
-      - Where it is a symbolic link, its target is meant.
+      - If it is a symbolic link, its target is meant.
     type: path
     required: true
   format:
     description:
-      - The format of the new image. An image that is found at O(dest) in another format is an error, and is left alone.
+      - The format of the new image. If there is an image of another format at O(dest), it is left alone and the task
+        fails.
       - V(luks) is a raw disk that is encrypted as a whole. It needs O(encryption).
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
     default: qcow2
   encryption:
     description:
-      - Encrypts the new image with LUKS. Only V(qcow2) and V(luks) images are, and none that is compressed.
-      - An image that is at O(dest) already is opened with the secret in every run, which proves it; a wrong one is an
-        error, and nothing is changed. One in the clear is an error with O(update=missing), and made anew with the
-        others. So is, with O(update=changed), one that has another cipher. O(update=always) replaces an image without
-        looking into it.
-      - A new image has the one key. M(kvmops.disk.qcow2_image) gives it others, which it loses where it is made anew.
-      - Secrets come to C(qemu-img) through memory that it inherits, neither by its command line nor in a file. A secret
-        is UTF-8 text without a zero byte.
+      - Encrypts the new image with LUKS. This works for V(qcow2) and V(luks) images that are not compressed.
+      - If there is an image at O(dest) already, every run opens it with the secret and so proves the secret. A wrong
+        secret is an error, and nothing is changed. An unencrypted image is an error with O(update=missing), and is
+        replaced otherwise. With O(update=changed) an image with another cipher is replaced as well. O(update=always)
+        replaces an image without opening it.
+      - A new image has one key. M(kvmops.disk.qcow2_image) adds others. When the image is replaced, they are lost.
+      - Secrets reach C(qemu-img) through memory that it inherits, never on its command line or in a file. A secret is
+        UTF-8 text without a zero byte.
     type: dict
     suboptions:
       secret:
@@ -118,19 +119,19 @@ options:
         type: str
       secret_file:
         description:
-          - A file on the target that holds the secret, to its last byte, a line end included.
+          - A file on the target that holds the secret. Every byte counts, also a line end.
         type: path
       backing_secret:
         description:
-          - The secret that opens O(backing_file), where that is encrypted and it is another one.
+          - The secret that opens O(backing_file), if that is encrypted with another one.
         type: str
       backing_secret_file:
         description:
-          - A file on the target that holds it.
+          - A file on the target that holds that secret.
         type: path
       cipher_alg:
         description:
-          - The cipher, with the bits of its key; QEMU takes V(aes-256). What there is depends on how QEMU was built.
+          - The cipher, with the bits of its key; QEMU takes V(aes-256). The choice depends on how QEMU was built.
         type: str
         choices: [aes-128, aes-192, aes-256, serpent-128, serpent-192, serpent-256, twofish-128, twofish-192,
           twofish-256, cast5-128]
@@ -162,39 +163,41 @@ options:
     description:
       - The kind of image within O(format). For V(vmdk) V(monolithicSparse), V(streamOptimized), V(monolithicFlat),
         V(twoGbMaxExtentSparse) or V(twoGbMaxExtentFlat), for V(vpc), V(vhdx) and V(vdi) V(dynamic) or V(fixed). The
-        first is what is made if nothing is given.
-      - The last three kinds of V(vmdk) are of several files. O(dest) is a small text, the descriptor; beside it lie the
-        extents that it names, C(NAME-flat.vmdk), or C(NAME-f001.vmdk) or C(NAME-s001.vmdk) and so on for every 2 GiB.
-        They can be moved to another directory together.
-      - Nothing puts several files in their places at once. The descriptor comes last, and goes first where such an
-        image is replaced, so that there is no image rather than a mixture of two. The next run of the task finds what a
-        killed one left, and puts the old files back before it begins anew. Until then other modules refuse the image.
-      - Such an image is replaced only where the file system has hard links.
+        first of each is the default.
+      - The last three kinds of V(vmdk) consist of several files. O(dest) is a small text, the descriptor. Beside it lie
+        the extents that it names, C(NAME-flat.vmdk), or C(NAME-f001.vmdk) or C(NAME-s001.vmdk) and so on for every
+        2 GiB. The files can be moved to another directory together.
+      - Several files cannot be put in their places at once. So the descriptor comes last. When such an image is
+        replaced, the descriptor goes first, so that the old and the new files never mix. The next run of the task finds
+        what a killed run left, and puts the old files back before it starts again. Until then other modules refuse the
+        image.
+      - Such an image is replaced only on a file system that has hard links.
     type: str
   update:
     description:
       - What happens to an image that is at O(dest) already.
-      - V(missing) leaves it alone, as long as it has the wanted format. O(src) may be gone then.
+      - V(missing) leaves it alone if it has the wanted format. Then O(src) may be missing.
       - V(changed) compares what a guest would see in both. An image with the same content, virtual size and backing
-        file is left alone, whatever its other options are; another one is replaced. That costs a comparison in each
+        file is left alone, whatever its other options are. Another one is replaced. This costs a comparison in each
         run.
       - V(always) replaces it in each run.
-      - An image that is replaced keeps its owner, group, mode and SELinux context, if the task does not say others. One
-        that holds internal snapshots, or is encrypted while the new one would not be, is not replaced.
+      - An image that is replaced keeps its owner, group, mode and SELinux context, unless the task gives others. An
+        image that holds internal snapshots is never replaced. Nor is an encrypted image by an unencrypted one.
     type: str
     choices: [missing, changed, always]
     default: missing
   snapshot:
     description:
-      - The name of an internal snapshot of O(src), a V(qcow2) image, to be converted in place of its present content.
-      - It is compared with the help of C(qemu-nbd), since C(qemu-img) cannot compare a snapshot.
+      - The name of an internal snapshot of O(src), a V(qcow2) image. It is converted in place of the present content.
+      - C(qemu-nbd) serves the snapshot for the comparison, because C(qemu-img) cannot compare snapshots.
     type: str
   backing_file:
     description:
-      - The absolute path of an image that the new one, in format V(qcow2), is to be an overlay of, so that several
-        images share it.
-      - The new image shows the content of O(src) all the same. It holds what is in O(src) itself, where that is an
-        overlay of this very image, and otherwise all that differs from it. How much that is cannot be known beforehand.
+      - The absolute path of an image that becomes the backing file of the new one, in format V(qcow2), so that several
+        images can share it.
+      - The new image shows the content of O(src). If O(src) is an overlay of this very image, the new image holds what
+        O(src) itself holds. Otherwise it holds all that differs from the backing file. How much that is can only be
+        known afterwards.
       - It must not be larger than O(src).
     type: path
   backing_format:
@@ -204,17 +207,17 @@ options:
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
   compress:
     description:
-      - Whether the new image is compressed, which V(qcow2) images and V(vmdk) images of O(subformat=streamOptimized)
-        can be. What a guest writes later is not.
+      - Whether the new image is compressed. This works for V(qcow2) images, and for V(vmdk) images of
+        O(subformat=streamOptimized). What a guest writes later is stored uncompressed.
     type: bool
     default: false
   compression_type:
     description:
       - How a V(qcow2) image is compressed.
-      - V(zstd) is several times faster than V(zlib), and reads faster. Such an image is read by QEMU from 5.1 on, where
-        it was built with zstd, and by what uses QEMU or its C(qemu-img); other programs that read qcow2 images, older
-        virtualization platforms and public clouds among them, often know V(zlib) only.
-      - If it is left out, QEMU chooses, which means V(zlib).
+      - V(zstd) is several times faster than V(zlib), and reads faster. It can be read by QEMU from 5.1 on, if it was
+        built with zstd, and by programs that use QEMU or its C(qemu-img). Other programs that read qcow2 images, such
+        as older virtualization platforms and public clouds, often know only V(zlib).
+      - The default is QEMU's, which is V(zlib).
     type: str
     choices: [zlib, zstd]
   keep_bitmaps:
@@ -224,9 +227,8 @@ options:
     default: false
   rate_limit:
     description:
-      - How many bytes are written in a second at most; a number with V(K), V(M) or V(G) (powers of 1024), such as
-        V(50M).
-      - Does not go with a O(backing_file) that O(src) does not read itself.
+      - The most bytes to write in a second; a number with V(K), V(M) or V(G) (powers of 1024), such as V(50M).
+      - It can only be combined with a O(backing_file) that O(src) itself reads.
     type: str
   verify:
     description:
@@ -235,34 +237,35 @@ options:
     default: true
   remove_src:
     description:
-      - Whether O(src) is removed afterwards, with the extents of its own where it is a V(vmdk) of several files. It is
-        kept where it is not known that its content is at O(dest), and the
-        task fails before it changes anything where other images or domains use it, or where it holds internal
-        snapshots.
+      - Whether O(src) is removed afterwards. If it is a V(vmdk) of several files, its extents are removed as well.
+      - It is kept if the task does not know that its content is at O(dest). If other images or domains use it, or it
+        holds internal snapshots, the task fails before it changes anything.
     type: bool
     default: false
   search_paths:
     description:
-      - Directories in which images are looked for that have O(dest) or O(src) as their backing file, beside their own
-        directories and those of libvirt's storage pools. Matters where one of the two is replaced or removed, and with
-        O(max_overcommit), for which the images in them count.
+      - More directories to search for images that have O(dest) or O(src) as their backing file. The task always
+        searches the directories of the two, and those of libvirt's storage pools. This matters if one of the two is
+        replaced or removed, and with O(max_overcommit), which counts the images in these directories.
     type: list
     elements: path
     default: []
   trusted:
     description:
       - Whether to follow references to backing files, data files and further extents that are in O(src), or in an image
-        at O(dest) that is compared, but not in the task.
-      - Such a reference can have been planted by a guest, or by whoever made the image, to copy a foreign file into the
-        new image. Without this it is an error; only O(backing_file) may be referred to. So is a disk of more than 64
-        TiB, and C(qemu-img) may use 4 GiB of memory, and five minutes of processor time for each look at an image.
-      - Set it for your own overlays. Circles of backing files, and chains of more than 64, are refused in any case.
+        at O(dest) that is compared, but that the task does not name.
+      - A guest, or the author of an image, can have planted such a reference to copy another file into the new image.
+        Without this option it is an error, unless it leads to O(backing_file). A disk of more than 64 TiB is an error
+        as well. Without this option C(qemu-img) may use 4 GiB of memory, and five minutes of processor time to look at
+        an image.
+      - Set it for your own overlays. Circular chains of backing files, and chains of more than 64 images, are always
+        refused.
     type: bool
     default: false
 notes:
-  - While an image is made, a hidden file C(.NAME.kvmops) and a hidden directory C(.NAME.kvmops.d) stand beside it.
-    Those that a killed run left are removed by the next one.
-  - Images that are encrypted with the old AES of qcow2 are refused, since nothing in them proves a secret.
+  - While an image is made, a hidden file C(.NAME.kvmops) and a hidden directory C(.NAME.kvmops.d) stand beside it. If
+    a run is killed, the next run removes them.
+  - Images that are encrypted with the old AES of qcow2 are refused, since they hold nothing that proves a secret.
 seealso:
   - module: kvmops.disk.qcow2_compare
   - module: kvmops.disk.qcow2_image
@@ -342,7 +345,7 @@ EXAMPLES = r"""
     encryption:
       secret_file: /etc/keys/backup
 
-- name: Store the content of an encrypted image in the clear
+- name: Store the content of an encrypted image unencrypted
   kvmops.disk.qcow2_convert:
     src: /var/lib/libvirt/images/vault.qcow2
     src_format: qcow2
@@ -355,110 +358,58 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["convert /srv/import/web.raw (raw) to /var/lib/libvirt/images/web.qcow2 (qcow2)"]
 diff:
-  description: The facts of the destination before and after.
+  description:
+    - What changes, before and after.
+    - The facts of the image at the destination.
   returned: always
   type: dict
 verified:
-  description: Whether this run compared the image at the destination with its source, and found them equal.
+  description:
+    - Whether this run compared the new content with its source, and found them equal.
+    - The image at O(dest) is compared with O(src).
   returned: always
   type: bool
 image:
   description:
-    - The image at the destination. In check mode, what it would be, as far as that is known; RV(image.actual_size) is
-      that of the source then.
+    - The image afterwards. In check mode, as it would be.
+    - This is the image at O(dest). In check mode some facts are unknown, and C(actual_size) is that of O(src).
+    - RV(kvmops.disk.qcow2_image#module:image) lists its facts.
   returned: always
   type: dict
-  contains:
-    path:
-      description: Its absolute path.
-      type: str
-    format:
-      description: Its format.
-      type: str
-    virtual_size:
-      description: The size that a guest sees, in bytes.
-      type: int
-    actual_size:
-      description: The bytes that it occupies.
-      type: int
-    cluster_size:
-      description: The size of a cluster in bytes.
-      type: int
-    compat:
-      description: The version of the qcow2 format.
-      type: str
-    lazy_refcounts:
-      description: Whether reference counts are updated lazily.
-      type: bool
-    refcount_bits:
-      description: The width of a reference count.
-      type: int
-    extended_l2:
-      description: Whether it has subclusters.
-      type: bool
-    compression_type:
-      description: How compressed clusters are compressed.
-      type: str
-    encrypted:
-      description: Whether it is encrypted.
-      type: bool
-    encryption:
-      description: How it is encrypted, and in key_slots how many of its slots hold a key; nothing for one in the clear.
-      type: dict
-    dirty:
-      description: Whether it was not closed properly.
-      type: bool
-    corrupt:
-      description: Whether it is marked corrupt.
-      type: bool
-    backing_file:
-      description: The path of its backing file.
-      type: str
-    backing_format:
-      description: The format of its backing file.
-      type: str
-    data_file:
-      description: The path of its external data file, or of its first extent.
-      type: str
-    extents:
-      description: The paths of the files beside a V(vmdk) descriptor that hold the data.
-      type: list
-      elements: str
-    snapshots:
-      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
-      type: list
-      elements: dict
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that have one of the two as their backing file, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the image needs, where there is less; with O(max_overcommit) the size of its disk.
+  description:
+    - The space that is needed, if less is available.
+    - If O(max_overcommit) made the task fail, the size of the disks that the task wants to be promised.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is; with O(max_overcommit) what may be promised to this image.
+  description:
+    - The space that is available, if more is needed.
+    - If O(max_overcommit) made the task fail, what the file system may still promise to the task.
   returned: failure
   type: int
 promised_bytes:
-  description:
-    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  description: What the file system has promised to the images on it so far, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 filesystem_bytes:
-  description: The size of the file system, where O(max_overcommit) made the task fail.
+  description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 """

@@ -13,13 +13,14 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Makes sure that a disk image is there, with the wanted size and options, or that it is not.
-  - The name speaks of qcow2, the most usual format; raw and other formats that C(qemu-img) creates are managed too.
-  - An existing image is never overwritten. What can be changed in place is changed; a difference that only a rewrite
-    could remove is an error that names it.
-  - Images that are in use, and backing files of other images, are not written.
-  - To change an overlay, C(qemu-img) opens its backing file, so the task has to name it, or vouch for it.
-  - Owner, mode and attributes are left alone while a guest has the image open, since libvirt owns it for that time.
+  - Makes sure that a disk image exists, with the wanted size and options, or that it does not exist.
+  - The name speaks of qcow2, the most usual format. The module also manages raw and other formats that C(qemu-img)
+    creates.
+  - An existing image is never overwritten. What can be changed in place is changed. If only a rewrite could remove a
+    difference, the task fails and names the difference.
+  - Images that are in use, and backing files of other images, are left alone.
+  - To change an overlay, C(qemu-img) opens its backing file. So the task has to name the backing file, or to trust it.
+  - While a guest has the image open, its owner, mode and attributes are left alone, because libvirt owns it then.
 extends_documentation_fragment:
   - ansible.builtin.files
   - kvmops.disk.allocation
@@ -38,14 +39,14 @@ options:
     aliases: [dest, name]
   state:
     description:
-      - V(present) makes sure that the image exists as described, V(absent) that it does not exist. With the descriptor
-        of a V(vmdk) its extents go, those beside it that bear its name.
+      - V(present) makes sure that the image exists as described. V(absent) makes sure that it does not exist. With the
+        descriptor of a V(vmdk), the extents beside it that bear its name are removed as well.
     type: str
     choices: [present, absent]
     default: present
   format:
     description:
-      - The format of the image. It is never guessed; an image that is found in another format is an error.
+      - The format of the image. It is never guessed. An image of another format is an error.
       - V(luks) is a raw disk that is encrypted as a whole. It needs O(encryption).
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels, luks]
@@ -54,9 +55,9 @@ options:
     description:
       - The virtual size, which is what a guest sees; bytes, or a number with V(K), V(M), V(G), V(T), V(P) or V(E)
         (powers of 1024; V(10G) and V(10GiB) are the same).
-      - Required to create an image without a backing file. An overlay has the size of its backing file unless a larger
-        one is given.
-      - An existing image is grown to it. It is shrunk only with O(shrink=true).
+      - Required to create an image without a backing file. An overlay gets the size of its backing file, unless the
+        task gives a larger one.
+      - An existing image grows to this size. It shrinks only with O(shrink=true).
     type: str
   shrink:
     description:
@@ -66,30 +67,31 @@ options:
     default: false
   backing_file:
     description:
-      - The absolute path of the image that a new image is an overlay of, also called a linked clone.
-      - An existing image that reads another one is rebased as O(rebase) says.
-      - Empty (V("")), the image has no backing file. One that has is flattened, which means that all that it reads from
-        there is copied into it.
-      - Left out, an existing image keeps what it has.
+      - The absolute path of the image that a new image is an overlay of. Such an overlay is also called a linked clone.
+      - If an existing image reads another one, it is rebased as O(rebase) says.
+      - The empty value (V("")) means that the image has no backing file. An image that has one is flattened, so that
+        all that it reads from there is copied into it.
+      - If this is left out, an existing image keeps what it has.
     type: path
   rebase:
     description:
       - How an existing qcow2 or qed image gets another O(backing_file).
-      - V(safe) keeps what its guest sees. The image is copied, the copy is rebased (what it read from the old backing
-        file and would not read from the new one is copied into it), compared with the image, and put in its place in
-        one step. So it can be interrupted at any moment. Owner, mode, SELinux context, ACLs and dirty bitmaps stay.
-        Refused for images with internal snapshots, which would lose what they read from the old backing file.
-      - V(unsafe) only rewrites the reference. Where the new backing file holds anything else than the old one, B(the
-        disk is destroyed). It is for a backing file that was moved, converted, or is missing.
-      - A backing file whose format the image does not record gets it recorded, whatever is chosen here.
+      - V(safe) keeps what its guest sees. The image is copied. The copy is rebased, so it gets all that it read from
+        the old backing file and would read differently from the new one. Then it is compared with the image, and put in
+        its place in one step. So the rebase can be interrupted at any moment. Owner, mode, SELinux context, ACLs and
+        dirty bitmaps stay. An image with internal snapshots is refused, because these would lose what they read from
+        the old backing file.
+      - V(unsafe) only rewrites the reference. If the new backing file holds anything else than the old one, B(the disk
+        is destroyed). Use it for a backing file that was moved, converted, or is missing.
+      - If the image does not record the format of its backing file, that is recorded in either case.
     type: str
     choices: [safe, unsafe]
     default: safe
   trusted:
     description:
-      - Vouches for the backing file that an existing image refers to, and for those below it. To flatten the image, or
-        to rebase it safely, they are read and their content becomes part of the image, and the task does not name them.
-      - Whoever wrote the image may have made it refer to a file that its guest must not see.
+      - Whether to trust the backing file that an existing image refers to, and those below it. To flatten the image, or
+        to rebase it safely, their content becomes part of the image, although the task does not name them.
+      - The author of the image may have made it refer to a file that its guest must not see.
     type: bool
     default: false
   backing_format:
@@ -99,13 +101,13 @@ options:
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vhdx, vpc, parallels]
   compat:
     description:
-      - The version of the qcow2 format, V(1.1) is qcow2 version 3, V(0.10) is version 2.
+      - The version of the qcow2 format. V(1.1) is qcow2 version 3, V(0.10) is version 2.
       - Can be changed on an existing image.
     type: str
     choices: ['0.10', '1.1']
   lazy_refcounts:
     description:
-      - Whether reference counts are updated lazily, which is faster on slow storage, and wants a repair after a crash.
+      - Whether reference counts are updated lazily. This is faster on slow storage, and needs a repair after a crash.
       - Can be changed on an existing image.
     type: bool
   refcount_bits:
@@ -116,37 +118,37 @@ options:
     choices: [1, 2, 4, 8, 16, 32, 64]
   encryption:
     description:
-      - Encrypts a new image with LUKS, and says which secrets open an existing one. The secret is needed for each
-        change, and every run proves it by opening the image. A wrong one is an error, and nothing is changed.
-      - An existing image that is encrypted otherwise, or not at all, is an error, since only a rewrite could change
-        that. So is one that is encrypted where this is left out.
-      - Secrets come to C(qemu-img) through memory that it inherits, neither by its command line nor in a file. A secret
-        is UTF-8 text without a zero byte.
+      - Encrypts a new image with LUKS, and gives the secrets that open an existing one. Each change needs the secret,
+        and every run proves it by opening the image. A wrong secret is an error, and nothing is changed.
+      - If an existing image is unencrypted or encrypted otherwise, the task fails, because only a rewrite could change
+        that. An encrypted image is also an error if this option is left out.
+      - Secrets reach C(qemu-img) through memory that it inherits, never on its command line or in a file. A secret is
+        UTF-8 text without a zero byte.
       - An overlay of an encrypted image has to be encrypted, too.
     type: dict
     suboptions:
       secret:
         description:
-          - A secret that opens the image. It is made a key of an existing image where it is none yet and another secret
-            in O(encryption.keys) opens it, and it is never removed. So the last key of an image stays.
+          - A secret that opens the image. If it does not open an existing image, but another secret in
+            O(encryption.keys) does, it becomes a key of the image. It is never removed, so an image always keeps a key.
           - One of O(encryption.secret) and O(encryption.secret_file) is required.
         type: str
       secret_file:
         description:
-          - A file on the target that holds the secret, to its last byte, a line end included.
+          - A file on the target that holds the secret. Every byte counts, also a line end.
         type: path
       backing_secret:
         description:
-          - The secret that opens the backing files, where they are encrypted and it is another one.
+          - The secret that opens the backing files, if they are encrypted with another one.
         type: str
       backing_secret_file:
         description:
-          - A file on the target that holds it.
+          - A file on the target that holds that secret.
         type: path
       keys:
         description:
-          - Further secrets that open the image, or must not open it any more. Those that it does not speak of stay.
-          - They are added before others are removed. All slots that a secret opens are erased with it.
+          - Further secrets that open the image, or must no longer open it. Keys that are not listed stay.
+          - New keys are added before others are removed. With a secret, all key slots that it opens are erased.
         type: list
         elements: dict
         default: []
@@ -167,12 +169,12 @@ options:
             default: present
           slot:
             description:
-              - The key slot, from V(0) to V(7), that a new key gets, instead of the first free one. A secret that opens
-                the image is left where it is.
+              - The key slot of a new key, from V(0) to V(7). The default is the first free one. A secret that opens the
+                image already stays where it is.
             type: int
       cipher_alg:
         description:
-          - The cipher, with the bits of its key; QEMU takes V(aes-256). What there is depends on how QEMU was built.
+          - The cipher, with the bits of its key; QEMU takes V(aes-256). The choice depends on how QEMU was built.
         type: str
         choices: [aes-128, aes-192, aes-256, serpent-128, serpent-192, serpent-256, twofish-128, twofish-192,
           twofish-256, cast5-128]
@@ -198,7 +200,7 @@ options:
         choices: [sha1, sha224, sha256, sha384, sha512, ripemd160]
       iter_time:
         description:
-          - How many milliseconds it takes to try one secret on this machine; QEMU takes V(2000). Only new keys get it.
+          - How many milliseconds it takes to try one secret on this machine; QEMU takes V(2000). This is for new keys.
         type: int
   compression_type:
     description:
@@ -207,26 +209,26 @@ options:
     choices: [zlib, zstd]
   allow_dependents:
     description:
-      - Allows a change or the removal of an image that other images have as their backing file. Those are destroyed by
+      - Allows to change or remove an image that other images have as their backing file. These images are destroyed by
         it.
     type: bool
     default: false
   search_paths:
     description:
-      - Directories in which images are looked for that have this one as their backing file, beside
-        its own directory and those of libvirt's storage pools. With O(max_overcommit) the images in them count.
+      - More directories to search for images that have this one as their backing file. The task always searches its own
+        directory, and those of libvirt's storage pools. With O(max_overcommit) the images in all of them count.
     type: list
     elements: path
     default: []
   force:
     description:
-      - With O(state=absent), removes an image though a domain that is shut off defines it as a disk.
+      - With O(state=absent), removes an image although a domain that is off defines it as a disk.
       - An image that is open in a running guest is never removed.
     type: bool
     default: false
 notes:
-  - While a change is made, a hidden file C(.NAME.kvmops) stands beside the image. One that a killed run left makes the
-    next run verify the image before it does anything else.
+  - While the task changes the image, a hidden file C(.NAME.kvmops) stands beside it. If a run is killed, the next run
+    finds that file and verifies the image before it does anything else.
 seealso:
   - module: kvmops.disk.qcow2_image_info
   - module: kvmops.disk.vm_disk_convert
@@ -264,7 +266,7 @@ EXAMPLES = r"""
     backing_file: ""
     trusted: true
 
-- name: Have a linked clone find its golden image, which was moved
+- name: Tell a linked clone where its golden image was moved to
   kvmops.disk.qcow2_image:
     path: /var/lib/libvirt/images/clone2.qcow2
     backing_file: /srv/golden/golden.qcow2
@@ -280,7 +282,7 @@ EXAMPLES = r"""
       keys:
         - secret: "{{ rescue_passphrase }}"
 
-- name: Open it by a new secret from now on, and by the old one no longer
+- name: Replace the old secret by a new one
   kvmops.disk.qcow2_image:
     path: /var/lib/libvirt/images/vault.qcow2
     encryption:
@@ -289,7 +291,7 @@ EXAMPLES = r"""
         - secret_file: /etc/keys/vault
           state: absent
 
-- name: Grow an image, unless the images on its file system then promise more than 120 % of it
+- name: Grow an image, unless the images on its file system would then promise more than 120 % of it
   kvmops.disk.qcow2_image:
     path: /var/lib/libvirt/images/web.qcow2
     size: 60G
@@ -303,18 +305,22 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["grow /var/lib/libvirt/images/web.qcow2 from 40 GiB to 60 GiB"]
 diff:
-  description: The facts before and after.
+  description:
+    - What changes, before and after.
+    - The facts of the image.
   returned: always
   type: dict
 image:
   description:
-    - The image as it is afterwards; empty where there is none. In check mode, what it would be.
+    - The image afterwards. In check mode, as it would be.
+    - Empty if the image does not exist.
+    - A fact that the format does not know is V(null).
   returned: always
   type: dict
   contains:
@@ -325,7 +331,7 @@ image:
       description: Its format.
       type: str
     virtual_size:
-      description: The size that a guest sees, in bytes.
+      description: The size of its disk in bytes, as a guest sees it.
       type: int
     actual_size:
       description: The bytes that it occupies.
@@ -340,7 +346,7 @@ image:
       description: Whether reference counts are updated lazily.
       type: bool
     refcount_bits:
-      description: The width of a reference count.
+      description: The width of a reference count in bits.
       type: int
     extended_l2:
       description: Whether it has subclusters.
@@ -353,11 +359,12 @@ image:
       type: bool
     encryption:
       description:
-        - How it is encrypted, with format, cipher_alg, cipher_mode, ivgen_alg, ivgen_hash_alg, hash_alg, and in
-          key_slots the number of those that hold a key; nothing for an image in the clear.
+        - How it is encrypted, with format, cipher_alg, cipher_mode, ivgen_alg, ivgen_hash_alg, hash_alg, and key_slots,
+          the number of key slots that hold a key.
+        - V(null) for an unencrypted image.
       type: dict
     dirty:
-      description: Whether it was not closed properly.
+      description: Whether it was left without being closed properly.
       type: bool
     corrupt:
       description: Whether it is marked corrupt.
@@ -376,33 +383,37 @@ image:
       type: list
       elements: str
     snapshots:
-      description: Its internal snapshots, each with id, name, date, vm_state_size and virtual_size.
+      description: Its internal snapshots. RV(kvmops.disk.qcow2_snapshot#module:snapshots) lists the facts of each.
       type: list
       elements: dict
 in_use_by:
-  description: The domains that use the image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that have this one as their backing file, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the image needs, where there is less; with O(max_overcommit) the size of its disk.
+  description:
+    - The space that is needed, if less is available.
+    - If O(max_overcommit) made the task fail, the size of the disks that the task wants to be promised.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is; with O(max_overcommit) what may be promised to this image.
+  description:
+    - The space that is available, if more is needed.
+    - If O(max_overcommit) made the task fail, what the file system may still promise to the task.
   returned: failure
   type: int
 promised_bytes:
-  description: What the images on the file system may come to need as it is, where O(max_overcommit) made the task fail.
+  description: What the file system has promised to the images on it so far, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 filesystem_bytes:
-  description: The size of the file system, where O(max_overcommit) made the task fail.
+  description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 """

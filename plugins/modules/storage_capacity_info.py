@@ -13,25 +13,25 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Thin images are promises. Returns, for each file system or pool, its size, what is used, and what all images on it
-    may come to occupy, and says where that is more than a limit.
-  - Counted are all files in O(paths), in the directories of libvirt's storage pools and beside the disks of domains,
-    and the files that domains name as disks, as backing files or in snapshots, as far as they lie on a file system that
-    is meant. Each counts once, whatever hard links, symbolic links, paths and domains lead to it.
-  - An image that can still grow promises the size of its disk, or what it occupies, where that is more (with internal
-    snapshots, say).
-  - An image that others have as their backing file is not written any more. It promises what it occupies, as do the
+  - Thin images are promises. For each file system or pool, this module returns its size, what is used, and what all
+    images on it may come to occupy. It also says whether that is more than a limit.
+  - All files in O(paths), in the directories of libvirt's storage pools, and beside the disks of domains are counted.
+    The files that domains name as disks, as backing files or in snapshots are counted as well. Each counts once,
+    whatever hard links, symbolic links, paths and domains lead to it.
+  - An image that can still grow promises the size of its disk, or what it occupies, if that is more (with internal
+    snapshots, for example).
+  - An image that others have as their backing file is no longer written. So it promises what it occupies, like the
     images in the middle of a chain. Only the top of each chain promises the size of its disk. A backing file that a
-    running domain has as its own disk promises that all the same.
-  - An image whose data lie in a file of their own (an external data file, extents) promises what it occupies, and that
-    file its length.
-  - On file systems whose files can share extents (btrfs, xfs and others), the extents that files share which only
-    promise what they occupy count once. A file that can still grow may part from the others at any time, and counts as
+    running domain also has as its own disk promises the size of that disk.
+  - An image whose data lie in a file of their own (an external data file, extents) promises what it occupies. That file
+    promises its length.
+  - On some file systems (btrfs, xfs and others) files can share extents. Extents count once if all files that share
+    them only promise what they occupy. A file that can still grow may part from the others at any time. So it counts as
     if it shared nothing.
-  - A file that is no image, or cannot be read as one, counts as its length, or what it occupies, where that is more.
-  - Nothing but the header of an image is read, and no file is opened because an image points to it; a backing file that
-    is found in no other way is counted by its blocks. The format of a disk is the one that its domain says; a backing
-    file is raw where its overlay says so. The first bytes of an image are believed only where nobody says anything.
+  - A file that is not a readable image counts as its length, or as what it occupies, if that is more.
+  - Only the headers of images are read. A file is never opened just because an image points to it. A backing file that
+    is found in no other way is counted by its blocks. The format of a disk is the one that its domain says. A backing
+    file is raw if its overlay says so. Otherwise the first bytes of an image tell its format.
 extends_documentation_fragment:
   - kvmops.disk.attributes
   - kvmops.disk.attributes.info
@@ -40,28 +40,28 @@ options:
   paths:
     description:
       - Absolute paths of directories or files. Each means the file system that it lies on.
-      - All files in a directory, or beside a file, count, those whose names begin with a dot among them.
+      - All files in a directory, or beside a file, are counted, also those whose names begin with a dot.
     type: list
     elements: path
     default: []
     aliases: [path]
   pools:
     description:
-      - Names of active storage pools. One of files in a directory means the file system of that directory.
-      - Of another one, such as a volume group, libvirt tells the sizes. Each volume promises its capacity there, or
-        what it takes, where that is more.
+      - Names of active storage pools. A pool of files in a directory means the file system of that directory.
+      - For another pool, such as a volume group, libvirt tells the sizes. Each volume promises its capacity, or what it
+        takes, if that is more.
     type: list
     elements: str
     aliases: [pool]
   libvirt:
     description:
-      - Whether all active pools are meant as well, and all file systems with disks of domains.
-      - If left out, that is so where neither O(paths) nor O(pools) are given.
+      - Whether to include all active pools, and all file systems with disks of domains.
+      - By default this is true if both O(paths) and O(pools) are left out.
     type: bool
   recurse:
     description:
-      - Whether the files in all directories below O(paths) count as well, as far as they are on the same file system.
-      - Symbolic links to directories are not followed.
+      - Whether the files in all directories below O(paths) are counted as well, if they are on the same file system.
+      - Symbolic links to directories are left out.
     type: bool
     default: false
   limit:
@@ -72,7 +72,7 @@ options:
   uri:
     description:
       - The libvirt connection whose pools and domains are asked for images.
-      - Where nothing answers there, and O(paths) are all that is asked for, the files in them are all that counts.
+      - If it does not answer, and the task asks only for O(paths), only the files in them are counted.
     type: str
     default: qemu:///system
 requirements:
@@ -85,7 +85,7 @@ seealso:
   - module: kvmops.disk.qcow2_image_info
   - module: kvmops.disk.vm_disk_info
   - ref: ansible_collections.kvmops.disk.docsite.guide_capacity
-    description: What is counted how, with figures, and what to do about a file system that promises too much.
+    description: What is counted and how, with figures, and what to do about a file system that promises too much.
 """
 
 EXAMPLES = r"""
@@ -93,7 +93,7 @@ EXAMPLES = r"""
   kvmops.disk.storage_capacity_info:
   register: storage
 
-- name: Fail where a file system has promised more than 120 % of what it has
+- name: Fail if a file system has promised more than 120 % of its size
   ansible.builtin.assert:
     that: not item.over_limit
     fail_msg: "{{ item.mount }} has {{ item.size | human_readable }}, promised are {{ item.promised | human_readable }}"
@@ -111,44 +111,44 @@ EXAMPLES = r"""
 
 RETURN = r"""
 filesystems:
-  description: The file systems, by where they are mounted, and then the pools that are none; each once.
+  description: Each file system once, by its mount point, and after them the pools that are not directories.
   returned: always
   type: list
   elements: dict
   contains:
     mount:
-      description: Where it is mounted. V(null) for a pool that is no directory.
+      description: The mount point. V(null) for a pool that is not a directory.
       type: str
     device:
-      description: What is mounted there; of a pool where its volumes are.
+      description: What is mounted there. For a pool, where its volumes are.
       type: str
     type:
-      description: The type of the file system, such as V(ext4); of a pool V(logical), V(rbd), ...
+      description: The type of the file system, such as V(ext4). For a pool V(logical), V(rbd), ...
       type: str
     pools:
-      description: The names of the storage pools that are meant and lie on it.
+      description: The names of the storage pools on it that the task looked at.
       type: list
       elements: str
     size:
       description: Its size in bytes.
       type: int
     used:
-      description: The bytes that are used, by whatever files.
+      description: The bytes that are used, by all files.
       type: int
     available:
-      description: The bytes that QEMU, which has no rights of its own, may still write.
+      description: The bytes that QEMU, as an unprivileged user, may still write.
       type: int
     promised:
       description: The bytes that the images on it may come to occupy.
       type: int
     ratio:
-      description: What is promised, in sizes of the file system.
+      description: What is promised, as a multiple of the size.
       type: float
     limit:
       description: The limit, as O(limit) says.
       type: float
     over_limit:
-      description: Whether more is promised.
+      description: Whether more is promised than the limit.
       type: bool
     images:
       description: What has been counted, by path.
@@ -159,16 +159,22 @@ filesystems:
           description: Its absolute path.
           type: str
         format:
-          description: Its format. V(null) where it was not opened, or cannot be read.
+          description:
+            - Its format.
+            - V(null) if it was left unopened or is unreadable.
           type: str
         virtual_size:
-          description: The size of its disk in bytes. V(null) where it was not opened.
+          description:
+            - The size of its disk in bytes, as a guest sees it.
+            - V(null) if it was not opened.
           type: int
         actual_size:
-          description: The bytes that it occupies, those that it shares with others among them.
+          description:
+            - The bytes that it occupies.
+            - Bytes that it shares with other files are included.
           type: int
         shared_size:
-          description: How much of that it shares with other files. V(null) where the file system does not tell.
+          description: How many of these bytes it shares with other files. V(null) if the file system cannot tell.
           type: int
         promised:
           description: What it adds to RV(filesystems[].promised), in bytes.
@@ -177,10 +183,12 @@ filesystems:
           description: Whether it can still grow.
           type: bool
         backing_file:
-          description: The absolute path of its backing file.
+          description: The path of its backing file.
           type: str
         dependents:
-          description: The images that have it as their backing file, as far as they were found.
+          description:
+            - The images that read it.
+            - Those that were found, as their backing file.
           type: list
           elements: str
         domains:
@@ -188,17 +196,19 @@ filesystems:
           type: list
           elements: str
         missing:
-          description: The files that it needs, as backing or data file, and that are not there.
+          description: The files that it needs, as backing file or data file, and that are missing.
           type: list
           elements: str
         writable:
-          description: Whether its mode lets anybody write it. That of a base should not.
+          description: Whether its mode has a write permission. That of a base should have none.
           type: bool
         problem:
-          description: Why it cannot be read, or what it needs and is missing. V(null) where nothing is wrong.
+          description: Why it cannot be read, or which file it needs is missing. V(null) if all is well.
           type: str
 failures:
-  description: The directories that could not be read with O(recurse=true), each with path and msg.
+  description:
+    - What could not be looked at, each with path and msg.
+    - These are directories below O(paths), with O(recurse=true).
   returned: always
   type: list
   elements: dict

@@ -14,25 +14,26 @@ author:
   - kvmops.disk contributors (@kvmops)
 description:
   - Makes sure that disks of a libvirt domain are in a format, and at a place.
-  - Below a guest that runs or is paused this is done live. QEMU copies the disk into a new image and keeps both the
-    same until the guest goes on with the new one. The guest never stops.
-  - Off line, a domain that runs is shut down, the images are converted and compared with their sources, the domain is
+  - If the guest runs or is paused, its disks are converted live. QEMU copies the disk into a new image and keeps both
+    the same until the guest switches to the new one. The guest never stops.
+  - Offline, a running domain is shut down, the images are converted and compared with their sources, the domain is
     redefined with the new ones and started again.
-  - In the definition, the driver type and the source of the disks change and nothing else does, but for the
-    C(backingStore) of a disk that had backing files. With O(shallow=false) a converted disk is independent of them.
-  - When anything fails, or the task is told to end, everything is as before and a domain that ran runs. A failure after
-    the guest has gone on with the new images leaves it there; the next run finishes the rest.
-  - When the module is killed in a live conversion, the copy goes on below the guest, which runs on its old disk. The
-    next run with the same wish goes on with that copy. One that wants another place, format, layout or backing file
-    ends it and removes its image.
-    When it is killed off line, the next run finishes or reverts what was in flight, and starts a domain that was left
-    off.
+  - In the definition, only the driver type and the source of the disks change, and the C(backingStore) of a disk that
+    had backing files. With O(shallow=false) a converted disk is independent of them.
+  - If anything fails, or the module is stopped, everything is as before, and a domain that ran runs. If it fails after
+    the guest has switched to the new images, the guest stays there, and the next run finishes the rest.
+  - If the module is killed in a live conversion, the copy continues below the guest, which runs on its old disk. The
+    next run with the same parameters resumes that copy. A run that wants another place, format, layout or backing file
+    ends the copy and removes its image.
+  - If the module is killed offline, the next run finishes or reverts what was in flight, and starts a domain that was
+    left off.
   - The sources are kept unless O(keep_source=false).
-  - It is refused, before anything changes, for a transient domain, one that has a managed-save image, snapshots or
-    checkpoints, or is being migrated, saved, dumped or backed up; where a block job of somebody else runs, which is
-    never touched; for a cdrom, a floppy, a read-only, shareable or transient disk, one whose source is no image file,
-    or is in use by another domain; for an encrypted or corrupt image; for a guest that runs on another image than the
-    definition names; where the destination exists, its directory does not, or there is not enough space.
+  - The task refuses a transient domain, and a domain that has a managed-save image, snapshots or checkpoints, or is
+    being migrated, saved, dumped or backed up. It refuses to work beside a block job of another program, and never
+    touches that job. It refuses CD-ROMs and floppies, and disks that are read-only, shareable or transient, or whose
+    source is not an image file or is in use by another domain. It refuses an encrypted or corrupt image, and a guest
+    that runs on another image than the definition names. It also refuses a destination that exists, a directory that is
+    missing, and a file system with too little space. All of this is found before anything changes.
 extends_documentation_fragment:
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
@@ -52,86 +53,86 @@ options:
   disk:
     description:
       - The disk, by its target (such as V(vda)) or by the path of its source.
-      - A path may be that of the source before an earlier conversion.
+      - The path may also be that of the source before an earlier conversion.
     type: str
   disks:
     description:
-      - Several disks, each as O(disk). They are converted in one go. Off line the domain is redefined once, with all of
-        them. Live, they are copied one after the other, and the guest goes on with the new ones when all of them are
+      - Several disks, each as O(disk). They are converted in one go. Offline, the domain is redefined once, with all of
+        them. Live, they are copied one after the other, and the guest switches to the new images when all of them are
         copied.
     type: list
     elements: str
   format:
     description:
       - The format that the disks are to have.
-      - Live, only V(raw), V(qcow2) and V(qed) are made, and for V(raw) not O(preallocation=full).
+      - Live, only V(raw), V(qcow2) and V(qed) are made, and V(raw) only without O(preallocation=full).
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vpc]
     default: qcow2
   dest:
     description:
-      - The absolute path of the new image; for one disk only.
-      - If neither this nor O(dest_dir) is given, the new image stands beside the old one, under its name with the
-        suffix of the new format, and a disk that has the format already is left alone wherever it is.
+      - The absolute path of the new image, if the task converts one disk.
+      - If both this and O(dest_dir) are left out, the new image stands beside the old one, under its name with the
+        suffix of the new format. A disk that has the format already is then left alone, wherever it is.
     type: path
   dest_dir:
     description:
-      - The directory of the new images; their names are made from those of the sources.
+      - The directory of the new images. Their names are made from those of the sources.
     type: path
   mode:
     description:
-      - V(auto) converts live below a guest that runs or is paused, and off line when the domain is off.
-      - V(offline) shuts a domain that runs down for the time of the conversion.
+      - V(auto) converts live if the guest runs or is paused, and offline if the domain is off.
+      - V(offline) shuts a running domain down for the time of the conversion.
       - V(live) never does that, and fails if the domain is off.
-      - What cannot be done live is refused with V(auto), too. A domain is shut down only with V(offline).
+      - What cannot be done live is refused with V(auto), too. Only V(offline) shuts a domain down.
     type: str
     choices: [auto, offline, live]
     default: auto
   block_device:
     description:
       - Whether O(dest) is a block device, such as a logical volume. All that is on it is lost.
-      - Only while the domain runs. A raw disk must be as long as its device; a qcow2 image must find room on it.
+      - This is only possible while the domain runs. A raw disk must be as long as its device. A qcow2 image must fit on
+        it.
       - The device must not be mounted or part of another one. It is never removed.
     type: bool
     default: false
   shallow:
     description:
-      - Whether the new image has the backing file that the old one has, and only what the old one holds itself is
-        copied. Otherwise all of the disk is.
-      - Needs a O(format) whose images can have backing files, such as V(qcow2).
-      - Matters only for a disk that is converted. One that has the format, and the place, is left as it is.
+      - Whether the new image keeps the backing file of the old one, and only what the old one itself holds is copied.
+        Otherwise the whole disk is copied.
+      - This needs a O(format) whose images can have backing files, such as V(qcow2).
+      - It only matters for a disk that is converted. A disk that has the format and the place is left as it is.
     type: bool
     default: false
   bandwidth:
     description:
-      - How much a live conversion copies in a second at most; a size such as V(50M). Left out, there is no limit.
-      - It should be well above what the guest writes, or the copy never gets to the end.
-      - A copy of an interrupted run goes on with this limit, or with none, whatever it had.
-      - It does not matter off line.
+      - The most bytes that a live conversion copies in a second; a size such as V(50M). By default there is no limit.
+      - It should be well above what the guest writes. Otherwise the copy never ends.
+      - If the task resumes the copy of an interrupted run, this limit (or none) replaces the one that the copy had.
+      - It has no effect offline.
     type: str
   copy_timeout:
     description:
-      - How many seconds a live conversion may take, for each disk, until the new image is the same as the old one.
-        After that the copy is ended and the task fails; the guest runs on its old disk.
-      - The same happens when nothing moves for 300 seconds.
-      - It does not matter off line.
+      - How many seconds a live conversion may take, for each disk, until the new image is the same as the old one. Then
+        the copy is ended and the task fails. The guest runs on its old disk.
+      - The same happens if the copy makes no progress for 300 seconds.
+      - It has no effect offline.
     type: int
     default: 86400
   shutdown:
     description:
-      - What may be done to a running domain off line. V(graceful) asks the guest to shut down and waits for it.
-        V(force) pulls the plug. V(never) makes the task fail.
-      - It does not matter live, where the domain is not shut down.
+      - What may be done to a running domain for an offline conversion. V(graceful) asks the guest to shut down and
+        waits for it. V(force) pulls the plug. V(never) makes the task fail.
+      - It has no effect live, because the domain keeps running.
     type: str
     choices: [graceful, force, never]
     default: graceful
   shutdown_timeout:
     description:
-      - How many seconds the guest has to shut down. If it does not, the task fails and the domain runs on.
-      - It has been asked to, all the same, and may still go off. So that is noted in the domain's metadata, and the
-        next run of this module on the domain, whatever it is asked, starts it again, as this one would have. After an
-        hour nobody expects it to go off any more.
-      - It does not matter live.
+      - How many seconds the guest has to shut down. If it takes longer, the task fails and the domain runs on.
+      - The guest may still go off later. So the request is noted in the domain's metadata, and the next run of this
+        module on the domain starts it again, whatever its parameters are. After an hour the note is out of date.
+      - It has no effect live.
     type: int
     default: 120
   restart:
@@ -142,23 +143,22 @@ options:
   verify:
     description:
       - Whether the new images are compared with their sources before they are used.
-      - Off line only. A live copy cannot be compared with a disk that changes meanwhile. QEMU keeps both the same until
-        the guest goes on with the new one, and after that libvirt's live and inactive definition are checked.
+      - Offline only. A live copy cannot be compared with a disk that changes. QEMU keeps both the same until the guest
+        switches to the new one. After that, libvirt's live and inactive definitions are checked.
     type: bool
     default: true
   keep_source:
     description:
-      - Whether the old images are kept. Otherwise they are removed after the domain runs from the new ones, or,
-        if it is off, after its new definition has been verified.
-      - An old image that other images have as their backing file is not removed; the task fails before it changes
-        anything.
-      - Where the source is a symbolic link, what it links to is removed, and then the link.
+      - Whether the old images are kept. Otherwise they are removed after the domain runs from the new ones. If it is
+        off, they are removed after its new definition has been verified.
+      - If other images have an old image as their backing file, the task fails before it changes anything.
+      - If the source is a symbolic link, the file that it leads to is removed, and then the link.
     type: bool
     default: true
   compress:
     description:
-      - Whether the new images are compressed. What the guest writes later is not.
-      - Off line only. With a live conversion it is refused.
+      - Whether the new images are compressed. What the guest writes later is stored uncompressed.
+      - Offline only. A live conversion refuses it.
     type: bool
     default: false
   compression_type:
@@ -168,20 +168,20 @@ options:
     choices: [zlib, zstd]
   search_paths:
     description:
-      - Directories in which images are looked for that have a source as their backing file, beside its own directory
-        and those of libvirt's storage pools. Matters with O(keep_source=false), and with O(max_overcommit), for which
-        the images in them count.
+      - More directories to search for images that have a source as their backing file. The task always searches the
+        source's own directory, and those of libvirt's storage pools. This matters with O(keep_source=false), and with
+        O(max_overcommit), which counts the images in these directories.
     type: list
     elements: path
     default: []
   trusted:
     description:
-      - Whether to follow references to backing and data files that are in the images but not in the domain's
-        definition.
-      - Such a reference can have been planted to copy a foreign file into the disk. The definition names a backing file
-        by C(backingStore); that of a running domain always does.
-      - Where the definition names other backing files than the images do, or says that there are none, the task fails
-        even so, since the guest sees what the definition says.
+      - Whether to follow references to backing files and data files that are in the images but that the domain's
+        definition does not name.
+      - Such a reference can have been planted to copy another file into the disk. The definition names a backing file
+        by C(backingStore). That of a running domain always does.
+      - If the definition names other backing files than the images do, or says that there are none, the task always
+        fails, because the guest sees what the definition says.
     type: bool
     default: false
 seealso:
@@ -199,7 +199,7 @@ EXAMPLES = r"""
     name: web
     disk: vda
 
-- name: Move the disk of a running machine to another file system, not at full speed
+- name: Move the disk of a running machine to another file system, with limited speed
   kvmops.disk.vm_disk_convert:
     name: db
     disk: vdb
@@ -231,7 +231,7 @@ EXAMPLES = r"""
     compress: true
     shutdown_timeout: 600
 
-- name: Turn a VMware disk into raw, without ever touching a running machine
+- name: Turn a VMware disk into raw, but only if the machine is off
   kvmops.disk.vm_disk_convert:
     name: imported
     disk: /srv/import/disk.vmdk
@@ -242,110 +242,96 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
 diff:
-  description: The disks before and after, and the change of the domain's definition as a unified diff. Passwords are
-    hidden.
+  description:
+    - What changes, before and after.
+    - The disks, and the definition of the domain as a unified diff. Passwords are hidden.
   returned: always
   type: list
   elements: dict
 disks:
-  description: The disks that the task means, in its order.
+  description:
+    - The disks that the task is about.
+    - They come in the order of the task, as they are afterwards. Each has the facts domain, target, path, format,
+      virtual_size, actual_size and backing_chain of RV(kvmops.disk.vm_disk_info#module:disks), and those below. In
+      check mode C(actual_size) is that of the source.
   returned: always
   type: list
   elements: dict
   contains:
-    domain:
-      description: The name of the domain.
-      type: str
-    target:
-      description: The name of the disk inside the domain's definition.
-      type: str
-    path:
-      description: Its image, afterwards.
-      type: str
-    format:
-      description: The format of the image, afterwards.
-      type: str
-    virtual_size:
-      description: The size that the guest sees, in bytes.
-      type: int
-    actual_size:
-      description: The bytes that the image occupies. In check mode those of the source.
-      type: int
-    backing_chain:
-      description: The image and those below it, top first.
-      type: list
-      elements: dict
     previous_path:
-      description: The image before; null if nothing changed.
+      description: The path of the old image. V(null) if nothing changed.
       type: str
     previous_format:
-      description: The format before; null if nothing changed.
+      description: The format of the old image. V(null) if nothing changed.
       type: str
     previous_actual_size:
-      description: The bytes that the old image occupied; null if nothing changed.
+      description: The bytes that the old image occupied. V(null) if nothing changed.
       type: int
     mode:
-      description: How it was converted, V(live) or V(offline); null if nothing changed.
+      description: How it was changed, V(live) or V(offline). V(null) if nothing changed.
       type: str
     verified:
       description:
-        - Whether the new image was compared with its source.
-        - Always false for a live conversion, see O(verify).
+        - Whether the new image was compared with the old one.
+        - Always false after a live conversion, see O(verify).
       type: bool
     downtime_seconds:
-      description: How long the domain was off, from the request to shut down to its start; null if it did not go off
-        and on, as in a live conversion.
+      description:
+        - How long the domain was off, from the request to shut down to its start.
+        - V(null) if it was not shut down and started again, as in a live conversion.
       type: float
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that have a source as their backing file, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the new images need, where there is less; with O(max_overcommit) the size of the disks.
+  description:
+    - The space that is needed, if less is available.
+    - If O(max_overcommit) made the task fail, the size of the disks that the task wants to be promised.
   returned: failure
   type: int
 available_bytes:
   description:
-    - The space that there is, where there is not enough, or a copy failed midway; with O(max_overcommit) what may be
-      promised to the new images.
+    - The space that is available, if more is needed.
+    - If O(max_overcommit) made the task fail, what the file system may still promise to the task.
+    - If a block job failed, what was left then.
   returned: failure
   type: int
 promised_bytes:
-  description:
-    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  description: What the file system has promised to the images on it so far, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 filesystem_bytes:
-  description: The size of the file system, where O(max_overcommit) made the task fail.
+  description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 block_jobs:
-  description: The disks on which a block job of somebody else runs, where that made the task fail.
+  description: The disks on which a block job runs, if that made the task fail.
   returned: failure
   type: list
   elements: str
 snapshots:
-  description: The snapshots that the domain, or the image, has, where they made the task fail.
+  description: The names of the snapshots that made the task fail.
   returned: failure
   type: list
   elements: str
 operation:
-  description: The other run that is at work on the disk, where that made the task fail, with its process.
+  description: The other run that is at work on the disk, with its process, if that made the task fail.
   returned: failure
   type: dict
 state:
-  description: The state of the domain, where it made the task fail.
+  description: The state of the domain, if that made the task fail.
   returned: failure
   type: str
 """

@@ -13,20 +13,22 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Makes sure that the image of a disk holds all that the guest sees on it, and needs no backing files any more, or
-    none above O(base). A linked clone becomes a machine of its own; a long chain becomes a short one.
-  - While the domain runs, or is paused, libvirt pulls the content of the backing files into the image (block pull), and
-    the guest never stops. While it is off, a new image is made beside the old one, compared with it, and put in its
+  - Makes sure that the image of a disk holds all that the guest sees on it, and needs no backing files. With O(base) it
+    keeps that backing file and those below. A linked clone becomes a machine of its own. A long chain becomes a short
+    one.
+  - While the domain runs or is paused, libvirt pulls the content of the backing files into the image (block pull). The
+    guest never stops. While the domain is off, a new image is made beside the old one, compared with it, and put in its
     place in one step.
-  - The image keeps its path, its format, its layout (cluster size, compat and so on), its owner, mode and labels. Where
-    the definition of the domain names backing files, it names those that are left; nothing else changes in it.
+  - The image keeps its path, its format, its layout (cluster size, compat and so on), its owner, mode and labels. If
+    the definition of the domain names backing files, it then names those that are left. Nothing else changes in it.
   - The backing files are only read.
-  - A running domain is never shut down. To flatten its disks off line, shut it down first.
-  - When anything fails, or the task is told to end, the image has its backing files as before; what was pulled into it
-    stays there, which a guest cannot see. When the module is killed, a block pull goes on without it. The next run
-    waits for that one if it does what the task wants, or ends it, and removes what else was left.
-  - Off line, overlays that other domains have over the image stay valid, as its content is the same. The task is
-    refused while one of these domains runs.
+  - A running domain is never shut down. To flatten its disks offline, shut it down first.
+  - If anything fails, or the module is stopped, the image has its backing files as before. What was pulled into it
+    stays there, and makes no difference to the guest. If the module is killed, a block pull continues without it. The
+    next run waits for that pull if it does what the task wants. Otherwise it ends the pull, and removes what else was
+    left.
+  - Offline, overlays that other domains have over the image stay valid, because its content is the same. While one of
+    these domains runs, the task is refused.
 extends_documentation_fragment:
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
@@ -47,31 +49,31 @@ options:
     type: str
   disks:
     description:
-      - Several disks, each as O(disk), flattened one after the other. If one fails live, those before it stay
-        flattened; off line, all new images are put in place at the end, or none.
+      - Several disks, each as O(disk). They are flattened one after the other. If one fails live, those before it stay
+        flattened. Offline, all new images are put in place at the end, or none.
     type: list
     elements: str
   base:
     description:
-      - The absolute path of the backing file that is kept, with all that is below it. What is between it and the image
-        is merged into the image. With several disks, it has to be in the chain of each.
-      - If this is not given, the image has no backing file afterwards.
-      - A disk without any backing file is left alone, whatever is named here.
+      - The absolute path of the backing file that is kept, with all that is below it. The images between it and the top
+        are merged into the top. With several disks, it has to be in the chain of each.
+      - By default the image has no backing file afterwards.
+      - A disk without a backing file is left alone, whatever is named here.
     type: path
   mode:
     description:
-      - V(live) pulls while the domain runs or is paused, V(offline) makes a new image while it is off. V(auto) does
-        what fits the state of the domain; the other two make the task fail where they do not.
+      - V(live) pulls while the domain runs or is paused. V(offline) makes a new image while it is off. V(auto) does
+        what fits the state of the domain. The other two make the task fail if they do not fit.
     type: str
     choices: [auto, offline, live]
     default: auto
   bandwidth:
     description:
-      - How many bytes a second a block pull may read, such as V(50M). The default is no limit.
+      - The most bytes that a block pull may read in a second, such as V(50M). By default there is no limit.
     type: str
   copy_timeout:
     description:
-      - How many seconds a block pull may take. Then it is ended and the task fails; the image keeps its backing files.
+      - How many seconds a block pull may take. Then it is ended and the task fails. The image keeps its backing files.
     type: int
     default: 86400
   verify:
@@ -81,26 +83,27 @@ options:
     default: true
   trusted:
     description:
-      - Whether to follow references to backing and data files that are in the images but not in the domain's
-        definition.
-      - Such a reference can have been planted to copy a foreign file into the disk. The definition names a backing file
-        by C(backingStore); that of a running domain always does.
+      - Whether to follow references to backing files and data files that are in the images but that the domain's
+        definition does not name.
+      - Such a reference can have been planted to copy another file into the disk. The definition names a backing file
+        by C(backingStore). That of a running domain always does.
     type: bool
     default: false
 notes:
-  - "Which module to use: C(vm_disk_flatten) keeps the image where it is and only takes away what is below it, which is
-    the least work. M(kvmops.disk.vm_disk_convert) makes a new image, in another format or at another place, which is
-    independent, too; with O(kvmops.disk.vm_disk_convert#module:shallow) it keeps the backing chain."
-  - A backing file is not removed. Others may use it; M(kvmops.disk.qcow2_image) with C(state=absent) refuses then.
-  - Images of the formats qcow2 and qed are flattened, and only image files. Disks are refused that are read-only,
-    shareable, transient or encrypted, or hold internal snapshots; and domains with snapshots, checkpoints, a
-    managed-save image or a block job of somebody else. Off line an image with dirty bitmaps is refused, too.
-  - An image that was preallocated is not preallocated anew off line.
+  - "Which module to use: C(vm_disk_flatten) keeps the image where it is and only removes what is below it, which is the
+    least work. M(kvmops.disk.vm_disk_convert) makes a new image, in another format or at another place, which is
+    independent, too. With O(kvmops.disk.vm_disk_convert#module:shallow) that one keeps the backing chain."
+  - Backing files are kept, since others may use them. M(kvmops.disk.qcow2_image) with C(state=absent) removes one
+    unless it is still in use.
+  - Only image files of the formats qcow2 and qed are flattened. Disks are refused if they are read-only, shareable,
+    transient or encrypted, or hold internal snapshots. Domains are refused if they have snapshots, checkpoints, a
+    managed-save image or a block job of another program. Offline, an image with dirty bitmaps is refused, too.
+  - Offline, the new image is not preallocated, even if the old one was.
   - QEMU changes the reference to the backing file before it has written all metadata of what it pulled, and libvirt has
-    no call for that. So the module has QEMU write it at once, through its monitor; the log of the domain says
-    C(custom-monitor) then. A host that fails, or a QEMU that is killed, just before this moment (or later, where the
-    module was killed) leaves an image that lacks content. The record in the domain's metadata stays then. Run the task
-    again before the domain is started, and the image gets its backing files back and is flattened anew.
+    no call for that. So the module tells QEMU to write it at once, through its monitor. The log of the domain says
+    C(custom-monitor) then. If the host fails or QEMU is killed just before this moment (or later, if the module was
+    killed), the image lacks content. In that case the record in the domain's metadata stays. Run the task again before
+    the domain is started. Then the image gets its backing files back and is flattened again.
 seealso:
   - module: kvmops.disk.vm_disk_convert
   - module: kvmops.disk.vm_disk_info
@@ -113,7 +116,7 @@ EXAMPLES = r"""
     name: web
     disk: vda
 
-- name: Merge what stands between two disks and the golden image, with 100 MiB a second at most
+- name: Merge what stands between two disks and the golden image, with at most 100 MiB in a second
   kvmops.disk.vm_disk_flatten:
     name: db
     disks: [vda, vdb]
@@ -130,82 +133,70 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
 diff:
-  description: The backing chains before and after, and the change of the domain's definition as a unified diff, empty
-    where that names no backing files. Passwords are hidden.
+  description:
+    - What changes, before and after.
+    - The backing chains, and the definition of the domain as a unified diff. That is empty if the definition does not
+      name backing files. Passwords are hidden.
   returned: always
   type: list
   elements: dict
 disks:
-  description: The disks that the task means, in its order.
+  description:
+    - The disks that the task is about.
+    - They come in the order of the task, as they are afterwards. Each has the facts domain, target, path, format,
+      virtual_size, actual_size and backing_chain of RV(kvmops.disk.vm_disk_info#module:disks), and those below. In
+      check mode C(actual_size) is that before the change.
   returned: always
   type: list
   elements: dict
   contains:
-    domain:
-      description: The name of the domain.
-      type: str
-    target:
-      description: The name of the disk inside the domain's definition.
-      type: str
-    path:
-      description: Its image.
-      type: str
-    format:
-      description: The format of the image.
-      type: str
-    virtual_size:
-      description: The size that the guest sees, in bytes.
-      type: int
-    actual_size:
-      description: The bytes that the image occupies, afterwards. In check mode those before.
-      type: int
-    backing_chain:
-      description: The image and those below it, top first, afterwards.
-      type: list
-      elements: dict
     previous_backing_chain:
-      description: The same before; null if nothing changed.
+      description: The backing chain before. V(null) if nothing changed.
       type: list
       elements: dict
     previous_actual_size:
-      description: The bytes that the image occupied before; null if nothing changed.
+      description: The bytes that the old image occupied. V(null) if nothing changed.
       type: int
     mode:
-      description: How it was flattened, live or offline; null if nothing changed.
+      description: How it was changed, V(live) or V(offline). V(null) if nothing changed.
       type: str
     verified:
-      description: Whether the new image was compared with the old one. A block pull is not.
+      description:
+        - Whether the new image was compared with the old one.
+        - Always false after a block pull.
       type: bool
 backing_chain:
-  description: The chain of the disk, where O(base) is not in it.
+  description: The paths of the images of the chain, if O(base) is not a backing file in it.
   returned: failure
   type: list
   elements: str
 block_jobs:
-  description: The disks on which somebody else's block job runs, where that made the task fail.
+  description: The disks on which a block job runs, if that made the task fail.
   returned: failure
   type: list
   elements: str
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 interrupted:
-  description: What another module left unfinished on the domain, where that made the task fail.
+  description: What another module left unfinished on the domain, if that made the task fail.
   returned: failure
   type: dict
 required_bytes:
-  description: The space that the images need, where there is less.
+  description: The space that is needed, if less is available.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description:
+    - The space that is available, if more is needed.
+    - If a block job failed, what was left then.
   returned: failure
   type: int
 """

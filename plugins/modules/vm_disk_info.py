@@ -14,7 +14,7 @@ author:
   - kvmops.disk contributors (@kvmops)
 description:
   - Returns the disks of all domains of a libvirt connection, or of the named ones, with their formats, sizes and
-    backing chains, whether the domains run or not.
+    backing chains. The domains may be running or off.
   - The format of a disk is the one that the domain's definition says. It is never guessed from the content.
 extends_documentation_fragment:
   - kvmops.disk.libvirt
@@ -25,7 +25,7 @@ extends_documentation_fragment:
 options:
   names:
     description:
-      - Names or UUIDs of the domains; all domains if left out.
+      - Names or UUIDs of the domains. The default is all domains.
     type: list
     elements: str
     aliases: [name]
@@ -46,7 +46,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 disks:
-  description: The disks, cdroms and floppies included, by domain and in the order of its definition.
+  description:
+    - The disks that the task is about.
+    - All disks of the domains, also CD-ROM drives and floppy drives. They come by domain, in the order of its
+      definition.
   returned: always
   type: list
   elements: dict
@@ -61,22 +64,26 @@ disks:
       description: The state of the domain, in the words of C(virsh domstate).
       type: str
     target:
-      description: The name of the disk inside the domain's definition, such as V(vda).
+      description: The name of the disk in the definition of the domain, such as V(vda).
       type: str
     bus:
       description: The bus that it is attached to.
       type: str
     device:
-      description: What it is - V(disk), V(cdrom), V(floppy) or V(lun).
+      description: The kind of device - V(disk), V(cdrom), V(floppy) or V(lun).
       type: str
     type:
       description: The kind of its source - V(file), V(block), V(volume), V(network), ...
       type: str
     path:
-      description: The file or block device; null for other kinds and for an empty drive.
+      description:
+        - The path of its image.
+        - A file or a block device. V(null) for other kinds of source, and for an empty drive.
       type: str
     format:
-      description: The format that the definition says.
+      description:
+        - The format of its image.
+        - It is the one that the definition says.
       type: str
     readonly:
       description: Whether the guest may only read it.
@@ -85,40 +92,44 @@ disks:
       description: Whether several domains may use it at once.
       type: bool
     virtual_size:
-      description: The size that the guest sees, in bytes; null where the image cannot be looked at.
+      description:
+        - The size that the guest sees, in bytes.
+        - V(null) if the image cannot be read.
       type: int
     actual_size:
-      description: The bytes that the image occupies, without the images below it.
+      description:
+        - The bytes that its image occupies.
+        - The images below it count for themselves.
       type: int
     backing_chain:
-      description: The image and those below it, top first; see M(kvmops.disk.qcow2_image) for what is known of each.
+      description: The image and those below it, top first. RV(kvmops.disk.qcow2_image#module:image) lists their facts.
       type: list
       elements: dict
     users:
-      description: The other domains that use the same file, as what, and in which format they read it.
+      description: The other domains that use the same file, in which role, and in which format they read it.
       type: list
       elements: dict
     dependents:
       description:
-        - The images that read this one, as far as the disks of domains, and what M(kvmops.disk.vm_linked_clone) noted
-          beside it, tell. M(kvmops.disk.qcow2_image_info) also searches directories.
-        - Where the domain runs and can write it, there is a warning. Nothing else prevents that a machine is started on
-          an image that clones depend on, unless the image is read-only and QEMU does not run as root.
+        - The images that read this one, as far as the disks of domains tell, and what M(kvmops.disk.vm_linked_clone)
+          noted beside the image. M(kvmops.disk.qcow2_image_info) also searches directories.
+        - If the domain runs and can write the image, there is a warning. A domain can be started on an image that
+          clones depend on, unless the image is read-only and QEMU runs as another user than root.
       type: list
       elements: str
     job:
       description:
-        - Whether a block job runs on it; null where that is not known, as the domain's QEMU does not answer.
-          The RV(disks[].problem) is that then.
+        - Whether a block job runs on it.
+        - V(null) if that is unknown, because the domain's QEMU does not answer. RV(disks[].problem) says so then.
       type: bool
     unfinished:
       description:
-        - Whether it is being converted, or was when that was interrupted, or the guest was asked to shut down for that
-          and may go off late.
-          The next run of M(kvmops.disk.vm_disk_convert) then finishes or reverts it, whatever the format is by now.
+        - Whether a conversion of it is at work or was interrupted. Also true if the guest was asked to shut down for a
+          conversion and may go off late.
+        - The next run of M(kvmops.disk.vm_disk_convert) finishes or reverts it, whatever the format is by then.
       type: bool
     problem:
-      description: Why the image, or its chain, cannot be looked at, or the domain not be asked; null where it can.
+      description: Why the image or its chain is unreadable, or why the domain does not answer. V(null) if all is well.
       type: str
 """
 

@@ -13,15 +13,15 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Makes sure that a disk of a libvirt domain has a size. A domain that runs, or is paused, goes on while its disk
-    grows, and its guest sees the new size at once. The image of one that is off is resized with C(qemu-img).
-  - A disk is never shrunk while its domain is on, and otherwise only with O(shrink=true).
-  - Only the disk grows. What is in it (the partition, the file system) is the guest's; see the notes.
-  - The definition of the domain does not change, and the new size stays when the domain is stopped and started again.
-  - Images that other domains name, or that other images have as their backing file, are not resized; nor are disks
-    that are read-only, shareable or transient, or have a block job.
-  - Snapshots do not stand in the way of growing. A snapshot keeps the size that the disk had, and going back to it
-    brings that back. Shrinking is refused where the domain has snapshots or checkpoints. A qcow2 image of compat 0.10
+  - Makes sure that a disk of a libvirt domain has a size. A domain that runs or is paused continues while its disk
+    grows, and its guest sees the new size at once. If the domain is off, C(qemu-img) resizes the image.
+  - A disk is never shrunk while its domain is on. While the domain is off, it is shrunk only with O(shrink=true).
+  - Only the disk grows. What is in it (the partition, the file system) belongs to the guest; see the notes.
+  - The definition of the domain stays the same. The new size stays when the domain is stopped and started again.
+  - The task refuses images that other domains name, or that other images have as their backing file. It also refuses
+    disks that are read-only, shareable or transient, or have a block job.
+  - A disk can grow although the domain has snapshots. A snapshot keeps the size that the disk had, and a revert to it
+    brings that size back. Shrinking is refused if the domain has snapshots or checkpoints. A qcow2 image of compat 0.10
     that holds internal snapshots cannot be resized at all.
 extends_documentation_fragment:
   - kvmops.disk.libvirt
@@ -53,14 +53,15 @@ options:
       - The size that the disk is to have; bytes, or a number with V(K), V(M), V(G), V(T), V(P) or V(E)
         (powers of 1024; V(10G) and V(10GiB) are the same). It has to be a multiple of 512 bytes.
       - With a plus before it (V(+10G)), how much the disk is to grow. Without O(from_size) it grows B(each time) that
-        the task runs, and check mode says to what; a task that may run twice names O(from_size), or the size itself.
-      - Put a growth in bytes in quotes (V('"+1073741824"')), since YAML reads such a number without its plus.
+        the task runs, and check mode tells the new size. A task that may run twice gives O(from_size), or the size
+        itself.
+      - Put a growth in bytes in quotes (V('"+1073741824"')), because YAML drops the plus of such a number.
     type: str
     required: true
   from_size:
     description:
-      - The size that the disk has before it grows by O(size). A disk that has both together has grown already, and is
-        left alone; one that has neither size is an error, which says what it has.
+      - The size that the disk has before it grows by O(size). If the disk has the sum of both, it has grown already,
+        and is left alone. If it has another size, the task fails and tells that size.
     type: str
   shrink:
     description:
@@ -70,16 +71,17 @@ options:
     default: false
   preallocation:
     description:
-      - How much of the space that is added to the disk of a domain that is off is allocated at once. V(off) allocates
-        on first write. V(metadata) prepares the tables of a qcow2 image, not its data. V(falloc) reserves all blocks
-        without writing them. V(full) writes zeros to all of them.
-      - For V(raw) images V(metadata) is not available, and C(qed) images only know V(off).
-      - An image does not remember how it was allocated. If neither this nor O(allocation) is given, it is known by its
-        look. An image that occupies all that its disk has was reserved (or written to its end), and what is added
+      - How much of the added space is allocated at once, if the domain is off. V(off) allocates on first write.
+        V(metadata) prepares the tables of a qcow2 image, but not its data. V(falloc) reserves all blocks without
+        writing them. V(full) writes zeros to all of them.
+      - For V(raw) images V(metadata) is not available. V(qed) images only know V(off).
+      - An image does not record how it was allocated. If both this and O(allocation) are left out, the task looks at
+        the image. An image that occupies all that its disk has was reserved (or written to its end), so what is added
         is reserved too, as with V(falloc). A qcow2 image that is as long as its disk but has holes has its tables
-        prepared, as with V(metadata). All others, overlays, and images with internal snapshots grow as with V(off).
-      - What is added to a disk under its guest is never reserved, so that anything but V(off) is refused then. A
-        reserved image grows with a warning.
+        prepared, so it grows as with V(metadata). All others, overlays, and images with internal snapshots grow as with
+        V(off).
+      - What is added while the domain is on is never reserved. So anything but V(off) is refused then, and a reserved
+        image grows with a warning.
     type: str
     choices: ['off', metadata, falloc, full]
   allocation:
@@ -91,40 +93,40 @@ options:
     choices: [thin, lazy_zeroed_thick, eager_zeroed_thick]
   allow_dependents:
     description:
-      - Allows the image to be resized though other images have it as their backing file. Those can be destroyed by it.
+      - Allows to resize an image that other images have as their backing file. These images can be destroyed by it.
     type: bool
     default: false
   search_paths:
     description:
-      - Directories in which images are looked for that have this one as their backing file, beside its own directory
-        and those of libvirt's storage pools. With O(max_overcommit) the images in them count.
+      - More directories to search for images that have this one as their backing file. The task always searches its own
+        directory, and those of libvirt's storage pools. With O(max_overcommit) the images in all of them count.
     type: list
     elements: path
     default: []
   trusted:
     description:
-      - Whether to follow references to backing files that are in the image but not in the domain's definition, which
-        C(qemu-img) opens to resize an overlay while the domain is off.
-      - Such a reference can have been planted. The definition names a backing file by C(backingStore). It does not
-        matter for a domain that is on, since nothing is followed then.
-      - Where the definition names other backing files than the images do, or says that there are none, the task fails
-        even so, since the guest sees what the definition says.
+      - Whether to follow references to backing files that are in the image but that the domain's definition does not
+        name. C(qemu-img) opens them to resize an overlay while the domain is off.
+      - Such a reference can have been planted. The definition names a backing file by C(backingStore). If the domain is
+        on, this option has no effect, because libvirt grows the disk then.
+      - If the definition names other backing files than the images do, or says that there are none, the task always
+        fails, because the guest sees what the definition says.
     type: bool
     default: false
 notes:
   - After a disk has grown, the guest has to make use of it. On Linux with a partition table that is
     C(growpart /dev/vda 1), then C(resize2fs /dev/vda1) (ext4), C(xfs_growfs /) (XFS), or C(pvresize /dev/vda1) and
-    C(lvextend --resizefs) (LVM). A GPT keeps a copy at the end of the disk, which C(growpart) and
-    C(sgdisk --move-second-header) put in its new place.
-  - Guests see the new size of virtio disks at once. Of SCSI disks Linux may have to be told
-    (C(echo 1 > /sys/class/block/sda/device/rescan)), and of IDE and SATA disks at the next start.
-  - Before a disk is shrunk, do the same in the opposite order, inside the guest. Nobody but the guest can tell what of
-    the disk is in use.
-  - Block devices, network disks, and images in other formats than raw, qcow2 and qed are not resized. Resize a block
-    device itself and tell the guest with C(virsh blockresize); convert an image with M(kvmops.disk.vm_disk_convert).
-  - While a change is made, a hidden file C(.NAME.kvmops) stands beside the image. One that a killed run left makes the
-    next run verify the image before it does anything else.
-  - Growing can be undone, and is, when it fails or the task is told to end while C(qemu-img) works.
+    C(lvextend --resizefs) (LVM). A GPT keeps a copy at the end of the disk. C(growpart) and
+    C(sgdisk --move-second-header) move it.
+  - A guest sees the new size of a virtio disk at once. Linux may have to be told about SCSI disks
+    (C(echo 1 > /sys/class/block/sda/device/rescan)). The new size of IDE and SATA disks is seen at the next start.
+  - Before a disk is shrunk, do the same in the opposite order, inside the guest. Only the guest knows which part of the
+    disk is in use.
+  - Block devices, network disks, and images in other formats than raw, qcow2 and qed are refused. Resize a block
+    device itself and tell the guest with C(virsh blockresize). Convert an image with M(kvmops.disk.vm_disk_convert).
+  - While the task changes the image, a hidden file C(.NAME.kvmops) stands beside it. If a run is killed, the next run
+    finds that file and verifies the image before it does anything else.
+  - If growing fails, or the module is stopped while C(qemu-img) works, the growth is undone.
 seealso:
   - module: kvmops.disk.qcow2_image
   - module: kvmops.disk.vm_disk_convert
@@ -132,7 +134,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Give a machine a disk of 40 GiB, whether it runs or not
+- name: Give a machine a disk of 40 GiB, running or off
   kvmops.disk.vm_disk_resize:
     name: web
     disk: vda
@@ -145,7 +147,7 @@ EXAMPLES = r"""
     size: +10G
     from_size: 30G
 
-- name: Grow a disk, unless the images on its file system then promise more than 120 % of it
+- name: Grow a disk, unless the images on its file system would then promise more than 120 % of it
   kvmops.disk.vm_disk_resize:
     name: web
     disk: /var/lib/libvirt/images/web.qcow2
@@ -190,88 +192,75 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
   sample: ["grow vda of web from 30 GiB to 40 GiB while it runs (/var/lib/libvirt/images/web.qcow2)"]
 diff:
-  description: The size before and after, by the target of the disk.
+  description:
+    - What changes, before and after.
+    - The size, by the target of the disk.
   returned: always
   type: dict
 disks:
-  description: The disk, as the only element of a list.
+  description:
+    - The disks that the task is about.
+    - The list has one element, the disk afterwards. It has the facts domain, target, path, format, virtual_size,
+      actual_size and backing_chain of RV(kvmops.disk.vm_disk_info#module:disks), and those below. In check mode
+      C(virtual_size) is the new size, and C(actual_size) is that before the change.
   returned: always
   type: list
   elements: dict
   contains:
-    domain:
-      description: The name of the domain.
-      type: str
-    target:
-      description: The name of the disk inside the domain's definition.
-      type: str
-    path:
-      description: Its image.
-      type: str
-    format:
-      description: The format of the image.
-      type: str
-    virtual_size:
-      description: The size that the guest sees, in bytes, afterwards. In check mode what it would be.
-      type: int
-    actual_size:
-      description: The bytes that the image occupies. In check mode those before the change.
-      type: int
     previous_size:
-      description: The size before, in bytes; null if nothing changed.
+      description: The size before, in bytes. V(null) if nothing changed.
       type: int
     mode:
-      description: V(live) where the domain was on, V(offline) where it was off; null if nothing changed.
+      description: How it was changed, V(live) or V(offline). V(null) if nothing changed.
       type: str
-    backing_chain:
-      description: The image and those below it, top first, each with the facts of M(kvmops.disk.qcow2_image).
-      type: list
-      elements: dict
 virtual_size:
-  description: The size that the disk has, in bytes, where it does not fit what the task asks for.
+  description: The size that the disk has, in bytes, if it does not fit what the task asks for.
   returned: failure
   type: int
 in_use_by:
-  description: The other domains that use the image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 dependents:
-  description: The images that have this one as their backing file, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 block_jobs:
-  description: The disk, where a block job on it made the task fail.
+  description: The disks on which a block job runs, if that made the task fail.
   returned: failure
   type: list
   elements: str
 snapshots:
-  description: The snapshots that made the task fail.
+  description: The names of the snapshots that made the task fail.
   returned: failure
   type: list
   elements: str
 required_bytes:
-  description: The space that the growth needs; with O(max_overcommit) what the whole disk does. Where there is less.
+  description:
+    - The space that is needed, if less is available.
+    - If O(max_overcommit) made the task fail, the size of the disks that the task wants to be promised.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is; with O(max_overcommit) what may be promised to this disk.
+  description:
+    - The space that is available, if more is needed.
+    - If O(max_overcommit) made the task fail, what the file system may still promise to the task.
   returned: failure
   type: int
 promised_bytes:
-  description:
-    - What the images on the file system may come to need as they are, where O(max_overcommit) made the task fail.
+  description: What the file system has promised to the images on it so far, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 filesystem_bytes:
-  description: The size of the file system, where O(max_overcommit) made the task fail.
+  description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
 """

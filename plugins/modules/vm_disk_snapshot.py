@@ -13,22 +13,23 @@ version_added: 0.1.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:
-  - Takes a snapshot of the disks of a domain, all of them at one point in time, merges it back, or brings the domain
-    back to it. The domain may run or be off.
-  - The image of each disk stays as it was at the snapshot, and the guest goes on with a new qcow2 image over it, the
-    overlay. The overlay of C(web.qcow2) for a snapshot C(nightly) is C(web.nightly.qcow2) beside it. A file that stands
-    there already is never overwritten. It gets the owner, mode and labels of the image below it.
-  - To remove a snapshot is to write what its overlays hold into the images below them, by block commit while the domain
-    runs, which the guest does not notice, and by C(qemu-img commit) while it is off. The overlays are removed then, and
-    libvirt forgets the snapshot. A snapshot in the middle of others is removed in the same way. Where the disk has the
-    image again that it had before, the definition is what it was before.
-  - Neither takes a domain off, nor starts one. Only O(state=reverted) stops a domain, and starts it again.
+  - Takes a snapshot of the disks of a domain, all of them at one point in time, merges it back, or reverts the domain
+    to it. The domain may run or be off.
+  - The image of each disk stays as it was at the snapshot, and the guest continues with a new qcow2 image over it, the
+    overlay. The overlay of C(web.qcow2) for a snapshot C(nightly) is C(web.nightly.qcow2) beside it. It gets the owner,
+    mode and labels of the image below it. A file that stands there already is never overwritten.
+  - To remove a snapshot, the task merges its overlays into the images below them. While the domain runs, libvirt does
+    that by block commit, and the guest does not notice. While the domain is off, C(qemu-img commit) does it. Then the
+    overlays are removed, and libvirt forgets the snapshot. A snapshot in the middle of others is removed in the same
+    way. When the disk has its original image again, the definition is the same as before the snapshot.
+  - Only O(state=reverted) stops a domain, and starts it again. The other states leave a running domain running, and a
+    domain that is off stays off.
   - With O(keep) the oldest snapshots beyond a number are removed, too.
-  - libvirt knows the snapshots (C(virsh snapshot-list)); this module also removes those that others took.
-  - When the module is killed, a block commit goes on without it. The next run on the domain, whatever it wants,
-    finishes the removal first, and waits for a block commit that goes on. Half a merge cannot be undone, as the image
-    below the overlay is not any more what it was; the guest reads the right content at any moment. A merge that fails,
-    or is told to end, is finished by the next run in the same way.
+  - libvirt knows the snapshots (C(virsh snapshot-list)). This module also removes those that other tools took.
+  - If the module is killed, a block commit continues without it. The next run on the domain finishes the removal first,
+    whatever it is asked to do, and waits for a block commit that still runs. Half a merge cannot be undone, because the
+    image below the overlay has changed. The guest reads the right content at any moment. If a merge fails or is
+    stopped, the next run finishes it in the same way.
 extends_documentation_fragment:
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
@@ -45,83 +46,83 @@ options:
     aliases: [domain]
   snapshot:
     description:
-      - The name of the snapshot. It becomes a part of the names of overlays, so that it has no slash, and no dot at its
-        beginning.
-      - May be left out where O(keep) is given, to remove what is too old and nothing else.
+      - The name of the snapshot. It becomes a part of the names of overlays. So it must not contain a slash or begin
+        with a dot.
+      - Optional if O(keep) is given. Then the task only removes what is too old.
     type: str
   state:
     description:
-      - V(present) makes sure that there is a snapshot of this name. One that exists is left as it is; it is an error if
-        it is of other O(disks), inside of images, or holds the memory of the guest.
+      - V(present) makes sure that there is a snapshot of this name. An existing one is left as it is. It is an error if
+        that one has other O(disks), is inside of images, or holds the memory of the guest.
       - V(absent) makes sure that there is none, by merging it back.
-      - V(reverted) brings the disks, and the definition of the domain, back to the snapshot. What the guest wrote since
-        is lost. libvirt can do that from 9.10 on; with an older one the task fails, and says what to do by hand.
-        libvirt puts the disks on new overlays of its own, which RV(disks) has. A domain that runs is stopped, as if its
-        plug was pulled, and started again; one that is off stays off.
-      - V(reverted) changes nothing where the domain is off, and its overlays over the images of the snapshot are empty.
-        That the definition may have changed since does not count. What a running guest has written is not known, so
-        that a domain that runs goes back each time.
+      - V(reverted) reverts the disks, and the definition of the domain, to the snapshot. What the guest wrote since is
+        lost. This needs libvirt 9.10 or newer. With an older one the task fails, and says what to do by hand. libvirt
+        puts the disks on new overlays of its own, which RV(disks) lists. A running domain is stopped, as if its plug
+        was pulled, and started again. A domain that is off stays off.
+      - With V(reverted) nothing changes if the domain is off, and its overlays over the images of the snapshot are
+        empty. Changes of the definition do not count. What a running guest has written is unknown, so a running domain
+        is reverted each time.
     type: str
     choices: [present, absent, reverted]
     default: present
   disks:
     description:
-      - The disks that a new snapshot is of, each by its target (such as V(vda)) or by the path of its image.
-      - By default all disks that the guest may write to. CD-ROMs, floppies and read-only disks are no part of it then.
-        Where a snapshot of the name exists, its disks are only compared if this is given.
+      - The disks of a new snapshot, each by its target (such as V(vda)) or by the path of its image.
+      - The default is all disks that the guest may write to. CD-ROMs, floppies and read-only disks are left out. If a
+        snapshot of the name exists, its disks are only compared if this option is given.
     type: list
     elements: str
   quiesce:
     description:
       - Whether the guest agent freezes the file systems of a running guest while the snapshot is taken, so that they
         are clean in it. Otherwise they are as after a power failure, which journals are made for.
-      - V(auto) does so where an agent answers, and takes the snapshot without where it does not, or cannot freeze.
-        RV(quiesced) says which it was. V(required) makes the task fail then. V(never) does not ask.
-      - For a domain that is off it says nothing.
+      - V(auto) asks the agent. If it is silent or fails to freeze, the snapshot is taken without it.
+        RV(quiesced) says which it was. V(required) makes the task fail then. V(never) leaves the agent alone.
+      - It has no effect on a domain that is off.
     type: str
     choices: [auto, required, never]
     default: auto
   keep:
     description:
-      - How many external snapshots whose names begin with O(prefix) may stay. The oldest beyond these are removed, a
-        new one is counted. A snapshot that the same task wants to be there is never removed.
+      - How many external snapshots whose names begin with O(prefix) may stay. The oldest beyond these are removed. A
+        new one counts. The snapshot that the task names with O(state=present) is never removed.
     type: int
   prefix:
     description:
-      - Which snapshots O(keep) is about. By default all external ones.
+      - Which snapshots O(keep) is about. The default is all external ones.
     type: str
   bandwidth:
     description:
-      - How many bytes a second a block commit may write, such as V(50M). The default is no limit.
+      - The most bytes that a block commit may write in a second, such as V(50M). By default there is no limit.
     type: str
   timeout:
     description:
-      - How many seconds the merge of one overlay may take while the domain runs. Then it is ended, the task fails, and
-        the next run finishes it.
+      - How many seconds the merge of one overlay may take while the domain runs. Then it is ended, and the task fails.
+        The next run finishes it.
     type: int
     default: 86400
   search_paths:
     description:
-      - More directories in which overlays are looked for that read the images of the snapshot, such as linked clones.
-        It is always looked beside the images, in the directories of libvirt's storage pools, and at the disks of all
-        domains.
+      - More directories to search for overlays that read the images of the snapshot, such as linked clones. The task
+        always searches the directories of the images, those of libvirt's storage pools, and the disks of all domains.
     type: list
     elements: path
     default: []
   trusted:
     description:
-      - Whether to follow references to backing and data files that are in the images, but neither in the definition nor
-        in a snapshot. Matters for a domain that is off, whose snapshot is removed.
+      - Whether to follow references to backing files and data files that are in the images but that neither the
+        definition nor a snapshot names. This matters if the domain is off and a snapshot is removed.
     type: bool
     default: false
 notes:
-  - A snapshot is no backup, as the overlay needs the image below it. A chain of many overlays makes a disk slower.
-  - Refused are domains that are transient, that have a managed-save image, checkpoints, or a block job of somebody
-    else; disks that are shareable, transient, encrypted, or no image files; and the removal of a snapshot where other
-    images, such as linked clones, read one that would be written or removed.
-  - Other modules of this collection do not convert or flatten the disks of a domain that has snapshots.
-  - "Which module to use: M(kvmops.disk.qcow2_snapshot) has snapshots inside of a qcow2 image, of a domain that is off
-    or of none at all. They need no other file, can always be gone back to, and are one image's alone."
+  - A snapshot is not a backup, because the overlay needs the image below it. A chain of many overlays makes a disk
+    slower.
+  - Domains are refused if they are transient, or have a managed-save image, checkpoints, or a block job of another
+    program. Disks are refused if they are shareable, transient or encrypted, or have no image file. A removal is
+    refused if other images, such as linked clones, read an image that it would write or remove.
+  - Other modules of this collection refuse to convert or flatten the disks of a domain that has snapshots.
+  - "Which module to use: M(kvmops.disk.qcow2_snapshot) has snapshots inside of a qcow2 image, which belongs to a domain
+    that is off, or to none. They need no other file, a revert to them is always possible, and each is of one image."
 seealso:
   - module: kvmops.disk.qcow2_snapshot
   - module: kvmops.disk.vm_disk_info
@@ -135,14 +136,14 @@ EXAMPLES = r"""
     snapshot: before-upgrade
     quiesce: required
 
-- name: The upgrade was fine, so merge the snapshot back, with 100 MiB a second at most
+- name: The upgrade went well, so merge the snapshot back, with at most 100 MiB in a second
   kvmops.disk.vm_disk_snapshot:
     name: web
     snapshot: before-upgrade
     state: absent
     bandwidth: 100M
 
-- name: It was not, so go back (libvirt 9.10 or newer)
+- name: The upgrade failed, so revert to the snapshot (libvirt 9.10 or newer)
   kvmops.disk.vm_disk_snapshot:
     name: web
     snapshot: before-upgrade
@@ -159,39 +160,45 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be done in check mode, in order.
+  description: What was done, in order. In check mode, what would be done.
   returned: always
   type: list
   elements: str
 diff:
-  description: The snapshots and the images of the disks before and after, and the change of the domain's definition as
-    a unified diff. Passwords are hidden. What the definition becomes by O(state=reverted) is not known in check mode.
+  description:
+    - What changes, before and after.
+    - The snapshots, the images of the disks, and the definition of the domain as a unified diff. Passwords are hidden.
+      With O(state=reverted) the new definition is unknown in check mode.
   returned: always
   type: list
   elements: dict
 snapshots:
-  description: All snapshots of the domain, afterwards.
+  description:
+    - The snapshots afterwards. In check mode, as they would be.
+    - All snapshots of the domain.
   returned: always
   type: list
   elements: dict
   contains:
     name:
-      description: Its name.
+      description: The name.
       type: str
     date:
-      description: When it was taken; null for one that would be taken.
+      description: When it was taken, in ISO 8601. V(null) for a snapshot that would be taken in check mode.
       type: str
     state:
-      description: C(disk-snapshot) where the domain ran, C(shutoff) where it was off; others for snapshots with memory.
+      description:
+        - The state of the domain when it was taken. C(disk-snapshot) if the domain ran, C(shutoff) if it was off. A
+          snapshot with memory has another state.
       type: str
     parent:
-      description: The snapshot that it was taken after; null for a first one.
+      description: The snapshot that it was taken after. V(null) for a first one.
       type: str
     current:
-      description: Whether it is the one that the domain goes on from.
+      description: Whether it is the snapshot that the domain continues from.
       type: bool
     external:
-      description: Whether it is one of disks alone, in files of their own.
+      description: Whether it holds only disks, in files of their own.
       type: bool
     disks:
       description: Its disks that have an overlay.
@@ -199,99 +206,90 @@ snapshots:
       elements: dict
       contains:
         target:
-          description: The name of the disk inside the domain's definition.
+          description: The name of the disk in the definition of the domain, such as V(vda).
           type: str
         overlay:
-          description: The image that the guest went on with.
+          description: The image that the guest continued with.
           type: str
         format:
-          description: The format of the overlay.
+          description:
+            - The format of its image.
+            - This is the format of the overlay.
           type: str
         backing_file:
-          description: The image that it has kept as it was.
+          description:
+            - The image below its image. V(null) if there is none.
+            - This is the image that the snapshot has kept as it was.
           type: str
         backing_format:
-          description: The format of that.
+          description: The format of the image below.
           type: str
 removed:
-  description: The names of the snapshots that were merged back, or would be in check mode.
+  description:
+    - What was removed, or would be removed in check mode.
+    - The names of snapshots, which were merged back.
   returned: always
   type: list
   elements: str
 quiesced:
-  description: Whether the file systems of the guest were frozen while the snapshot was taken; null where none was
-    taken, or the domain is off.
+  description:
+    - Whether the file systems of the guest were frozen while the snapshot was taken.
+    - V(null) if no snapshot was taken, or the domain is off.
   returned: always
   type: bool
 disks:
-  description: The disks of the snapshots that the task is about, afterwards.
+  description:
+    - The disks that the task is about.
+    - These are the disks of its snapshots, as they are afterwards. Each has the facts domain, target, path, format,
+      virtual_size, actual_size and backing_chain of RV(kvmops.disk.vm_disk_info#module:disks), and those below. The
+      sizes are V(null) for an image that would be made. The chain ends at an image that is missing.
   returned: always
   type: list
   elements: dict
   contains:
-    domain:
-      description: The name of the domain.
-      type: str
-    target:
-      description: The name of the disk inside the domain's definition.
-      type: str
-    path:
-      description: Its image.
-      type: str
-    format:
-      description: The format of the image.
-      type: str
     backing_file:
-      description: What is below it; null where nothing is.
+      description: The image below its image. V(null) if there is none.
       type: str
     backing_format:
-      description: The format of that.
+      description: The format of the image below.
       type: str
-    virtual_size:
-      description: The size that the guest sees, in bytes; null for an image that would be made.
-      type: int
-    actual_size:
-      description: The bytes that the image occupies; null for an image that would be made.
-      type: int
-    backing_chain:
-      description: The image and those below it, top first, as far as they are there.
-      type: list
-      elements: dict
 snapshot_disks:
-  description: The disks of the snapshot that exists, where it is of others.
+  description: The disks of the existing snapshot, if it has other disks than the task asks for.
   returned: failure
   type: list
   elements: str
 block_jobs:
-  description: The disks on which somebody else's block job runs, where that made the task fail.
+  description: The disks on which a block job runs, if that made the task fail.
   returned: failure
   type: list
   elements: str
 dependents:
-  description: The images that read one which would be written or removed, where that made the task fail.
+  description: The images that read what was to be written or removed, if that made the task fail.
   returned: failure
   type: list
   elements: str
 in_use_by:
-  description: The domains that use an image, where that made the task fail.
+  description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
   type: list
   elements: dict
 interrupted:
-  description: What another module left unfinished on the domain, where that made the task fail.
+  description: What another module left unfinished on the domain, if that made the task fail.
   returned: failure
   type: dict
 libvirt_version:
-  description: The version of libvirt, major and minor, where it is too old to go back to a snapshot.
+  description: The version of libvirt, major and minor, if it is too old to revert to a snapshot.
   returned: failure
   type: list
   elements: int
 required_bytes:
-  description: The space that the images need, where there is less.
+  description: The space that is needed, if less is available.
   returned: failure
   type: int
 available_bytes:
-  description: The space that there is.
+  description:
+    - The space that is available, if more is needed.
+    - If a block job failed, what was left then.
   returned: failure
   type: int
 """

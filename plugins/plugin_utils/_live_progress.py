@@ -36,7 +36,7 @@ LOOK_SECONDS = 3
 RECONNECT_SECONDS = 60
 #: Seconds after the last sign of life of a job that has no result; then it is taken for lost.
 LOST_SECONDS = 60
-#: Seconds that a job has to undo its work when it is told to end.
+#: Seconds that a job has to undo its work when it is stopped.
 END_SECONDS = 30
 #: Ansible kills a job that takes longer, so none does: ten years.
 _NO_LIMIT = 10 * 366 * 86400
@@ -199,13 +199,14 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
         return {
             "failed": True,
             "msg": (
-                f"The module's process is gone, and {job.result} did not say its result within {LOST_SECONDS} s: "
-                "was it killed, or the host restarted? Run again: the next run finishes or reverts what was in flight"
+                f"The module's process is gone, and {job.result} did not tell its result within {LOST_SECONDS} s: "
+                "was it killed, or the host restarted? Run again: the next run finishes or reverts what was in "
+                "flight"
             ),
         }
 
     def _end(self, job: Job, task_vars: dict[str, t.Any]) -> None:
-        """Has the module undo what it began (SIGTERM), and waits for that; it goes on with it if that takes longer."""
+        """Makes the module undo what it began (SIGTERM), and waits for that. It continues if that takes longer."""
         deadline = time.monotonic() + END_SECONDS
         told = False
         while time.monotonic() < deadline:

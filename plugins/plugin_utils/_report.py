@@ -79,7 +79,7 @@ def _other_rows(host: Host) -> t.Iterator[dict[str, t.Any]]:
     for path, image in sorted(host.images.items()):
         if path not in disks:
             dependents = len(image["dependents"])
-            user = f"base of {dependents}" if dependents else ", ".join(image["domains"]) or "nobody"
+            user = f"base of {dependents}" if dependents else ", ".join(image["domains"]) or "no domain"
             row = _row(host, path, image, 1 + len(host.below(path)), None)
             yield {**row, "domain": "", "target": "", "state": "", "user": user}
 

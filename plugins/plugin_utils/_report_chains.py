@@ -18,7 +18,7 @@ from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import Ho
 WIDTH, HEIGHT = 232, 46
 _ACROSS, _DOWN = 288, 58
 _MARGIN = 4
-#: Of siblings on which nothing stands, and which are all well or have all the same trouble, so many are drawn.
+#: Of siblings on which nothing stands, and which are all well or all have one trouble, so many are drawn.
 _MOST_SIBLINGS = 12
 #: Characters that fit into a box, of a name and, beside two sizes, of a domain.
 _LONGEST, _LONGEST_USER = 26, 12

@@ -82,7 +82,7 @@ class Host:
         return _of_check(check, checked)
 
     def snapshots(self, path: str | None) -> int | None:
-        """How many internal snapshots the image has; None where nobody looked."""
+        """How many internal snapshots the image has; None if it was not looked at."""
         checked = self.checks.get(path or "")
         found = checked.get("snapshots") if checked else None
         return None if found is None else len(found)

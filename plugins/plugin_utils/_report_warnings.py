@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What somebody should know first, the worst of all on top."""
+"""What the reader should know first, the worst of all on top."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _over_limit(host: Host) -> t.Iterator[Concern]:
             text = f"{100 * system['used'] / size:.0f} % used, {short_size(system['available'])} are left"
             if growth > system["available"]:
                 advice = (
-                    "Guests get I/O errors, or are paused, when it is full: remove what nobody needs, or add space."
+                    "Guests get I/O errors, or are paused, when it is full: remove what is not needed, or add space."
                 )
                 yield Concern("critical", host.name, "nearly full", name, text, advice)
             else:
@@ -82,7 +82,7 @@ def _over_limit(host: Host) -> t.Iterator[Concern]:
                 f"{short_size(size)} that it has; the limit is {system['limit']:g}"
             )
             advice = (
-                "Move disks elsewhere (vm_disk_convert with dest_dir), remove images that nobody needs, or add space."
+                "Move disks elsewhere (vm_disk_convert with dest_dir), remove images that are not needed, or add space."
             )
             yield Concern("warning", host.name, "over the limit", name, text, advice)
 
@@ -144,7 +144,7 @@ def _bases_in_danger(host: Host) -> t.Iterator[Concern]:
             yield Concern("critical", host.name, "base is written", path, text, advice)
         elif image["writable"] and path in writers:
             text = f"{overlays} on it, and domain {names} would write it when it is started"
-            advice = "Take its mode away (vm_linked_clone with protect_base does), or give the domain an overlay."
+            advice = "Make it read-only (vm_linked_clone with protect_base does), or give the domain an overlay."
             yield Concern("warning", host.name, "base in danger", path, text, advice)
 
 

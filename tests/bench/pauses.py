@@ -70,7 +70,7 @@ class Pause:
 
 
 def pauses(hv: Hypervisor) -> Iterator[Row | str]:
-    """The pause of a live conversion beside that of virsh blockcopy, and the downtime of the way off line."""
+    """The pause of a live conversion beside that of virsh blockcopy, and the downtime of the way offline."""
     machine = WritingGuest(hv)
 
     def ours(mode: str = "live") -> None:
@@ -93,7 +93,7 @@ def pauses(hv: Hypervisor) -> Iterator[Row | str]:
     ours("offline")
     machine.guest.wait_ready()
     away = time.monotonic() - began
-    yield f"  beside it: {at_rest:.3f} s at rest; off line {away:.1f} s, from the stop to answering again"
+    yield f"  beside it: {at_rest:.3f} s at rest; offline {away:.1f} s, from the stop to answering again"
     machine.hv.remove("pause")
     for path in (machine.source, machine.dest, machine.pristine):
         path.unlink(missing_ok=True)

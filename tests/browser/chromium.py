@@ -74,6 +74,17 @@ class Page:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
+    def effort(self, script: str) -> float:
+        """The seconds of the processor that the page needs for SCRIPT."""
+        self.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+        before = self._busy()
+        self.run(script)
+        return self._busy() - before
+
+    def _busy(self) -> float:
+        told = self.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return float(next(one["value"] for one in told if one["name"] == "TaskDuration"))
+
     def looks(self, *, dark: bool = False, medium: str = "screen", width: int = 1280) -> None:
         """What the page is shown on."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

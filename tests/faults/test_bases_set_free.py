@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
-from faults.injection import killed_at
-from integration.image_tools import MIB, NOBODY, create, overlay, qemu_io
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
+from support.image_tools import MIB, NOBODY, create, overlay, qemu_io
+from support.injection import killed_at
 
 
 class Place:

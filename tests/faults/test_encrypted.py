@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
-from faults.injection import killed_at
-from faults.write_log import replay, writes_of
-from integration.encrypted import QUICK, content, encryption, is_sound, opens, write
-from integration.image_tools import MIB, NOBODY, create, done, image_params, info, names, small_file_system
-from integration.snapshot_tools import snapshots_of
-from lab.module import run_module, start_module
+from lab.module import run_module
 from lab.tree import tree_state
+from support.encrypted import QUICK, content, encryption, is_sound, opens, write
+from support.image_tools import MIB, NOBODY, create, done, image_params, info, names, small_file_system
+from support.injection import at_once, killed_at
+from support.snapshot_tools import snapshots_of
+from support.write_log import replay, writes_of
 
 CONVERT, COMMIT = "qcow2_convert", "qcow2_commit"
 OLD, NEW = "the old one", "the new one"
@@ -63,8 +63,7 @@ def test_a_killed_conversion_leaves_a_whole_image_under_its_secret_and_the_next_
     before = tree_state(tmp_path)
     assert run_module(CONVERT, wish, check=True)["changed"]
     assert tree_state(tmp_path) == before
-    runs = [start_module(CONVERT, wish) for _run in range(3)]
-    results = [run.result() for run in runs]
+    results = at_once(CONVERT, *[wish] * 3)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, True]
     assert (names(tmp_path), content(dest, NEW), opens(dest, OLD)) == (["dest"], wanted, False)
@@ -97,8 +96,7 @@ def test_a_killed_merge_of_encrypted_images_is_finished_by_the_next_run(made: Pa
     killed_at("qemu-img-commit 1", wish, children=True, module=COMMIT)
     assert content(top, NEW, base=OLD) == shown
     assert "merge it again" in run_module("qcow2_snapshot", image_params(base, {"snapshot": "x", **ONE}))["msg"]
-    runs = [start_module(COMMIT, wish) for _run in range(2)]
-    results = [run.result() for run in runs]
+    results = at_once(COMMIT, *[wish] * 2)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, True]
     assert (names(tmp_path), content(base, OLD), is_sound(base, OLD)) == (["base"], shown, True)

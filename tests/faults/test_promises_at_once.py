@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import paused_at, wait_for
-from faults.test_qcow2_image import waits_for_a_lock
-from integration.file_systems import in_memory
-from integration.image_tools import MIB, create, info, names
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
+from support.file_systems import in_memory
+from support.image_tools import MIB, create, info, names
+from support.injection import paused_at, wait_in
+from support.processes import waits_for_a_lock
 
 Asked = tuple[str, dict[str, Any], str]
 
@@ -81,7 +81,7 @@ def test_what_they_promise_together_is_within_the_limit(
     common = {"uri": place.hv.uri, "max_overcommit": 1}
     with paused_at(point, {**params, **common}, module=module) as run:
         other = start_module(other_module, {**others, **common})
-        wait_for(lambda: waits_for_a_lock(other.pid) or other.process.poll() is not None, "the other run waits")
+        wait_in(other, lambda: waits_for_a_lock(other.pid), "the other run waits")
         predicted = run_module(other_module, {**others, **common}, check=True)
         assert predicted["changed"], "who only looks does not wait"
     result, refused = run.result(), other.result()

@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import children_of, is_gone, killed_at, points, signalled_at, wait_for
-from integration.image_tools import MIB, content, create, image_params, names, overlay, qemu_io
-from integration.test_qcow2_commit import Chain, make_chain
 from lab.module import run_module, start_module
 from lab.tree import tree_state
+from support.held_qemu_img import HeldQemuImg
+from support.image_tools import MIB, content, create, image_params, names, overlay, qemu_io
+from support.injection import at_once, killed_at, points, signalled_at, waiting
+from support.merge_chain import Chain, make_chain
+from support.processes import is_gone
+from support.waits import send
 
 MODULE = "qcow2_commit"
 
@@ -141,42 +143,48 @@ def test_a_full_disk_stops_the_merge_and_the_next_run_finishes_it(tmp_path: Path
     assert (content(chain.base), names(tmp_path)) == (shown, ["base"])
 
 
-def slow(directory: Path) -> tuple[Path, Path, dict[str, Any]]:
-    """A merge of some seconds: its base, its overlay, and the task."""
-    base = create(directory / "base", "raw", 16 * MIB)
-    top = overlay(directory / "top", "base", "raw")
-    qemu_io(top, "write -P 0x22 0 8M")
-    return base, top, image_params(top, {"rate_limit": "4M", "remove": True})
+class Merging:
+    """A merge whose qemu-img stands still in the middle, where it has written a part of the overlay into the base."""
+
+    def __init__(self, directory: Path, apart: Path) -> None:
+        self.base = create(directory / "base", "raw", 16 * MIB)
+        self.top = overlay(directory / "top", "base", "raw")
+        qemu_io(self.top, "write -P 0x22 0 8M")
+        self.shown = content(self.top)
+        self.params = image_params(self.top, {"rate_limit": "8M", "remove": True})
+        self.held = HeldQemuImg(apart, "commit", 20)
+        self.run = start_module(MODULE, self.params, python=self.held.python())
+        (self.qemu_img,) = self.held.wait()
+        assert self.base.stat().st_blocks > 1024, "the first bytes are in the base"
 
 
-def test_a_merge_whose_module_is_killed_goes_on_and_keeps_others_away(tmp_path: Path) -> None:
-    base, top, params = slow(tmp_path)
-    shown = content(top)
-    killed = start_module(MODULE, params)
-    wait_for(lambda: base.stat().st_blocks > 1024, "the first bytes in the base")
-    (writer,) = children_of(killed.pid)
-    killed.kill(children=False)
-    os.kill(writer, signal.SIGSTOP)
-    assert not is_gone(writer)
-    assert "in use by a process" in run_module(MODULE, params, check=True)["msg"]
-    os.kill(writer, signal.SIGCONT)
-    result = succeeded(params)
-    assert is_gone(writer), "it waited for it"
-    assert result["removed"] == [str(top)]
-    assert (content(base, "raw"), names(tmp_path)) == (shown, ["base"])
+@pytest.fixture
+def merging(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Merging:
+    return Merging(tmp_path, tmp_path_factory.mktemp("apart"))
 
 
-def test_a_module_that_is_told_to_end_lets_the_merge_end_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    base, top, params = slow(tmp_path)
-    shown = content(top)
-    running = start_module(MODULE, params)
-    wait_for(lambda: base.stat().st_blocks > 1024, "the first bytes in the base")
-    os.kill(running.pid, signal.SIGTERM)
-    assert "interrupted by SIGTERM" in running.result()["msg"]
-    assert content(top) == content(base, "raw") == shown
+def test_a_merge_whose_module_is_killed_goes_on_and_keeps_others_away(merging: Merging, tmp_path: Path) -> None:
+    merging.run.kill(children=False)
+    assert not is_gone(merging.qemu_img)
+    assert "in use by a process" in run_module(MODULE, merging.params, check=True)["msg"]
+    with waiting(merging.params, module=MODULE) as run:
+        merging.held.let_go()
+    result = run.result()
+    assert is_gone(merging.qemu_img), "it waited for it"
+    assert result["removed"] == [str(merging.top)]
+    assert (content(merging.base, "raw"), names(tmp_path)) == (merging.shown, ["base"])
+
+
+def test_a_module_that_is_told_to_end_lets_the_merge_end_and_the_next_run_goes_on(
+    merging: Merging, tmp_path: Path
+) -> None:
+    send(merging.run.pid, signal.SIGTERM)
+    merging.held.let_go()
+    assert "interrupted by SIGTERM" in merging.run.result()["msg"]
+    assert content(merging.top) == content(merging.base, "raw") == merging.shown
     assert records(tmp_path) == [".base.kvmops", ".top.kvmops"]
-    assert succeeded(params)["removed"] == [str(top)]
-    assert (content(base, "raw"), names(tmp_path)) == (shown, ["base"])
+    assert succeeded(merging.params)["removed"] == [str(merging.top)]
+    assert (content(merging.base, "raw"), names(tmp_path)) == (merging.shown, ["base"])
 
 
 def test_a_signal_before_the_merge_leaves_all_as_it_was(tmp_path: Path) -> None:
@@ -194,8 +202,7 @@ def test_a_signal_before_the_merge_leaves_all_as_it_was(tmp_path: Path) -> None:
 def test_runs_at_once_merge_exactly_once(tmp_path: Path) -> None:
     chain = make_chain(tmp_path)
     shown = chain.shown
-    runs = [start_module(MODULE, wish(chain, remove=True)) for _run in range(3)]
-    results = [run.result() for run in runs]
+    results = at_once(MODULE, *[wish(chain, remove=True)] * 3)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, True]
     assert (content(chain.base), names(tmp_path)) == (shown, ["base"])

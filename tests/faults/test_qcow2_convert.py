@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import environment, is_stopped, wait_for
-from integration.image_tools import MIB, NOBODY, content, create, names, qemu_img, qemu_io, small_file_system
-from lab.module import RunningModule, run_module, start_module
+from lab.module import run_module
 from lab.pattern import write_pattern
 from lab.tree import tree_state
+from support.image_tools import MIB, NOBODY, content, create, names, qemu_img, qemu_io, small_file_system
+from support.injection import Share, at_once, in_shares, killed_at, paused_at, points, signalled_at
 
 MODULE = "qcow2_convert"
 
@@ -41,22 +40,10 @@ def state(dest: Path) -> str | None:
     return content(dest)
 
 
-def points(wish: dict[str, Any], log: Path) -> list[str]:
-    done = run_module(MODULE, wish, env=environment(POINTS=str(log)))
-    assert done.get("changed"), done
-    return log.read_text(encoding="utf-8").splitlines()
-
-
-def stopped_at(point: str, wish: dict[str, Any]) -> RunningModule:
-    run = start_module(MODULE, wish, env=environment(AT_POINT=point, AT_SIGNAL="SIGSTOP"))
-    wait_for(lambda: is_stopped(run) or run.process.poll() is not None, point)
-    assert run.process.poll() is None, f"it never came to {point}: {run.result()}"
-    return run
-
-
+@in_shares(2)
 @pytest.mark.parametrize("verb", ["replaced", "moved"])
 def test_a_kill_at_any_point_leaves_one_whole_image_and_the_next_run_converges(
-    verb: str, source: Path, tmp_path: Path
+    verb: str, source: Path, tmp_path: Path, share: Share
 ) -> None:
     """That is before each call that changes the world or starts qemu-img."""
     dest, wanted = tmp_path / "disk.qcow2", content(source, "raw")
@@ -79,12 +66,11 @@ def test_a_kill_at_any_point_leaves_one_whole_image_and_the_next_run_converges(
         return state(dest)
 
     start_over()
-    found = points(wish, tmp_path / "points")
+    found = points(wish, tmp_path / "points", module=MODULE)
     assert {"link 1", "mkdir 1"} & set(found)
-    for point in found:
+    for _number, point in share.take(found):
         old = start_over()
-        run = stopped_at(point, wish)
-        run.kill()
+        killed_at(point, wish, children=True, module=MODULE)
         now = state(dest)
         assert now in (old, wanted), point
         assert source.exists() or now == wanted, point
@@ -103,10 +89,9 @@ def test_a_signal_at_any_point_undoes_or_finishes(source: Path, tmp_path: Path) 
     dest, wanted = create(tmp_path / "disk.qcow2", "qcow2", 4 * MIB), content(source, "raw")
     old, before = state(dest), dest.read_bytes()
     wish = params(source, dest, update="changed")
-    for point in points(wish, tmp_path / "points"):
+    for point in points(wish, tmp_path / "points", module=MODULE):
         dest.write_bytes(before)
-        run = start_module(MODULE, wish, env=environment(AT_POINT=point, AT_SIGNAL="SIGTERM"))
-        result = run.result()
+        result = signalled_at(point, "SIGTERM", wish, module=MODULE)
         assert "interrupted by SIGTERM" in result["msg"], point
         assert state(dest) in (old, wanted), point
         left = set(names(tmp_path)) - {"disk.qcow2", "disk.raw", "points"}
@@ -118,32 +103,32 @@ def test_a_signal_at_any_point_undoes_or_finishes(source: Path, tmp_path: Path) 
 
 def test_what_appears_or_changes_meanwhile_is_left_alone(source: Path, tmp_path: Path) -> None:
     dest = tmp_path / "disk.qcow2"
-    run = stopped_at("qemu-img-compare 1", params(source, dest))
-    dest.write_bytes(b"precious")
-    os.kill(run.pid, signal.SIGCONT)
-    assert "a file appeared here meanwhile" in run.result()["msg"]
+    with paused_at("qemu-img-compare 1", params(source, dest), module=MODULE) as run:
+        dest.write_bytes(b"precious")
+    assert "a file appeared here in the meantime" in run.result()["msg"]
     assert dest.read_bytes() == b"precious"
     dest.unlink()
 
     create(dest, "qcow2", MIB)
-    run = stopped_at("qemu-img-compare 1", params(source, dest, update="always"))
-    other = create(tmp_path / "other", "qcow2", 2 * MIB)
-    os.rename(other, dest)
-    kept = hashlib.sha256(dest.read_bytes()).hexdigest()
-    os.kill(run.pid, signal.SIGCONT)
-    assert "is not the file any more that was looked at" in run.result()["msg"]
+    with paused_at("qemu-img-compare 1", params(source, dest, update="always"), module=MODULE) as run:
+        other = create(tmp_path / "other", "qcow2", 2 * MIB)
+        os.rename(other, dest)
+        kept = hashlib.sha256(dest.read_bytes()).hexdigest()
+    assert "is no longer the file that was looked at" in run.result()["msg"]
     assert hashlib.sha256(dest.read_bytes()).hexdigest() == kept
 
-    run = stopped_at("qemu-img-compare 1", params(source, tmp_path / "new"))
-    with source.open("r+b") as stream:
+    with (
+        paused_at("qemu-img-compare 1", params(source, tmp_path / "new"), module=MODULE) as run,
+        source.open("r+b") as stream,
+    ):
         stream.write(b"x")
-    os.kill(run.pid, signal.SIGCONT)
-    assert "has not the content of" in run.result()["msg"]
-    run = stopped_at("qemu-img-convert 1", params(source, tmp_path / "new", verify=False))
-    with source.open("r+b") as stream:
+    assert "has other content than" in run.result()["msg"]
+    with (
+        paused_at("qemu-img-convert 1", params(source, tmp_path / "new", verify=False), module=MODULE) as run,
+        source.open("r+b") as stream,
+    ):
         stream.write(b"y")
-    os.kill(run.pid, signal.SIGCONT)
-    assert "was written to by somebody else" in run.result()["msg"]
+    assert "was written to" in run.result()["msg"]
     assert names(tmp_path) == ["disk.qcow2", "disk.raw"]
 
 
@@ -168,18 +153,18 @@ def test_a_full_disk_is_foreseen_and_survived(source: Path, tmp_path: Path) -> N
 
 def test_runs_at_once_make_an_image_once_and_many_may_read_one_source(source: Path, tmp_path: Path) -> None:
     wish = params(source, tmp_path / "disk.qcow2", update="changed")
-    results = [run.result() for run in [start_module(MODULE, wish) for _run in range(3)]]
+    results = at_once(MODULE, *[wish] * 3)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, True]
     qemu_io(source, "write -P 3 1M 64k", "raw")
-    results = [run.result() for run in [start_module(MODULE, wish) for _run in range(3)]]
+    results = at_once(MODULE, *[wish] * 3)
     assert [result for result in results if result.get("failed")] == []
     assert True in [result["changed"] for result in results]
     assert content(tmp_path / "disk.qcow2") == content(source, "raw")
-    many = [start_module(MODULE, params(source, tmp_path / f"copy{number}")) for number in range(3)]
-    assert all(run.result()["changed"] for run in many)
+    many = at_once(MODULE, *(params(source, tmp_path / f"copy{number}") for number in range(3)))
+    assert all(result["changed"] for result in many)
     moved = params(source, tmp_path / "moved", remove_src=True)
-    results = [run.result() for run in [start_module(MODULE, moved) for _run in range(3)]]
+    results = at_once(MODULE, *[moved] * 3)
     assert [result for result in results if result.get("failed")] == []
     assert names(tmp_path) == ["copy0", "copy1", "copy2", "disk.qcow2", "moved"]
 

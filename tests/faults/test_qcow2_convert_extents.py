@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import environment, killed_at, paused_at, points
-from integration.image_tools import MIB, NOBODY, content, names, small_file_system
-from lab.module import run_module, start_module
+from lab.module import run_module
 from lab.tree import tree_state
+from support.image_tools import MIB, NOBODY, content, names, small_file_system
+from support.injection import at_once, killed_at, paused_at, points, signalled_at, waiting
 
 MODULE = "qcow2_convert"
 
@@ -121,8 +121,8 @@ def test_a_signal_at_a_move_puts_the_old_files_back(source: Path, dest: Path, ea
     old, new = content(dest, "vmdk"), content(source, "raw")
     for point in moving(points(wish(source, dest), tmp_path / "points", module=MODULE))[::3]:
         start_over(dest, earlier)
-        run = start_module(MODULE, wish(source, dest), env=environment(AT_POINT=point, AT_SIGNAL="SIGTERM"))
-        assert "interrupted by SIGTERM" in run.result()["msg"], point
+        told = signalled_at(point, "SIGTERM", wish(source, dest), module=MODULE)
+        assert "interrupted by SIGTERM" in told["msg"], point
         assert content(dest, "vmdk") in (old, new), point
         left = {name for name in names(dest.parent) if not name.startswith(".")}
         assert left in ({"disk.vmdk", "disk-f001.vmdk"}, {"disk.vmdk", "disk-flat.vmdk"}), point
@@ -135,7 +135,7 @@ def test_a_file_that_appears_in_the_way_is_left_alone(source: Path, dest: Path) 
     for victim in (flat, dest):
         with paused_at("qemu-img-compare 1", wish(source, dest), module=MODULE) as run:
             victim.write_bytes(b"precious")
-        assert "a file appeared here meanwhile" in run.result()["msg"]
+        assert "a file appeared here in the meantime" in run.result()["msg"]
         assert (names(dest.parent), victim.read_bytes()) == ([victim.name], b"precious")
         victim.unlink()
 
@@ -170,10 +170,12 @@ def test_a_full_disk_keeps_the_old_image(source: Path, tmp_path: Path) -> None:
 
 
 def test_runs_at_once_make_it_once(source: Path, dest: Path) -> None:
-    results = [run.result() for run in [start_module(MODULE, wish(source, dest)) for _run in range(3)]]
+    results = at_once(MODULE, *[wish(source, dest)] * 3)
     assert sorted(result["changed"] for result in results) == [False, False, True]
-    with paused_at("unlink 2", wish(source, dest, update="always"), module=MODULE):
-        other = start_module(MODULE, wish(source, dest))
-        assert other.process.poll() is None
+    with (
+        paused_at("unlink 2", wish(source, dest, update="always"), module=MODULE),
+        waiting(wish(source, dest), module=MODULE) as other,
+    ):
+        assert not dest.exists(), "it is being replaced"
     assert not other.result().get("failed")
     assert content(dest, "vmdk") == content(source, "raw")

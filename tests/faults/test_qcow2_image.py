@@ -9,14 +9,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import paused_at
-from integration.image_tools import (
+from lab.module import run_module, start_module
+from lab.tree import tree_state
+from support.held_qemu_img import HeldQemuImg
+from support.image_tools import (
     MIB,
     allocated,
     begin,
@@ -32,37 +32,27 @@ from integration.image_tools import (
     small_file_system,
     specific,
 )
-from lab.module import RunningModule, run_module
-from lab.tree import tree_state
+from support.injection import at_once, kill_with_qemu_img, paused_at, wait_in, waiting
+from support.processes import is_gone, waits_for_a_lock
+from support.waits import send, send_to_group, wait_for
+from support.write_log import cut_short
 
-BIG = 512 * MIB
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen: {what}"
-        time.sleep(0.002)
+MODULE = "qcow2_image"
+BIG = 64 * MIB
 
 
-def is_being_written(path: Path, more_than: int) -> bool:
-    try:
-        return path.stat().st_blocks * 512 > more_than
-    except OSError:
-        return False
+class Work:
+    """A run whose qemu-img stands still at the beginning of its VERB."""
+
+    def __init__(self, apart: Path, verb: str, path: Path, **params: Any) -> None:
+        self.held = HeldQemuImg(apart, verb, 0)
+        self.run = start_module(MODULE, image_params(path, params), python=self.held.python())
+        (self.qemu_img,) = self.held.wait()
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-
-
-def kill_with_qemu_img(module: RunningModule) -> None:
-    """As a power failure would: the module first, so that it cannot react, then what it started."""
-    started = children(module.pid)
-    os.kill(module.pid, signal.SIGSTOP)
-    for child in started:
-        os.kill(child, signal.SIGKILL)
-    module.kill()
+@pytest.fixture
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("apart")
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------
@@ -128,19 +118,17 @@ def test_a_disk_without_room_for_the_record_is_an_error_and_removing_still_works
 
 
 @pytest.mark.parametrize("with_qemu_img", [True, False])
-def test_a_creation_that_was_killed_is_made_anew(with_qemu_img: bool, tmp_path: Path) -> None:
+def test_a_creation_that_was_killed_is_made_anew(with_qemu_img: bool, tmp_path: Path, apart: Path) -> None:
     path = tmp_path / "disk"
     params = {"format": "raw", "size": str(BIG), "preallocation": "full"}
-    staged = tmp_path / ".disk.kvmops.d" / "disk"
-    module = begin(path, **params)
-    until(lambda: is_being_written(staged, MIB), "the image is being written")
-    (writer,) = children(module.pid)
+    work = Work(apart, "create", path, **params)
+    (tmp_path / ".disk.kvmops.d" / "disk").write_bytes(bytes(MIB))  # as far as it came
     if with_qemu_img:
-        kill_with_qemu_img(module)
+        kill_with_qemu_img(work.run, work.qemu_img)
     else:
-        module.kill(children=False)
-    until(lambda: not Path(f"/proc/{writer}").exists(), "what fills a new file ends with the module")
-    assert allocated(staged) < BIG, "it was killed and did not finish"
+        work.run.kill(children=False)
+    wait_for(lambda: is_gone(work.qemu_img), "what fills a new file ends with the module")
+    assert allocated(tmp_path / ".disk.kvmops.d" / "disk") == MIB
     assert names(tmp_path) == [".disk.kvmops", ".disk.kvmops.d"], "no half-made image under its name"
 
     before = tree_state(tmp_path)
@@ -154,31 +142,24 @@ def test_a_creation_that_was_killed_is_made_anew(with_qemu_img: bool, tmp_path: 
     assert not done(path, **params)["changed"]
 
 
-def test_what_a_killed_creation_left_is_removed_with_the_image(tmp_path: Path) -> None:
+def test_what_a_killed_creation_left_is_removed_with_the_image(tmp_path: Path, apart: Path) -> None:
     path = tmp_path / "disk"
-    module = begin(path, format="raw", size=str(BIG), preallocation="full")
-    until(lambda: is_being_written(tmp_path / ".disk.kvmops.d" / "disk", MIB), "the image is being written")
-    kill_with_qemu_img(module)
+    work = Work(apart, "create", path, format="raw", size=str(BIG), preallocation="full")
+    (tmp_path / ".disk.kvmops.d" / "disk").write_bytes(bytes(MIB))
+    kill_with_qemu_img(work.run, work.qemu_img)
     assert done(path, state="absent")["changed"]
     assert names(tmp_path) == []
     assert not done(path, state="absent")["changed"]
 
 
-def test_a_creation_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
-    module = begin(tmp_path / "disk", format="raw", size=str(BIG), preallocation="full")
-    until(lambda: is_being_written(tmp_path / ".disk.kvmops.d" / "disk", MIB), "the image is being written")
-    os.kill(module.pid, signal.SIGTERM)
-    result = module.result()
+def test_a_creation_that_is_told_to_end_leaves_nothing(tmp_path: Path, apart: Path) -> None:
+    work = Work(apart, "create", tmp_path / "disk", format="raw", size=str(BIG), preallocation="full")
+    (tmp_path / ".disk.kvmops.d" / "disk").write_bytes(bytes(MIB))
+    send(work.run.pid, signal.SIGTERM)
+    result = work.run.result()
     assert result["failed"]
     assert "interrupted by SIGTERM" in result["msg"]
     assert names(tmp_path) == []
-
-
-def growing(path: Path) -> RunningModule:
-    """A growth that takes a while, in the middle."""
-    module = begin(path, size=str(BIG), preallocation="full")
-    until(lambda: is_being_written(path, 32 * MIB), "the image grows")
-    return module
 
 
 @pytest.fixture
@@ -188,9 +169,15 @@ def disk(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_image_whose_growth_was_killed_is_checked_and_grown(disk: Path) -> None:
+@pytest.fixture
+def growth(disk: Path, apart: Path) -> Work:
+    return Work(apart, "resize", disk, size=str(BIG), preallocation="full")
+
+
+def test_an_image_whose_growth_was_killed_is_checked_and_grown(disk: Path, growth: Work) -> None:
     before = content(disk, length=10 * MIB)
-    kill_with_qemu_img(growing(disk))
+    kill_with_qemu_img(growth.run, growth.qemu_img)
+    cut_short(disk, "resize", "-q", "--preallocation=full", size=str(BIG))
     assert names(disk.parent) == [".disk.kvmops", "disk"]
     found = tree_state(disk.parent)
     prediction = done(disk, check=True, size=str(BIG))
@@ -205,10 +192,12 @@ def test_an_image_whose_growth_was_killed_is_checked_and_grown(disk: Path) -> No
     assert not done(disk, size=str(BIG))["changed"]
 
 
-def test_a_growth_goes_on_without_its_module_and_the_next_run_waits_for_it(disk: Path) -> None:
+def test_a_growth_goes_on_without_its_module_and_the_next_run_waits_for_it(disk: Path, growth: Work) -> None:
     before = content(disk, length=10 * MIB)
-    growing(disk).kill(children=False)
-    result = done(disk, size=str(BIG))
+    growth.run.kill(children=False)
+    with waiting(image_params(disk, {"size": str(BIG)}), module=MODULE) as run:
+        growth.held.let_go()
+    result = run.result()
     assert [action.split(",")[0] for action in result["actions"]] == [f"check {disk}"]
     assert info(disk)["virtual-size"] == BIG
     assert content(disk, length=10 * MIB) == before
@@ -216,11 +205,11 @@ def test_a_growth_goes_on_without_its_module_and_the_next_run_waits_for_it(disk:
     assert not done(disk, size=str(BIG))["changed"]
 
 
-def test_a_growth_that_is_told_to_end_is_finished_first(disk: Path) -> None:
+def test_a_growth_that_is_told_to_end_is_finished_first(disk: Path, growth: Work) -> None:
     before = content(disk, length=10 * MIB)
-    module = growing(disk)
-    os.killpg(module.pid, signal.SIGTERM)
-    result = module.result()
+    send_to_group(growth.run.pid, signal.SIGTERM)
+    growth.held.let_go()
+    result = growth.run.result()
     assert "interrupted by SIGTERM" in result["msg"]
     assert info(disk)["virtual-size"] == BIG
     qemu_img("check", "-q", "-f", "qcow2", disk)
@@ -290,8 +279,7 @@ def leak(path: Path) -> None:
 
 
 def test_runs_at_once_make_the_image_exactly_once(tmp_path: Path) -> None:
-    runs = [begin(tmp_path / "disk", size="64M", preallocation="full") for _run in range(4)]
-    results = [run.result() for run in runs]
+    results = at_once(MODULE, *[image_params(tmp_path / "disk", {"size": "64M", "preallocation": "full"})] * 4)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, False, True]
     assert names(tmp_path) == ["disk"]
@@ -299,8 +287,7 @@ def test_runs_at_once_make_the_image_exactly_once(tmp_path: Path) -> None:
 
 
 def test_runs_at_once_change_the_image_exactly_once(disk: Path) -> None:
-    runs = [begin(disk, size="20M", lazy_refcounts=True) for _run in range(4)]
-    results = [run.result() for run in runs]
+    results = at_once(MODULE, *[image_params(disk, {"size": "20M", "lazy_refcounts": True})] * 4)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, False, True]
     assert (info(disk)["virtual-size"], specific(disk)["lazy-refcounts"]) == (20 * MIB, True)
@@ -311,9 +298,9 @@ def test_images_that_are_made_at_once_are_counted_one_after_the_other(tmp_path: 
     with small_file_system(tmp_path / "small", "64M") as small:
         wanted = {"size": "40M", "max_overcommit": 1}
         first = image_params(small / "one", wanted)
-        with paused_at("qemu-img-create 1", first, module="qcow2_image") as run:
+        with paused_at("qemu-img-create 1", first, module=MODULE) as run:
             other = begin(small / "two", **wanted)
-            until(lambda: waits_for_a_lock(other.pid) or other.process.poll() is not None, "the other run waits")
+            wait_in(other, lambda: waits_for_a_lock(other.pid), "the other run waits")
             assert done(small / "two", check=True, **wanted)["changed"], "who only looks does not wait"
         assert run.result()["changed"]
         result = other.result()
@@ -321,19 +308,13 @@ def test_images_that_are_made_at_once_are_counted_one_after_the_other(tmp_path: 
         assert names(small) == ["one"]
 
 
-def waits_for_a_lock(pid: int) -> bool:
-    """Whether the process is held up by a lock that another one has (proc(5), locks)."""
-    waiting = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines() if "->" in line]
-    return any(fields[2] == "FLOCK" and fields[5] == str(pid) for fields in waiting)
-
-
-def test_check_mode_does_not_take_the_work_of_a_living_run_for_leftovers(tmp_path: Path) -> None:
+def test_check_mode_does_not_take_the_work_of_a_living_run_for_leftovers(tmp_path: Path, apart: Path) -> None:
     path = tmp_path / "disk"
-    module = begin(path, format="raw", size=str(BIG), preallocation="full")
-    until(lambda: is_being_written(tmp_path / ".disk.kvmops.d" / "disk", MIB), "the image is being written")
+    work = Work(apart, "create", path, format="raw", size=str(BIG), preallocation="full")
     prediction = done(path, check=True, format="raw", size=str(BIG))
     assert [action.split()[0] for action in prediction["actions"]] == ["create"]
-    assert module.result()["changed"]
+    work.held.let_go()
+    assert work.run.result()["changed"]
     assert names(tmp_path) == ["disk"]
 
 
@@ -343,10 +324,10 @@ def test_an_unprivileged_user_manages_images_in_a_directory_of_his_own(open_dire
     os.chown(own, 65533, 65533)
     other.mkdir(mode=0o755)
     own_disk = {"path": str(own / "disk"), "size": "2M", "uri": "qemu+unix:///system?socket=/nonexistent"}
-    result = run_module("qcow2_image", own_disk, as_user=65533)
+    result = run_module(MODULE, own_disk, as_user=65533)
     assert result["changed"], result
     assert (own / "disk").stat().st_uid == 65533
-    assert not run_module("qcow2_image", own_disk, as_user=65533)["changed"]
-    denied = run_module("qcow2_image", {**own_disk, "path": str(other / "disk")}, as_user=65533)
+    assert not run_module(MODULE, own_disk, as_user=65533)["changed"]
+    denied = run_module(MODULE, {**own_disk, "path": str(other / "disk")}, as_user=65533)
     assert "no permission to write" in denied["msg"]
     assert names(other) == []

@@ -8,16 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-from faults.injection import killed_at
-from integration.encrypted import content, encryption, is_sound, opens
-from integration.image_tools import NOBODY, begin, done, names, refused, small_file_system
+from support.encrypted import content, encryption, is_sound, opens
+from support.image_tools import NOBODY, done, names, refused, small_file_system
+from support.injection import at_once, killed_at
 
 MODULE = "qcow2_image"
 OLD, NEW = "the old one", "the new one"
 
 
-@pytest.mark.timeout(240)
 def test_keys_survive_kills_and_runs_at_once(tmp_path: Path) -> None:
     """One image for all of it, since QEMU takes seconds to make one."""
     path = tmp_path / "disk"
@@ -37,8 +35,7 @@ def test_keys_survive_kills_and_runs_at_once(tmp_path: Path) -> None:
     assert opens(path, NEW)
     prediction = done(**exchanged, check=True)
     assert prediction["actions"][0].startswith(f"check {path}, on which a run was interrupted")
-    runs = [begin(**exchanged) for _run in range(3)]
-    results = [run.result() for run in runs]
+    results = at_once(MODULE, *[exchanged] * 3)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, True]
     assert (opens(path, OLD), opens(path, NEW), names(tmp_path)) == (False, True, ["disk"])

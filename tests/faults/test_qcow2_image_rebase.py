@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, paused_at, points, signalled_at
-from faults.write_log import replay, writes_of
-from integration.image_tools import (
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     NOBODY,
-    begin,
     content,
     create,
     done,
@@ -31,7 +29,8 @@ from integration.image_tools import (
     refused,
     small_file_system,
 )
-from lab.tree import tree_state
+from support.injection import at_once, killed_at, paused_at, points, signalled_at
+from support.write_log import replay, writes_of
 
 MODULE = "qcow2_image"
 FILES = ["clone", "new", "old"]
@@ -63,7 +62,6 @@ def again(params: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("wanted", ["", "new"], ids=["flattened", "rebased"])
-@pytest.mark.timeout(240)
 def test_wherever_it_is_killed_the_guest_sees_the_same_and_the_next_run_finishes(wanted: str, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
@@ -127,8 +125,7 @@ def test_a_disk_that_becomes_full_is_an_error_that_changes_nothing(tmp_path: Pat
 
 def test_runs_at_once_rebase_exactly_once(disks: Path) -> None:
     before = content(disks / "clone")
-    runs = [begin(**asked(disks, "new")) for _run in range(3)]
-    results = [run.result() for run in runs]
+    results = at_once(MODULE, *[asked(disks, "new")] * 3)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, True]
     assert content(disks / "clone") == before

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-import signal
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,9 +20,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery import lefto
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import reverting as _reverting
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
-from faults.injection import environment
-from faults.write_log import Write, replay, writes_of
-from integration.image_tools import (
+from lab.module import run_module
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     content,
     create,
@@ -35,8 +34,8 @@ from integration.image_tools import (
     qemu_io,
     small_file_system,
 )
-from lab.module import run_module, start_module
-from lab.tree import tree_state
+from support.injection import at_once, killed_at
+from support.write_log import Write, replay, writes_of
 
 VERBS = {"-c": _verbs.CREATE, "-d": _verbs.DELETE, "-a": _verbs.REVERT}
 #: What a task asks for whose qemu-img is the one with the verb.
@@ -147,10 +146,7 @@ def test_the_next_run_after_a_killed_one_says_so_and_goes_on(verb: str, tmp_path
     scene = scene_of(tmp_path, verb, "cluster_size=512")
     path, params = scene.image, image_params(scene.image, TASKS[verb])
     shutil.copyfile(scene.before, path)
-    killed = start_module(
-        "qcow2_snapshot", params, env=environment(AT_POINT="qemu-img-snapshot 1", AT_SIGNAL="SIGKILL")
-    )
-    assert killed.process.wait(60) == -signal.SIGKILL
+    killed_at("qemu-img-snapshot 1", params, module="qcow2_snapshot")
     record = json.loads((tmp_path / ".disk.kvmops").read_text(encoding="utf-8"))
     assert record["verb"] == VERBS[verb]
     corrupt = [count for count in range(len(scene.writes)) if is_corrupt(scene, count)]
@@ -297,8 +293,7 @@ def test_a_full_disk_is_refused_with_the_figures_and_deleting_needs_no_room(tmp_
 
 def test_runs_at_once_take_a_snapshot_exactly_once(tmp_path: Path) -> None:
     path = create(tmp_path / "disk")
-    runs = [start_module("qcow2_snapshot", image_params(path, {"snapshot": "one"})) for _run in range(4)]
-    results = [run.result() for run in runs]
+    results = at_once("qcow2_snapshot", *[image_params(path, {"snapshot": "one"})] * 4)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, False, True]
     assert snapshots_of(path) == ["one"]

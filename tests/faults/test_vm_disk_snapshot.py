@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vm_disk_snapshot killed and disturbed, live and off line: the disk reads the same, and the next run finishes."""
+"""vm_disk_snapshot killed and disturbed, live and offline: the disk reads the same, and the next run finishes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.cramped import cramped, fill
-from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
-from integration.test_vm_disk_snapshot import can_revert, snapshot_xmls
-from lab import Disk, Hypervisor, run_module, start_module
+from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
-from scene import (
+from support.cramped import cramped, fill
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during
+from support.scene import (
+    can_revert,
     chain_of,
     content,
     definition,
@@ -34,11 +34,11 @@ from scene import (
     leftovers,
     make_image,
     qemu_img,
+    snapshot_xmls,
 )
+from support.waits import HELD, send
 
 MODULE = "vm_disk_snapshot"
-#: Bytes in a second: a merge takes a while, so that something can happen meanwhile.
-SLOW = "256K"
 ACTIVE = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
 
 
@@ -122,10 +122,11 @@ class Machine:
         with self.domain() as domain:
             return bool(domain.isActive() and domain.blockJobInfo("vda", 0))
 
-    def begin_slowly(self, **asked: Any) -> RunningModule:
-        """A run in the middle of its first merge."""
-        run = start_module(MODULE, {**self.params, "state": "absent", "bandwidth": SLOW, **asked})
-        wait_for(self.is_merging, "the merge")
+    def begin(self, **asked: Any) -> RunningModule:
+        """A run in the middle of its first merge, which does not end by itself."""
+        params = {**self.params, "state": "absent", "bandwidth": HELD, **asked}
+        with paused_at("virDomainBlockCommit 1 > ask-blockJobInfo 1", params, module=MODULE) as run:
+            assert self.is_merging()
         return run
 
     def assert_settled(self, *snapshots: str) -> None:
@@ -184,7 +185,7 @@ WAYS = {
         {"snapshot": "s"},
         "link 2,virDomainSnapshotCreateXML 1,virDomainSetMetadata 3,unlink 5",
     ),
-    "take, off line": Way((), False, {"snapshot": "s"}, "link 1,virDomainDefineXMLFlags 1,unlink 3"),
+    "take, offline": Way((), False, {"snapshot": "s"}, "link 1,virDomainDefineXMLFlags 1,unlink 3"),
     "merge two, live": Way(
         ("s1", "s2"),
         True,
@@ -192,7 +193,7 @@ WAYS = {
         "virDomainBlockCommit 2,virDomainSnapshotCreateXML 1,virDomainSnapshotDelete 1,unlink 2,"
         "virDomainBlockJobAbort 2,unlink 8",
     ),
-    "merge two, off line": Way(
+    "merge two, offline": Way(
         ("s1", "s2"),
         False,
         MERGED,
@@ -201,8 +202,9 @@ WAYS = {
 }
 
 
+@in_shares(2)
 @pytest.mark.parametrize("name", WAYS)
-def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, name: str) -> None:
+def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, name: str, share: Share) -> None:
     way = WAYS[name]
     params = {**machine.params, **way.asked}
     left = ("s",) if "snapshot" in way.asked else ()
@@ -213,7 +215,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, nam
     machine.assert_settled(*left)
     chosen = [point for point in way.points.split(",") if point in found]
     assert len(chosen) >= 3, found
-    for number, point in enumerate(chosen):
+    for number, point in share.take(chosen):
         machine.prepare(*way.there, start=way.live)
         killed_at(point, params, children=bool(number % 2), module=MODULE)
         if not way.live:
@@ -230,7 +232,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(machine: Machine, nam
 
 def test_the_merge_of_a_killed_run_goes_on_and_is_waited_for(machine: Machine) -> None:
     machine.prepare("s", start=True)
-    machine.begin_slowly(snapshot="s").kill()
+    machine.begin(snapshot="s").kill()
     assert machine.is_merging()
     for module, asked in {
         "vm_disk_convert": {"disk": "vda", "format": "raw", "dest": str(machine.images / "new.raw")},
@@ -249,7 +251,7 @@ def test_the_merge_of_a_killed_run_goes_on_and_is_waited_for(machine: Machine) -
 def test_whatever_the_next_run_wants_it_finishes_the_merge_first(machine: Machine) -> None:
     """The image below is not any more what the snapshot kept."""
     machine.prepare("s1", "s2", start=True)
-    machine.begin_slowly(snapshot="s1").kill()
+    machine.begin(snapshot="s1").kill()
     done = run_module(MODULE, {**machine.params, "snapshot": "s1"})
     assert done.get("changed"), done
     assert done["removed"] == ["s1"]
@@ -292,7 +294,7 @@ def test_a_merge_that_lost_nothing_is_not_done_again(machine: Machine) -> None:
 
 def test_a_guest_that_goes_off_in_the_middle_keeps_its_content(machine: Machine) -> None:
     machine.prepare("s", start=True)
-    run = machine.begin_slowly(snapshot="s")
+    run = machine.begin(snapshot="s")
     machine.destroy()
     failed = run.result()
     assert "went off" in failed["msg"]
@@ -302,7 +304,7 @@ def test_a_guest_that_goes_off_in_the_middle_keeps_its_content(machine: Machine)
 
 def test_libvirtd_killed_in_the_middle_the_next_run_finishes_the_job(machine: Machine) -> None:
     machine.prepare("s1", "s2", start=True)
-    run = machine.begin_slowly(snapshot="s1")
+    run = machine.begin(snapshot="s1")
     machine.hv.kill_libvirtd()
     failed = run.result()
     machine.hv.start_libvirtd()
@@ -315,14 +317,37 @@ def test_libvirtd_killed_in_the_middle_the_next_run_finishes_the_job(machine: Ma
 
 def test_a_run_that_is_told_to_end_ends_its_merge_and_the_next_one_finishes_it(machine: Machine) -> None:
     machine.prepare("s", start=True)
-    run = machine.begin_slowly(snapshot="s")
-    os.kill(run.pid, signal.SIGTERM)
+    run = machine.begin(snapshot="s")
+    send(run.pid, signal.SIGTERM)
     assert "interrupted by SIGTERM" in run.result()["msg"]
     assert not machine.is_merging()
-    late = run_module(MODULE, {**machine.params, "state": "absent", "snapshot": "s", "bandwidth": SLOW, "timeout": 1})
+    late = run_module(MODULE, {**machine.params, "state": "absent", "snapshot": "s", "bandwidth": HELD, "timeout": 1})
     assert "waited 1 s for the merge of vda" in late["msg"]
     assert not machine.is_merging()
     machine.assert_converges(state="absent", snapshot="s")
+
+
+@pytest.mark.parametrize("point", ["virDomainSetMetadata 1", "virDomainBlockCommit 1"])
+def test_a_run_that_is_told_to_end_while_libvirt_does_what_it_asked_for_ends_that(machine: Machine, point: str) -> None:
+    machine.prepare("s", start=True)
+    asked = {**machine.params, "state": "absent", "snapshot": "s"}
+    told = signalled_during(point, "SIGTERM", {**asked, "bandwidth": HELD}, module=MODULE)
+    assert "interrupted by SIGTERM" in told["msg"], told
+    assert not machine.is_merging()
+    machine.assert_converges(state="absent", snapshot="s")
+
+
+def test_a_run_that_is_told_to_end_while_libvirt_takes_the_snapshot_is_finished_by_the_next_run(
+    machine: Machine,
+) -> None:
+    for live in (False, True):
+        machine.prepare(start=live)
+        params = {**machine.params, "snapshot": "s"}
+        told = signalled_during("virDomainSnapshotCreateXML 1", "SIGTERM", params, module=MODULE)
+        assert "interrupted by SIGTERM" in told["msg"], told
+        again = run_module(MODULE, params)
+        assert not again.get("failed"), again
+        machine.assert_settled("s")
 
 
 def test_a_run_that_is_told_to_end_before_it_took_the_snapshot_undoes_everything(machine: Machine) -> None:
@@ -339,7 +364,7 @@ def test_the_merge_of_somebody_else_is_left_alone(machine: Machine) -> None:
     machine.prepare("s", start=True)
     with machine.domain() as domain:
         flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
-        domain.blockCommit("vda", None, None, 64 << 10, flags)
+        domain.blockCommit("vda", None, None, int(HELD), flags)
         refused = run_module(MODULE, {**machine.params, "state": "absent", "snapshot": "s"})
         assert "a block job runs on vda" in refused["msg"]
         assert machine.is_merging()
@@ -356,11 +381,11 @@ def test_another_merge_than_the_one_that_a_killed_run_began_is_left_alone(machin
         killed_at("virDomainBlockCommit 1", params, module=MODULE)
         with machine.domain() as domain:
             paths = [str(machine.images / name) if name else None for name in (base, top)]
-            domain.blockCommit("vda", *paths, 64 << 10, active | libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES)
+            domain.blockCommit("vda", *paths, int(HELD), active | libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES)
             refused = run_module(MODULE, params)
             assert "a block job runs on vda" in refused["msg"], top
             job = domain.blockJobInfo("vda", libvirt.VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES)
-            assert job["bandwidth"] == 64 << 10, "nobody has touched it"
+            assert job["bandwidth"] == int(HELD), "nobody has touched it"
             domain.blockJobAbort("vda", 0)
         done = run_module(MODULE, params)
         assert done.get("changed"), done
@@ -415,7 +440,7 @@ def test_a_merge_below_a_guest_that_fills_the_file_system_keeps_the_disk_and_the
         assert refused["required_bytes"] > refused["available_bytes"]
         kept.unlink()
         machine.start()
-        run = machine.begin_slowly(snapshot="s")
+        run = machine.begin(snapshot="s")
         fill(kept)
         with machine.domain() as domain:
             domain.blockJobSetSpeed("vda", 0, 0)
@@ -436,7 +461,7 @@ def test_a_way_back_that_was_killed_is_finished_and_the_domain_runs_again(machin
     params = {**machine.params, "snapshot": "s", "state": "reverted"}
     if not can_revert(machine.hv):
         refused = run_module(MODULE, params)
-        assert "takes 9.10 or newer" in refused["msg"]
+        assert "needs 9.10 or newer" in refused["msg"]
         assert leftovers(machine.hv, machine.name, machine.images) == []
         return
     for point in ("virDomainRevertToSnapshot 1", "virDomainCreate 1", "virDomainSetMetadata 2"):

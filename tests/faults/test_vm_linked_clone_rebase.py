@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, paused_at
-from integration.file_systems import in_memory
-from integration.image_tools import MIB, content, create, info, overlay, qemu_img, qemu_io
-from integration.playground import Playground
-from lab import Disk, Hypervisor, run_module, start_module, tree_state
+from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import chain_of, definition, leftovers
+from support.file_systems import in_memory
+from support.image_tools import MIB, content, create, info, overlay, qemu_img, qemu_io
+from support.injection import at_once, killed_at, paused_at
+from support.playground import Playground
+from support.scene import chain_of, definition, leftovers
 
 NAMES = ("one", "two")
 
@@ -231,8 +231,7 @@ def test_a_killed_run_leaves_a_clone_that_starts(versions: Versions, point: str)
 
 def test_two_identical_runs_at_once_move_each_clone_once(versions: Versions) -> None:
     orders = (NAMES, NAMES[::-1])
-    runs = [start_module("vm_linked_clone", versions.asked(*order)) for order in orders]
-    results = [run.result() for run in runs]
+    results = at_once("vm_linked_clone", *(versions.asked(*order) for order in orders))
     for result in results:
         assert not result.get("failed"), result["msg"]
     moved = [clone["name"] for result in results for clone in result["clones"] if clone["changed"]]

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from integration.arranged import Scene
-from integration.playground import SLOW_MIB, MakeWeb, Playground
-from integration.throttled import slowed
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from scene import make_image
+from support.arranged import Scene
+from support.held_qemu_img import HeldQemuImg
+from support.playground import LARGE_MIB, MakeWeb, Playground
+from support.scene import make_image
 
 _numbers = itertools.count(1)
 
@@ -52,16 +52,21 @@ def ground(hv: Hypervisor, base: Path) -> Playground:
 
 
 @pytest.fixture
-def slow_ground(hv: Hypervisor, base: Path) -> Playground:
-    """Where conversions are slow."""
-    return Playground(hv, base, ["unshare", "--mount", "sh", "-c", f'{slowed(base)} && exec "$@"', "sh"])
+def held(base: Path) -> HeldQemuImg:
+    """The qemu-img of `held_ground`, which stands still twice in the middle of a conversion."""
+    return HeldQemuImg(base, "convert", 25, 60)
+
+
+@pytest.fixture
+def held_ground(hv: Hypervisor, base: Path, held: HeldQemuImg) -> Playground:
+    return Playground(hv, base, held.prefix())
 
 
 @pytest.fixture
 def make_web(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> MakeWeb:
     def make(*, large: bool = False, running: bool = False) -> str:
         number = len(list(images.iterdir()))
-        mib = SLOW_MIB if large else 2
+        mib = LARGE_MIB if large else 2
         image = make_image(images / f"{number}.raw", mib=mib, size_mib=mib + 8, seed=str(number))
         name = make_domain([Disk(image)], name="web", kernel=False).name
         if running:

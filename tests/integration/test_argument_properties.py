@@ -20,7 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size, parse_size
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from integration.image_tools import KIB, content, info, names, qemu_io, specific
+from support.image_tools import KIB, content, info, names, qemu_io, specific
 
 DOOR = _door.find()
 

@@ -16,10 +16,10 @@ from typing import Any
 import libvirt
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
-from integration.damage import leak
-from integration.image_tools import MIB, NOBODY, create, overlay, qemu_img, qemu_io
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
+from support.damage import leak
+from support.image_tools import MIB, NOBODY, create, overlay, qemu_img, qemu_io
 from unit.test_architecture import MODULES
 
 #: A clone, and its disk, which other images read in turn.

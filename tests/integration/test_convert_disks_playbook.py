@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, record_to_xml
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from scene import RECORD, content, disk_of, is_running, leftovers, make_image, unchanged
+from support.scene import RECORD, content, disk_of, is_running, leftovers, make_image, unchanged
 
 ROOT = Path(__file__).resolve().parents[2]
 Play = Callable[..., "Played"]
@@ -121,7 +121,7 @@ def test_a_machine_that_runs_is_only_shut_down_where_that_is_asked_for(
     (images / "back").mkdir()
 
     predicted = play("--check", disk_convert_mode="live")
-    there = play(disk_convert_mode="live", disk_convert_bandwidth="100M", disk_convert_copy_timeout=60)
+    there = play(disk_convert_mode="live", disk_convert_bandwidth="100M", disk_convert_copy_timeout=3600)
 
     assert "its machine runs on" in predicted.output
     assert "its machine ran on" in there.output, there.output

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.encrypted import content, encryption, is_sound, seen_of, write
-from integration.image_tools import MIB, create, done, image_params, info, names, qemu_img, qemu_io, specific
-from integration.snapshot_tools import predicted, refused, snapshots_of, succeeded
-from lab.module import start_module
 from lab.tree import tree_state
+from support.encrypted import content, encryption, is_sound, looked_at, write
+from support.image_tools import MIB, create, done, image_params, info, names, qemu_img, qemu_io, specific
+from support.snapshot_tools import predicted, refused, snapshots_of, succeeded
 
 FIRST, SECOND, OTHER = "correct horse, battery=staple", "zweiter Schlüssel", "wrong horse"
 CHECK, SNAPSHOT, BITMAP, COMMIT, COMPARE = (
@@ -157,7 +156,7 @@ def test_nothing_encrypted_is_merged_into_the_clear_and_no_deeper_base_is_found(
     plain = create(tmp_path / "plain", "qcow2", 4 * MIB)
     qemu_img("rebase", "-u", "-b", "plain", "-F", "qcow2", *_opened(images / "top", SECOND, tmp_path))
     said = refused(COMMIT, images / "top", overlay="keep", **BOTH)["msg"]
-    assert f"its base {plain} is not, which would hold its content in the clear" in said
+    assert f"its base {plain} would hold its content unencrypted" in said
     clear = tmp_path / "clear"
     qemu_img("create", "-q", "-u", "-f", "qcow2", "-b", "base", "-F", "qcow2", clear, "4M")
     qemu_img("create", "-q", "-u", "-f", "qcow2", "-b", "clear", "-F", "qcow2", tmp_path / "above", "4M")
@@ -213,7 +212,7 @@ def test_a_wrong_secret_is_an_error_and_changes_nothing(
     over = ["-u", "-b", "base", "-F", "qcow2"] if name == "top" else []
     qemu_img("create", "-q", "-f", "qcow2", *options, *over, old, "4M")
     said = refused(module, old, **wanted, encryption={"secret": FIRST, **below})["msg"]
-    assert "is encrypted with aes, where nothing tells a wrong secret" in said
+    assert "is encrypted with aes, where a wrong secret silently gives garbage" in said
 
 
 def test_the_secrets_are_seen_nowhere(images: Path) -> None:
@@ -233,9 +232,7 @@ def test_the_secrets_are_seen_nowhere(images: Path) -> None:
         ),
     ]
     for module, path, params in runs:
-        run = start_module(module, image_params(path, params))
-        seen = seen_of(run.pid)
-        result = run.result()
+        result, seen = looked_at(module, image_params(path, params))
         assert not result.get("failed"), result
         assert any(b"qemu-img" in what for what in seen), "it was looked at"
         for known in (FIRST, SECOND):

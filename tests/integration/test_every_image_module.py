@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.damage import leak
-from integration.image_tools import MIB, NOBODY, create, names, overlay, qemu_img, qemu_io
 from lab.module import run_module
 from lab.tree import tree_state
+from support.damage import leak
+from support.image_tools import MIB, NOBODY, create, names, overlay, qemu_img, qemu_io
 
 Params = dict[str, Any]
 #: What QEMU takes for an option, a protocol, a list, a pattern or JSON (HAZARDS C1, C2).

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
-from integration.image_tools import MIB, NOBODY, create, info, names, overlay, qemu_img, qemu_io
-from integration.playground import Playground
-from integration.snapshot_tools import consistency
 from lab import Hypervisor, run_module
+from support.image_tools import MIB, NOBODY, create, info, names, overlay, qemu_img, qemu_io
+from support.playground import Playground
+from support.snapshot_tools import consistency
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "docsite" / "rst" / "from_qemu_img.rst"
 #: Milliseconds for the derivation of a key, which takes seconds where nobody asks for less.
@@ -138,7 +138,7 @@ def test_the_tasks_do_what_the_commands_do(hv: Hypervisor, ground: Playground, i
     defaults: dict[str, Any] = {"group/kvmops.disk.all": {"uri": hv.uri}}
     defaults |= {f"kvmops.disk.qcow2_{verb}": {"progress": False} for verb in ("convert", "commit", "compare")}
     tasks = [task for example in examples() for task in placed(example, played, keys)]
-    run = ground.start(*tasks, module_defaults=defaults).wait(300)
+    run = ground.start(*tasks, module_defaults=defaults).wait()
     assert run.process.returncode == 0, run.output
     assert_same(typed, played)
 

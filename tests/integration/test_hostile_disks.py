@@ -10,15 +10,15 @@ be opened here, and nothing of it may come out.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hostile import FORMATS, SECRET, Canary, Hostile, corpus, make_sound
-from integration.image_tools import small_file_system
 from lab import Disk, Hypervisor, run_module
 from lab.tree import tree_state
+from support.effort import run_within
+from support.hostile import FORMATS, SECRET, Canary, Hostile, corpus, make_sound
+from support.image_tools import small_file_system
 
 #: Far above what any of them takes, far below what one that got out of hand would.
 SECONDS = 30
@@ -52,13 +52,14 @@ def images(canary: Canary) -> list[Hostile]:
     return corpus(canary.directory.parent / "corpus", canary)
 
 
-def harmless(hv: Hypervisor, canary: Canary, name: str, params: dict[str, Any], *, check: bool) -> dict[str, Any]:
+def harmless(
+    hv: Hypervisor, canary: Canary, name: str, params: dict[str, Any], *, check: bool, seconds: float = SECONDS
+) -> dict[str, Any]:
     """What module NAME says; the victim is as it was, and so is all else where nothing new was to be made."""
     corpus_directory = canary.directory.parent / "corpus"
-    before, start = tree_state(corpus_directory), time.monotonic()
+    before = tree_state(corpus_directory)
     with canary.untouched(unopened=False):
-        result = run_module(name, {**params, "uri": hv.uri}, check=check, timeout=SECONDS)
-    assert time.monotonic() - start < SECONDS
+        result = run_within(seconds, name, {**params, "uri": hv.uri}, check=check)
     said = json.dumps(result)
     assert "Traceback" not in said, result
     assert SECRET.decode()[:20] not in said
@@ -136,10 +137,8 @@ def test_a_disk_of_petabytes_keeps_nobody_busy(hv: Hypervisor, canary: Canary, i
     try:
         assert run_module("vm_linked_clone", {**made, "uri": hv.uri}).get("changed")
         for module, params in refused:
-            start = time.monotonic()
-            result = harmless(hv, canary, module, params, check=False)
+            result = harmless(hv, canary, module, params, check=False, seconds=SECONDS / 3)
             assert "and up to 64 TiB are believed: set trusted=true if that is right" in result.get("msg", ""), result
-            assert time.monotonic() - start < SECONDS / 3, module
         # It is an image beside others, too, where those are looked for which read one.
         removed = harmless(hv, canary, "vm_linked_clone", {**made, "state": "absent"}, check=False)
         assert removed["changed"], removed
@@ -165,13 +164,13 @@ def test_check_mode_says_of_a_snapshot_over_such_a_disk_what_the_run_does(hv: Hy
         with canary.untouched(unopened=False):
             for asked in ("present", "reverted", "absent"):
                 predicted, done = (
-                    run_module("vm_disk_snapshot", {**params, "state": asked}, check=check, timeout=SECONDS)
+                    run_within(SECONDS, "vm_disk_snapshot", {**params, "state": asked}, check=check)
                     for check in (True, False)
                 )
                 for fact in ("failed", "msg", "changed", "actions"):
                     assert predicted.get(fact) == done.get(fact), asked
                 if asked == "absent":
-                    assert "set trusted=true where you know that it belongs there" in done["msg"]
+                    assert "set trusted=true if you know that it belongs there" in done["msg"]
     finally:
         hv.remove(domain)
         canary.close()

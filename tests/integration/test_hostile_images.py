@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import FORMATS, READ_ONLY, SECRET, Canary, Hostile, corpus, flipped, make_sound
-from integration.image_tools import NOBODY, names, small_file_system
-from lab.module import ModuleFailed, run_module
+from lab.module import ModuleFailed
 from lab.tree import tree_state
+from support.effort import run_within
+from support.hostile import FORMATS, READ_ONLY, SECRET, Canary, Hostile, corpus, flipped, make_sound
+from support.image_tools import NOBODY, names, small_file_system
 
 for dear in ("libvirt", "lxml.etree"):  # loaded once, and not by each fork
     importlib.import_module(dear)
 
-#: Far above what any of them takes, far below what one that got out of hand would.
+#: Of the processor: far above what any of them takes, far below what one that got out of hand would.
 SECONDS = 20
-#: The same where one that is in order takes several seconds on an idle machine.
+#: The same where one that is in order takes several seconds.
 MANY_SECONDS = 100
 Module = Callable[[Hostile, Path], dict[str, Any]]
 EVERYTHING = {"backing_chain": True, "map": True, "measure": True, "check": True, "dependents": True}
@@ -60,25 +61,25 @@ def images(small: Path, canary: Canary) -> list[Hostile]:
 def on_path(module: str, image: Hostile, *, check: bool = False, **params: Any) -> dict[str, Any]:
     wish = {"path": str(image.path), "format": image.format, "uri": NOBODY, **params}
     wish = {name: str(value) if isinstance(value, Path) else value for name, value in wish.items()}
-    return run_module(module, wish, check=check, timeout=SECONDS)
+    return run_within(SECONDS, module, wish, check=check)
 
 
 def convert(image: Hostile, work: Path, **more: Any) -> dict[str, Any]:
     source = {"src": str(image.path), "src_format": image.format, "dest": str(work / "new"), "uri": NOBODY}
-    return run_module("qcow2_convert", {**source, "format": "raw", **more}, timeout=SECONDS)
+    return run_within(SECONDS, "qcow2_convert", {**source, "format": "raw", **more})
 
 
 def overlay_of(image: Hostile, work: Path) -> dict[str, Any]:
     source = {"src": str(work.parent / "sound.raw"), "src_format": "raw", "dest": str(work / "new"), "uri": NOBODY}
     below = {"backing_file": str(image.path), "backing_format": image.format}
-    return run_module("qcow2_convert", {**source, **below}, timeout=SECONDS)
+    return run_within(SECONDS, "qcow2_convert", {**source, **below})
 
 
 def update(image: Hostile, work: Path) -> dict[str, Any]:
     """The image stands where another one is to be: it is looked at, and must not be replaced by what it is not."""
     source = {"src": str(work.parent / "sound.raw"), "src_format": "raw", "uri": NOBODY}
     wanted = {"dest": str(image.path), "format": image.format, "update": "changed"}
-    return run_module("qcow2_convert", {**source, **wanted}, check=True, timeout=SECONDS)
+    return run_within(SECONDS, "qcow2_convert", {**source, **wanted}, check=True)
 
 
 def compare(image: Hostile, work: Path) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def commit(image: Hostile, _work: Path) -> dict[str, Any]:
     """Whatever backing file it names would be written to."""
     image_format = image.format if image.format == "qed" else "qcow2"
     params = {"path": str(image.path), "format": image_format, "overlay": "keep", "uri": NOBODY}
-    return run_module("qcow2_commit", params, timeout=SECONDS)
+    return run_within(SECONDS, "qcow2_commit", params)
 
 
 def promise(image: Hostile, work: Path) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def promise(image: Hostile, work: Path) -> dict[str, Any]:
     if path.with_name("sibling").exists():
         path = Path(shutil.copy(path, work / "disk"))
     try:
-        return run_module("storage_capacity_info", {"paths": [str(path)], "uri": NOBODY}, timeout=SECONDS)
+        return run_within(SECONDS, "storage_capacity_info", {"paths": [str(path)], "uri": NOBODY})
     finally:
         (work / "disk").unlink(missing_ok=True)
 
@@ -124,7 +125,7 @@ def snapshots(image: Hostile, _work: Path) -> dict[str, Any]:
     done: dict[str, Any] = {}
     for state in ("present", "reverted", "absent"):
         params = {"path": str(image.path), "snapshot": "s", "state": state, "uri": NOBODY}
-        done[state] = run_module("qcow2_snapshot", params, timeout=SECONDS)
+        done[state] = run_within(SECONDS, "qcow2_snapshot", params)
         if done[state].get("failed"):
             break
     return done
@@ -133,7 +134,7 @@ def snapshots(image: Hostile, _work: Path) -> dict[str, Any]:
 def mark(image: Hostile, _work: Path) -> dict[str, Any]:
     """A bitmap, added."""
     params = {"path": str(image.path), "bitmap": "new", "uri": NOBODY}
-    return run_module("qcow2_bitmap", params, timeout=SECONDS)
+    return run_within(SECONDS, "qcow2_bitmap", params)
 
 
 READERS: tuple[Module, ...] = (convert, overlay_of, update, compare, manage, check, commit, promise)
@@ -235,7 +236,7 @@ def ask_for_everything(paths: str, canary: Canary, work: Path, **more: Any) -> d
     directory = Path(paths.partition("*")[0]).parent
     before = tree_state(directory)
     with canary.untouched():
-        result = run_module("qcow2_image_info", {"paths": [paths], "uri": NOBODY, **EVERYTHING, **more}, timeout=120)
+        result = run_within(120, "qcow2_image_info", {"paths": [paths], "uri": NOBODY, **EVERYTHING, **more})
     said = json.dumps(result)
     assert not result.get("failed"), result["msg"]
     assert "Traceback" not in said

@@ -18,11 +18,11 @@ from dissect.hypervisor.disk.vdi import VDI
 from dissect.hypervisor.disk.vhd import VHD
 from dissect.hypervisor.disk.vhdx import VHDX
 from dissect.hypervisor.disk.vmdk import VMDK
-from integration.damage import leak
-from integration.image_tools import MIB, NOBODY, content, done, qemu_img, qemu_io
-from integration.snapshot_tools import succeeded
 from lab.module import run_module
 from lab.pattern import write_pattern
+from support.damage import leak
+from support.image_tools import MIB, NOBODY, content, done, qemu_img, qemu_io
+from support.snapshot_tools import succeeded
 
 SIZE = 16 * MIB  # the reader of VMDK knows whole megabytes only
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from faults.injection import wait_for
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import content, definition, disk_of, is_running, leftovers, make_image, make_overlay
+from support.scene import content, definition, disk_of, is_running, leftovers, make_image, make_overlay
+from support.waits import wait_for
 
 #: What is asked of each module, and all of them refuse.
 ASKED: dict[str, dict[str, Any]] = {
@@ -36,14 +36,19 @@ FLAGS = (
 )
 
 
+#: A guest whose memory never stays as it was copied last.
+BUSY = "(while :; do date >/tmp/now; done) >/dev/null 2>&1 &"
+
+
 class Migration:
-    """NAME on its way from HV to THERE, slowly: 1 MiB a second."""
+    """NAME, whose guest is BUSY, on its way from HV to THERE, which has no end: it may not stand still for a page."""
 
     def __init__(self, hv: Hypervisor, there: Hypervisor, name: str) -> None:
         self._connections = hv.connect(), there.connect()
         self._domain = self._connections[0].lookupByName(name)
         self._socket = hv.serial(f"{name}-migration")  # where QEMU may make one
         self._arrived: list[str] = []
+        self._domain.migrateSetMaxDowntime(1)  # a millisecond, in which a kilobyte goes over
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
         wait_for(self.goes_on, "the migration")
@@ -57,9 +62,10 @@ class Migration:
         return bool(self._domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
 
     def finish(self) -> list[str]:
-        """The name of what arrived, without hurry from now on."""
+        """The name of what arrived: it may stand still for as long as it takes from now on."""
         self._domain.migrateSetMaxSpeed(10000)
-        self._thread.join(60)
+        self._domain.migrateSetMaxDowntime(60_000)
+        self._thread.join()
         for connection in self._connections:
             connection.close()
         return self._arrived
@@ -69,7 +75,9 @@ def test_a_domain_that_is_being_migrated_is_left_alone_and_arrives(
     hv: Hypervisor, images: Path, make_domain: MakeDomain
 ) -> None:
     top = make_overlay(images / "vm.qcow2", make_image(images / "base.raw"))
-    name = make_domain([Disk(top, "qcow2", cache="none")], start=True).name
+    guest = make_domain([Disk(top, "qcow2", cache="none")], start=True)
+    guest.must(BUSY)
+    name = guest.name
     before, seen, files = definition(hv, name), content(top, "qcow2"), sorted(tree_state(images))
     with Hypervisor(Path(tempfile.gettempdir()), f"other-{os.getpid()}") as there:
         migration = Migration(hv, there, name)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.file_systems import in_memory
-from integration.image_tools import NOBODY, create, names, overlay
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from lab.module import run_module
 from lab.tree import tree_state
-from scene import MIB, make_image, unchanged
+from support.file_systems import in_memory
+from support.image_tools import NOBODY, create, names, overlay
+from support.scene import MIB, make_image, unchanged
 
 Facts = dict[str, Any]
 Module = Callable[..., Facts]
@@ -79,7 +79,7 @@ def test_a_base_over_which_the_image_is_made_only_holds_what_it_has(small: Path,
 
 
 def test_a_limit_that_is_none_is_refused(small: Path) -> None:
-    assert "max_overcommit: -1 is no ratio" in convert(small / "a", small / "b", max_overcommit=-1)["msg"]
+    assert "max_overcommit: -1 is not a ratio" in convert(small / "a", small / "b", max_overcommit=-1)["msg"]
 
 
 def test_disks_are_not_moved_to_where_they_would_promise_too_much(
@@ -93,7 +93,7 @@ def test_disks_are_not_moved_to_where_they_would_promise_too_much(
         refused = module("vm_disk_convert", {**wish, "max_overcommit": 1})
         assert f"{small}/a.qcow2 and 1 more: with 32 MiB for them, 3 image(s)" in refused["msg"]
         assert figures(refused) == [32, 30, 10, 40]
-        assert "is no ratio" in module("vm_disk_convert", {**wish, "max_overcommit": 0})["msg"]
+        assert "is not a ratio" in module("vm_disk_convert", {**wish, "max_overcommit": 0})["msg"]
     assert module("vm_disk_convert", {**wish, "max_overcommit": 1.05})["changed"]
     assert names(small) == ["a.qcow2", "b.qcow2", "other.raw"]
 

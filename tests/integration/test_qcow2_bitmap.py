@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, signalled_at
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.module import run_module
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     content,
     create,
@@ -27,11 +30,10 @@ from integration.image_tools import (
     qemu_io,
     small_file_system,
 )
-from integration.snapshot_tools import consistency, marked, predicted, refused, succeeded
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.module import run_module, start_module
-from lab.tree import tree_state
+from support.injection import at_once, killed_at, signalled_at
+from support.processes import is_gone
+from support.snapshot_tools import consistency, marked, predicted, refused, succeeded
+from support.waits import wait_for
 from unit.qcow2_header import CORRUPT, DIRTY
 
 MODULE = "qcow2_bitmap"
@@ -50,19 +52,19 @@ def bitmaps(path: Path) -> dict[str, tuple[int, list[str]]]:
 
 def dirty(path: Path, name: str) -> list[tuple[int, int]]:
     """The ranges of the disk, in KiB, that are set in a bitmap: as qemu-nbd tells them to qemu-img map."""
-    socket = path.with_name("socket")
+    socket, process = path.with_name("socket"), path.with_name("process")
     node = f"driver=nbd,server.type=unix,server.path={socket},x-dirty-bitmap=qemu:dirty-bitmap:{name}"
-    served = subprocess.Popen(["qemu-nbd", "-r", "-f", "qcow2", "-k", socket, "-B", name, path])
+    # It goes into the background when it serves.
+    options = ["--read-only", "-f", "qcow2", "-B", name, "--fork", "--pid-file", str(process), "--socket", str(socket)]
+    subprocess.run(["qemu-nbd", *options, path], check=True)
     try:
-        for _try in range(400):
-            if socket.exists():
-                break
-            time.sleep(0.01)
         rows = json.loads(qemu_img("map", "--output=json", "--image-opts", node))
     finally:
-        served.terminate()
-        served.wait()
-        socket.unlink(missing_ok=True)
+        pid = int(process.read_text(encoding="ascii"))
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: is_gone(pid), "the end of qemu-nbd")
+        for path in (socket, process):
+            path.unlink(missing_ok=True)
     return [(row["start"] >> 10, (row["start"] + row["length"]) >> 10) for row in rows if not row["data"]]
 
 
@@ -130,7 +132,7 @@ def test_the_bitmap_of_an_overlay_is_merged_into_that_of_its_base(disk: Path, tm
     assert predicted(MODULE, disk, bitmap="backup", **wish)["changed"]
     assert dirty(disk, "backup") == [(1024, 1088)]
     qemu_img("resize", "-q", "-f", "qcow2", overlay, "20M")
-    assert "not of one size" in refused(MODULE, disk, bitmap="backup", **wish)["msg"]
+    assert "of the same size" in refused(MODULE, disk, bitmap="backup", **wish)["msg"]
 
 
 def test_odd_names_mean_what_they_say(disk: Path) -> None:
@@ -174,15 +176,15 @@ def test_a_wish_that_cannot_be_is_refused(disk: Path, tmp_path: Path) -> None:
         (disk, {"bitmap": "new", "granularity": "4G"}, "is not a power of two"),
         (disk, {"bitmap": "new", "granularity": "fine"}, "is not a size"),
         (disk, {"bitmap": "there", "granularity": "4K"}, "has a granularity of 64 KiB, asked for 4 KiB"),
-        (disk, {"bitmap": "there", "state": "cleared", "granularity": "64K"}, "goes with state=present only"),
+        (disk, {"bitmap": "there", "state": "cleared", "granularity": "64K"}, "give it with state=present only"),
         (disk, {"bitmap": "never", "state": "enabled"}, "has no bitmap 'never'; it has: 'there'"),
-        (disk, merge, "needs it: name the bitmaps"),
+        (disk, merge, "required there: name the bitmaps"),
         (disk, {**merge, "merge_from": ["there"]}, "cannot be merged into itself"),
         (disk, {**merge, "merge_from": ["never"]}, "has no bitmap 'never'"),
         (disk, {**merge, "merge_from": ["a"], "merge_from_path": str(raw)}, "found a raw image"),
         (disk, {**merge, "merge_from": ["a"], "merge_from_path": str(disk)}, "is the image itself"),
-        (disk, {"bitmap": "there", "merge_from": ["a"]}, "goes with state=merged"),
-        (disk, {"bitmap": "there", "merge_from_path": str(old)}, "goes with state=merged"),
+        (disk, {"bitmap": "there", "merge_from": ["a"]}, "is for state=merged"),
+        (disk, {"bitmap": "there", "merge_from_path": str(old)}, "is for state=merged"),
         (old, {"bitmap": "new"}, "compat 0.10 has no dirty bitmaps"),
         (raw, {"bitmap": "new"}, "found a raw image"),
         (tmp_path / "missing", {"bitmap": "new"}, "no such image"),
@@ -226,7 +228,7 @@ def test_an_image_that_somebody_uses_is_left_alone(
     with opened_by_a_process(disk):
         for params in ({"bitmap": "one"}, {"bitmap": "one", "state": "absent"}):
             result = run_module(MODULE, image_params(disk, params))
-            assert "in use by a process outside libvirt's sight" in result["msg"]
+            assert "in use by a process that libvirt does not know" in result["msg"]
     own = create(images / "disk.qcow2")
     guest = make_domain([Disk(own, "qcow2")])
     assert succeeded(MODULE, own, bitmap="one", uri=hv.uri)["changed"], "a domain that is off is no hindrance"
@@ -308,8 +310,7 @@ def test_a_qemu_img_whose_module_is_told_to_end_ends_its_work(disk: Path) -> Non
 
 
 def test_runs_at_once_add_a_bitmap_exactly_once(disk: Path) -> None:
-    runs = [start_module(MODULE, image_params(disk, {"bitmap": "one"})) for _run in range(3)]
-    results = [run.result() for run in runs]
+    results = at_once(MODULE, *[image_params(disk, {"bitmap": "one"})] * 3)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, True]
     assert (bitmaps(disk), names(disk.parent)) == ({"one": (65536, ["auto"])}, [disk.name])

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.damage import leak, miscount, table_at, write_at
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.module import run_module
+from lab.tree import tree_state
+from support.damage import leak, miscount, table_at, write_at
+from support.image_tools import (
     MIB,
     content,
     create,
@@ -27,11 +31,8 @@ from integration.image_tools import (
     small_file_system,
     specific,
 )
-from integration.snapshot_tools import consistency, marked, predicted, refused, succeeded
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.module import run_module, start_module
-from lab.tree import tree_state
+from support.injection import at_once
+from support.snapshot_tools import consistency, marked, predicted, refused, succeeded
 from unit.qcow2_header import CORRUPT, DIRTY
 
 MODULE = "qcow2_check"
@@ -101,7 +102,7 @@ def test_a_repair_that_may_have_changed_content_says_so(disk: Path) -> None:
     result = run_module(MODULE, image_params(disk, {"repair": "all"}))
     assert not result.get("failed"), result
     assert result["content_unchanged"] is False
-    assert "do not prove that its content is what it was" in str(result["warnings"])
+    assert "do not prove that its content is unchanged" in str(result["warnings"])
 
 
 def test_what_a_repair_cannot_mend_is_a_failure(disk: Path) -> None:
@@ -226,7 +227,7 @@ def test_an_image_that_a_process_has_open_is_left_alone(disk: Path) -> None:
     with opened_by_a_process(disk):
         for repair in ("none", "all"):
             result = run_module(MODULE, image_params(disk, {"repair": repair}))
-            assert "in use by a process outside libvirt's sight" in result["msg"]
+            assert "in use by a process that libvirt does not know" in result["msg"]
 
 
 # --- after a run that died ----------------------------------------------------------------------------------------
@@ -252,9 +253,7 @@ def test_a_dead_run_is_settled_by_a_repair_and_only_seen_by_a_check(verb: str, d
 
 def test_runs_at_once_repair_exactly_once(disk: Path) -> None:
     leak(disk)
-    results = [
-        run.result() for run in [start_module(MODULE, image_params(disk, {"repair": "all"})) for _run in range(3)]
-    ]
+    results = at_once(MODULE, *[image_params(disk, {"repair": "all"})] * 3)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, True]
     assert (consistency(disk), names(disk.parent)) == ("good", [disk.name])

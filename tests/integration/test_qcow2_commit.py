@@ -10,13 +10,17 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.module import run_module
+from lab.tree import tree_state
+from support.held_qemu_img import HeldQemuImg
+from support.image_tools import (
     MIB,
     content,
     create,
@@ -30,40 +34,11 @@ from integration.image_tools import (
     qemu_io,
     small_file_system,
 )
-from integration.playground import Playground
-from integration.snapshot_tools import consistency, predicted, refused, succeeded
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.module import run_module
-from lab.tree import tree_state
+from support.merge_chain import Chain, make_chain
+from support.playground import Playground
+from support.snapshot_tools import consistency, predicted, refused, succeeded
 
 MODULE = "qcow2_commit"
-
-
-@dataclass
-class Chain:
-    """Images in a directory, each with data of its own: base, middle, top."""
-
-    base: Path
-    middle: Path
-    top: Path
-    base_format: str = "qcow2"
-
-    @property
-    def shown(self) -> str:
-        return content(self.top)
-
-
-def make_chain(directory: Path, base_format: str = "qcow2", *base_options: str) -> Chain:
-    base = create(directory / "base", base_format, 4 * MIB, *base_options)
-    qemu_io(base, "write -P 0x11 0 2M", base_format)
-    middle = overlay(directory / "middle", "base", base_format)
-    qemu_io(middle, "write -P 0x22 1M 256k")
-    top = overlay(directory / "top", "middle")
-    qemu_io(top, "write -P 0x33 1152k 256k")
-    qemu_io(top, "write -z 64k 128k")
-    qemu_io(top, "write -P 0x44 3M 64k")
-    return Chain(base, middle, top, base_format)
 
 
 @pytest.fixture
@@ -134,7 +109,7 @@ def test_a_deeper_base_gets_what_lies_between_as_well(end: str, chain: Chain) ->
         assert names(chain.base.parent) == ["base"]
         return
     assert result["invalid"] == [str(chain.middle)]
-    assert "no disk any more" in str(result["warnings"])
+    assert "is only valid below" in str(result["warnings"])
     assert chain.shown == shown
     below = info(chain.top)["full-backing-filename"]
     assert below == str(chain.middle if end == "keep" else chain.base)
@@ -271,7 +246,7 @@ def test_what_is_no_overlay_of_the_base_is_refused(chain: Chain, tmp_path: Path)
 def test_what_qemu_would_refuse_or_do_wrong_is_refused_with_the_reason(tmp_path: Path) -> None:
     cases: dict[str, tuple[Path, str]] = {}
     for name, base_format, reason in (
-        ("parallels", "parallels", "QEMU merges nothing into a parallels image"),
+        ("parallels", "parallels", "QEMU cannot merge into a parallels image"),
         ("vdi", "vdi", "vdi images cannot be grown"),
         ("snapshots", "qcow2", "compat 0.10 with 1 snapshot(s) cannot be grown"),
     ):
@@ -363,7 +338,7 @@ def test_an_image_that_a_process_has_open_is_left_alone(chain: Chain) -> None:
             before = tree_state(path.parent)
             for end in ("keep", "remove"):
                 result = run_module(MODULE, image_params(chain.top, {"base": str(chain.base), "overlay": end}))
-                assert f"{path}: in use by a process outside libvirt's sight" in result["msg"]
+                assert f"{path}: in use by a process that libvirt does not know" in result["msg"]
             assert tree_state(path.parent) == before
 
 
@@ -467,12 +442,18 @@ def test_it_works_without_root(open_directory: Path) -> None:
     assert (content(made.base), names(own)) == (shown, ["base"])
 
 
-def test_it_says_how_far_it_is(ground: Playground, images: Path) -> None:
-    base = create(images / "web.qcow2", "qcow2", 32 * MIB)
+def test_it_says_how_far_it_is(hv: Hypervisor, base: Path, images: Path) -> None:
+    held = HeldQemuImg(base, "commit", 20)
+    ground = Playground(hv, base, held.prefix())
+    below = create(images / "web.qcow2", "qcow2", 32 * MIB)
     top = overlay(images / "test.qcow2", "web.qcow2")
     qemu_io(top, "write -P 0x22 0 16M")
-    wish = {"path": str(top), "rate_limit": "4M", "remove": True}
-    run = ground.play({"kvmops.disk.qcow2_commit": wish, "register": "merged"})
+    wish = {"path": str(top), "rate_limit": "16M", "remove": True}
+    run = ground.start({"kvmops.disk.qcow2_commit": wish, "register": "merged"})
+    held.wait()
+    run.wait_for(r"test\.qcow2: merge [1-9]\d %")
+    held.let_go()
+    assert run.wait().process.returncode == 0, run.output
     assert run.result("merged")["removed"] == [str(top)]
     told = re.findall(r"^\[here\] test\.qcow2: (merge|compare) +(\d+) % of (?:16|32) MiB", run.output, re.MULTILINE)
     merged = [int(percent) for verb, percent in told if verb == "merge"]
@@ -480,5 +461,5 @@ def test_it_says_how_far_it_is(ground: Playground, images: Path) -> None:
     assert merged[-1] == 100, run.output
     assert len(merged) > 2, run.output
     assert ("compare", "100") in told
-    assert names(images) == [base.name]
+    assert names(images) == [below.name]
     assert ground.left() == []

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.image_tools import MIB, NOBODY, create, opened_by_a_process, overlay, qemu_img, qemu_io
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from lab.module import run_module
 from lab.tree import tree_state
+from support.image_tools import MIB, NOBODY, create, opened_by_a_process, overlay, qemu_img, qemu_io
 
 
 def compare(path: Path, other: Path, **params: Any) -> dict[str, Any]:

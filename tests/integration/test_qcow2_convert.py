@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign import make_foreign
-from integration.image_tools import (
+from lab.module import run_module
+from lab.pattern import write_pattern
+from lab.tree import tree_state
+from support.foreign import make_foreign
+from support.image_tools import (
     KIB,
     MIB,
     NOBODY,
@@ -32,10 +35,7 @@ from integration.image_tools import (
     qemu_io,
     specific,
 )
-from integration.stand_in import listening, python_with
-from lab.module import run_module
-from lab.pattern import write_pattern
-from lab.tree import tree_state
+from support.stand_in import listening, python_with
 
 Result = dict[str, Any]
 FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")
@@ -196,7 +196,7 @@ def test_an_image_is_made_anew_when_the_content_of_its_source_changed_and_not_ot
     assert tree_state(tmp_path) == before
     result = convert(raw, "raw", dest, update="changed")
     assert result["actions"] == predicted["actions"]
-    assert result["actions"][0].endswith("in the place of the one that has other content")
+    assert result["actions"][0].endswith("in place of the one that has other content")
     assert content(dest) == content(raw, "raw")
     status = dest.stat()
     assert status.st_ino != inode, "never written in place"
@@ -272,7 +272,7 @@ def test_an_internal_snapshot_is_converted_as_it_was(tmp_path: Path) -> None:
     again = convert(source, "qcow2", tmp_path / "two.qcow2", snapshot="a, b=c", update="changed")
     assert (again["changed"], again["verified"]) == (False, True)
     other = convert(source, "qcow2", tmp_path / "two.qcow2", snapshot="1", update="changed")
-    assert other["actions"][0].endswith("in the place of the one that has other content")
+    assert other["actions"][0].endswith("in place of the one that has other content")
     assert content(tmp_path / "two.qcow2") == wanted
     assert "has no snapshot '2': it has 1, a, b=c" in refused(source, "qcow2", tmp_path / "x", snapshot="2")
     qemu_img("snapshot", "-c", "1", source)
@@ -315,7 +315,7 @@ def test_an_image_is_put_over_a_backing_file_with_what_differs(tmp_path: Path) -
     larger = create(tmp_path / "larger", "qcow2", 9 * MIB)
     message = refused(full, "raw", tmp_path / "x", backing_file=larger, backing_format="qcow2")
     assert "a smaller overlay cuts off the end of the disk" in message
-    assert "rate_limit: only goes with a backing_file in the clear that" in refused(
+    assert "rate_limit: only works with an unencrypted backing_file that" in refused(
         full, "raw", tmp_path / "x", **below, rate_limit="1M"
     )
 
@@ -374,7 +374,7 @@ def test_a_source_is_removed_when_its_content_is_at_the_destination(raw: Path, t
     assert convert(raw, "raw", dest, remove_src=True)["actions"] == [f"remove {raw}"]
     os.rename(kept, raw)
     qemu_io(raw, "write -P 1 0 512", "raw")
-    assert "has other content, and is not made anew" in refused(raw, "raw", dest, remove_src=True)
+    assert "has other content, which update=missing leaves alone" in refused(raw, "raw", dest, remove_src=True)
     assert "no such image" in refused(tmp_path / "gone", "raw", tmp_path / "x", remove_src=True)
 
 

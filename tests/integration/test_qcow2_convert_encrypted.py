@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.encrypted import QUICK, encryption, opens, seen_of, write
-from integration.encrypted import content as decrypted
-from integration.image_tools import (
+from lab.module import run_module
+from lab.tree import tree_state
+from support.encrypted import QUICK, encryption, looked_at, opens, write
+from support.encrypted import content as decrypted
+from support.image_tools import (
     MIB,
     NOBODY,
     content,
@@ -27,8 +29,6 @@ from integration.image_tools import (
     qemu_io,
     specific,
 )
-from lab.module import run_module, start_module
-from lab.tree import tree_state
 
 Result = dict[str, Any]
 FIRST, SECOND, OTHER = "correct horse, battery=staple", "zweiter Schlüssel", "wrong horse"
@@ -85,9 +85,7 @@ def test_it_is_stored_in_the_clear_when_asked_and_the_secrets_are_seen_nowhere(m
     before, source = tree_state(tmp_path), tree_state(made)
     predicted = convert(src, dest, check=True, **wanted)
     assert tree_state(tmp_path) == before
-    module = start_module("qcow2_convert", params(src, dest, decrypt=True, **wanted))
-    seen = seen_of(module.pid)
-    result = module.result()
+    result, seen = looked_at("qcow2_convert", params(src, dest, decrypt=True, **wanted))
     assert (result["changed"], result["verified"]) == (True, True), result
     assert result["actions"] == predicted["actions"] == [f"convert {src} (encrypted qcow2) to {dest} (qcow2)"]
     assert result["diff"] == predicted["diff"]
@@ -102,7 +100,7 @@ def test_it_is_stored_in_the_clear_when_asked_and_the_secrets_are_seen_nowhere(m
     again = convert(src, dest, **wanted)
     assert (again["changed"], again["verified"], again["actions"]) == (False, True, [])
     qemu_io(dest, "write -P 9 4M 64k")
-    assert convert(src, dest, **wanted)["actions"][0].endswith("in the place of the one that has other content")
+    assert convert(src, dest, **wanted)["actions"][0].endswith("in place of the one that has other content")
     assert content(dest) == decrypted(src, SECOND, golden=FIRST)
     assert tree_state(tmp_path).keys() == settled.keys()
     assert tree_state(made) == source
@@ -110,9 +108,9 @@ def test_it_is_stored_in_the_clear_when_asked_and_the_secrets_are_seen_nowhere(m
 
 def test_without_being_asked_it_is_refused_with_what_to_set(made: Path, tmp_path: Path) -> None:
     src, dest = made / "golden", tmp_path / "plain"
-    assert "set src_encryption with its secret and decrypt=true where that is meant" in refused(src, dest)
-    assert "in the clear: set decrypt=true where" in refused(src, dest, src_encryption=secret(FIRST))
-    assert "set src_encryption with its secret where" in refused(src, dest, decrypt=True)
+    assert "set src_encryption with its secret and decrypt=true if that is meant" in refused(src, dest)
+    assert "unencrypted: set decrypt=true if" in refused(src, dest, src_encryption=secret(FIRST))
+    assert "set src_encryption with its secret if" in refused(src, dest, decrypt=True)
     clear = tmp_path / "clear"
     qemu_img("create", "-q", "-u", "-f", "qcow2", "-b", src, "-F", "qcow2", "--", clear, "8M")
     assert f"{src}: is encrypted" in refused(clear, dest, trusted=True), "an overlay in the clear does not hide it"
@@ -146,7 +144,7 @@ def test_a_wrong_secret_is_an_error_and_nothing_is_written(made: Path, tmp_path:
     options = ["--object", f"secret,id=s,file={key}", "-o", "encrypt.format=aes,encrypt.key-secret=s"]
     qemu_img("create", "-q", "-f", "qcow2", *options, old, "1M")
     said = refused(old, tmp_path / "new", decrypt=True, src_encryption=secret(FIRST))
-    assert "is encrypted with aes, where nothing tells a wrong secret" in said
+    assert "is encrypted with aes, where a wrong secret silently gives garbage" in said
 
 
 def test_a_whole_encrypted_disk_is_decrypted_and_removed(made: Path, tmp_path: Path) -> None:
@@ -197,7 +195,7 @@ def test_what_it_shares_with_an_encrypted_backing_file_is_not_stored_in_the_clea
     over: Result = {"backing_file": str(made / "golden"), "backing_format": "qcow2"}
     opening = secret(SECOND, FIRST)
     said = refused(made / "a clone, of it", tmp_path / "new", decrypt=True, src_encryption=opening, **over)
-    assert "an overlay on it would hold its changes in the clear" in said
+    assert "an overlay on it would hold its changes unencrypted" in said
 
 
 # --- encrypted destinations -------------------------------------------------------------------------------------
@@ -217,9 +215,7 @@ def test_a_disk_is_encrypted_compared_and_kept_up_to_date(tmp_path: Path, image_
     state = tree_state(tmp_path)
     predicted = convert(src, dest, check=True, decrypt=False, **wanted)
     assert tree_state(tmp_path) == state
-    module = start_module("qcow2_convert", params(src, dest, **wanted))
-    seen = seen_of(module.pid)
-    result = module.result()
+    result, seen = looked_at("qcow2_convert", params(src, dest, **wanted))
     assert (result["changed"], result["verified"]) == (True, True), result
     assert result["actions"] == predicted["actions"] == [f"convert {src} (qcow2) to {dest} (encrypted {image_format})"]
     assert result["diff"] == predicted["diff"]
@@ -239,7 +235,7 @@ def test_a_disk_is_encrypted_compared_and_kept_up_to_date(tmp_path: Path, image_
         assert f"{dest}: cannot be opened with the secret" in said
     write(dest, SECOND, "write -P 9 2M 64k", image_format)
     replacing = convert(src, dest, **wanted, check=image_format == "luks")
-    assert replacing["actions"][0].endswith("in the place of the one that has other content")
+    assert replacing["actions"][0].endswith("in place of the one that has other content")
     assert (decrypted(dest, SECOND, image_format) == before) == (image_format == "qcow2")
     assert tree_state(tmp_path).keys() == settled.keys()
 
@@ -271,11 +267,11 @@ def test_an_image_in_the_clear_does_not_pass_for_an_encrypted_one(made: Path, tm
     wanted: Result = {"encryption": {"secret": FIRST}}
     assert "is not encrypted, asked for encryption, and for update=missing" in refused(src, dest, **wanted)
     prediction = convert(src, dest, update="changed", check=True, **wanted)
-    assert prediction["actions"][0].endswith("in the place of the one that is not encrypted")
+    assert prediction["actions"][0].endswith("in place of the one that is not encrypted")
     dest = Path(shutil.copyfile(made / "golden", tmp_path / "golden"))
     different = {"encryption": {**wanted["encryption"], "cipher_alg": "serpent-256"}}
     prediction = convert(src, dest, update="changed", check=True, **different)
-    assert prediction["actions"][0].endswith("in the place of the one that is encrypted with another cipher_alg")
+    assert prediction["actions"][0].endswith("in place of the one that is encrypted with another cipher_alg")
 
 
 def test_a_snapshot_with_another_size_is_encrypted_too(tmp_path: Path) -> None:
@@ -321,7 +317,7 @@ def test_what_qemu_cannot_encrypt_is_refused_with_the_reason(tmp_path: Path) -> 
     for wanted, reason in (
         ({**key, "format": "raw"}, "raw images cannot be encrypted: use qcow2 or luks"),
         ({**key, "format": "vmdk"}, "vmdk images cannot be encrypted"),
-        ({"format": "luks"}, "a luks image is nothing but encrypted"),
+        ({"format": "luks"}, "a luks image is always encrypted"),
         ({**key, "compress": True}, "QEMU cannot encrypt what it compresses"),
         ({**key, "format": "luks", "preallocation": "full"}, "not available for luks"),
         ({"encryption": {"secret": FIRST, "cipher_alg": "cast5-128"}}, "ask for cbc"),

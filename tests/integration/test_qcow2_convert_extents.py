@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.image_tools import GIB, MIB, NOBODY, content, names, opened_by_a_process, qemu_img, qemu_io
 from lab.module import run_module
 from lab.pattern import write_pattern
 from lab.tree import tree_state
+from support.image_tools import GIB, MIB, NOBODY, content, names, opened_by_a_process, qemu_img, qemu_io
 
 Result = dict[str, Any]
 SMALL, LARGE = 3 * MIB, 2 * GIB + 3 * MIB

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.encrypted import content, encryption, is_sound, opens, seen_of, write
-from integration.image_tools import (
+from lab.tree import tree_state
+from support.encrypted import content, encryption, is_sound, looked_at, opens, write
+from support.image_tools import (
     MIB,
-    begin,
     create,
     done,
+    image_params,
     info,
     names,
     opened_by_a_process,
@@ -28,7 +29,6 @@ from integration.image_tools import (
     settled,
     specific,
 )
-from lab.tree import tree_state
 
 FIRST, SECOND, OTHER = "correct horse, battery=staple", "zweiter Schlüssel", "wrong horse"
 HUSH = "hush-hush-hush"
@@ -78,9 +78,7 @@ def test_an_encrypted_image_is_made_and_its_secrets_are_seen_nowhere(tmp_path: P
     before = tree_state(tmp_path)
     prediction = done(path, check=True, **wanted)
     assert tree_state(tmp_path) == before
-    module = begin(path, **wanted)
-    seen = seen_of(module.pid)
-    result = module.result()
+    result, seen = looked_at("qcow2_image", image_params(path, wanted))
     assert (result["changed"], result["actions"]) == (True, prediction["actions"]), result
     assert result["actions"] == [f"create encrypted qcow2 image {path} of 8 MiB"]
     assert any(b"qemu-img" in what for what in seen), "it was looked at"
@@ -156,7 +154,7 @@ def test_keys_come_and_go_and_the_content_stays(vault: Path) -> None:
     assert result["actions"] == [f"remove a key from {vault}"] * 2
     assert (slots(vault), opens(vault, FIRST), opens(vault, SECOND)) == ([3], False, False)
     last = refused(vault, encryption=encryption(OTHER, absent(OTHER)))
-    assert "the last key never goes" in last["msg"]
+    assert "a key always remains" in last["msg"]
     assert content(vault, OTHER) == before
 
 
@@ -194,7 +192,7 @@ def test_an_overlay_of_an_encrypted_image_is_encrypted_rebased_and_flattened(vau
     clone = vault.with_name("clone")
     over = {"backing_file": str(vault), "backing_format": "qcow2"}
     state = tree_state(vault.parent)
-    assert "would hold its changes in the clear" in refused(clone, **over)["msg"]
+    assert "would hold its changes unencrypted" in refused(clone, **over)["msg"]
     assert f"{vault}: cannot be opened" in refused(clone, **over, encryption=encryption(OTHER))["msg"]
     assert tree_state(vault.parent) == state
     secrets = encryption(OTHER, backing_secret=SECOND)
@@ -231,7 +229,7 @@ def test_what_only_a_rewrite_can_change_is_an_error_that_says_so(vault: Path) ->
     attempts: list[tuple[Path, dict[str, Any], str]] = [
         (plain, {"encryption": encryption(FIRST)}, "is not encrypted, asked for encryption: only a rewrite"),
         (vault, {}, "is encrypted, and the task gives no encryption"),
-        (vault, {"size": "20M"}, "has to be written anew"),
+        (vault, {"size": "20M"}, "convert it into a new image"),
         (old, {"encryption": encryption(FIRST)}, "is encrypted with aes, which is broken"),
         (vault, {"encryption": encryption(FIRST, cipher_alg="aes-192")}, "cipher_alg is aes-256, asked for aes-192"),
     ]
@@ -256,7 +254,7 @@ def test_what_only_a_rewrite_can_change_is_an_error_that_says_so(vault: Path) ->
         ({"encryption": {"secret": HUSH, "keys": [{"secret": OTHER, "slot": 8}]}}, "slot 8"),
         ({"encryption": {"secret": HUSH, "keys": [{"secret": OTHER, "slot": 0}]}}, "slot 0 holds another key"),
         ({"encryption": {"secret": HUSH}, "format": "raw"}, "raw images cannot be encrypted"),
-        ({"format": "luks"}, "a luks image is nothing but encrypted"),
+        ({"format": "luks"}, "a luks image is always encrypted"),
         ({"format": "luks", "encryption": {"secret": HUSH}, "preallocation": "full"}, "not available for luks"),
     ],
     ids=str,

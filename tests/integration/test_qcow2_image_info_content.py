@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import Canary, overlay_with
-from integration.damage import leak, miscount
-from integration.image_tools import (
+from lab.module import run_module
+from lab.tree import tree_state
+from support.damage import leak, miscount
+from support.hostile import Canary, overlay_with
+from support.image_tools import (
     MIB,
     NOBODY,
     allocated,
@@ -26,11 +28,9 @@ from integration.image_tools import (
     qemu_img,
     qemu_io,
 )
-from integration.looks import look, one, refused
-from integration.snapshot_tools import marked, succeeded
-from integration.stand_in import listening, python_with
-from lab.module import run_module
-from lab.tree import tree_state
+from support.looks import look, one, refused
+from support.snapshot_tools import marked, succeeded
+from support.stand_in import listening, python_with
 from unit.qcow2_header import DIRTY
 
 EVERYTHING = {"backing_chain": True, "map": True, "measure": True, "check": True, "dependents": True, "uri": NOBODY}

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.image_tools import (
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.tree import tree_state
+from support.image_tools import (
     KIB,
     MIB,
     content,
@@ -29,9 +32,6 @@ from integration.image_tools import (
     small_file_system,
     specific,
 )
-from lab import Disk, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.tree import tree_state
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_base_that_was_moved_is_named_anew(disks: Path) -> None:
     before = content(disks / "clone")
     (disks / "old").rename(disks / "moved")
     result = refused(disks / "clone", **over(disks / "moved"))
-    assert "set rebase=unsafe where the new one holds the same" in result["msg"]
+    assert "set rebase=unsafe if the new one holds the same" in result["msg"]
     inode = (disks / "clone").stat().st_ino
     named = {"backing_file": str(disks / "moved"), "backing_format": "qcow2", "rebase": "unsafe"}
     result = predicted(disks / "clone", **named)
@@ -238,7 +238,7 @@ def test_what_the_image_names_is_not_copied_before_somebody_answers_for_it(disks
     state = tree_state(disks)
     for params in ({"backing_file": ""}, {"backing_file": str(disks / "new"), "backing_format": "qcow2"}):
         result = refused(disks / "clone", **params)
-        assert "set trusted=true where you know" in result["msg"]
+        assert "set trusted=true if you know" in result["msg"]
         assert result["backing_file"] == str(victim)
     assert tree_state(disks) == state
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.image_tools import (
+from lab import Disk, Guest, Hypervisor
+from lab.fixtures import MakeDomain
+from lab.tree import tree_state
+from support.image_tools import (
     MIB,
     create,
     done,
@@ -23,9 +26,6 @@ from integration.image_tools import (
     qemu_img,
     refused,
 )
-from lab import Disk, Guest, Hypervisor
-from lab.fixtures import MakeDomain
-from lab.tree import tree_state
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_guests_lock_is_respected_where_libvirt_does_not_answer(images: Path, 
     before = tree_state(images)
     for name, params in (("disk.qcow2", {"state": "absent"}), ("data.raw", {"format": "raw", "size": "20M"})):
         result = refused(images / name, **params)
-        assert "in use by a process outside libvirt's sight" in result["msg"]
+        assert "in use by a process that libvirt does not know" in result["msg"]
         assert result["in_use_by"] == []
     overlay_of_it = {"backing_file": str(images / "data.raw"), "backing_format": "raw"}
     assert "is open for writing" in refused(images / "clone", **overlay_of_it)["msg"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from lab import Disk, SessionHypervisor, run_module
-from scene import content, definition, disk_of, is_running, leftovers, make_image
+from support.scene import content, definition, disk_of, is_running, leftovers, make_image
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import snapshots as _snapshots
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from integration.image_tools import KIB, content, create, info, qemu_img, qemu_io
+from support.image_tools import KIB, content, create, info, qemu_img, qemu_io
 
 KINDS = ("cluster_size=512,compat=0.10", "cluster_size=4k", "extended_l2=on,cluster_size=16k", "cluster_size=64k")
 DISK = 256 * KIB

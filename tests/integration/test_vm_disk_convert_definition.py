@@ -12,7 +12,7 @@ from typing import Any
 
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from scene import RECORD, definition, disk_of, leftovers, make_image, make_overlay, with_backing
+from support.scene import RECORD, definition, disk_of, leftovers, make_image, make_overlay, with_backing
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_convert"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.scene import (
     content,
     definition,
     disk_of,

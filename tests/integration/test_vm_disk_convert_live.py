@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import subprocess
@@ -15,9 +16,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from lab import Disk, Guest, Hypervisor, run_module
+from lab import Disk, Guest, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
-from scene import (
+from support.guest_writes import acknowledged, file_system, start_writing, stop_writing
+from support.injection import wait_in
+from support.scene import (
     MIB,
     content,
     definition,
@@ -29,31 +32,10 @@ from scene import (
     qemu_img,
     with_backing,
 )
+from support.waits import HELD
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_convert"
-
-
-def file_system(path: Path, mib: int = 64) -> Path:
-    """A raw disk with an ext4, which the lab's guest mounts."""
-    qemu_img("create", "-q", "-f", "raw", path, f"{mib}M")
-    subprocess.run(["mkfs.ext4", "-q", path], check=True)
-    return path
-
-
-def start_writing(guest: Guest) -> None:
-    guest.must("pattern /data/pattern 8 live && sync && sha256sum /data/pattern >/data/SUMS")
-    guest.must("(writer /data/records >/tmp/writer 2>&1 &); while [ ! -e /tmp/acked ]; do usleep 10000; done")
-
-
-def stop_writing(guest: Guest) -> int:
-    """Asserts that all that was acknowledged is there, and returns how many records that are."""
-    guest.must("touch /tmp/stop; while pidof dd; do usleep 10000; done; sync; echo 3 >/proc/sys/vm/drop_caches")
-    acked = int(guest.must("cat /tmp/acked"))
-    said = guest.must("check /data/records; sha256sum -c /data/SUMS")
-    assert int(said.split()[1]) >= acked > 0, said
-    assert guest.must("cat /tmp/writer").strip() == ""
-    return acked
 
 
 @dataclass
@@ -90,10 +72,15 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     names = {path.name for path in directory.iterdir()}
     predicted = run_module(MODULE, params, check=True, diff=True)
     untouched = definition(hv, "live") == before and {path.name for path in directory.iterdir()} == names
-    acked = [int(guest.must("cat /tmp/acked"))]
-    there = run_module(MODULE, params, diff=True)
+    acked = [acknowledged(guest)]
+    run = start_module(MODULE, {**params, "bandwidth": HELD}, diff=True)
+    wait_in(run, lambda: "<mirror" in definition(hv, "live", 0), "the copy")
+    acked.append(acknowledged(guest, acked[-1]))  # while it is copied
+    with contextlib.closing(hv.connect()) as connection:
+        connection.lookupByName("live").blockJobSetSpeed("vda", 0, 0)
+    there = run.result()
     between = disk_of(hv, "live")
-    acked.append(int(guest.must("cat /tmp/acked")))
+    acked.append(acknowledged(guest, acked[-1]))
     again = run_module(MODULE, params)
     back = run_module(MODULE, {**params, "format": "raw", "mode": "live", "dest": str(directory / "back.raw")})
     acked.append(stop_writing(guest))
@@ -117,7 +104,7 @@ def test_a_running_domain_is_converted_live_unless_told_otherwise(journey: Journ
     assert (disk["mode"], disk["path"], disk["format"]) == ("live", str(journey.directory / "vm.qcow2"), "qcow2")
     assert (disk["previous_path"], disk["previous_format"]) == (str(journey.directory / "vm.raw"), "raw")
     assert disk["downtime_seconds"] is None
-    assert [action.split()[0] for action in journey.there["actions"]] == ["copy", "let"]
+    assert [action.split()[0] for action in journey.there["actions"]] == ["copy", "switch"]
     assert journey.between == (str(journey.directory / "vm.qcow2"), "qcow2")
 
 
@@ -379,11 +366,11 @@ def test_a_block_device_that_does_not_fit_is_refused(
     assert "only copied to a block device while its guest runs" in off["msg"]
     hv.start(name)
     cases = {
-        "as raw both must be of one size": {"dest": larger, "format": "raw"},
+        "as raw both must have the same size": {"dest": larger, "format": "raw"},
         "choose a larger device": {"dest": smaller},
-        "asked for a block device, but is none": {"dest": str(images / "new.qcow2")},
+        "asked for a block device, and is something else": {"dest": str(images / "new.qcow2")},
         "needs dest": {},
-        "all of a block device is there already": {"dest": larger, "preallocation": "full"},
+        "a block device is fully allocated already": {"dest": larger, "preallocation": "full"},
     }
     before = definition(hv, name)
     for said, more in cases.items():

@@ -13,10 +13,10 @@ from typing import Any
 
 import libvirt
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Guest, GuestError, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.arranged import Asked, Cases, Scene
+from support.scene import (
     MIB,
     definition,
     disk_of,
@@ -93,7 +93,7 @@ def the_source_is_the_backing_file_of_another_domain(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(base))}
 
 
-@case("vm.raw: in use by a process outside libvirt's sight")
+@case("vm.raw: in use by a process that libvirt does not know")
 def a_process_has_the_source_open(scene: Scene) -> Asked:
     path = scene.raw()
     command = ["qemu-io", "-f", "raw", str(path)]
@@ -192,7 +192,7 @@ def the_domain_runs_and_must_not_be_stopped(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw()), start=True), "mode": "offline", "shutdown": "never"}
 
 
-@case("is paused, so that its guest cannot shut down", "resume it")
+@case("is paused, so its guest cannot shut down", "resume it")
 def the_domain_is_paused(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.raw()), start=True)
     with scene.libvirt(name) as domain:
@@ -347,7 +347,7 @@ def the_image_is_a_vmdk_with_an_extent_beside_it(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(descriptor, "vmdk")), "format": "raw"}
 
 
-@case("not a plain file beside it")
+@case("something else than a file beside it")
 def the_image_is_a_vmdk_with_an_extent_elsewhere(scene: Scene) -> Asked:
     descriptor = scene.images / "vm.vmdk"
     qemu_img("create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", descriptor, f"{8 * MIB}")
@@ -364,7 +364,7 @@ def the_chain_runs_in_a_circle(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(upper, "qcow2")), "format": "raw", "trusted": True}
 
 
-@case("is encrypted", "in the clear")
+@case("is encrypted", "unencrypted")
 def the_image_is_encrypted(scene: Scene) -> Asked:
     image = make_encrypted(scene.images / "vm.qcow2")
     return {"name": scene.domain(Disk(image, "qcow2")), "format": "raw"}
@@ -446,12 +446,12 @@ def _closed(scene: Scene) -> str:
     return str(scene.images / "private" / "vm.qcow2")
 
 
-@case("dest: QEMU runs as the user", "may not pass", "private (mode 0700)", "give it execute permission")
+@case("dest: QEMU runs as the user", "may not enter", "private (mode 0700)", "give it execute permission")
 def qemu_may_not_traverse_the_directory(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "dest": _closed(scene)}
 
 
-@case("dest: QEMU runs as the user", "may not pass", "private (mode 0700)", "give it execute permission")
+@case("dest: QEMU runs as the user", "may not enter", "private (mode 0700)", "give it execute permission")
 def qemu_may_not_traverse_the_directory_of_a_live_copy(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw()), start=True), "dest": _closed(scene)}
 
@@ -581,7 +581,7 @@ def the_bandwidth_is_nothing(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "bandwidth": "0"}
 
 
-@case("copy_timeout: 0 s is no time")
+@case("copy_timeout: 0 s is too short")
 def there_is_no_time_to_copy_in(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "copy_timeout": 0}
 
@@ -664,10 +664,10 @@ def test_a_guest_that_goes_off_after_the_timeout_is_started_again_by_the_next_ru
     params = {"name": deaf.name, "disk": "vda", "shutdown_timeout": 1, "mode": "offline", "uri": hv.uri}
     for _again in range(2):
         failed = run_module(MODULE, params)
-        assert "Should it still go off, the next run starts it again" in failed["msg"]
+        assert "If it still goes off later, the next run starts it again" in failed["msg"]
         assert is_running(hv, deaf.name)
     with contextlib.suppress(GuestError):
-        deaf.run("power-off", timeout=5)
+        deaf.run("power-off")
     deaf.wait_off()
     predicted = run_module(MODULE, params, check=True)
     done = run_module(MODULE, params)
@@ -695,7 +695,7 @@ def test_a_guest_that_goes_off_under_a_later_task_is_started_again_whatever_the_
     (disk,) = run_module("vm_disk_info", {"names": [deaf.name], "uri": hv.uri})["disks"]
     assert disk["unfinished"]
     with contextlib.suppress(GuestError):
-        deaf.run("power-off", timeout=5)
+        deaf.run("power-off")
     deaf.wait_off()
     asked = {**params, "dest": str(images / "missing" / "vm.raw"), "format": "raw"}
     refused = run_module(MODULE, asked)

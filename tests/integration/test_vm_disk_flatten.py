@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.playground import Playground, percents, wait_for
-from integration.test_vm_disk_convert_live import start_writing, stop_writing
-from lab import Disk, Guest, Hypervisor, pattern_sha256, run_module, tree_state, write_pattern
+from lab import Disk, Guest, Hypervisor, pattern_sha256, run_module, start_module, tree_state, write_pattern
 from lab.fixtures import MakeDomain
-from scene import (
+from support.guest_writes import acknowledged, start_writing, stop_writing
+from support.injection import wait_in
+from support.playground import Playground, percents
+from support.scene import (
     MIB,
     chain_of,
     content,
@@ -34,6 +35,7 @@ from scene import (
     qemu_img,
     with_backing,
 )
+from support.waits import HELD, send_to_group, wait_for
 
 MODULE = "vm_disk_flatten"
 
@@ -141,12 +143,18 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     before, process, tree = definition(hv, "flatten"), hv.qemu_pid("flatten"), set(os.listdir(directory))
     predicted = run_module(MODULE, {**params, "base": str(base)}, check=True, diff=True)
     untouched = definition(hv, "flatten") == before and set(os.listdir(directory)) == tree
-    acked = [int(guest.must("cat /tmp/acked"))]
+    acked = [acknowledged(guest)]
     progress = directory.with_name("flatten-progress")
     watched = {"KVMOPS_PROGRESS": str(progress)}
-    shorter = run_module(MODULE, {**params, "base": str(base)}, diff=True, env=watched)
+    run = start_module(MODULE, {**params, "base": str(base), "bandwidth": HELD}, diff=True, env=watched)
+    with contextlib.closing(hv.connect()) as connection:
+        domain = connection.lookupByName("flatten")
+        wait_in(run, lambda: domain.blockJobInfo("vda", 0), "the pull")
+        acked.append(acknowledged(guest, acked[-1]))  # while its disk is pulled
+        domain.blockJobSetSpeed("vda", 0, 0)
+    shorter = run.result()
     between = chain_of(hv, "flatten"), chain_of(hv, "flatten", live=True), image_chain(top, "qcow2")
-    acked.append(int(guest.must("cat /tmp/acked")))
+    acked.append(acknowledged(guest, acked[-1]))
     again = run_module(MODULE, {**params, "disk": str(top), "base": str(base)})
     alone = run_module(MODULE, {**params, "bandwidth": "200M"}, diff=True)
     acked.append(stop_writing(guest))
@@ -256,7 +264,7 @@ def test_a_paused_domain_is_flattened_and_stays_paused(hv: Hypervisor, images: P
     assert leftovers(hv, name, images) == []
 
 
-# Off line
+# Offline
 
 
 @dataclass
@@ -412,12 +420,12 @@ def test_a_disk_without_backing_files_is_left_alone_whatever_the_base(
 
 def test_ctrl_c_ends_a_pull_that_says_how_far_it_is(off: Machine, ground: Playground) -> None:
     off.hv.start(off.name)
-    task = {f"kvmops.disk.{MODULE}": {"name": off.name, "disk": "vda", "bandwidth": "512K"}}
+    task = {f"kvmops.disk.{MODULE}": {"name": off.name, "disk": "vda", "bandwidth": HELD}}
     run = ground.start(task)
     run.wait_for("vda: pull")
     wait_for(lambda: pulls(off), "the pull")
-    os.killpg(run.process.pid, signal.SIGINT)
-    run.wait(60)
+    send_to_group(run.process.pid, signal.SIGINT)
+    run.wait()
     assert run.process.returncode != 0
     wait_for(lambda: not pulls(off) and not leftovers(off.hv, off.name, off.top.parent), "the end of the pull")
     assert image_chain(off.top, "qcow2") == [str(off.middle), str(off.base)]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from scene import make_image, make_overlay, qemu_img, unchanged, with_backing
+from support.arranged import Asked, Cases, Scene
+from support.scene import make_image, make_overlay, qemu_img, unchanged, with_backing
 
 MODULE = "vm_disk_flatten"
 CASES = Cases(MODULE, disk="vda", trusted=True)
@@ -54,7 +54,7 @@ def overlaid(scene: Scene, **options: Any) -> Disk:
         ({"base": "base.raw"}, "is relative"),
         ({"bandwidth": "0"}, "bandwidth"),
         ({"bandwidth": "fast"}, "bandwidth: 'fast' is not a size"),
-        ({"copy_timeout": 0}, "copy_timeout: 0 s is no time"),
+        ({"copy_timeout": 0}, "copy_timeout: 0 s is too short"),
         ({"mode": "live"}, "is shut off, and mode is live"),
         ({"mode": "never"}, "value of mode must be one of"),
         ({"disks": ["vda"]}, "mutually exclusive"),

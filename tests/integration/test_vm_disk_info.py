@@ -16,7 +16,8 @@ import libvirt
 import pytest
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from scene import MIB, make_image, make_overlay, qemu_img, unchanged, with_backing
+from support.scene import MIB, make_image, make_overlay, qemu_img, unchanged, with_backing
+from support.waits import HELD
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_info"
@@ -184,7 +185,7 @@ def test_a_block_job_is_seen(hv: Hypervisor, info: Info, images: Path, make_doma
     assert [disk["job"] for disk in info(name=name)] == [False, False]
     with contextlib.closing(hv.connect()) as connection:
         xml = f"<disk type='file'><source file='{images / 'copy.raw'}'/><driver type='raw'/></disk>"
-        bandwidth = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: 64 * 1024}
+        bandwidth = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: int(HELD)}
         flags = libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
         connection.lookupByName(name).blockCopy("vda", xml, bandwidth, flags)
     assert [disk["job"] for disk in info(name=name)] == [True, False]

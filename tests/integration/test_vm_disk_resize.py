@@ -16,10 +16,10 @@ from typing import Any
 
 import libvirt
 import pytest
-from integration.stand_in import listening
 from lab import Disk, Guest, Hypervisor, build_boot_disk, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.injection import environment
+from support.scene import (
     MIB,
     content,
     definition,
@@ -31,6 +31,7 @@ from scene import (
     state,
     unchanged,
 )
+from support.stand_in import listening
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_resize"
@@ -90,6 +91,10 @@ class Live:
         params = {"name": self.guest.name, "uri": self.guest.hv.uri, "disk": disk, "size": size, **options}
         return run_module(MODULE, params, check=check, env=env, python=python)
 
+    def size(self, target: str) -> int:
+        """In MiB: the tests before have grown it, whichever they were."""
+        return self.guest.disk_size(target) // MIB
+
     @contextlib.contextmanager
     def domain(self) -> Iterator[libvirt.virDomain]:
         with contextlib.closing(self.guest.hv.connect()) as connection:
@@ -117,11 +122,12 @@ def live(hv: Hypervisor) -> Iterator[Live]:
 
 
 def test_check_mode_predicts_and_touches_nothing(live: Live) -> None:
+    size = live.size("vdd")
     with live.as_it_is():
-        predicted = live.resize("vdd", "12M", check=True)
-    assert live.guest.disk_size("vdd") == 8 * MIB
-    done(predicted, 8 * MIB, 12 * MIB, "live")
-    assert predicted["actions"] == live.resize("vdd", "12M")["actions"]
+        predicted = live.resize("vdd", f"{size + 4}M", check=True)
+    assert live.size("vdd") == size
+    done(predicted, size * MIB, (size + 4) * MIB, "live")
+    assert predicted["actions"] == live.resize("vdd", f"{size + 4}M")["actions"]
 
 
 @pytest.mark.parametrize("target", ["vdb", "vdc", "vdd", "sda"])
@@ -129,13 +135,14 @@ def test_a_running_guest_sees_the_new_size_at_once(live: Live, target: str) -> N
     path = live.images[target]
     image_format = "qcow2" if path.suffix == ".qcow2" else "raw"
     before = virtual_size(path, image_format)
-    disk = done(live.resize(target, "16M"), before, 16 * MIB, "live")
+    larger = before + 8 * MIB
+    disk = done(live.resize(target, str(larger)), before, larger, "live")
     assert (disk["path"], disk["format"], disk["domain"]) == (str(path), image_format, live.guest.name)
-    assert live.guest.disk_size(target) == 16 * MIB
-    assert virtual_size(path, image_format) == 16 * MIB
-    again = live.resize(str(path), "16M")
+    assert live.guest.disk_size(target) == larger
+    assert virtual_size(path, image_format) == larger
+    again = live.resize(str(path), str(larger))
     assert not again["changed"]
-    assert again["disks"][0]["virtual_size"] == 16 * MIB
+    assert again["disks"][0]["virtual_size"] == larger
     assert (again["disks"][0]["previous_size"], again["disks"][0]["mode"]) == (None, None)
 
 
@@ -152,67 +159,70 @@ def test_the_guest_writes_where_there_was_nothing_and_keeps_what_was(live: Live)
 
 
 def test_a_paused_guest_has_it_when_it_goes_on(live: Live) -> None:
+    size = live.size("vdd")
     with live.domain() as domain:
         domain.suspend()
         try:
-            done(live.resize("vdd", "20M"), 16 * MIB, 20 * MIB, "live")
+            done(live.resize("vdd", f"{size + 4}M"), size * MIB, (size + 4) * MIB, "live")
             assert domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
         finally:
             domain.resume()
-    assert live.guest.disk_size("vdd") == 20 * MIB
+    assert live.size("vdd") == size + 4
 
 
 def test_a_growth_alone_grows_every_time_and_one_from_a_size_once(live: Live) -> None:
-    for size in (21, 22):
+    size = live.size("vdd")
+    for before in (size, size + 1):
         predicted = live.resize("vdd", "+1M", check=True)
-        done(predicted, (size - 1) * MIB, size * MIB, "live")
+        done(predicted, before * MIB, (before + 1) * MIB, "live")
         assert live.resize("vdd", "+1M")["actions"] == predicted["actions"]
-    assert live.resize("vdd", "+2M", from_size="22M")["changed"]
-    assert not live.resize("vdd", "+2M", from_size="22M")["changed"]
-    refused = live.resize("vdd", "+2M", from_size="23M")
-    assert "has 24 MiB, asked to grow from 23 MiB to 25 MiB" in refused["msg"]
-    assert refused["virtual_size"] == 24 * MIB
-    assert live.guest.disk_size("vdd") == 24 * MIB
+    assert live.resize("vdd", "+2M", from_size=f"{size + 2}M")["changed"]
+    assert not live.resize("vdd", "+2M", from_size=f"{size + 2}M")["changed"]
+    refused = live.resize("vdd", "+2M", from_size=f"{size + 3}M")
+    assert f"has {size + 4} MiB, asked to grow from {size + 3} MiB to {size + 5} MiB" in refused["msg"]
+    assert refused["virtual_size"] == (size + 4) * MIB
+    assert live.size("vdd") == size + 4
 
 
 @pytest.mark.parametrize("shrink", [False, True])
 def test_a_disk_is_never_shrunk_under_its_guest(live: Live, shrink: bool) -> None:
+    size = live.size("vdc")
     with live.as_it_is():
-        refused = live.resize("vdc", "8M", shrink=shrink)
+        refused = live.resize("vdc", f"{size // 2}M", shrink=shrink)
     assert "while it is running: a disk is never shrunk under its guest" in refused["msg"]
-    assert live.guest.disk_size("vdc") == 16 * MIB
+    assert live.size("vdc") == size
 
 
 def test_a_running_disk_grows_within_what_its_file_system_may_promise(live: Live) -> None:
-    system = os.statvfs(live.directory)
+    system, larger = os.statvfs(live.directory), f"{live.size('vdb') + 4}M"
     with live.as_it_is():
-        refused = live.resize("vdb", "20M", max_overcommit=1e-6)
+        refused = live.resize("vdb", larger, max_overcommit=1e-6)
     assert refused["filesystem_bytes"] == system.f_blocks * system.f_frsize
-    assert "is no ratio" in live.resize("vdb", "20M", max_overcommit="nan")["msg"]
-    assert live.resize("vdb", "20M", max_overcommit=1000)["changed"]
+    assert "is not a ratio" in live.resize("vdb", larger, max_overcommit="nan")["msg"]
+    assert live.resize("vdb", larger, max_overcommit=1000)["changed"]
 
 
 def test_one_call_does_it_and_qemu_img_is_not_run(live: Live, tmp_path: Path) -> None:
     log, points = tmp_path / "log", tmp_path / "points"
     python = listening(tmp_path, log)
-    injected = Path(__file__).parents[1] / "faults" / "injected"
-    env = {"PYTHONPATH": str(injected), "POINTS": str(points)}
+    env = environment(POINTS=str(points))
     for target in ("vdb", "vdd"):
         points.unlink(missing_ok=True)
-        assert live.resize(target, "32M", env=env, python=python)["changed"]
+        assert live.resize(target, "+8M", env=env, python=python)["changed"]
         assert [point for point in points.read_text().splitlines() if "Resize" in point] == ["virDomainBlockResize 1"]
     assert not log.exists(), log.read_text()
 
 
 def test_space_under_a_guest_is_not_reserved(live: Live) -> None:
-    refused = live.resize("vdd", "40M", preallocation="falloc")
+    larger = live.size("vdd") + 8
+    refused = live.resize("vdd", f"{larger}M", preallocation="falloc")
     assert "cannot be reserved" in refused["msg"]
     thick = live.images["vdd"]
     subprocess.run(["fallocate", "-l", str(thick.stat().st_size), thick], check=True)
-    grown = live.resize("vdd", "40M")
+    grown = live.resize("vdd", f"{larger}M")
     assert grown["changed"]
-    assert any("what is added to a disk under its guest is not" in str(said) for said in grown["warnings"])
-    assert allocated(thick) < 40 * MIB
+    assert any("what is added while its guest runs is not" in str(said) for said in grown["warnings"])
+    assert allocated(thick) < larger * MIB
 
 
 def test_the_size_stays_when_the_domain_is_stopped_and_started(live: Live) -> None:
@@ -454,7 +464,7 @@ def test_an_image_is_made_and_grown_within_what_its_file_system_may_promise(modu
         assert (refused["required_bytes"], refused["available_bytes"]) == (41 * MIB, 40 * MIB)
         other = module("qcow2_image", {**params, "path": str(small / "other.raw"), "format": "raw", "size": "512"})
         assert "2 image(s)" in other["msg"]
-        assert "is no ratio" in module("qcow2_image", {**params, "max_overcommit": 0, "size": "40M"})["msg"]
+        assert "is not a ratio" in module("qcow2_image", {**params, "max_overcommit": 0, "size": "40M"})["msg"]
         assert os.listdir(small) == ["vm.qcow2"]
     finally:
         subprocess.run(["umount", small], check=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import libvirt
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import MIB, make_encrypted, make_overlay, qemu_img, unchanged, with_backing
+from support.arranged import Asked, Cases, Scene
+from support.scene import MIB, make_encrypted, make_overlay, qemu_img, unchanged, with_backing
 
 MODULE = "vm_disk_resize"
 CASES = Cases(MODULE, disk="vda", size="16M")
@@ -30,7 +30,7 @@ def test_is_refused_and_nothing_changed(scene: Scene, name: str) -> None:
 
 #: What is asked of a disk of 8 MiB, and what is said of it; the same whether the domain runs or not.
 BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing": ({"size": "0"}, "is nothing"),
+    "nothing": ({"size": "0"}, "is too small"),
     "negative": ({"size": "-16M"}, "is not a size"),
     "no whole sectors": ({"size": str(16 * MIB + 100)}, "not a whole number of 512-byte sectors"),
     "absurd": ({"size": "8E"}, "more than QEMU can address"),
@@ -46,7 +46,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown domain": ({"name": "no-such-vm"}, "no domain of this name or UUID"),
     "two policies": ({"preallocation": "off", "allocation": "thin"}, "mutually exclusive"),
     "a directory that is none": ({"search_paths": ["/nonexistent"]}, "search_paths: /nonexistent is not a directory"),
-    "no limit": ({"max_overcommit": -1}, "max_overcommit: -1 is no ratio"),
+    "no limit": ({"max_overcommit": -1}, "max_overcommit: -1 is not a ratio"),
     "nobody there": ({"uri": "qemu+unix:///system?socket=/nonexistent"}, "cannot connect to libvirt"),
 }
 
@@ -136,7 +136,7 @@ def the_same_domain_has_the_image_twice(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(path), Disk(path, target="vdb"))}
 
 
-@case("vm.raw: in use by a process outside libvirt's sight")
+@case("vm.raw: in use by a process that libvirt does not know")
 def a_process_has_the_image_open(scene: Scene) -> Asked:
     path = scene.raw()
     command = ["qemu-io", "-f", "raw", str(path)]

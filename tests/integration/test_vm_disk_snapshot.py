@@ -10,7 +10,6 @@ import os
 import pwd
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,14 @@ from xml.etree import ElementTree
 
 import libvirt
 import pytest
-from integration.playground import Playground, percents
-from integration.test_vm_disk_convert_live import file_system, start_writing, stop_writing
 from lab import Disk, Guest, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.guest_writes import acknowledged, file_system, number_in, start_writing, stop_writing
+from support.playground import Playground, percents
+from support.scene import (
     MIB,
     RECORD,
+    can_revert,
     chain_of,
     content,
     definition,
@@ -36,9 +36,11 @@ from scene import (
     make_image,
     make_overlay,
     qemu_img,
+    snapshot_xmls,
     state,
     with_backing,
 )
+from support.waits import wait_for
 
 MODULE = "vm_disk_snapshot"
 #: The images of the guest, without what says their format.
@@ -54,12 +56,6 @@ COUNTER = (
 def domain_of(hv: Hypervisor, name: str) -> Iterator[libvirt.virDomain]:
     with contextlib.closing(hv.connect()) as connection:
         yield connection.lookupByName(name)
-
-
-def snapshot_xmls(hv: Hypervisor, name: str) -> dict[str, str]:
-    """What libvirt says of each snapshot."""
-    with domain_of(hv, name) as domain:
-        return {snapshot.getName(): snapshot.getXMLDesc(0) for snapshot in domain.listAllSnapshots(0)}
 
 
 def files_in(xml: str) -> set[Path]:
@@ -120,20 +116,21 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     guest.wait_ready()
     start_writing(guest)
     guest.must(f"({COUNTER}) >/dev/null 2>&1 &")
+    number_in(guest, "/tmp/count", 0)
     wait_for_agent(hv, "snap")
     params: dict[str, Any] = {"name": "snap", "uri": hv.uri}
     before, process, tree = definition(hv, "snap"), hv.qemu_pid("snap"), set(os.listdir(directory))
     asked = {**params, "snapshot": "nightly-1", "quiesce": "required"}
     predicted = run_module(MODULE, asked, check=True, diff=True)
     untouched = definition(hv, "snap") == before and set(os.listdir(directory)) == tree
-    acked = [int(guest.must("cat /tmp/acked"))]
+    acked = [acknowledged(guest)]
     first = run_module(MODULE, asked, diff=True)
     again = run_module(MODULE, {**asked, "disks": ["vdc", "vda", "vdb"]})
     numbers = counted(raw), counted(other)
     overlays = [Path(disk["overlay"]) for disk in first["snapshots"][0]["disks"]] if first.get("changed") else []
     owners = {at_rest(path) for path in overlays}
     chains = chain_of(hv, "snap"), chain_of(hv, "snap", live=True)
-    acked.append(int(guest.must("cat /tmp/acked")))
+    acked.append(acknowledged(guest, acked[-1]))
     made = run_module(MODULE, {**params, "snapshot": "nightly-2", "quiesce": "never"})
     assert made.get("changed"), made
     recovery = needs_recovery(system, "raw"), needs_recovery(overlays[0], "qcow2")
@@ -143,8 +140,8 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     xmls = snapshot_xmls(hv, "snap")
     top = disk_of(hv, "snap")[0]
     shorter = chain_of(hv, "snap"), chain_of(hv, "snap", live=True), image_chain(top, "qcow2")
-    acked.append(int(guest.must("cat /tmp/acked")))
-    later = int(guest.must("cat /tmp/count"))
+    acked.append(acknowledged(guest, acked[-1]))
+    later = number_in(guest, "/tmp/count", numbers[0])
     absent = run_module(MODULE, {**params, "state": "absent", "snapshot": "nightly-3", "bandwidth": "500M"}, diff=True)
     absent_again = run_module(MODULE, {**params, "state": "absent", "snapshot": "nightly-3"})
     guest.must("touch /tmp/enough")
@@ -158,11 +155,8 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
 
 
 def wait_for_agent(hv: Hypervisor, name: str) -> None:
-    deadline = time.monotonic() + 20
     with domain_of(hv, name) as domain:
-        while "state='connected'" not in domain.XMLDesc(0):
-            assert time.monotonic() < deadline, "the agent never came up"
-            time.sleep(0.1)
+        wait_for(lambda: "state='connected'" in domain.XMLDesc(0), "the agent")
 
 
 def needs_recovery(path: Path, image_format: str) -> bool:
@@ -329,7 +323,7 @@ def test_a_paused_domain_gets_a_snapshot_and_stays_paused(
     assert content(disk, "qcow2") == wanted
 
 
-# Off line
+# Offline
 
 
 @dataclass
@@ -467,12 +461,6 @@ def test_a_disk_that_grew_after_the_snapshot_keeps_its_size(off: Machine) -> Non
 # Going back
 
 
-def can_revert(hv: Hypervisor) -> bool:
-    """External snapshots can be gone back to since libvirt 9.10."""
-    with contextlib.closing(hv.connect()) as connection:
-        return bool(connection.getLibVersion() >= 9_010_000)
-
-
 @pytest.mark.parametrize("runs", [False, True], ids=["off", "running"])
 def test_a_domain_goes_back_where_libvirt_can_and_is_refused_elsewhere(off: Machine, runs: bool) -> None:
     wanted = off.contents()
@@ -487,7 +475,7 @@ def test_a_domain_goes_back_where_libvirt_can_and_is_refused_elsewhere(off: Mach
     done = run_module(MODULE, asked, diff=True)
     if not can_revert(off.hv):
         assert done["msg"] == predicted["msg"]
-        assert "cannot go back to an external snapshot, which takes 9.10 or newer" in done["msg"]
+        assert "cannot revert to an external snapshot, which needs 9.10 or newer" in done["msg"]
         assert f"vda: {off.images}/vm.qcow2, vdb: {off.images}/data.raw" in done["msg"], "the way out"
         assert (definition(off.hv, off.name), sorted(os.listdir(off.images))) == (before, tree)
         assert is_running(off.hv, off.name) == runs

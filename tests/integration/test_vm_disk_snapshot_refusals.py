@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk, run_module
-from scene import make_image, make_overlay, qemu_img
+from support.arranged import Asked, Cases, Scene
+from support.scene import make_image, make_overlay, qemu_img
 
 MODULE = "vm_disk_snapshot"
 CASES = Cases(MODULE, snapshot="s")
@@ -114,7 +114,7 @@ def a_file_where_the_overlay_is_to_be(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw()))}
 
 
-@case("vm.raw: does not exist, or is no file")
+@case("vm.raw: is missing, or is not a file")
 def an_image_that_is_gone(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.raw()))
     (scene.images / "vm.raw").unlink()
@@ -180,7 +180,7 @@ def another_domain_has_the_image_below(scene: Scene) -> Asked:
     return asked
 
 
-@case("in use by a process outside libvirt's sight")
+@case("in use by a process that libvirt does not know")
 def somebody_has_the_overlay_open(scene: Scene) -> Asked:
     asked = taken(scene)
     argv = ["qemu-io", "-f", "qcow2", str(scene.images / "vm.s.qcow2")]
@@ -194,7 +194,7 @@ def somebody_has_the_overlay_open(scene: Scene) -> Asked:
     return asked
 
 
-@case("below ", "the overlay of the snapshot s, is ", "other.raw", "somebody changed the chain")
+@case("below ", "the overlay of the snapshot s, is ", "other.raw", "the chain was changed")
 def a_chain_that_somebody_changed(scene: Scene) -> Asked:
     asked = taken(scene)
     other, overlay = scene.raw("other.raw"), scene.images / "vm.s.qcow2"
@@ -215,14 +215,14 @@ def a_data_file_that_nobody_vouches_for(scene: Scene) -> Asked:
     return taken(scene, disk=Disk(disk, "qcow2"))
 
 
-@case("holds 1 internal snapshot(s) (before), which would be gone with it")
+@case("holds 1 internal snapshot(s) (before), which would be lost with it")
 def an_internal_snapshot_in_the_overlay(scene: Scene) -> Asked:
     asked = taken(scene)
     qemu_img("snapshot", "-c", "before", scene.images / "vm.s.qcow2")
     return asked
 
 
-@case("holds 1 dirty bitmap(s) (changes), which would be gone with it")
+@case("holds 1 dirty bitmap(s) (changes), which would be lost with it")
 def a_dirty_bitmap_in_the_overlay(scene: Scene) -> Asked:
     asked = taken(scene)
     qemu_img("bitmap", "--add", "-f", "qcow2", scene.images / "vm.s.qcow2", "changes")
@@ -244,7 +244,7 @@ def the_image_below_has_no_room(scene: Scene) -> Asked:
     return asked
 
 
-@case("its snapshot s is of vdb, which the domain has no more: attach the disk again")
+@case("its snapshot s is of vdb, which the domain no longer has: attach the disk again")
 def a_disk_that_was_taken_away(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.raw()), Disk(scene.raw("data.raw"), target="vdb"))
     asked = {"name": name, "snapshot": "s", "uri": scene.hv.uri}
@@ -255,7 +255,7 @@ def a_disk_that_was_taken_away(scene: Scene) -> Asked:
     return {**asked, "state": "absent"}
 
 
-@case("its snapshot s is none of disks alone in files of their own: delete it with virsh")
+@case("its snapshot s is not one of disks alone in files of their own: delete it with virsh")
 def an_internal_snapshot_that_is_to_go(scene: Scene) -> Asked:
     return {**an_internal_snapshot_of_that_name(scene), "state": "absent"}
 
@@ -276,6 +276,6 @@ def an_overlay_of_a_branch(scene: Scene) -> Asked:
 # What is gone back to
 
 
-@case("has no snapshot s to go back to; it has: none")
+@case("has no snapshot s to revert to; it has: none")
 def a_way_back_to_nothing(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "state": "reverted"}

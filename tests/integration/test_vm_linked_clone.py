@@ -20,7 +20,7 @@ import libvirt
 import pytest
 from lab import Disk, Guest, Hypervisor, build_boot_disk, run_module, tree_state
 from lab.fixtures import MakeDomain
-from scene import (
+from support.scene import (
     MIB,
     chain_of,
     content,
@@ -155,7 +155,7 @@ def test_a_uefi_clone_boots_with_variables_of_its_own(golden: MakeGolden, images
     own = Path(clone["nvram"])
     assert own.name == f"golden_VARS-{clone['name']}.fd"
     guest = Guest(gold.hv, clone["name"])
-    guest.wait_ready(timeout=120)
+    guest.wait_ready()
     guest.must("test -d /sys/firmware/efi")
     assert identity(guest) == (clone["uuid"], clone["macs"][0])
     guest.must("pattern /dev/vda 1 uefi")
@@ -631,7 +631,7 @@ def test_a_seed_that_is_missing_costs_its_clone_and_is_no_obstacle_to_a_predicti
     seed = str(images / "later.iso")
     wish = {"name": gold.named("a"), "seed": seed}
     predicted = gold.clone(wish, "b", check=True)
-    assert f"seed: {seed}: not there yet" in json.dumps(predicted["warnings"])
+    assert f"seed: {seed}: does not exist yet" in json.dumps(predicted["warnings"])
     failed = gold.clone(wish, "b")
     assert f"seed: {seed}: there is no such file" in failed["failed_clones"][0]["msg"]
     assert gold.domains() == [gold.named("b")]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from integration.arranged import Asked, Cases, Scene
 from lab import Disk
-from scene import make_encrypted, make_overlay, qemu_img
+from support.arranged import Asked, Cases, Scene
+from support.scene import make_encrypted, make_overlay, qemu_img
 
 MODULE = "vm_linked_clone"
 CASES = Cases(MODULE, clones=[{"name": "refused-clone"}])
@@ -35,7 +35,7 @@ def a_running_source(scene: Scene) -> Asked:
     return {"source": scene.domain(Disk(scene.raw()), start=True)}
 
 
-@case("is running: asked to clone it", "a copy of a disk that changes meanwhile is no disk")
+@case("is running: asked to clone it", "a copy of a disk that changes is inconsistent")
 def a_running_source_to_be_copied(scene: Scene) -> Asked:
     return {"source": scene.domain(Disk(scene.raw()), start=True), "mode": "full", "protect_base": False}
 
@@ -145,12 +145,12 @@ def a_size_for_no_disk(scene: Scene) -> Asked:
     return {"source": scene.domain(Disk(scene.qcow2(), "qcow2")), "disk_sizes": {"vdz": "4G"}}
 
 
-@case("is no directory: create it first")
+@case("is not a directory: create it first")
 def a_directory_that_is_missing(scene: Scene) -> Asked:
     return {"source": scene.domain(Disk(scene.qcow2(), "qcow2")), "disk_dir": str(scene.images / "none")}
 
 
-@case("QEMU runs as the user", "and it may not pass", "(mode 0700)")
+@case("QEMU runs as the user", "which may not enter", "(mode 0700)")
 def a_directory_that_qemu_may_not_pass(scene: Scene) -> Asked:
     closed = scene.images / "closed" / "inner"
     closed.mkdir(parents=True, mode=0o755)
@@ -191,7 +191,7 @@ def more_than_may_be_promised(scene: Scene) -> Asked:
     return {"source": scene.domain(Disk(scene.qcow2(), "qcow2")), "disk_sizes": {"vda": "4T"}, "max_overcommit": 0.001}
 
 
-@case("is not a directory: images in it cannot be looked for")
+@case("is not a directory: give a directory to search")
 def a_search_path_that_is_missing(_scene: Scene) -> Asked:
     return {"source": "any", "search_paths": ["/nonexistent"]}
 

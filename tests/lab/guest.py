@@ -35,13 +35,13 @@ class Guest:
         self.hv = hv
         self.name = name
 
-    def wait_ready(self, timeout: float = 120) -> None:
+    def wait_ready(self, timeout: float = 300) -> None:
         """Waits until the guest answers."""
         deadline = time.monotonic() + timeout
         while True:
             try:
                 # What is typed before the guest listens may be lost, so the question is repeated.
-                self.run(":", timeout=min(1.0, max(0.1, deadline - time.monotonic())), ask_every=0.25)
+                self.run(":", timeout=max(0.1, deadline - time.monotonic()), ask_every=0.25)
                 return
             except GuestError as error:
                 if time.monotonic() > deadline:
@@ -51,10 +51,11 @@ class Guest:
                     ) from None
                 time.sleep(0.1)
 
-    def run(self, command: str, timeout: float = 60, ask_every: float | None = None) -> tuple[int, str]:
+    def run(self, command: str, timeout: float = 300, ask_every: float | None = None) -> tuple[int, str]:
         """Runs shell COMMAND; returns its exit status and its output (both streams).
 
-        With ASK_EVERY the command is sent again in this interval (seconds) until it is answered.
+        With ASK_EVERY the command is sent again after so many seconds, and then more and more rarely, until it is
+        answered: a guest that is slower than the questions come would never be through with them.
         """
         mark = secrets.token_hex(4)
         # The line break in front ends what an earlier connection may have left half said.
@@ -76,6 +77,7 @@ class Guest:
                     if now >= ask_again:
                         console.sendall(request)
                         ask_again = now + ask_every if ask_every else deadline
+                        ask_every = min(2 * ask_every, 4) if ask_every else None
                     console.settimeout(max(0.01, min(deadline, ask_again) - now))
                     chunk = console.recv(65536)
                 except TimeoutError:
@@ -90,7 +92,7 @@ class Guest:
                 if started and ended and b"\n" in status:
                     return int(status.split(b"\n")[0]), output.decode(errors="replace")
 
-    def must(self, command: str, timeout: float = 60) -> str:
+    def must(self, command: str, timeout: float = 300) -> str:
         """Runs shell COMMAND, which must succeed; returns its output."""
         status, output = self.run(command, timeout)
         if status:
@@ -108,7 +110,7 @@ class Guest:
         except OSError:
             return ""
 
-    def wait_off(self, timeout: float = 60) -> None:
+    def wait_off(self, timeout: float = 300) -> None:
         """Waits until the domain is shut off, or gone."""
         deadline = time.monotonic() + timeout
         with contextlib.closing(self.hv.connect()) as connection:

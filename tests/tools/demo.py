@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Shows the collection at work: the disk of a machine, converted by playbooks/convert_disks.yml off line and then live.
+"""Shows the collection at work: the disk of a machine, converted by playbooks/convert_disks.yml offline and then live.
 
     python tests/tools/demo.py
 
@@ -94,7 +94,7 @@ class Demonstration:
 
     def convert_off_line(self) -> None:
         before, size_before = definition(self.uri), occupied(self.raw)
-        title(f"Off line: {self.convert.path} shuts it down, and converts its disk to qcow2")
+        title(f"Offline: {self.convert.path} shuts it down, and converts its disk to qcow2")
         done = self.convert.play(domains="web", mode="offline")
         claim(done.changed == 1, f"the first run changed {done.changed} things, not 1")
 
@@ -109,7 +109,7 @@ class Demonstration:
         claim(after == expected, "\n".join(difference(expected, after)))
         claim(self.raw.exists(), f"{self.raw}: is gone, though it was to be kept")
 
-        title("What happened off line")
+        title("What happened offline")
         row("disk, as the guest sees it", f"{DISK_MIB} MiB")
         row("space it takes", f"{mib(size_before)} as raw, {mib(occupied(self.qcow2))} as qcow2")
         row("the playbook", f"{done.seconds:.1f} s")

@@ -145,7 +145,7 @@ def test_rows_say_what_each_image_is_for_and_how_it_is_allocated() -> None:
     assert told == {
         "/srv/clone": ("web", "disk", "linked clone", 2),
         "/srv/base": ("", "base of 1", "thin", 1),
-        "/srv/thick": ("", "nobody", "thick", 1),
+        "/srv/thick": ("", "no domain", "thick", 1),
         "/srv/shot": ("", "db", "thin", 1),
     }
     assert rows["/srv/clone"]["virtual_text"] == "1 GiB"

@@ -187,18 +187,23 @@ def test_qemu_img_is_heard_while_it_works_however_much_it_complains(tmp_path: Pa
     qemu_img = tmp_path / "qemu-img"
     qemu_img.write_text(
         f"#!{sys.executable}\n"
-        "import sys, time\n"
+        "import os, sys, time\n"
         "assert '-p' in sys.argv and '-q' not in sys.argv\n"
         "sys.stderr.write('x' * (1 << 20))\n"
         "for percent in (0, 12.34, 56.78):\n"
         "    print('    (%3.2f/100%%)\\r' % percent, end='', flush=True)\n"
-        "    time.sleep(0.8)\n"
+        f"    while not os.path.exists(f'{tmp_path}/{{float(percent)}}'): time.sleep(0.01)\n"
         "print('Images are identical.')\n",
         encoding="utf-8",
     )
     qemu_img.chmod(0o755)
     told: list[float] = []
-    assert QemuImg(str(qemu_img)).same_content("/a", "raw", "/b", "qcow2", report=told.append)
+
+    def report(percent: float) -> None:
+        told.append(percent)
+        (tmp_path / str(percent)).touch()  # it goes on when it was heard
+
+    assert QemuImg(str(qemu_img)).same_content("/a", "raw", "/b", "qcow2", report=report)
     assert told == sorted(told)
     assert {12.34, 56.78} <= set(told)
 

@@ -5,53 +5,22 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from unit.documentation import MODULES, options
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 PLAYBOOKS = sorted(path.name for path in (ROOT / "playbooks").glob("*.yml"))
 
 
 def section(title: str) -> str:
     return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
-
-
-def documentation(module: str) -> dict[str, Any]:
-    source = (ROOT / "plugins" / "modules" / f"{module}.py").read_text(encoding="utf-8")
-    constants = {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and isinstance(node.value, ast.Constant)
-    }
-    found = yaml.safe_load(constants["DOCUMENTATION"])
-    assert isinstance(found, dict)
-    return found
-
-
-def options(module: str) -> set[str]:
-    """Those of the module and of the fragments that it extends."""
-    own = documentation(module)
-    names = set(own.get("options") or ())
-    for fragment in own.get("extends_documentation_fragment", ()):
-        if not fragment.startswith("kvmops.disk."):
-            continue
-        file, _dot, part = fragment.removeprefix("kvmops.disk.").partition(".")
-        text = (ROOT / "plugins" / "doc_fragments" / f"{file}.py").read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(text)):
-            wanted = part.upper() or "DOCUMENTATION"
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == wanted:
-                names |= set(yaml.safe_load(ast.literal_eval(node.value)).get("options") or ())
-    return names
 
 
 def tasks() -> list[tuple[str, dict[str, Any]]]:

@@ -52,8 +52,8 @@ class Exchange:
             same = qemu_img.same_content(self.path, image_format, self.name, image_format, report=report)
         if not same:
             raise DiskError(
-                f"{self.path}: the new image has not the content of the old one: it was removed, and the old one "
-                "is as it was",
+                f"{self.path}: the new image has other content than the old one: it was removed, and the old one is "
+                "as it was",
                 path=self.path,
             )
 
@@ -74,9 +74,7 @@ class Exchange:
         if not os.path.exists(kept):
             return
         if _image_locks.is_locked(kept):
-            raise ImageInUse(
-                f"{self.path}: was opened by somebody else meanwhile: nothing was changed: run again", in_use_by=[]
-            )
+            raise ImageInUse(f"{self.path}: was opened in the meantime: nothing was changed: run again", in_use_by=[])
         self._require_unwritten(kept)
 
     def withdraw(self) -> None:
@@ -92,7 +90,6 @@ class Exchange:
     def _require_unwritten(self, name: str) -> None:
         if _staging.last_write(name) != self._as_read:
             raise DiskError(
-                f"{self.path}: was written to by somebody else while it was copied: the new image was removed: "
-                "run again",
+                f"{self.path}: was written to while it was copied: the new image was removed: run again",
                 path=self.path,
             )

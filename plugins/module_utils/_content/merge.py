@@ -73,7 +73,7 @@ def require_mergeable(observed: Observed) -> None:
     _require_kept_secret(observed)
     base, size = observed.base, observed.overlay.virtual_size
     if base.format not in BASE_FORMATS:
-        raise DiskError(f"{base.path}: QEMU merges nothing into a {base.format} image: convert it", path=base.path)
+        raise DiskError(f"{base.path}: QEMU cannot merge into a {base.format} image: convert it", path=base.path)
     if base.virtual_size < size:
         _require_growable(base, size)
 
@@ -108,15 +108,15 @@ def _require_kept_secret(observed: Observed) -> None:
     for image in above:
         if image.encrypted and not base.encrypted:
             raise UnsafeImage(
-                f"{image.path}: is encrypted, and its base {base.path} is not, which would hold its content in the "
-                "clear: convert the overlay into a new image with kvmops.disk.qcow2_convert instead (decrypt=true "
-                "where that is meant)",
+                f"{image.path}: is encrypted, and its base {base.path} would hold its content unencrypted: convert "
+                "the overlay into a new image with kvmops.disk.qcow2_convert instead (decrypt=true if that is "
+                "meant)",
                 path=image.path,
             )
     if observed.between and any(image.encrypted for image in observed.images):
         raise DiskError(
-            f"{base.path}: QEMU does not find a base by its name where secrets open the images above it: merge into "
-            f"the backing file, {observed.between[0].path}, first, and then on from there",
+            f"{base.path}: QEMU cannot find a base by its name if secrets open the images above it: merge into the "
+            f"backing file, {observed.between[0].path}, first, and then from there into the next one",
             path=base.path,
             backing_chain=[image.path for image in observed.images[1:]],
         )
@@ -141,6 +141,6 @@ def _require_growable(base: Image, size: int) -> None:
 def _require_none(overlay: Image, what: str, names: t.Sequence[str], way_out: str) -> None:
     if names:
         raise DiskError(
-            f"{overlay.path}: holds {len(names)} {what} ({', '.join(names)}), which would be gone with it: {way_out}",
+            f"{overlay.path}: holds {len(names)} {what} ({', '.join(names)}), which would be lost with it: {way_out}",
             path=overlay.path,
         )

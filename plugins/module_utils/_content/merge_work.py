@@ -32,7 +32,7 @@ def merge_offline(
         same = qemu_img.same_content(*overlay, *into, report=comparing.percent)
     if not same:
         raise DiskError(
-            f"{into[0]}: has not the content of {overlay[0]}, which was merged into it: the disk reads what it did: "
-            "run again",
+            f"{into[0]}: has other content than {overlay[0]}, which was merged into it: the disk reads the same as "
+            "before: run again",
             path=into[0],
         )

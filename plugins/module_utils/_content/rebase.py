@@ -68,9 +68,9 @@ def require_vouched(wish: RebaseWish, image: Image) -> None:
     """
     if image.backing_file is not None and not wish.trusted:
         raise UnsafeImage(
-            f"{image.path}: reads the backing file {image.backing_file} "
-            f"(format {image.backing_format or 'not recorded'}), whose content would be copied into it, and which the "
-            "task does not name: set trusted=true where you know that it belongs there",
+            f"{image.path}: reads the backing file {image.backing_file} (format "
+            f"{image.backing_format or 'not recorded'}), whose content would be copied into it, and which the task "
+            "does not name: set trusted=true if you know that it belongs there",
             path=image.path,
             backing_file=image.backing_file,
         )
@@ -120,7 +120,7 @@ def require_possible(wish: RebaseWish, found: Rebase) -> None:
             )
         if one.encrypted and not image.encrypted:
             raise UnsafeImage(
-                f"{one.path}: is encrypted, and its content would stand in {image.path} in the clear: not done",
+                f"{one.path}: is encrypted, and its content would be stored unencrypted in {image.path}: not done",
                 path=one.path,
             )
 

@@ -89,14 +89,13 @@ def make(
             same = same_content(qemu_img, recipe, new_file.name, phase.percent)
         if not same:
             raise DiskError(
-                f"{new_file.path}: the new image has not the content of {recipe.source}: it was removed, "
-                "and the source is as it was",
+                f"{new_file.path}: the new image has other content than {recipe.source}: it was removed, and the "
+                "source is as it was",
                 path=new_file.path,
             )
     if [_staging.last_write(file) for file in source[0].files] != as_read:
         raise DiskError(
-            f"{recipe.source}: was written to by somebody else while it was converted: the new image was removed: "
-            "run again",
+            f"{recipe.source}: was written to while it was converted: the new image was removed: run again",
             path=recipe.source,
         )
     return image

@@ -252,7 +252,7 @@ def _pull_failed(domain: Domain, target: str, path: str | None) -> DiskError:
     """A pull that is gone, and has left the chain as it was: QEMU does not say why."""
     left = _left_for(path) if path else None
     return DiskError(
-        f"{domain.name}: the pull of the backing files of {target} into {path} failed, or was ended by somebody else: "
+        f"{domain.name}: the pull of the backing files of {target} into {path} failed, or was ended from outside: "
         f"{_likely_reason(left)}: the guest runs on, and its image still has its backing files",
         available_bytes=left,
     )
@@ -262,8 +262,8 @@ def _merge_failed(domain: Domain, target: str, path: str | None) -> DiskError:
     """A merge that is gone, and has left the chain as it was: QEMU does not say why."""
     left = _left_for(path) if path else None
     return DiskError(
-        f"{domain.name}: the merge of an image below {target} failed, or was ended by somebody else: "
-        f"{_likely_reason(left)}: the guest runs on, and reads what it did",
+        f"{domain.name}: the merge of an image below {target} failed, or was ended from outside: "
+        f"{_likely_reason(left)}: the guest runs on, and reads the same as before",
         available_bytes=left,
     )
 

@@ -12,6 +12,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
@@ -24,13 +25,14 @@ def followed(
 ) -> tuple[Image, ...]:
     """*image*, the disk's own, and those below it, of which none is opened before somebody vouches for it.
 
-    Raises what require_known_references, _image.chain and Trust.require_believable raise.
+    Raises what require_known_references, _image.chain, Trust.require_believable and require_whole raise.
     """
     require_known_references(state, disk, [image], trusted)
     images = _image.chain(qemu_img, image)
     for one in images:
         Trust(trusted).require_believable(one)
     require_known_references(state, disk, images, trusted)
+    require_whole(images)
     return images
 
 
@@ -77,9 +79,8 @@ def another_chain(state: DomainState, disk: DomainDisk, images: t.Sequence[Image
 
 def _unknown(state: DomainState, disk: DomainDisk, path: str, points: str) -> UnsafeImage:
     return UnsafeImage(
-        f"{path}: {points}, which the definition of {state.name} does not name for {disk.target}: "
-        "following it could copy a foreign file "
-        "into the disk: name it as backingStore in the definition, "
-        "or set trusted=true where you know that it belongs there",
+        f"{path}: {points}, which the definition of {state.name} does not name for {disk.target}: following it could "
+        "copy a foreign file into the disk: name it as backingStore in the definition, or set trusted=true if you "
+        "know that it belongs there",
         path=path,
     )

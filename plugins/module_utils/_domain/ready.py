@@ -63,7 +63,7 @@ def require_plain_disk(name: str, disk: DomainDisk, verb: str, done: str | None 
         raise DiskError(f"{target}: its source is of type {element.type}, and only image files are {done}")
     if element.readonly or element.shareable or element.transient:
         kind = "read-only" if element.readonly else "shareable" if element.shareable else "transient"
-        raise DiskError(f"{target}: is {kind}, so that it may have other users or must not be changed: not {done}")
+        raise DiskError(f"{target}: is {kind}, so it may have other users or must stay as it is: not {done}")
     if disk.defined is None or (
         disk.live is not None and (disk.live.source, disk.live.format) != (disk.defined.source, disk.defined.format)
     ):

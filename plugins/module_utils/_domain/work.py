@@ -39,7 +39,7 @@ class DomainWork:
         """Raises ImageInUse where somebody has started the domain."""
         if self.domain.is_active():
             raise ImageInUse(
-                f"{self.domain.name}: was started by somebody else meanwhile: nothing was changed: run again",
+                f"{self.domain.name}: was started in the meantime: nothing was changed: run again",
                 in_use_by=[],
             )
 

@@ -204,7 +204,7 @@ def _held(base: str) -> t.Iterator[BaseNote]:
     try:
         descriptor = _lock.hold(place, time.monotonic() + _lock.PATIENCE, mode=0o644)
     except BlockingIOError:
-        raise OperationInFlight(f"{base}: another run is changing what is noted of it in {place}: run again") from None
+        raise OperationInFlight(f"{base}: another run is changing the note about it in {place}: run again") from None
     except OSError as error:
         raise _unwritable(base, error) from error
     try:
@@ -263,15 +263,15 @@ def _chmod(base: str, mode: int) -> None:
 def _unreadable(base: str, reason: str) -> UnsafeImage:
     return UnsafeImage(
         f"{base}: the note of the images that depend on it, {_beside.note_path(base)}, cannot be read ({reason}): "
-        "nobody knows what writing it would destroy: make the note readable, or remove it once you know that no "
-        "overlay is left",
+        "it is unknown which overlays a write would destroy: make the note readable, or remove it when you know that "
+        "no overlay is left",
         path=base,
     )
 
 
 def _unwritable(base: str, error: OSError) -> DiskError:
     return DiskError(
-        f"{base}: cannot note beside it what depends on it ({_beside.note_path(base)}): {error.strerror}: "
-        "have its directory writable",
+        f"{base}: cannot note beside it what depends on it ({_beside.note_path(base)}): {error.strerror}: make its "
+        "directory writable",
         path=base,
     )

@@ -125,14 +125,14 @@ class Operation:
 
 
 @contextmanager
-def operation(verb: str, paths: t.Iterable[str], patience: float | None = None) -> t.Iterator[Operation]:
+def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> t.Iterator[Operation]:
     """Holds *paths* for the length of the block; afterwards their records are gone, whether it failed or not, unless
     nobody knows what still happens.
 
-    Raises OperationInFlight where another run holds one of them for longer than *patience* seconds (or PATIENCE).
+    Raises OperationInFlight where another run holds one of them for longer than *patience* seconds.
     """
     running = Operation(verb)
-    deadline = time.monotonic() + (PATIENCE if patience is None else patience)
+    deadline = time.monotonic() + patience
     with ExitStack() as held:
         for path in sorted(set(paths)):  # one order for everybody, so that two runs cannot wait for each other
             running._take(path, deadline)  # pylint: disable=protected-access

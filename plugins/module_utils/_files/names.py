@@ -13,13 +13,16 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 
 @dataclass(frozen=True)
 class Names:
-    """What each name that was looked up leads to; any other name is taken for that of a file of its own."""
+    """What each name that was looked up leads to; any other name is taken as it stands."""
 
     places: t.Mapping[str, t.Hashable] = field(default_factory=dict)
 
     def same(self, one: str | None, other: str | None) -> bool:
         """Whether two names mean one file; None means no file."""
-        return one is not None and other is not None and self.places.get(one, one) == self.places.get(other, other)
+        return one is not None and other is not None and self._place(one) == self._place(other)
+
+    def _place(self, name: str) -> t.Hashable:
+        return self.places.get(name) or os.path.normpath(name)
 
 
 def looked_up(names: t.Iterable[str | None], place: t.Callable[[str], t.Hashable] = os.path.realpath) -> Names:

@@ -378,12 +378,10 @@ def move_where_nothing_is(name: str, path: str) -> None:
 def replaced_meanwhile(path: str) -> DiskError:
     """What to say where another file stands at *path* than the one that was looked at."""
     return DiskError(
-        f"{path}: is not the file any more that was looked at: what stands there now is left alone: run again",
+        f"{path}: is no longer the file that was looked at: what stands there now is left alone: run again",
         path=path,
     )
 
 
 def _appeared(path: str) -> DiskError:
-    return DiskError(
-        f"{path}: a file appeared here meanwhile: it is left alone, and nothing was put in its place", path=path
-    )
+    return DiskError(f"{path}: a file appeared here in the meantime, and is left alone", path=path)

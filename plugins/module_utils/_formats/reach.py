@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import stat
 import struct
 import typing as t
 
@@ -264,10 +265,21 @@ def _cut_qcow2(stream: t.BinaryIO, path: str) -> Cut | None:
         return _missing(stream, path, tables.beyond(_length(stream)))
     lost = _missing(stream, path, tables.beyond(_length(stream), content=False))
     file = _headers.resolve(header.data_file or "", path)
-    if lost or file is None:
+    before = _file_length(file) if file else None
+    if lost or file is None or before is None:
         return lost
-    with _headers.open_image(file) as data:
-        return _missing(data, file, tables.beyond(_length(data), metadata=False))
+    piece = tables.beyond(before, metadata=False)
+    length = _file_length(file) or 0
+    return Cut(file, length, piece) if piece and piece.end > length else None
+
+
+def _file_length(path: str) -> int | None:
+    """The bytes of a regular file, which is not opened: nobody says here that it belongs to the image; else None."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 class _Tables:

@@ -32,24 +32,30 @@ _VMDK_PARENT_ID = r"(?m)^\s*parentCID\s*=\s*([0-9a-fA-F]+)"
 _VMDK_NO_PARENT = 0xFFFF_FFFF
 
 
-def require_nothing_unread(stream: t.BinaryIO, image_format: str, path: str, *, replays_log: bool = False) -> None:
-    """Raises UnsafeImage where the image open as *stream* has content that QEMU does not see.
-
-    With *replays_log* the log of a VHDX is no such: it is about to be replayed.
-    """
+def require_nothing_unread(stream: t.BinaryIO, image_format: str, path: str) -> None:
+    """Raises UnsafeImage where the image open as *stream* has content that QEMU does not see."""
     check = _CHECKS.get(image_format)
-    if check is not None and not (replays_log and image_format == "vhdx"):
+    if check is not None:
         check(stream, path)
 
 
-def has_pending_log(stream: t.BinaryIO) -> bool:
-    """Whether the VHDX image open as *stream* was not closed: what its log holds is not in its place yet."""
-    log: tuple[int, bytes] = (-1, bytes(16))
+def names_log(stream: t.BinaryIO) -> bool:
+    """Whether the VHDX image open as *stream* names a log. QEMU opens it if there is nothing in that."""
+    newest: tuple[int, bytes] = (-1, bytes(16))
     for at in _VHDX_HEADERS:
         signature, _checksum, number, guid = _fields(stream, at, _VHDX_HEADER)
         if signature == b"head":
-            log = max(log, (number, guid))
-    return any(log[1])
+            newest = max(newest, (number, guid))
+    return any(newest[1])
+
+
+def not_replayed(path: str) -> UnsafeImage:
+    """The error for a VHDX image of which nothing can be read before its log is replayed (HAZARDS P5)."""
+    return UnsafeImage(
+        f"{path}: was not closed: its log holds writes that are not in their place yet: have it replayed with "
+        "kvmops.disk.qcow2_check and repair=all, which writes to the image",
+        path=path,
+    )
 
 
 def has_extension(stream: t.BinaryIO) -> bool:
@@ -79,15 +85,6 @@ def _require_whole_vdi(stream: t.BinaryIO, path: str) -> None:
     (kind,) = _fields(stream, _VDI_TYPE, struct.Struct("<I"))
     if kind not in _VDI_WHOLE:
         raise _with_parent("VDI", path)
-
-
-def _require_replayed_vhdx(stream: t.BinaryIO, path: str) -> None:
-    if has_pending_log(stream):
-        raise UnsafeImage(
-            f"{path}: was not closed: it has a log of writes that are not in their place yet: have that replayed "
-            "with kvmops.disk.qcow2_check and repair=all, which writes to it",
-            path=path,
-        )
 
 
 def _require_named_parent(stream: t.BinaryIO, path: str) -> None:
@@ -122,6 +119,5 @@ def _fields(stream: t.BinaryIO, at: int, fields: struct.Struct) -> tuple[t.Any, 
 _CHECKS: dict[str, t.Callable[[t.BinaryIO, str], None]] = {
     "vpc": _require_whole_vpc,
     "vdi": _require_whole_vdi,
-    "vhdx": _require_replayed_vhdx,
     "vmdk": _require_named_parent,
 }

@@ -27,8 +27,8 @@ def require(directory: str, user: t.Callable[[], tuple[int, int] | None], what: 
     for one in closed:
         if not _may_pass(one, *who):
             raise InvalidRequest(
-                f"{what}: QEMU runs as the user {who[0]}, and it may not pass {one} (mode "
-                f"{stat.S_IMODE(os.stat(one).st_mode):04o}) to get to {directory}: give it execute permission, or "
+                f"{what}: QEMU runs as the user {who[0]}, which may not enter {one} (mode "
+                f"{stat.S_IMODE(os.stat(one).st_mode):04o}) to reach {directory}: give it execute permission, or "
                 "choose another directory",
                 path=one,
             )

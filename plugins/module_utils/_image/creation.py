@@ -29,8 +29,8 @@ def require_usable_base(base: Image, *, encrypted: bool = False) -> None:
         )
     if base.encrypted and not encrypted:
         raise UnsafeImage(
-            f"{base.path}: is encrypted: an overlay on it would hold its changes in the clear: not made: encrypt the "
-            "overlay, too, where that is offered",
+            f"{base.path}: is encrypted: an overlay on it would hold its changes unencrypted: not made: encrypt the "
+            "overlay, too, if the module offers that",
             path=base.path,
         )
     if base.corrupt:

@@ -110,8 +110,8 @@ class EncryptionWish:
         gone = {key.secret for key in self.keys if not key.present}
         if gone & {key.secret for key in self.wanted_keys}:
             raise InvalidRequest(
-                "encryption: keys: a secret that is to open the image is also to be removed from it: the secret of the "
-                "task always stays, so that the last key never goes"
+                "encryption: keys: a secret that is to open the image is also to be removed from it: the secret of "
+                "the task always stays, so that a key always remains"
             )
         slots = [key.slot for key in self.keys if key.slot is not None]
         for slot in slots:
@@ -201,8 +201,8 @@ def require_provable(image: Image) -> None:
     kind = image.encryption.format if image.encryption else "aes"
     if image.encrypted and kind != "luks":
         raise UnsafeImage(
-            f"{image.path}: is encrypted with {kind}, where nothing tells a wrong secret from the right one, which "
-            "would give garbage: copy it with qemu-img convert, and look at the result",
+            f"{image.path}: is encrypted with {kind}, where a wrong secret silently gives garbage: copy it with "
+            "qemu-img convert, and look at the result",
             path=image.path,
         )
 
@@ -255,15 +255,15 @@ def require_valid(wish: EncryptionWish | None, image_format: str) -> None:
     if wish is not None:
         wish.require_valid(image_format)
     elif image_format == "luks":
-        raise InvalidRequest("format: a luks image is nothing but encrypted: give encryption, with its secret")
+        raise InvalidRequest("format: a luks image is always encrypted: give encryption, with its secret")
 
 
 def require_same_kind(wish: EncryptionWish | None, image: Image) -> None:
     """Raises DiskError where the image is encrypted and is not to be, or the other way round, or in another way."""
     if wish is None and image.encrypted:
         raise UnsafeImage(
-            f"{image.path}: is encrypted, and the task gives no encryption: give encryption with the secret; to store "
-            "its content in the clear it has to be written anew, into a new image",
+            f"{image.path}: is encrypted, and the task gives no encryption: give encryption with the secret; to "
+            "store its content unencrypted, convert it into a new image",
             path=image.path,
             differences=["encryption"],
         )
@@ -279,8 +279,8 @@ def require_same_kind(wish: EncryptionWish | None, image: Image) -> None:
         )
     if found.format != "luks":
         raise UnsafeImage(
-            f"{image.path}: is encrypted with {found.format}, which is broken and which QEMU only reads any more: "
-            "copy its content into a new image with encryption",
+            f"{image.path}: is encrypted with {found.format}, which is broken and which QEMU can only read: copy its "
+            "content into a new image with encryption",
             path=image.path,
             differences=["encryption"],
         )

@@ -20,18 +20,24 @@ def require_sound(
     path: str,
     extents: tuple[str, ...],
     knows: t.Callable[[str], bool] | None,
-    *,
-    replays_log: bool = False,
 ) -> None:
     """Raises UnsafeImage where the image open as *stream* has content that QEMU does not see, or *extents*, the files
     that hold its data, which are not its own: QEMU opens those at a mere look.
 
     *knows* tells of a file whether the task knows that it belongs there; without it, those are taken that bear the
-    image's name. *replays_log*: that a VHDX was not closed is no surprise.
+    image's name.
     """
-    _unread.require_nothing_unread(stream, image_format, path, replays_log=replays_log)
+    _unread.require_nothing_unread(stream, image_format, path)
     if image_format == "vmdk":
         _require_own_extents(extents, path, knows)
+
+
+def require_replayed(path: str, image_format: str) -> None:
+    """Raises UnsafeImage where QEMU could not open the image at *path* because it has a log to be replayed."""
+    if image_format == "vhdx":
+        with _headers.open_image(path) as stream:
+            if _unread.names_log(stream):
+                raise _unread.not_replayed(path)
 
 
 def require_true_size(path: str, virtual_size: int) -> None:
@@ -44,8 +50,8 @@ def _require_own_extents(extents: tuple[str, ...], path: str, knows: t.Callable[
     for extent in extents:
         file = _headers.resolve(extent, path)
         if file is None or not (knows(file) if knows else is_own_extent(extent, path)):
-            unlike = "" if knows else "is not a plain file beside it that bears its name, and which "
-            way_out = ": name it as well, or set trusted=true where you know that it belongs there" if knows else ""
+            unlike = "" if knows else "is something else than a file beside it that bears its name, and which "
+            way_out = ": name it as well, or set trusted=true if you know that it belongs there" if knows else ""
             raise UnsafeImage(
                 f"{path}: its descriptor keeps its data in {extent!r}, which {unlike}the task does not name: "
                 f"not followed{way_out}",

@@ -12,7 +12,7 @@ import stat
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, QemuImgFailed, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR
@@ -132,7 +132,7 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, kn
     """
     image_format, points_to, header = first_look(path, image_format, knows)
     snapshots = _snapshots(path, header) if header and header.snapshot_count else ()
-    told = _told_by_header(path, image_format, header) or qemu_img.info(path, image_format)
+    told = _told_by_header(path, image_format, header) or _told(qemu_img, path, image_format)
     if image_format == "vpc":
         from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_true_size
 
@@ -155,11 +155,11 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, kn
 
 
 def first_look(
-    path: str, image_format: str | None = None, knows: Knows | None = None, *, replays_log: bool = False
+    path: str, image_format: str | None = None, knows: Knows | None = None
 ) -> tuple[str, _headers.References, _qcow2.Header | None]:
     """The format of the image at *path*, what it points to, and its header where it is qcow2, before qemu-img opens it.
 
-    *replays_log*: a VHDX image that was not closed is no surprise. Raises MissingImage, or UnsafeImage as inspect does.
+    Raises MissingImage, or UnsafeImage as inspect does.
     """
     with _headers.open_image(path) as stream:
         claimed = _headers.recognise(stream) or "raw"
@@ -176,7 +176,7 @@ def first_look(
         if image_format not in ("raw", "qcow2"):
             from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_sound
 
-            require_sound(stream, image_format, path, points_to.data_files, knows, replays_log=replays_log)
+            require_sound(stream, image_format, path, points_to.data_files, knows)
     if header and header.unknown_incompatible:
         raise UnsafeImage(
             f"{path}: the image needs features that no known QEMU has "
@@ -272,6 +272,16 @@ def _snapshots(path: str, header: _qcow2.Header) -> tuple[Snapshot, ...]:
 
     with _headers.open_image(path) as stream:
         return read_snapshots(stream, header, path)
+
+
+def _told(qemu_img: QemuImg, path: str, image_format: str) -> dict[str, t.Any]:
+    try:
+        return qemu_img.info(path, image_format)
+    except QemuImgFailed:
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_replayed
+
+        require_replayed(path, image_format)
+        raise
 
 
 def _told_by_header(path: str, image_format: str, header: _qcow2.Header | None) -> dict[str, t.Any] | None:

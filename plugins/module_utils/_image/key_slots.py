@@ -142,7 +142,7 @@ def _require_passphrase(found: bytes, what: str) -> bytes:
     try:
         found.decode()
     except UnicodeDecodeError:
-        raise InvalidRequest(f"{what}: the secret is no UTF-8 text, which QEMU needs for LUKS: encode it") from None
+        raise InvalidRequest(f"{what}: the secret is not UTF-8 text, which QEMU needs for LUKS: encode it") from None
     return found
 
 

@@ -96,8 +96,8 @@ class Trust:
         file = _headers.resolve(reference, path)
         if file is None or not self.knows(file):
             raise UnsafeImage(
-                f"{path}: {points}, which the task does not name: following it could copy a foreign file: "
-                "set trusted=true where you know that it belongs there",
+                f"{path}: {points}, which the task does not name: following it could copy a foreign file: set "
+                "trusted=true if you know that it belongs there",
                 path=path,
                 reference=reference,
             )

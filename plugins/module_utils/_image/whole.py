@@ -16,29 +16,51 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 
 
+class Link(t.Protocol):
+    """An image of a chain: its path and its format."""
+
+    @property
+    def path(self) -> str | None: ...
+
+    @property
+    def format(self) -> str | None: ...
+
+
 def require_whole(images: t.Iterable[Image]) -> None:
-    """Raises UnsafeImage where something that one of *images* holds lies behind the end of its file (HAZARDS P1).
-
-    Facts: ``truncated``, ``path`` of the image, ``file`` that is too short, its ``size``, and the ``offset`` of the
-    piece that lies the furthest.
-    """
+    """Raises UnsafeImage for the first of *images* of which something lies behind the end of a file (HAZARDS P1)."""
     for image in images:
-        lost = _reach.find_cut(image.path, image.format)
-        if lost is not None:
-            raise UnsafeImage(
-                f"{image.path}: was cut short: {_where(image, lost)}, and everything behind that would be read as "
-                "zeros: nothing was done: get the whole file again, from where it was copied from or from a backup",
-                path=image.path,
-                truncated=True,
-                file=lost.file,
-                size=lost.length,
-                offset=lost.piece.offset,
-            )
+        require_whole_image(image.path, image.format)
 
 
-def _where(image: Image, lost: _reach.Cut) -> str:
-    file = "the file" if lost.file == image.path else f"its file {lost.file}"
-    return (
-        f"it has data at {lost.piece.offset} that needs {exact_size(lost.piece.end)}, but {file} ends at "
-        f"{exact_size(lost.length)}"
+def require_whole_links(links: t.Iterable[Link]) -> None:
+    """The same for images that are known by their *links*: paths and formats, None where there is no file."""
+    for link in links:
+        if link.path is not None and link.format is not None:
+            require_whole_image(link.path, link.format)
+
+
+def require_whole_image(path: str, image_format: str) -> None:
+    """The same for the image at *path*, without those below it.
+
+    Facts: ``truncated``, the ``path`` of the image, the ``file`` that is too short, its ``size``, and the ``offset`` of
+    the piece that lies the furthest.
+    """
+    lost = _reach.find_cut(path, image_format)
+    if lost is not None:
+        raise cut_short(path, lost)
+
+
+def cut_short(path: str, lost: _reach.Cut, **facts: t.Any) -> UnsafeImage:
+    """The error for the image at *path*, of which something is *lost*; *facts* are more of them."""
+    file = "the file" if lost.file == path else f"its file {lost.file}"
+    return UnsafeImage(
+        f"{path}: was cut short: it has data at {lost.piece.offset} that needs {exact_size(lost.piece.end)}, but "
+        f"{file} ends at {exact_size(lost.length)}, and what is behind that would be read as zeros: get the whole file "
+        "again, from where it was copied from or from a backup",
+        path=path,
+        truncated=True,
+        file=lost.file,
+        size=lost.length,
+        offset=lost.piece.offset,
+        **facts,
     )

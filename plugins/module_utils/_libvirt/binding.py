@@ -114,7 +114,7 @@ def answered(
         if asked.is_alive():
             raise NoAnswer(
                 f"waited {limit:g} s for an answer: {silent()}: it may still do what was asked: run again when it "
-                "answers, which finds out and finishes that"
+                "answers: that run finishes the work"
             )
     if asked.error is not None:
         raise asked.error
@@ -144,7 +144,7 @@ def _who_is_silent(domain: t.Any) -> str:
     except (NoAnswer, libvirt.libvirtError):
         return "libvirt does not answer: see whether libvirtd (or virtqemud) is at work"
     name, seconds = domain.name(), milliseconds / 1000
-    where = f"libvirt works on {name} for {seconds:.0f} s already: that takes its time, or "
+    where = f"libvirt works on {name} for {seconds:.0f} s already: it needs that time, or "
     if state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED:
         where = f"libvirt waits for QEMU's answer for {seconds:.0f} s already: "
     return f"{where}QEMU of {name} does not answer: see whether its process is stopped, or its storage hangs"

@@ -119,7 +119,7 @@ class Domain:
     def revert(self, name: str) -> None:
         """Brings the disks, and the definition, back to the snapshot: on new overlays that libvirt makes. A domain that
         runs is off afterwards (HAZARDS J). Raises LibvirtFailed, before 9.10 for every external snapshot."""
-        with translated(f"{self.name}: cannot go back to the snapshot {name}"):
+        with translated(f"{self.name}: cannot revert to the snapshot {name}"):
             self._ask(self._domain.revertToSnapshot, self._domain.snapshotLookupByName(name), 0)
 
     def checkpoints(self) -> list[str]:
@@ -154,7 +154,7 @@ class Domain:
                 if not self._is_because_off(error):
                     raise
                 raise failure(
-                    f"{what}: the domain went off meanwhile: nothing was changed: run again", error
+                    f"{what}: the domain went off in the meantime: nothing was changed: run again", error
                 ) from error
 
     def has_domain_job(self) -> bool:

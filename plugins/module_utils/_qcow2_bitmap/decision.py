@@ -159,7 +159,7 @@ def _missing_sources(wish: BitmapWish, observed: Observed) -> list[str]:
         if source.virtual_size != observed.image.virtual_size:
             raise DiskError(
                 f"{source.path}: has {source.virtual_size} bytes, {wish.path} has {observed.image.virtual_size}: "
-                "bitmaps of disks that are not of one size are not merged: resize one of them",
+                "bitmaps are only merged between disks of the same size: resize one of them",
                 virtual_size=source.virtual_size,
             )
     return [name for name in wish.sources if name not in source.covered]
@@ -189,9 +189,9 @@ def _missing(path: str, name: str, known: t.Iterable[Bitmap]) -> DiskError:
 def _require_meaning(path: str, bitmap: Bitmap, to_do: str) -> None:
     if bitmap.in_use:
         raise UnsafeImage(
-            f"{path}: its bitmap {bitmap.text!r} is marked in use: whoever had it in memory did not write it back, so "
-            f"that it does not say what has changed: asked to {to_do}: remove it (state=absent), make a new one, and "
-            "begin with a full backup",
+            f"{path}: its bitmap {bitmap.text!r} is marked in use: a program ended without writing it back from "
+            f"memory, so it is invalid: asked to {to_do}: remove it (state=absent), make a new one, and begin with a "
+            "full backup",
             path=path,
             bitmap=bitmap.text,
         )

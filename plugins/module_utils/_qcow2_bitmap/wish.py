@@ -44,9 +44,9 @@ class BitmapWish:
         for what, name in (("bitmap", self.name), *(("merge_from", name) for name in self.sources)):
             require_usable_name(name, what, _LONGEST_NAME)
         if (self.state == "merged") != bool(self.sources):
-            raise InvalidRequest("merge_from: goes with state=merged, which needs it: name the bitmaps to merge")
+            raise InvalidRequest("merge_from: is for state=merged, and required there: name the bitmaps to merge")
         if self.file is not None and not self.sources:
-            raise InvalidRequest("merge_from_path: goes with state=merged: leave it out")
+            raise InvalidRequest("merge_from_path: is for state=merged only: leave it out")
         if self.file == self.path:
             raise InvalidRequest("merge_from_path: is the image itself: leave it out")
         if self.file is None and self.name in self.sources:
@@ -55,7 +55,7 @@ class BitmapWish:
         if size is None:
             return
         if self.state != "present":
-            raise InvalidRequest("granularity: is chosen when a bitmap is made: goes with state=present only")
+            raise InvalidRequest("granularity: is chosen when a bitmap is made: give it with state=present only")
         if not _FINEST <= size <= _COARSEST or size & (size - 1):
             raise InvalidRequest(f"granularity: {size} is not a power of two from 512 to 2G")
 

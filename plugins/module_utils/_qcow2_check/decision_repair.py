@@ -9,6 +9,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import cut_short
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 
 if t.TYPE_CHECKING:
@@ -33,7 +34,11 @@ def plan_repair(path: str, repair: str, found: Finding, work: Work) -> Plan:
     Raises UnsafeImage where it is corrupt and would stay so. Leaks alone are no failure: they cost space, not data.
     """
     check, facts = found.check, found.facts()
-    if check.result == "corrupt" and (repair != "all" or found.format not in _REPAIRS):
+    if found.cut is not None:
+        raise cut_short(path, found.cut, check=facts)
+    if check.result == "unsupported":
+        return Plan({"result": "unsupported"}, {"result": "unsupported"})
+    if check.result == "corrupt" and not found.pending_log and (repair != "all" or found.format not in _REPAIRS):
         also = f" and {check.leaks} leaked cluster(s)" if check.leaks else ""
         raise UnsafeImage(
             f"{path}: {check.corruptions} corruption(s){also} in its metadata, "
@@ -52,6 +57,13 @@ def plan_repair(path: str, repair: str, found: Finding, work: Work) -> Plan:
     to_do = _to_repair(found)
     if repair == "none" or not to_do:
         return Plan(before, before)
+    if found.extension:
+        raise UnsafeImage(
+            f"{path}: has {' and '.join(to_do)}, and an extension, which QEMU counts among them: its repair would cut "
+            "that off, and QEMU would never open the image again: leave it, or convert it into a new image",
+            path=path,
+            check=facts,
+        )
     leaks = 0 if found.format in _GIVES_BACK else check.leaks
     after = {"result": "leaks" if leaks else "good", "corruptions": 0, "leaks": leaks, "dirty": False}
     return Plan(before, after, (Step(f"repair {path}: {', '.join(to_do)}", work.repair),))
@@ -73,6 +85,7 @@ def _to_repair(found: Finding) -> list[str]:
     leaks = found.check.leaks if found.format in _GIVES_BACK else 0
     counted = ((found.check.corruptions, "corruption(s)"), (leaks, "leaked cluster(s)"))
     said = [f"{number} {what}" for number, what in counted if number]
+    said += ["replay its log"] if found.pending_log else []
     marks = ((found.corrupt, "the mark that it is corrupt"), (found.dirty, "the mark that it was not closed properly"))
     return said + [mark for is_there, mark in marks if is_there]
 

@@ -16,7 +16,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check import su
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.decision_repair import plan_repair
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.work import Work
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
@@ -42,8 +41,8 @@ class CheckTask(InPlaceTask):
         """What the module returns; in check mode, what was found."""
         if self._work.content_unchanged is False:
             self.warn(
-                f"{self.path}: was repaired, and its tables do not prove that its content is what it was: "
-                "compare it with a backup"
+                f"{self.path}: was repaired, but its tables do not prove that its content is unchanged: compare it "
+                "with a backup"
             )
         return {
             **plan.full_report(),
@@ -55,10 +54,8 @@ class CheckTask(InPlaceTask):
         header = _survey.header(self.wish)
         if header is not None and header.encrypted:
             self._open()
-        if self.wish.format not in CHECKED_FORMATS:
-            self._work = self._working(Finding(CheckResult("unsupported")), operation)
-            return Plan({"result": "unsupported"}, {"result": "unsupported"})
-        self._require_unused()
+        if self.wish.format in CHECKED_FORMATS:
+            self._require_unused()
         found = _survey.check(self.qemu_img, self.wish, header)
         work = self._work = self._working(found, operation)
         plan = plan_repair(self.path, self.wish.repair, found, work)

@@ -90,7 +90,9 @@ def depth_of_base(wish: CommitWish, chain: t.Sequence[Image], named: t.Sequence[
     """
     below = chain[1:]
     if not below:
-        raise DiskError(f"{wish.path}: has no backing file, so that there is nothing to merge it into", path=wish.path)
+        raise DiskError(
+            f"{wish.path}: has no backing file, into which it could be merged: name an overlay", path=wish.path
+        )
     if wish.base is not None and not named:
         shown = ", ".join(image.path for image in below)
         raise InvalidRequest(

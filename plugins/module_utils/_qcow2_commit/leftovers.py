@@ -68,7 +68,7 @@ def rest(wish: CommitWish, operation: Operation | None) -> Rest:
     note = _note(wish.path, operation)
     base = wish.base or note.get("base")
     if base is not None and not os.path.exists(base):
-        raise MissingImage(f"{wish.path}: neither it nor its base, {base}, is there: check the paths", path=wish.path)
+        raise MissingImage(f"{wish.path}: neither it nor its base, {base}, exists: check the paths", path=wish.path)
     removes = note.get("removes", {})
     images = [name for name, identity in removes.items() if name != wish.path and _staging.is_file(name, identity)]
     return Rest(base, wish.base_format or note.get("base_format"), tuple(images))

@@ -19,6 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.leftovers import is_same
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import GIVE_THEM_UP, Surroundings
@@ -59,6 +60,7 @@ class CommitSurvey:
             )
         below = next(_image.Links().of(path, self._wish.format), (None, None))[0]
         chain = Trust(self._wish.trusted, self._declared(below)).look(self.qemu_img, path, self._wish.format)
+        require_whole(chain)
         depth = _decision.depth_of_base(self._wish, chain, self._named(chain))
         _encryption.require_secret(chain, self._wish.openers, "merge it")
         self._unlock(chain, self._wish.openers)
@@ -134,9 +136,9 @@ class CommitSurvey:
         directory = os.path.dirname(os.path.realpath(path))
         if os.path.dirname(os.path.realpath(below)) != directory and not (base and is_same(below, base)):
             raise UnsafeImage(
-                f"{path}: reads the backing file {below}, which lies in another directory, and which the task does not "
-                "name: what is merged would be written to a file that may be a foreign one: name it as base, or set "
-                "trusted=true where you know that it belongs there",
+                f"{path}: reads the backing file {below}, which lies in another directory, and which the task does "
+                "not name: the merge would write to a file that may belong to something else: name it as base, or "
+                "set trusted=true if you know that it belongs there",
                 path=path,
                 reference=below,
             )

@@ -54,8 +54,8 @@ class CommitTask(InPlaceTask):
             self.surroundings.refresh_pools(self._paths)
         if self._fate.invalid:
             self.warn(
-                f"{', '.join(self._fate.invalid)}: what this reads was written to, so that it is no disk any more, "
-                f"except below {self.wish.path}"
+                f"{', '.join(self._fate.invalid)}: what it reads was written to, so it is only valid below "
+                f"{self.wish.path}"
             )
         return result(plan, self._fate, self.qemu_img, verified=self._survey.verified, check_mode=self.check_mode)
 

@@ -11,6 +11,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import beside a
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust, require_not_corrupt
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import counting as _counting
 
@@ -42,6 +43,7 @@ def look(qemu_img: QemuImg, wish: CompareWish, surroundings: Surroundings) -> tu
 def _require_still(qemu_img: QemuImg, chain: tuple[Image, ...], surroundings: Surroundings) -> None:
     top = chain[0]
     require_not_corrupt(chain)
+    require_whole(chain)
     _still.require_settled(qemu_img, top.path, top.format, _beside.look(top.path))
     surroundings.require_unused(top.path, _TO_DO, _counting.running_as_disk, locks=False)
     for image in chain:

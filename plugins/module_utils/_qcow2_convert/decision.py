@@ -13,7 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 
 if t.TYPE_CHECKING:
-    from ansible_collections.kvmops.disk.plugins.module_utils._files.real_names import RealNames
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 
@@ -37,13 +37,13 @@ class Course(Enum):
     REMOVE_REST = "remove rest"
 
 
-def require_apart(wish: ImageConvertWish, names: RealNames) -> None:
+def require_apart(wish: ImageConvertWish, names: Names) -> None:
     """Raises InvalidRequest where files that have to be several are one, or where the destination's name does not fit
     an image of several files."""
-    if names.is_same(wish.src, wish.dest):
+    if names.same(wish.src, wish.dest):
         raise InvalidRequest(f"dest: is the same file as src, {wish.dest}: give another dest")
     for name, path in (("src", wish.src), ("dest", wish.dest)):
-        if wish.backing_file is not None and names.is_same(wish.backing_file, path):
+        if wish.backing_file is not None and names.same(wish.backing_file, path):
             raise InvalidRequest(
                 f"backing_file: is the same file as {name}, {path}: an overlay of an image is made with "
                 "kvmops.disk.qcow2_image"
@@ -78,7 +78,7 @@ def require_kept(wish: ImageConvertWish, dest: Image) -> None:
     if wish.encryption is not None and not dest.encrypted:
         raise UnsafeImage(
             f"{dest.path}: is not encrypted, asked for encryption, and for update={wish.update}, which leaves it "
-            "alone: set update to changed to have it made anew",
+            "alone: set update to changed to replace it",
             path=dest.path,
             differences=["encryption"],
         )

@@ -10,7 +10,7 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Recipe
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
-from ansible_collections.kvmops.disk.plugins.module_utils._files.real_names import RealNames
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import HEADER_BYTES
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
@@ -36,7 +36,7 @@ class Observed:
     source: tuple[Image, ...]
     base: tuple[Image, ...] = ()
     snapshot: Snapshot | None = None
-    names: RealNames = field(default_factory=RealNames)
+    names: Names = field(default_factory=Names)
 
     @property
     def size(self) -> int:
@@ -52,7 +52,7 @@ class Observed:
         below = self.source[0].backing_file
         if not self.base or below is None or any(image.encrypted for image in self.base):
             return False
-        return self.names.is_same(below, self.base[0].path)
+        return self.names.same(below, self.base[0].path)
 
     @property
     def encrypted(self) -> bool:
@@ -172,7 +172,7 @@ def summary(wish: ImageConvertWish, found: Observed, reason: str | None) -> str:
     over = f" over {found.base[0].path}" if found.base else ""
     way = "compressed " if wish.compress else "encrypted " if wish.encryption else ""
     kind = f"{way}{wish.layout.format}"
-    instead = f", in the place of the one that {reason}" if reason else ""
+    instead = f", in place of the one that {reason}" if reason else ""
     origin = f"encrypted {wish.src_format}" if found.encrypted else wish.src_format
     return f"convert {wish.src} ({origin}){at} to {wish.dest} ({kind}){over}{instead}"
 
@@ -184,5 +184,5 @@ def _removal(wish: ImageConvertWish, source: SourceFiles, work: Work) -> tuple[S
     return (Step(f"remove {wish.src}{extents}", partial(work.remove_source, source)),)
 
 
-def _is_same(names: RealNames, one: str | None, other: str | None) -> bool:
-    return one is other if one is None or other is None else names.is_same(one, other)
+def _is_same(names: Names, one: str | None, other: str | None) -> bool:
+    return one is other if one is None or other is None else names.same(one, other)

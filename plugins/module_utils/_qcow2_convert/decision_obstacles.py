@@ -29,8 +29,8 @@ def find_snapshot(image: Image, name: str) -> Snapshot:
     if not found:
         raise DiskError(f"{image.path}: has no snapshot {name!r}: it has {', '.join(names) or 'none'}", snapshots=names)
     raise DiskError(
-        f"{image.path}: has {len(found)} snapshots named {name!r}: which one is meant cannot be told: rename or delete "
-        "the others",
+        f"{image.path}: has {len(found)} snapshots named {name!r}: it is unclear which one is meant: rename or "
+        "delete the others",
         snapshots=names,
     )
 
@@ -45,8 +45,8 @@ def require_decryptable(wish: ImageConvertWish, images: t.Iterable[Image]) -> No
             *(["src_encryption with its secret"] if wish.openers is None else []),
             *(["decrypt=true"] if not (wish.decrypt or wish.encryption) else []),
         ]
-        clear = "" if wish.encryption else ", and the new image would hold its content in the clear"
-        meant = "" if wish.encryption else " where that is meant, or encryption to have it encrypted, too"
+        clear = "" if wish.encryption else ", and the new image would hold its content unencrypted"
+        meant = "" if wish.encryption else " if that is meant, or encryption to encrypt it, too"
         if missing:
             raise UnsafeImage(
                 f"{image.path}: is encrypted{clear}: set {' and '.join(missing)}{meant}",
@@ -120,9 +120,9 @@ def _require_fitting_base(wish: ImageConvertWish, found: Observed, base: Image) 
             virtual_size=base.virtual_size,
         )
     below = [image.path for image in found.base]
-    if found.names.is_among(wish.dest, below):
+    if any(found.names.same(wish.dest, one) for one in below):
         raise InvalidRequest(f"dest: {wish.dest} is below the backing file {base.path}: give another dest")
-    if wish.remove_src and found.names.is_among(wish.src, below):
+    if wish.remove_src and any(found.names.same(wish.src, one) for one in below):
         raise InvalidRequest(f"remove_src: {wish.src} is below the backing file {base.path}, which needs it: keep it")
     if found.reads_base:
         recorded = found.source[0].backing_format
@@ -136,6 +136,6 @@ def _require_fitting_base(wish: ImageConvertWish, found: Observed, base: Image) 
     for name, given in (("snapshot", wish.snapshot), ("keep_bitmaps", wish.keep_bitmaps), ("rate_limit", wish.rate)):
         if given:
             raise InvalidRequest(
-                f"{name}: only goes with a backing_file in the clear that {wish.src} reads: another one is put under "
-                f"a copy of the differences: leave out {name} or backing_file"
+                f"{name}: only works with an unencrypted backing_file that {wish.src} reads: for another one only "
+                f"the differences are copied: leave out {name} or backing_file"
             )

@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._files.real_names import RealNames
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import Source
 
@@ -26,9 +26,9 @@ def placed(wish: ImageConvertWish) -> ImageConvertWish:
     return replace(wish, dest=os.path.realpath(wish.dest)) if os.path.islink(wish.dest) else wish
 
 
-def names(wish: ImageConvertWish) -> RealNames:
+def names(wish: ImageConvertWish) -> Names:
     """The real names of the files that the task names."""
-    return RealNames.of([wish.src, wish.dest, wish.backing_file])
+    return looked_up([wish.src, wish.dest, wish.backing_file])
 
 
 def destination(wish: ImageConvertWish, qemu_img: QemuImg) -> Image | None:
@@ -39,7 +39,9 @@ def destination(wish: ImageConvertWish, qemu_img: QemuImg) -> Image | None:
     """
     path = wish.dest
     if os.path.islink(path):
-        raise UnsafeImage(f"{path}: is a symbolic link to nothing: remove it, or make its target first", path=path)
+        raise UnsafeImage(
+            f"{path}: is a symbolic link whose target is missing: remove it, or make its target first", path=path
+        )
     if os.path.isdir(path):
         raise InvalidRequest(f"dest: {path} is a directory: name the file in it")
     return existing(wish, qemu_img) if os.path.lexists(_file_set.stands_at(path)) else None

@@ -12,11 +12,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.real_names import RealNames
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed, SourceFiles
@@ -91,8 +92,8 @@ class SourceSurvey:
         self._require_source_removable()
         if _decision_image.visible_difference(wish, found, dest) or not self._has_content(dest):
             raise DiskError(
-                f"{wish.src}: asked to remove it, but {dest.path} has other content, and is not made anew with "
-                "update=missing: set update to changed, or keep the source",
+                f"{wish.src}: asked to remove it, but {dest.path} has other content, which update=missing leaves "
+                "alone: set update to changed, or keep the source",
                 path=wish.src,
             )
 
@@ -110,6 +111,7 @@ class SourceSurvey:
             base = self._trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))
             self._unlock_below(base)
         source = self._trust.look(self.qemu_img, wish.src, wish.src_format)
+        require_whole((*source, *base))
         self._unlock(source)
         _still.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
         snapshot = _obstacles.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None
@@ -119,10 +121,10 @@ class SourceSurvey:
             _still.require_unwritten(image)
         return found
 
-    def _names(self, source: t.Sequence[Image], base: t.Sequence[Image]) -> RealNames:
+    def _names(self, source: t.Sequence[Image], base: t.Sequence[Image]) -> Names:
         read = [image.path for image in (*source, *base)]
         below = [source[0].backing_file, self._dest.backing_file if self._dest else None]
-        return RealNames.of([*read, *below, self._wish.src, self._wish.dest])
+        return looked_up([*read, *below, self._wish.src, self._wish.dest])
 
     def _unlock(self, source: t.Sequence[Image]) -> None:
         """Has the source opened with its secrets from now on. Raises DiskError where it may not be, or they do not."""

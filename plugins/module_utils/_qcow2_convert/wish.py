@@ -91,7 +91,7 @@ class ImageConvertWish:
         if (self.src_format, self.layout.format) != ("qcow2", "qcow2") or self.layout.compat == "0.10":
             raise InvalidRequest("keep_bitmaps: only qcow2 images of compat 1.1 have bitmaps: leave it out")
         if self.snapshot is not None:
-            raise InvalidRequest("keep_bitmaps: the bitmaps of an image say nothing of its snapshot: leave it out")
+            raise InvalidRequest("keep_bitmaps: the bitmaps of an image say nothing about its snapshot: leave it out")
 
 
 def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:

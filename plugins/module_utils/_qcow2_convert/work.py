@@ -78,7 +78,7 @@ class Work:
         src, paths = self._wish.src, files.paths
         states = tuple(map(file_state, paths))
         if states != files.states or any(map(_image_locks.is_locked, paths)):
-            raise DiskError(f"{src}: is used by somebody else meanwhile: the source was kept", path=src)
+            raise DiskError(f"{src}: is in use by now: the source was kept", path=src)
         if self._operation is not None and len(paths) > 1:  # whoever is killed in between leaves only a part of it
             self._operation.note(src, source=src, dest=self._wish.dest, removing=self._wish.dest)
         _file_set.remove(src)

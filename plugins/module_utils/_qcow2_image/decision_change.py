@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    ImageInUse,
+    InvalidRequest,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import option_text
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import Change
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 
 class Work(t.Protocol):
@@ -65,6 +73,18 @@ def require_no_cut(wish: ImageWish, image: Image, below: t.Sequence[Image]) -> N
             f"{exact_size(below[0].virtual_size)}: a smaller overlay cuts off the end of the disk: "
             "ask for as much or more",
             virtual_size=image.virtual_size,
+        )
+
+
+def require_undescribed(rebase: Rebase, users: t.Iterable[User]) -> None:
+    """Raises ImageInUse where the definition of one of *users* would go on with the old backing files."""
+    for user in users:
+        raise ImageInUse(
+            f"{rebase.image.path}: the definition of domain {user.domain} says what disk {user.target} reads "
+            f"(<backingStore>), and would still say so after: {rebase}: flatten the disk with "
+            "kvmops.disk.vm_disk_flatten, or remove that element, first",
+            path=rebase.image.path,
+            in_use_by=[asdict(user)],
         )
 
 

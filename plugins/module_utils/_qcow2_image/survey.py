@@ -55,7 +55,8 @@ def _existing(qemu_img: QemuImg, wish: ImageWish) -> Image | None:
     path = wish.path
     if os.path.islink(path) and not os.path.exists(path):
         raise UnsafeImage(
-            f"{path}: is a symbolic link to nothing ({os.readlink(path)}): remove it, or make its target first"
+            f"{path}: is a symbolic link whose target is missing ({os.readlink(path)}): remove it, or make its "
+            "target first"
         )
     if not os.path.lexists(path):
         return None

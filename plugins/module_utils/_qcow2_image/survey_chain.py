@@ -11,19 +11,21 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase_wish as _rebase_wish
-from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, replace
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, MissingImage, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed, require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 
 def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image.Image, ...]:
@@ -35,6 +37,7 @@ def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image
     below = _image.chain(qemu_img, base)
     for link in below:
         require_usable_base(link, encrypted=wish.encryption is not None)
+    require_whole(below)
     _require_unwritten(base.path, to_do)
     if wish.encryption is not None:
         _key_slots.require_opens(qemu_img, wish.encryption.layers(below, wish.encryption.below))
@@ -67,20 +70,12 @@ def read_by(qemu_img: QemuImg, image: _image.Image, found: _rebase.Rebase | None
     return _image.chain(qemu_img, image) if image.backing_file is not None else (image,)
 
 
-def require_undescribed(found: _rebase.Rebase, surroundings: Surroundings) -> None:
-    """Raises ImageInUse where a domain that is off would go on with the old backing files, or on the old disk."""
-    path = found.image.path
-    surroundings.require_no_saved_state(path, str(found))
+def described(path: str, surroundings: Surroundings) -> t.Iterator[User]:
+    """The users of the image whose definitions say what it reads."""
     for user, domain in surroundings.domains_with(path):
         disks = _disks.disks(domain.xml(inactive=True))
         if any(disk.target == user.target and disk.chain is not None for disk in disks):
-            raise ImageInUse(
-                f"{path}: the definition of domain {user.domain} says what disk {user.target} reads (<backingStore>), "
-                f"and would go on saying so after: {found}: flatten the disk with kvmops.disk.vm_disk_flatten, or "
-                "remove that element, first",
-                path=path,
-                in_use_by=[asdict(user)],
-            )
+            yield user
 
 
 def bytes_to_create(qemu_img: QemuImg, wish: ImageWish, size: int) -> int:
@@ -111,7 +106,7 @@ def _read_now(qemu_img: QemuImg, image: _image.Image) -> tuple[_image.Image, ...
     except MissingImage as error:
         raise MissingImage(
             f"{error}: asked to give {image.path}, which reads it, another backing file: bring it back, or set "
-            "rebase=unsafe where the new one holds the same",
+            "rebase=unsafe if the new one holds the same",
             **error.facts,
         ) from error
     for one in below:

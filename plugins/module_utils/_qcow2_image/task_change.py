@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Key, KeyChanges, keys_to_add
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import plan_keys
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import decision_change as _decision_change
@@ -74,6 +75,7 @@ class Changing:
         wanted = _decision.change(self.wish, image)
         if not (rebase or changes or wanted):
             return Plan({}, {})
+        require_whole(_survey_chain.read_by(self.task.qemu_img, image, rebase))
         plan = self._planned(wanted, changes, rebase, operation)
         self.task.surroundings.require_unused(self.wish.path, "change it", running)
         self.task.require_no_dependents("change it")
@@ -98,7 +100,9 @@ class Changing:
         """Raises NotEnoughSpace where the file system cannot take the change, or would promise too much with it."""
         needed = _decision_change.growth_in_bytes(self.wish, wanted.image)
         if rebase is not None:
-            _survey_chain.require_undescribed(rebase, self.task.surroundings)
+            surroundings = self.task.surroundings
+            surroundings.require_no_saved_state(self.wish.path, str(rebase))
+            _decision_change.require_undescribed(rebase, _survey_chain.described(self.wish.path, surroundings))
             needed += _survey_chain.bytes_to_rebase(self.task.qemu_img, rebase, needed)
         _space.require_space([(os.path.realpath(self.wish.path), needed)])
         if wanted.grows and wanted.size is not None:

@@ -11,6 +11,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import once
@@ -133,13 +134,14 @@ class Survey:
     def _check(self, chain: Chain) -> Facts:
         """As qcow2_check finds it; nothing but the image is opened."""
         image = chain[0]
-        if image.format not in CHECKED_FORMATS:
-            return Finding(CheckResult("unsupported")).facts()
+        cut = _reach.find_cut(image.path, image.format)
+        if cut is not None or image.format not in CHECKED_FORMATS:
+            return Finding(CheckResult("unsupported"), cut=cut).facts()
         _require_no_secret((image,))
         _still.require_unwritten(image)
         external_data = image.format == "qcow2" and image.data_file is not None
         found = self.qemu_img.check(image.path, image.format, external_data=external_data)
-        return Finding(found, image.format, image.corrupt, image.dirty, external_data).facts()
+        return Finding(found, image.format, image.corrupt, image.dirty, external_data, cut).facts()
 
 
 def _files(directory: str, recurse: bool) -> t.Iterator[str]:

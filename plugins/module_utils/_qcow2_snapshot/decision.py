@@ -147,8 +147,8 @@ def _revert(wish: SnapshotWish, observed: Observed, work: t.Callable[[], Work]) 
     identifier = found.snapshot.id
     if not identifier.isdecimal() or sum(entry.snapshot.id == identifier for entry in observed.entries) > 1:
         raise UnsafeImage(
-            f"{image.path}: its snapshot {wish.name!r} has the ID {identifier!r}, by which QEMU does not find it for "
-            "sure: convert the snapshot into a new image",
+            f"{image.path}: its snapshot {wish.name!r} has the ID {identifier!r}, by which QEMU may not find it: "
+            "convert the snapshot into a new image",
             path=image.path,
         )
     resized = f", which has {exact_size(size)} instead of {exact_size(virtual_size)}" if size != virtual_size else ""

@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import survey as _survey
@@ -63,6 +64,8 @@ class SnapshotTask(InPlaceTask):
         if first or plan:
             self.require_secret(self._to_do, observed.image)
         if plan:
+            if not first:
+                require_whole([observed.image])
             # What a dead run did not close is closed by the steps that settle it.
             self._require_possible(replace(observed, image=replace(observed.image, dirty=False)) if first else observed)
         elif first:

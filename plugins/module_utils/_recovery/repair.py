@@ -12,6 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdi
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import mapping as _mapping
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
@@ -22,20 +23,28 @@ CHECKED_FORMATS = ("qcow2", "qed", "vmdk", "vdi", "vhdx", "parallels")
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, and the marks in the image's header: *corrupt* forbids writing, *dirty* wants a repair."""
+    """What a check found, and what the image says itself: *corrupt* forbids writing, *dirty* wants a repair.
+
+    *cut* is what its files lack. *pending_log*: a VHDX was not closed, and nothing can be read of it before its log is
+    replayed. *extension*: a Parallels image has one, which a repair by QEMU would cut off.
+    """
 
     check: CheckResult
     format: str = "qcow2"
     corrupt: bool = False
     dirty: bool = False
     external_data: bool = False
+    cut: _reach.Cut | None = None
+    pending_log: bool = False
+    extension: bool = False
 
     @property
     def is_corrupt(self) -> bool:
-        return self.corrupt or self.check.result == "corrupt"
+        return self.corrupt or self.pending_log or self.cut is not None or self.check.result == "corrupt"
 
     def facts(self) -> dict[str, t.Any]:
-        return {**asdict(self.check), "result": "corrupt" if self.is_corrupt else self.check.result}
+        result = "corrupt" if self.is_corrupt else self.check.result
+        return {**asdict(self.check), "result": result, "truncated": self.cut is not None}
 
 
 def repair_and_compare(
@@ -63,16 +72,16 @@ def repair_counts(path: str, qemu_img: QemuImg) -> CheckResult:
     if before is None or not before.separate:
         found = qemu_img.check(path, "qcow2")
         raise UnsafeImage(
-            f"{path}: a work on its snapshots was interrupted, and more is wrong with its metadata than that explains: "
-            "copy the image, then repair it with kvmops.disk.qcow2_check (repair=all)",
+            f"{path}: an operation on its snapshots was interrupted, and more is wrong with its metadata than that "
+            "explains: copy the image, then repair it with kvmops.disk.qcow2_check (repair=all)",
             path=path,
             check=asdict(found),
         )
     found, unchanged = repair_and_compare(path, "qcow2", "all", qemu_img)
     if not unchanged:
         raise UnsafeImage(
-            f"{path}: the repair after an interrupted work on its snapshots changed where its content is: compare it "
-            "with a backup before it is used",
+            f"{path}: the repair after an interrupted operation on its snapshots changed where its content is: "
+            "compare it with a backup before it is used",
             path=path,
             check=asdict(found),
         )

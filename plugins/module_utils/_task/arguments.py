@@ -47,7 +47,7 @@ def require_directories(search_paths: t.Iterable[str]) -> None:
     """Raises InvalidRequest where one of the directories that are to be searched for images is none."""
     for directory in search_paths:
         if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
-            raise InvalidRequest(f"search_paths: {directory} is not a directory: images in it cannot be looked for")
+            raise InvalidRequest(f"search_paths: {directory} is not a directory: give a directory to search for images")
 
 
 def search_paths_from(params: t.Mapping[str, t.Any]) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def require_ratio(ratio: float | None, what: str = "max_overcommit") -> None:
     """Raises InvalidRequest where *ratio*, the parameter *what*, is no limit of promises."""
     if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
         raise InvalidRequest(
-            f"{what}: {ratio:g} is no ratio: give how many times its own size a file system may promise, such as 1.2"
+            f"{what}: {ratio:g} is not a ratio: give how many times its own size a file system may promise, such as 1.2"
         )
 
 
@@ -78,8 +78,8 @@ def require_usable_name(name: str, what: str, longest: int) -> None:
     try:
         raw = name.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{what}: {name!r} is no text in UTF-8: choose another name") from None
+        raise InvalidRequest(f"{what}: {name!r} is not UTF-8 text: choose another name") from None
     if not 1 <= len(raw) <= longest:
         raise InvalidRequest(f"{what}: a name has from 1 to {longest} bytes, {name!r} has {len(raw)}")
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
-        raise InvalidRequest(f"{what}: {name!r} has control characters in it: choose another name")
+        raise InvalidRequest(f"{what}: {name!r} has control characters: choose another name")

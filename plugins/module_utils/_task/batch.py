@@ -23,7 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._task.held import alone_on, settle_ties
+from ansible_collections.kvmops.disk.plugins.module_utils._task.held import alone_on, settle_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import whole_story
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 
@@ -103,7 +103,7 @@ class Several:
                 ready = [pair for pair in ready if pair[0].error is None]
                 in_parallel(lambda pair: self._carry_out_one(*pair, decide), ready, self._stop.set)
             finally:
-                settle_ties(self.module, [one for item, one in begun if not may_still_happen(item.error)])
+                settle_bases(self.module, [one for item, one in begun if not may_still_happen(item.error)])
 
     def _note(self, item: Item, operation: Operation) -> None:
         """Says beside each path what it is about, so that a run that dies early is known again, too."""
@@ -113,7 +113,7 @@ class Several:
 
     def _carry_out_one(self, item: Item, operation: Operation, decide: Decide) -> None:
         if self.stopped():
-            raise Interrupted(f"{item.name}: not begun, since the task was told to end")
+            raise Interrupted(f"{item.name}: not begun, because the task was stopped")
         try:
             plan = decide(item, operation)
             plan.apply()

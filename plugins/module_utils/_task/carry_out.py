@@ -66,6 +66,6 @@ def decide_after_others(
         if alive:
             from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 
-            with _lock.operation(verb, paths(), patience):
+            with _lock.operation(verb, paths(), _lock.PATIENCE if patience is None else patience):
                 pass
         return decide()

@@ -32,7 +32,6 @@ class DomainTask(Task):
         qemu_img = _door.find(limited=not module.params["trusted"])
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         super().__init__(module, qemu_img, lambda: self.hypervisor)
-        self.params = module.params
         self.domain = self.hypervisor.domain(module.params["name"])
         self.progress = Progress.wanted()
         self.state: DomainState
@@ -66,7 +65,7 @@ class DomainTask(Task):
         self.surroundings.refresh_pools(self._places)
         return _domain.observe(self.hypervisor, self.domain)
 
-    def hands(self, operation: Operation | None) -> dict[str, t.Any]:
+    def tools(self, operation: Operation | None) -> dict[str, t.Any]:
         """What a DomainWork is made of."""
         from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
         from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records

@@ -42,11 +42,11 @@ def apply_followed(plan: Plan, operation: Operation, module: AnsibleModule) -> N
     """Applies *plan*; what is noted of bases follows, whether it succeeds or not, unless nobody knows that."""
     _noted_bases.find(operation, {})
     with ExitStack() as ended:
-        ended.push(lambda _kind, error, _trace: None if may_still_happen(error) else settle_ties(module, [operation]))
+        ended.push(lambda _kind, error, _trace: None if may_still_happen(error) else settle_bases(module, [operation]))
         plan.apply()
 
 
-def settle_ties(module: AnsibleModule, operations: t.Iterable[Operation]) -> None:
+def settle_bases(module: AnsibleModule, operations: t.Iterable[Operation]) -> None:
     """Brings what is noted of bases up to date; a warning says what could not be."""
     for failure in _noted_bases.settle(operations, readers(module)):
         module.warn(failure)

@@ -40,8 +40,8 @@ def require_unwritten(image: Image) -> None:
         if not is_locked(path, against_readers=True):
             continue
         raise ImageInUse(
-            f"{path}: is open for writing, by a running guest or another program: what is read of it meanwhile "
-            "would be no whole disk: stop that first",
+            f"{path}: is open for writing, by a running guest or another program: what is read of it would be "
+            "inconsistent: stop that first",
             path=path,
             in_use_by=[],
         )

@@ -29,7 +29,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 #: The way out where a task may say that it gives up the overlays of what it writes.
-GIVE_THEM_UP = "set allow_dependents=true where they are to be given up"
+GIVE_THEM_UP = "set allow_dependents=true to give them up"
 
 
 class Surroundings:

@@ -99,7 +99,7 @@ def protect(
         except DiskError as error:
             if read_only:
                 raise DiskError(f"{error}, or do without protect_base", **error.facts) from error
-            warn(f"{base}: what reads it is only known where it is looked for: {error}")
+            warn(f"{base}: what depends on it is only found by a search, since it cannot be noted: {error}")
 
 
 def _together(bases: t.Iterable[t.Mapping[str, t.Sequence[str]]]) -> dict[str, list[str]]:

@@ -24,7 +24,7 @@ def in_use(path: str, found: t.Sequence[User], to_do: str) -> ImageInUse:
     """The error for an image that *found* use, or, where that is empty, somebody who is no domain."""
     by = (
         "; ".join(str(user) for user in found)
-        or "a process outside libvirt's sight (qemu-img, qemu-nbd or another QEMU)"
+        or "a process that libvirt does not know (qemu-img, qemu-nbd or another QEMU)"
     )
     return ImageInUse(
         f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",

@@ -63,14 +63,14 @@ def steps(
             f"{item.target} of {name} from {item.source} ({item.source_format}) to {item.dest} ({wish.layout.format})"
         )
         if item.target in adopted:
-            how = f"go on with the copy of {known} that an interrupted run began"
+            how = f"resume the copy of {known} that an interrupted run began"
         else:
             how = f"copy {known} while it runs"
         found.append(Step("", partial(work.stage, item), partial(work.withdraw, item)))
         found.append(Step(how, partial(work.copy, item), partial(work.end, item)))
     found.append(
         Step(
-            f"let {name} go on with {', '.join(item.dest for item in conversions)}",
+            f"switch {name} to {', '.join(item.dest for item in conversions)}",
             partial(work.pivot, conversions),
             commits=True,
         )

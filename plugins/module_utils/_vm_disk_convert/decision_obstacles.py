@@ -93,7 +93,7 @@ def require_stoppable(state: DomainState, wish: ConvertWish) -> None:
         )
     if state.state != "running":
         raise DiskError(
-            f"{state.name}: is {state.state}, so that its guest cannot shut down: resume it, or set shutdown to force",
+            f"{state.name}: is {state.state}, so its guest cannot shut down: resume it, or set shutdown to force",
             state=state.state,
         )
 
@@ -102,7 +102,7 @@ def require_convertible_image(conversion: Conversion, image: Image, keep_source:
     """Raises DiskError where converting the image would lose something that it holds."""
     if image.encrypted or conversion.disk.element.encrypted:
         raise DiskError(
-            f"{image.path}: is encrypted: the new image would hold its content in the clear: not converted",
+            f"{image.path}: is encrypted: the new image would hold its content unencrypted: not converted",
             path=image.path,
         )
     if image.corrupt:
@@ -124,7 +124,7 @@ def require_fitting_device(item: Conversion, wish: ConvertWish, needed: int, siz
     """
     if wish.layout.format == "raw" and available != size:
         raise DiskError(
-            f"{item.dest}: has {available} bytes, {item.target} has {size}: as raw both must be of one size: "
+            f"{item.dest}: has {available} bytes, {item.target} has {size}: as raw both must have the same size: "
             "resize one of them, or choose format=qcow2 for a larger device",
             required_bytes=size,
             available_bytes=available,
@@ -167,4 +167,6 @@ def _require_meant(dest: str, place: Place, block_device: bool) -> None:
             path=dest,
         )
     if block_device and not place.is_block_device:
-        raise InvalidRequest(f"{dest}: asked for a block device, but is none: leave block_device out", path=dest)
+        raise InvalidRequest(
+            f"{dest}: asked for a block device, and is something else: leave block_device out", path=dest
+        )

@@ -63,7 +63,7 @@ class Converting:
         adopted = _leftovers.adoptable(left, conversions, self.wish) if mode == "live" else frozenset()
         self.left = left = _leftovers.without(left, {item.dest for item in conversions if item.target in adopted})
         self._require_possible(adopted, left)
-        work = Work(**self.task.hands(operation))
+        work = Work(**self.task.tools(operation))
         steps = (
             *_leftovers.settled_images(conversions, _beside.notes(operation), self.task.qemu_img),
             *_leftovers.in_order(state, left, work),
@@ -103,7 +103,7 @@ class Converting:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import work_live as _work_live
 
         warn_of_shutdown(self.task, left, operation)
-        hands, images = self.task.hands(operation), self._survey.images
+        hands, images = self.task.tools(operation), self._survey.images
         work = _work_live.Work(**hands, wish=self.wish, images=images, adopted=adopted)
         return _decision_live.steps(self.task.state, self.wish, self.conversions, adopted, work)
 
@@ -116,7 +116,7 @@ class Converting:
         survey, conversions, state = self._survey, self.conversions, self.task.state
         runs = state.active or left.owed
         self._offline_work = work = _work_offline.Work(
-            **self.task.hands(operation),
+            **self.task.tools(operation),
             wish=self.wish,
             chains=survey.chains,
             runs=runs,
@@ -141,7 +141,7 @@ def settlement(
     task: DomainTask, wish: ConvertWish, left: Unfinished, operation: Operation | None, *, restart: bool
 ) -> tuple[Step, ...]:
     """The steps that end what a dead run left, where there is nothing else to do."""
-    work = Work(**task.hands(operation))
+    work = Work(**task.tools(operation))
     return _leftovers.settlement(task.state, left, removable(task, wish, left), work, restart=restart)
 
 
@@ -160,6 +160,7 @@ def warn_of_shutdown(task: DomainTask, left: Unfinished, operation: Operation | 
     """Says, once, that the guest may go off under what is done or found now."""
     if left.pending is not None and operation is None:
         task.warn(
-            f"{task.state.name}: its guest was asked to shut down at {left.pending.asked}, by a run that then gave up "
-            "waiting, and may still do so: the next run of this module on it starts it again, whatever it is asked"
+            f"{task.state.name}: its guest was asked to shut down at {left.pending.asked}, by a run that gave up "
+            "waiting, and may still do so: the next run of this module on it starts it again, whatever its "
+            "parameters are"
         )

@@ -56,15 +56,13 @@ class ConvertWish:
         if self.block_device and self.dest is None:
             raise InvalidRequest("block_device: needs dest, the path of the device")
         if self.block_device and self.layout.preallocation not in (None, "off"):
-            raise InvalidRequest("preallocation: all of a block device is there already: leave it out")
+            raise InvalidRequest("preallocation: a block device is fully allocated already: leave it out")
         if self.copy_timeout < 1:
-            raise InvalidRequest(f"copy_timeout: {self.copy_timeout} s is no time to copy in: give 1 or more")
+            raise InvalidRequest(f"copy_timeout: {self.copy_timeout} s is too short: give 1 or more")
         if self.dest is not None and len(self.disks) != 1:
             raise InvalidRequest("dest: names one file, but several disks are asked for: use dest_dir")
         if self.shutdown_timeout < 1:
-            raise InvalidRequest(
-                f"shutdown_timeout: {self.shutdown_timeout} s is no time to shut down in: give 1 or more"
-            )
+            raise InvalidRequest(f"shutdown_timeout: {self.shutdown_timeout} s is too short: give 1 or more")
 
     def destination(self, source: str) -> str:
         """The path of the new image for the one at *source*."""

@@ -80,6 +80,6 @@ class Work(DomainWork):
             if attempt == 1:
                 self.hypervisor.define(_disk_changes.with_changes(definition, changes))
         raise LibvirtFailed(
-            f"{self.domain.name}: runs on {', '.join(change.path for change in changes)}, but libvirt does not take "
-            "that into the definition: name it there with virsh edit before the domain goes off"
+            f"{self.domain.name}: runs on {', '.join(change.path for change in changes)}, but libvirt does not "
+            "accept that in the definition: name it there with virsh edit before the domain goes off"
         )

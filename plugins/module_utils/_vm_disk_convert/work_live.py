@@ -106,7 +106,7 @@ class Work(ConvertWork):
             self.domain.block_copy(item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth)
         except LibvirtFailed as error:
             raise LibvirtFailed(
-                f"{item.dest}: {error}: where permission was denied, let QEMU's user traverse every directory above it",
+                f"{item.dest}: {error}: if permission was denied, let QEMU's user enter every directory above it",
                 **error.facts,
             ) from error
 
@@ -150,7 +150,9 @@ class Work(ConvertWork):
         """Raises DiskError where the domain, or the disk in its definition, is another than it was (HAZARDS G10)."""
         name = self.domain.name
         if not self.domain.is_persistent():
-            raise DiskError(f"{name}: was undefined meanwhile: the new image was removed: define the domain, run again")
+            raise DiskError(
+                f"{name}: was undefined in the meantime: the new image was removed: define the domain, then run again"
+            )
         defined = next(
             (disk for disk in _disks.disks(self.domain.xml(inactive=True)) if disk.target == item.target), None
         )
@@ -161,8 +163,8 @@ class Work(ConvertWork):
             or (defined.source, defined.volume) != (expected.source, expected.volume)
         ):
             raise DiskError(
-                f"{name}: {item.target} was changed in the definition meanwhile, by somebody else: the new image was "
-                "removed: see what is meant, then run again"
+                f"{name}: {item.target} was changed in the definition in the meantime: the new image was removed: "
+                "check the definition, then run again"
             )
 
 

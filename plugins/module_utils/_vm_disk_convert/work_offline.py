@@ -76,9 +76,9 @@ class Work(ConvertWork):
         _shutdown.remember(self.domain)
         if not self.domain.shut_down(self.wish.shutdown_timeout):
             raise LibvirtFailed(
-                f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: "
-                "it still runs and nothing was changed: see whether it obeys ACPI, raise shutdown_timeout, or set "
-                "shutdown to force. Should it still go off, the next run starts it again",
+                f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: it still "
+                "runs and nothing was changed: see whether it obeys ACPI, raise shutdown_timeout, or set shutdown "
+                "to force. If it still goes off later, the next run starts it again",
                 state=self.domain.state(),
             )
 
@@ -108,8 +108,8 @@ class Work(ConvertWork):
         self.define(_disk_changes.with_changes(self._before, changes), ": it was put back")
         if self.domain.is_active() and not _runs_on(self.domain, changes):
             raise DiskError(
-                f"{self.domain.name}: was started on its old disk by somebody else meanwhile: "
-                "the definition was put back: run again"
+                f"{self.domain.name}: was started on its old disk in the meantime: the definition was put back: run "
+                "again"
             )
         self._require_unwritten()
 
@@ -139,8 +139,7 @@ class Work(ConvertWork):
         for source, as_read in self._as_read.items():
             if _staging.last_write(source) != as_read:
                 raise DiskError(
-                    f"{source}: was written to by somebody else while it was converted: the new image was removed: "
-                    "run again",
+                    f"{source}: was written to while it was converted: the new image was removed: run again",
                     path=source,
                 )
 
@@ -151,7 +150,7 @@ def _runs_on(domain: Domain, changes: t.Sequence[_disk_changes.DiskChange]) -> b
 
 
 def _recipe(item: Conversion, wish: ConvertWish) -> _transcode.Recipe:
-    """How the new image is made off line; what is below the old one is read as a part of it, or kept below both."""
+    """How the new image is made offline; what is below the old one is read as a part of it, or kept below both."""
     base = item.backing
     return _transcode.Recipe(
         *(item.source, item.source_format, wish.layout),

@@ -129,6 +129,7 @@ def _require_flattenable_image(item: Flattening) -> None:
             raise UnsafeImage(f"{each.path}: is marked corrupt: check and repair it first", path=each.path)
         if each.encrypted:
             raise DiskError(
-                f"{each.path}: is encrypted, and its content would stand in {image.path} in the clear: not flattened",
+                f"{each.path}: is encrypted, and its content would be stored unencrypted in {image.path}: not "
+                "flattened",
                 path=each.path,
             )

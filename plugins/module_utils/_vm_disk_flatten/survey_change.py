@@ -34,7 +34,7 @@ class ChangeSurvey:
     def require_unused(self, items: t.Sequence[Flattening]) -> None:
         """Raises ImageInUse where somebody else has to do with an image that is to change, or writes one below it.
 
-        Off line, the overlays of other domains that are off too do not stand in the way: they read the same afterwards.
+        Offline, the overlays of other domains that are off too do not stand in the way: they read the same afterwards.
         """
         live = self.state.active
         for item in items:
@@ -63,7 +63,7 @@ class ChangeSurvey:
             _obstacles.require_no_bitmaps(item, [bitmap["name"] for bitmap in specific.get("bitmaps", ())])
 
     def require_space(self, items: t.Sequence[Flattening]) -> None:
-        """Raises NotEnoughSpace. Live, the image grows where it is; off line, it is made anew beside it."""
+        """Raises NotEnoughSpace. Live, the image grows where it is; offline, it is made anew beside it."""
         live = self.state.active
         demands = []
         for item in items:

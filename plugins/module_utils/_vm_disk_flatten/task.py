@@ -148,7 +148,7 @@ class FlattenTask(DomainTask):
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import work_live as _work_live
 
         owners = self.left.owners if self.left is not None else {}
-        work = _work_live.Work(**self.hands(operation), wish=self.wish, owners=owners, adopted=adopted)
+        work = _work_live.Work(**self.tools(operation), wish=self.wish, owners=owners, adopted=adopted)
         return _decision_live.steps(self.state, self.items, self.domain.run_number(), adopted, work)
 
     def _offline(self, operation: Operation | None) -> tuple[Step, ...]:
@@ -157,7 +157,7 @@ class FlattenTask(DomainTask):
         )
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import work_offline as _work_offline
 
-        work = _work_offline.Work(**self.hands(operation), wish=self.wish)
+        work = _work_offline.Work(**self.tools(operation), wish=self.wish)
         return _decision_offline.steps(self.state, self.items, work)
 
     def _naming(self, stale: t.Sequence[Flattening], operation: Operation | None) -> tuple[Step, ...]:
@@ -219,7 +219,7 @@ class FlattenTask(DomainTask):
     def _work(self, operation: Operation | None) -> Work:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.work import Work
 
-        return Work(**self.hands(operation))
+        return Work(**self.tools(operation))
 
     def _facts(self, item: Flattening, disk: DomainDisk, changed: bool) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""

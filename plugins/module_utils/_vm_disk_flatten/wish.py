@@ -28,7 +28,7 @@ class FlattenWish:
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
         if self.copy_timeout < 1:
-            raise InvalidRequest(f"copy_timeout: {self.copy_timeout} s is no time to copy in: give 1 or more")
+            raise InvalidRequest(f"copy_timeout: {self.copy_timeout} s is too short: give 1 or more")
         if self.bandwidth is not None and self.bandwidth < 1:
             raise InvalidRequest("bandwidth: 0 would never copy anything: leave it out for no limit")
 

@@ -53,5 +53,5 @@ def warning(observed: Observed, disk: dict[str, t.Any]) -> str | None:
     return (
         f"{disk['domain']} is {disk['state']} on {disk['path']} ({disk['target']}), which {len(disk['dependents'])} "
         f"image(s) read as their backing file ({', '.join(disk['dependents'][:5])}): what its guest writes destroys "
-        "those: shut it down, and make them anew from a base that no domain runs on"
+        "those: shut it down, and make them again from a base that no domain runs on"
     )

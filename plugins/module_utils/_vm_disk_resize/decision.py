@@ -69,7 +69,7 @@ class Work(t.Protocol):
 
 
 def plan_resize(state: DomainState, item: Resizing, policy: str | None, work: Work) -> Plan:
-    """The plan that brings the disk to its new size. *policy* is the preallocation of what is added off line."""
+    """The plan that brings the disk to its new size. *policy* is the preallocation of what is added offline."""
     verb, how = ("grow" if item.growth > 0 else "shrink"), ""
     if not item.live:
         how = f", preallocation {policy}" if policy else ""
@@ -101,13 +101,13 @@ def refused_device(what: str, path: str) -> DiskError:
     """The error for a disk on a block device, whose size is not the domain's business."""
     return DiskError(
         f"{what}: is the block device {path}, and only image files are resized: resize the device itself (with "
-        "lvextend, say), then tell a running guest with virsh blockresize",
+        "lvextend, for example), then tell a running guest with virsh blockresize",
         path=path,
     )
 
 
 def policy(wish: ResizeWish, item: Resizing, length: int) -> str | None:
-    """The preallocation of what is added off line: what the task says, else what the image looks like.
+    """The preallocation of what is added offline: what the task says, else what the image looks like.
 
     *length* is that of its file. An image does not remember its policy and a plain resize adds a hole (HAZARDS C11).
     One that occupies as many bytes as its disk has was reserved, or written to the last cluster; a qcow2 image that is

@@ -75,7 +75,7 @@ def require_no_cut(item: Resizing, below: Image) -> None:
 def fully_allocated(error: NotEnoughSpace) -> NotEnoughSpace:
     """The error for a growth that does not fit since it is to be as allocated as its image is."""
     return NotEnoughSpace(
-        f"{error}. The image is fully allocated, so that what is added would be too: with preallocation=off it is not",
+        f"{error}. The image is fully allocated, so what is added would be as well, unless preallocation=off",
         **error.facts,
     )
 
@@ -84,7 +84,7 @@ def require_size_reached(item: Resizing, found: int) -> None:
     """Raises DiskError where the disk has another size than it was given."""
     if found != item.after:
         raise DiskError(
-            f"{item.path}: has {exact_size(found)} after the resize, asked for {exact_size(item.after)}: look what "
+            f"{item.path}: has {exact_size(found)} after the resize, asked for {exact_size(item.after)}: see what "
             "else resizes it",
             virtual_size=found,
         )
@@ -119,7 +119,7 @@ def _require_plain(state: DomainState, item: Resizing) -> None:
     element, what = item.disk.element, f"{state.name}: {item.target}"
     if element.readonly or element.shareable or element.transient:
         kind = "read-only" if element.readonly else "shareable" if element.shareable else "transient"
-        raise DiskError(f"{what}: is {kind}, so that it may have other users or must not be changed: not resized")
+        raise DiskError(f"{what}: is {kind}, so it may have other users or must stay as it is: not resized")
     live, defined = item.disk.live, item.disk.defined
     if live and defined and _source(live) != _source(defined):
         raise DiskError(
@@ -174,7 +174,7 @@ def _require_able(item: Resizing) -> None:
 def _require_live(state: DomainState, item: Resizing, wish: ResizeWish) -> None:
     if wish.preallocation not in (None, "off"):
         raise DiskError(
-            f"{state.name}: {item.target}: is {state.state}, and what is added to a disk under its guest cannot be "
+            f"{state.name}: {item.target}: is {state.state}, and what is added while its guest runs cannot be "
             f"reserved, asked for preallocation {wish.preallocation}: leave that out, or shut the domain down first"
         )
 

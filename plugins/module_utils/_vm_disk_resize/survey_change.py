@@ -14,13 +14,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import NotEnoughSpace
+from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image import whole as _whole
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision_obstacles as _obstacles
 
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-    from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
@@ -44,11 +45,18 @@ class ChangeSurvey:
         return _domain.block_jobs(self.domain, replace(self.state, disks=(item.disk,))) if item.live else []
 
     def policy(self, item: Resizing) -> str | None:
-        """The preallocation of what would be added off line."""
+        """The preallocation of what would be added offline."""
         return _decision.policy(self.wish, item, os.path.getsize(item.path))
 
     def require_known_chain(self, item: Resizing) -> None:
-        """qemu-img opens the chain to resize its top: all of it has to be known, and to fit."""
+        """qemu-img opens the chain to resize its top: all of it has to be known, and to fit. A live QEMU has it open.
+
+        Raises UnsafeImage, too, where one of its images was cut short.
+        """
+        if item.live:
+            _whole.require_whole_links((item.disk, *(item.disk.chain or ())))
+            return
+        _whole.require_whole([item.image])
         images: tuple[_image.Image, ...] = (item.image,)
         if item.image.backing_file is not None:
             images = _disk_chain.followed(self.qemu_img, self.state, item.disk, item.image, trusted=self.wish.trusted)

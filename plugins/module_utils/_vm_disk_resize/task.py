@@ -97,20 +97,19 @@ class ResizeTask(DomainTask):
         _obstacles.require_resizable(self.state, item, self.wish, around.jobs(item))
         if item.live:
             _obstacles.require_settled(self.state, item, note_of(item.path))
-        else:
-            around.require_known_chain(item)
+        around.require_known_chain(item)
         around.require_unused(item)
         policy = None if item.live else around.policy(item)
         around.require_room(item, policy)
         if item.live and operation is None and around.policy(item):
             self._warn_of_room(item)
-        work = Work(**self.hands(operation), item=item, policy=policy)
+        work = Work(**self.tools(operation), item=item, policy=policy)
         return _decision.plan_resize(self.state, item, policy, work)
 
     def _warn_of_room(self, item: Resizing) -> None:
         self.warn(
-            f"{item.path}: its space is reserved, but what is added to a disk under its guest is not: the guest gets "
-            "an I/O error or is paused where the file system is full by then"
+            f"{item.path}: its space is reserved, but what is added while its guest runs is not: if the file system "
+            "is full later, the guest gets an I/O error or is paused"
         )
 
     def _around(self) -> ChangeSurvey:

@@ -61,8 +61,8 @@ class ResizeWish:
         if self.from_size not in (None, current):
             raise DiskError(
                 f"{what}: has {exact_size(current)}, asked to grow from {exact_size(self.from_size or 0)} to "
-                f"{exact_size((self.from_size or 0) + growth)}: it has neither of the two: give the size that it "
-                "shall have",
+                f"{exact_size((self.from_size or 0) + growth)}: it has neither of the two: give the size that it is "
+                "to have",
                 virtual_size=current,
             )
         _require_addressable(current + growth, f"{what}: has {exact_size(current)}, and {exact_size(growth)} more")

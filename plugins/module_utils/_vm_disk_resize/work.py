@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Work(DomainWork):
-    """One method for each step of a resize; *policy* is the preallocation of what is added off line."""
+    """One method for each step of a resize; *policy* is the preallocation of what is added offline."""
 
     item: Resizing
     policy: str | None
@@ -42,8 +42,8 @@ class Work(DomainWork):
         found = self.domain.capacity(item.target)
         if found != item.before:
             raise DiskError(
-                f"{self.domain.name}: {item.target}: was resized to {exact_size(found)} by somebody else meanwhile: "
-                "nothing was changed: run again",
+                f"{self.domain.name}: {item.target}: was resized to {exact_size(found)} in the meantime: nothing was "
+                "changed: run again",
                 virtual_size=found,
             )
         try:

@@ -36,7 +36,7 @@ class Unvouched:
 class Observed:
     """A domain with its snapshots and the images of its disks, as they are, or as they are going to be.
 
-    *unvouched*: where, off line, the chain of a disk ends before a reference that nobody vouches for, by target.
+    *unvouched*: where, offline, the chain of a disk ends before a reference that nobody vouches for, by target.
     *named*: of which disks the definition names the backing files. *names*: which names of images mean one file.
     """
 

@@ -191,8 +191,8 @@ def _removal(observed: Observed, snapshot: DomainSnapshot, recorded: t.Mapping[s
     state, names = observed.state, observed.names
     if not snapshot.is_external:
         raise DiskError(
-            f"{state.name}: its snapshot {snapshot.name} is none of disks alone in files of their own: delete it with "
-            "virsh snapshot-delete"
+            f"{state.name}: its snapshot {snapshot.name} is not one of disks alone in files of their own: delete it "
+            "with virsh snapshot-delete"
         )
     merges: list[Merge] = []
     merged: list[RecordedDisk] = []
@@ -202,8 +202,8 @@ def _removal(observed: Observed, snapshot: DomainSnapshot, recorded: t.Mapping[s
         chain = observed.chains.get(one.target)
         if chain is None:
             raise DiskError(
-                f"{state.name}: its snapshot {snapshot.name} is of {one.target}, which the domain has no more: attach "
-                "the disk again, or remove libvirt's record with virsh snapshot-delete --metadata"
+                f"{state.name}: its snapshot {snapshot.name} is of {one.target}, which the domain no longer has: "
+                "attach the disk again, or remove libvirt's record with virsh snapshot-delete --metadata"
             )
         number = next((number for number, link in enumerate(chain) if names.same(link.path, one.overlay)), None)
         if number is None:
@@ -241,7 +241,7 @@ def _merge(
         raise DiskError(
             f"{observed.state.name}: {target}: below {chain[number].path}, the overlay of the snapshot "
             f"{snapshot.name}, is {below.path if below else 'nothing'}, and libvirt knows it over "
-            f"{image_of(snapshot, target)}: somebody changed the chain: bring the two together first",
+            f"{image_of(snapshot, target)}: the chain was changed: bring the two together first",
         )
     explicit = _is_explicit(observed, snapshot, target, number == 0)
     above = chain[number - 1] if number else None
@@ -258,8 +258,8 @@ def _require_unneeded(observed: Observed, snapshot: DomainSnapshot, overlay: str
     if needed_by or snapshot.reverted:
         others = f"other snapshots ({', '.join(needed_by)}) build on it" if needed_by else "the domain went back to it"
         raise DiskError(
-            f"{observed.state.name}: the overlay of its snapshot {snapshot.name}, {overlay}, is none of the images "
-            f"that the domain runs on now, and {others}: what to keep of the two is for you to say: delete it with "
+            f"{observed.state.name}: the overlay of its snapshot {snapshot.name}, {overlay}, is not one of the "
+            f"images that the domain runs on now, and {others}: decide which of the two to keep: delete it with "
             "virsh snapshot-delete",
             snapshots=needed_by,
         )

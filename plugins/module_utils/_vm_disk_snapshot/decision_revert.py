@@ -47,21 +47,21 @@ def require_revertible(
     if found is None:
         known = ", ".join(one.name for one in snapshots) or "none"
         raise DiskError(
-            f"{state.name}: has no snapshot {wish.name} to go back to; it has: {known}",
+            f"{state.name}: has no snapshot {wish.name} to revert to; it has: {known}",
             snapshots=[one.name for one in snapshots],
         )
     if not found.is_external:
         raise DiskError(
-            f"{state.name}: its snapshot {found.name} is none of disks alone in files of their own: go back to it with "
-            "virsh snapshot-revert"
+            f"{state.name}: its snapshot {found.name} is not one of disks alone in files of their own: revert to it "
+            "with virsh snapshot-revert"
         )
     if version < (9, 10):
         kept = ", ".join(f"{disk.target}: {image_of(found, disk.target)}" for disk in found.external)
         raise DiskError(
-            f"{state.name}: libvirt {version[0]}.{version[1]} cannot go back to an external snapshot, which takes 9.10 "
-            f"or newer: shut the domain down and define it with the images that {found.name} has kept ({kept}), "
-            "or with new overlays over these (kvmops.disk.qcow2_image with backing_file), and remove libvirt's records "
-            "with virsh snapshot-delete --metadata",
+            f"{state.name}: libvirt {version[0]}.{version[1]} cannot revert to an external snapshot, which needs "
+            f"9.10 or newer: shut the domain down and define it with the images that {found.name} has kept ({kept}), "
+            "or with new overlays over these (kvmops.disk.qcow2_image with backing_file), and remove libvirt's "
+            "records with virsh snapshot-delete --metadata",
             libvirt_version=list(version),
         )
     _require_names_for_libvirt(state, found)
@@ -77,7 +77,7 @@ def steps(state: DomainState, snapshot: DomainSnapshot, work: Work, *, is_there:
     """The steps, in order: record, go back unless the domain *is_there* already, start where it *runs* then, forget."""
     found: list[Step] = [Step("", work.begin, work.restore)]
     if not is_there:
-        found.append(Step(f"go back to the snapshot {snapshot.name} of {state.name}", work.revert, commits=True))
+        found.append(Step(f"revert to the snapshot {snapshot.name} of {state.name}", work.revert, commits=True))
     if runs:
         found.append(Step(f"start {state.name}, which ran before", work.start, commits=True))
     found.append(Step("", work.finish))
@@ -92,7 +92,7 @@ def _require_names_for_libvirt(state: DomainState, snapshot: DomainSnapshot) -> 
         stem = os.path.splitext(image_of(snapshot, disk.target))[0]
         if stem in seen:
             raise DiskError(
-                f"{state.name}: libvirt cannot go back to the snapshot {snapshot.name}, as its overlays for "
+                f"{state.name}: libvirt cannot revert to the snapshot {snapshot.name}, as its overlays for "
                 f"{seen[stem]} and {disk.target} would have one name, {stem}.EPOCH: move one of the images with "
                 "vm_disk_convert once the snapshots are removed"
             )

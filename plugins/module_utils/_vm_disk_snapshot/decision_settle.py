@@ -44,7 +44,7 @@ def require_settleable(state: DomainState, lost: t.Sequence[RecordedDisk]) -> No
     if lost and state.active:
         raise DiskError(
             f"{state.name}: {', '.join(disk.dest for disk in lost)} lost a part of what was merged into it, as its "
-            "QEMU was killed then; a guest runs on it again: destroy the domain and run again, which merges anew",
+            "QEMU was killed then; a guest runs on it again: destroy the domain and run again, which merges again",
             state=state.state,
         )
 

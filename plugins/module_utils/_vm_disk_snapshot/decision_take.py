@@ -82,8 +82,8 @@ def require_quiescable(state: DomainState, quiesce: str, has_agent: bool) -> Non
         return
     if state.state != "running":
         raise DiskError(
-            f"{state.name}: is {state.state}, so that its guest agent cannot freeze the file systems: resume it, or "
-            "set quiesce to auto or never",
+            f"{state.name}: is {state.state}, so its guest agent cannot freeze the file systems: resume it, or set "
+            "quiesce to auto or never",
             state=state.state,
         )
     if not has_agent:
@@ -99,7 +99,7 @@ def require_images(observed: Observed, disks: t.Sequence[DomainDisk]) -> None:
     missing = [disk for disk in disks if disk.target not in observed.chains]
     if missing:
         name = observed.state.name
-        raise MissingImage(f"{missing[0].path}: does not exist, or is no file: {name} has it as a disk")
+        raise MissingImage(f"{missing[0].path}: is missing, or is not a file: {name} has it as a disk")
 
 
 def takings(observed: Observed, name: str, disks: t.Sequence[DomainDisk]) -> tuple[Taking, ...]:
@@ -150,9 +150,7 @@ def _require_overlayable(name: str, disk: DomainDisk) -> None:
     _ready.require_plain_disk(name, disk, "snapshot", "snapshotted")
     what = f"{name}: {disk.target}"
     if disk.element.encrypted:
-        raise DiskError(
-            f"{what}: is encrypted, and an overlay would hold what is written in the clear: not snapshotted"
-        )
+        raise DiskError(f"{what}: is encrypted, and an overlay would hold new data unencrypted: not snapshotted")
     if disk.element.sliced:
         raise DiskError(f"{what}: is a slice of {disk.path}: not snapshotted")
 

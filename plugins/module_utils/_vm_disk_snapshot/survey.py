@@ -76,7 +76,7 @@ class Survey:
     def _chains(
         self, state: DomainState, snapshots: t.Sequence[DomainSnapshot]
     ) -> tuple[dict[str, tuple[ChainLink, ...]], dict[str, Unvouched]]:
-        """The images of each disk as libvirt has them, or, off line, as they say themselves, until a reference that
+        """The images of each disk as libvirt has them, or, offline, as they say themselves, until a reference that
         nobody vouches for; the second part has these, by target."""
         chains: dict[str, tuple[ChainLink, ...]] = {}
         unvouched: dict[str, Unvouched] = {}

@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import names as
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image import whole as _whole
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 
 if t.TYPE_CHECKING:
@@ -54,6 +55,7 @@ class ChangeSurvey:
                     path=item.overlay,
                 )
             _image.require_regular_file(t.cast(str, item.below.path))
+            _whole.require_whole_links((item.below, *item.chain))
         _space.require_space([(os.path.realpath(item.overlay), _OVERLAY_BYTES) for item in items])
 
     def require_mergeable(self, removals: t.Sequence[Removal], left: Left, going: t.Collection[str]) -> None:
@@ -82,7 +84,7 @@ class ChangeSurvey:
         paths += [str(disk.overlay) for disk in snapshot.external]
         readers = self.surroundings.readers(paths)
         known = {str(disk.overlay) for one in self.observed.snapshots for disk in one.external}
-        to_do = f"go back to the snapshot {snapshot.name}"
+        to_do = f"revert to the snapshot {snapshot.name}"
         for path in sorted(set(paths)):
             _dependents.require_none(path, _without(readers.of(path), known), to_do, "take a new snapshot instead")
             self.surroundings.require_unused(path, to_do, self._is_other, locks=False)
@@ -97,9 +99,9 @@ class ChangeSurvey:
             found = self.observed.unvouched.get(merge.target)
             if found is not None:
                 raise UnsafeImage(
-                    f"{found.image}: {found.points}, which neither the definition of {self.observed.state.name} nor a "
-                    f"snapshot names for {merge.target}: name it as backingStore in the definition, or set "
-                    "trusted=true where you know that it belongs there",
+                    f"{found.image}: {found.points}, which neither the definition of {self.observed.state.name} nor "
+                    f"a snapshot names for {merge.target}: name it as backingStore in the definition, or set "
+                    "trusted=true if you know that it belongs there",
                     path=found.image,
                 )
 
@@ -116,6 +118,7 @@ class ChangeSurvey:
         for image in (overlay, into):
             _image.require_regular_file(image.path)
         _merge.require_readable(replace(image, data_file=None) for image in (overlay, into))  # that is vouched for
+        _whole.require_whole((overlay, into))
         _merge.require_mergeable(_merge.Observed((overlay, into), ()))
         _merge.require_no_snapshots(overlay, "delete them first")
         if not self.observed.state.active:

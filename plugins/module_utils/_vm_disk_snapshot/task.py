@@ -218,10 +218,10 @@ class VmSnapshotTask(DomainTask):
         return self._works(operation).settle() if self.change.settlement is not None else ()
 
     def _works(self, operation: Operation | None) -> Works:
-        """The hands of what is decided."""
+        """Who does what is decided."""
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.work import Works
 
-        return Works(self.hands(operation), self.qemu_img, self.wish, self.observed, self.change)
+        return Works(self.tools(operation), self.qemu_img, self.wish, self.observed, self.change)
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:

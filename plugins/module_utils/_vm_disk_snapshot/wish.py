@@ -50,11 +50,11 @@ class VmSnapshotWish:
             raise InvalidRequest("prefix: says which snapshots keep is about: give keep, too")
         if self.disks is not None and (self.state != "present" or not self.disks):
             raise InvalidRequest(
-                "disks: says what a new snapshot is of, and names one disk at least: give it with state=present, "
-                "or leave it out"
+                "disks: says what a new snapshot is of, and names at least one disk: give it with state=present, or "
+                "leave it out"
             )
         if self.timeout < 1:
-            raise InvalidRequest(f"timeout: {self.timeout} s is no time to merge in: give 1 or more")
+            raise InvalidRequest(f"timeout: {self.timeout} s is too short: give 1 or more")
         if self.bandwidth is not None and self.bandwidth < 1:
             raise InvalidRequest("bandwidth: 0 would never merge anything: leave it out for no limit")
 
@@ -65,12 +65,10 @@ def _require_usable_name(name: str) -> None:
         raise InvalidRequest(f"snapshot: a name has from 1 to {_LONGEST_NAME} bytes, {name!r} has {len(raw)}")
     if "/" in name or name.startswith("."):
         raise InvalidRequest(
-            f"snapshot: {name!r} becomes a part of file names: it has no slash, and no dot at its beginning"
+            f"snapshot: {name!r} becomes a part of file names: it must not contain a slash or begin with a dot"
         )
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
-        raise InvalidRequest(
-            f"snapshot: {name!r} has control characters, or what is no text in UTF-8: choose another name"
-        )
+        raise InvalidRequest(f"snapshot: {name!r} has control characters, or is not UTF-8 text: choose another name")
 
 
 def wish_from(params: dict[str, t.Any]) -> VmSnapshotWish:

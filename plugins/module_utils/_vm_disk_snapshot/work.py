@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The steps of a run, each with the hands that do it."""
+"""The steps of a run, each with the worker that does it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if t.TYPE_CHECKING:
 
 @dataclass
 class Works:
-    """The hands of *change*, as *wish* wants it of what was *observed*.
+    """Who does *change*, as *wish* wants it of what was *observed*.
 
-    *hands*: what those have that work on a domain's disks. *qemu_img* keeps no locks: those of an image end with it.
+    *tools*: what each has who works on a domain's disks. *qemu_img* keeps no locks: those of an image end with it.
     """
 
-    hands: t.Mapping[str, t.Any]
+    tools: t.Mapping[str, t.Any]
     qemu_img: QemuImg
     wish: VmSnapshotWish
     observed: Observed
@@ -52,8 +52,8 @@ class Works:
         if self.change.settlement is None:
             return ()
         state, settlement = self.observed.state, self.change.settlement
-        hands = {**self.hands, "records": self._records(state.record)}
-        work = _work_settle.Work(**hands, left=settlement.left, reused=self.change.overlays)
+        tools = {**self.tools, "records": self._records(state.record)}
+        work = _work_settle.Work(**tools, left=settlement.left, reused=self.change.overlays)
         first = _decision_settle.first_steps(settlement, work)
         if settlement.left.unfinished is not None:
             return (*first, *self._remove(settlement.finished, state.record))
@@ -66,7 +66,7 @@ class Works:
         if not self.change.takings:
             return ()
         state, name = self.observed.state, str(self.wish.name)
-        self._taking = _work_take.Work(**self._hands(None), state=state, name=name, quiesce=self.wish.quiesce)
+        self._taking = _work_take.Work(**self._tools(None), state=state, name=name, quiesce=self.wish.quiesce)
         return _decision_take.steps(state, name, self.change.takings, self._taking)
 
     def remove(self) -> tuple[Step, ...]:
@@ -79,7 +79,7 @@ class Works:
         if snapshot is None:
             return ()
         runs, records = state.active or owed, self._records(state.record if owed else None)
-        work = _work_revert.Work(self.hands["domain"], records, state, snapshot, runs)
+        work = _work_revert.Work(self.tools["domain"], records, state, snapshot, runs)
         return _decision_revert.steps(state, snapshot, work, is_there=is_there, runs=runs)
 
     def _remove(self, removals: t.Sequence[Removal], found: Record | None) -> tuple[Step, ...]:
@@ -88,7 +88,7 @@ class Works:
         state, settlement, resumed = self.observed.state, self.change.settlement, found is not None
         for removal in removals:
             work = _work_merge.Work(
-                **self._hands(found),
+                **self._tools(found),
                 state=state,
                 wish=self.wish,
                 names=self.observed.names,
@@ -99,9 +99,9 @@ class Works:
             steps += _decision_merge.steps(state, removal, work, resumed=resumed)
         return tuple(steps)
 
-    def _hands(self, found: Record | None) -> dict[str, t.Any]:
-        """What the hands of a change are made of; *found* is the record that it finds in the metadata."""
-        return {**self.hands, "qemu_img": self.qemu_img, "records": self._records(found)}
+    def _tools(self, found: Record | None) -> dict[str, t.Any]:
+        """What each who does a change has; *found* is the record that it finds in the metadata."""
+        return {**self.tools, "qemu_img": self.qemu_img, "records": self._records(found)}
 
     def _records(self, found: Record | None) -> Records:
-        return replace(t.cast(Records, self.hands["records"]), found=found)
+        return replace(t.cast(Records, self.tools["records"]), found=found)

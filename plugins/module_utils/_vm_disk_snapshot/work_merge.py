@@ -5,7 +5,7 @@
 """A snapshot is removed: its overlays are merged into the images below them, then nobody names them any more.
 
 Below a running guest libvirt merges (block commit), and the guest goes on with the image below where the overlay was
-the disk's own. Off line qemu-img does, which only ever writes what a reader of the overlay sees anyway: whatever the
+the disk's own. Offline qemu-img does, which only ever writes what a reader of the overlay sees anyway: whatever the
 moment of a kill, the disk reads the same, and doing it again is right.
 """
 
@@ -179,21 +179,21 @@ class Work(DomainWork):
         for link in (disk.chain or ()) if disk is not None else ():
             if link.path == path and link.index is not None:
                 return f"{target}[{link.index}]"
-        raise DiskError(f"{self.domain.name}: {target} does not run on {path} any more: nothing was changed: run again")
+        raise DiskError(f"{self.domain.name}: {target} no longer runs on {path}: nothing was changed: run again")
 
     def _require_as_decided(self, item: Merge) -> None:
         """Raises DiskError where the domain, or its disk, is another than it was (HAZARDS G10)."""
         if self.domain.is_active() != self.state.active or not self.domain.is_persistent():
             raise ImageInUse(
-                f"{self.domain.name}: was started, shut down or undefined by somebody else meanwhile: run again, which "
-                "finishes what was begun",
+                f"{self.domain.name}: was started, shut down or undefined in the meantime: run again to finish what "
+                "was begun",
                 in_use_by=[],
             )
         top = item.above is None
         disks = _disks.disks(self.domain.xml(inactive=not self.state.active))
         source = next((disk.source for disk in disks if disk.target == item.target), None)
         if top and not _names.are_same(source, item.overlay.path):
-            raise DiskError(f"{self.domain.name}: {item.target} got another image meanwhile: run again")
+            raise DiskError(f"{self.domain.name}: {item.target} got another image in the meantime: run again")
 
     def _is_at_rest(self, path: str) -> bool:
         """Whether the image is none that the guest has as its own, whose owner libvirt remembers."""

@@ -146,8 +146,8 @@ class Work(DomainWork):
         """Raises DiskError where the domain, or a disk of it, is another than it was (HAZARDS G10)."""
         if self.domain.is_active() != self.state.active or not self.domain.is_persistent():
             raise ImageInUse(
-                f"{self.domain.name}: was started, shut down or undefined by somebody else meanwhile: nothing was "
-                "changed: run again",
+                f"{self.domain.name}: was started, shut down or undefined in the meantime: nothing was changed: run "
+                "again",
                 in_use_by=[],
             )
         now = {disk.target: disk for disk in _disks.disks(self.domain.xml(inactive=not self.state.active))}
@@ -155,7 +155,8 @@ class Work(DomainWork):
             disk, before = now.get(item.target), item.disk.element
             if disk is None or (disk.source, disk.volume) != (before.source, before.volume):
                 raise DiskError(
-                    f"{self.domain.name}: {item.target} got another image meanwhile: nothing was changed: run again"
+                    f"{self.domain.name}: {item.target} got another image in the meantime: nothing was changed: run "
+                    "again"
                 )
 
 

@@ -80,9 +80,8 @@ def require_right(spec: CloneSpec, wish: CloneWish, source: Source, found: Exist
     said = differences(spec, wish, source, found)
     if said:
         raise DiskError(
-            f"{spec.name}: a domain of this name is there, and it is not the clone that is asked for: "
-            f"{'; '.join(said)}: it was left alone: choose another name, or remove it (state=absent for a clone that "
-            "this module made)",
+            f"{spec.name}: a domain of this name exists, and it is not the wanted clone: {'; '.join(said)}: it was "
+            "left alone: choose another name, or remove it (state=absent for a clone that this module made)",
             differences=said,
         )
 

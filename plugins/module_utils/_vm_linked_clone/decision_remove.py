@@ -89,7 +89,7 @@ def removal(found: Neighbour, mark: Mark, files: Files) -> Removal:
         if path not in files.there:
             continue
         if path not in files.regular:
-            raise UnsafeImage(f"{found.looks.name}: {path} is no regular file any more: left alone", path=path)
+            raise UnsafeImage(f"{found.looks.name}: {path} is no longer a regular file: left alone", path=path)
         going.append(path)
     targets = {disk.target for disk in mark.disks}
     kept = [

@@ -45,7 +45,7 @@ def require_file(name: str, seed: Seed | None, *, later: bool) -> None:
     """Raises DiskError where the seed of the clone *name* is no file; *later*: one that is missing may yet be made."""
     if seed is None or seed.regular or (later and not seed.there):
         return
-    found = "it is no regular file" if seed.there else "there is no such file"
+    found = "it is not a regular file" if seed.there else "there is no such file"
     raise DiskError(f"{name}: seed: {seed.path}: {found}: make the image first, or leave seed out", path=seed.path)
 
 

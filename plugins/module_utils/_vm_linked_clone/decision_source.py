@@ -78,7 +78,7 @@ def require_clonable(state: DomainState, wish: CloneWish) -> None:
         why = (
             "a clone would read a disk that changes under it, and protect_base forbids that"
             if wish.mode == LINKED
-            else ("a copy of a disk that changes meanwhile is no disk")
+            else ("a copy of a disk that changes is inconsistent")
         )
         raise ImageInUse(
             f"{name}: is {state.state}: asked to clone it: {why}: shut it down first",
@@ -108,8 +108,8 @@ def _require_clonable_devices(state: DomainState, wish: CloneWish) -> None:
         raise DiskError(f"{state.name}: has a TPM that another program emulates, which only one domain can use")
     if domain.find("./devices/tpm/backend[@type='emulator']") is not None and wish.vtpm == "refuse":
         raise DiskError(
-            f"{state.name}: has an emulated TPM, whose keys no clone can have: set vtpm=drop where its clones may "
-            "begin with an empty one (a disk that is sealed to it does not open then)"
+            f"{state.name}: has an emulated TPM, whose keys no clone can have: set vtpm=drop if its clones may begin "
+            "with an empty one (a disk that is sealed to it does not open then)"
         )
     for memory in domain.iterfind("./devices/memory"):
         path = memory.findtext("source/path")
@@ -120,7 +120,7 @@ def _require_clonable_devices(state: DomainState, wish: CloneWish) -> None:
             )
     store = domain.find("./os/nvram/source") if domain.find("./os/nvram[@type]") is not None else None
     if store is not None and not store.get("file"):
-        raise DiskError(f"{state.name}: keeps its UEFI variables in no file of this host: not cloned")
+        raise DiskError(f"{state.name}: keeps its UEFI variables elsewhere than in a file of this host: not cloned")
 
 
 def own_disks(state: DomainState, wish: CloneWish) -> list[DomainDisk]:
@@ -138,18 +138,16 @@ def own_disks(state: DomainState, wish: CloneWish) -> list[DomainDisk]:
         if element.type not in _LOCAL or disk.path is None:
             raise DiskError(
                 f"{what}: its source is of type {element.type}"
-                + (f" ({element.pool}/{element.volume}, which is not to be found)" if element.type == "volume" else "")
+                + (f" ({element.pool}/{element.volume}, which cannot be found)" if element.type == "volume" else "")
                 + ": only image files, block devices and storage volumes of this host are cloned"
             )
         if element.encrypted:
-            raise DiskError(f"{what}: is encrypted: a clone would hold its changes, or all of it, in the clear")
+            raise DiskError(f"{what}: is encrypted: a clone would hold its changes, or all of it, unencrypted")
         if element.sliced:
             raise DiskError(f"{what}: is a slice of {disk.path}, and only whole images are cloned")
         found.append(disk)
     if not found:
-        raise DiskError(
-            f"{state.name}: has no disk that a clone would need an image of its own of: there is nothing to clone"
-        )
+        raise DiskError(f"{state.name}: has no disk that a clone would get an image for: there is nothing to clone")
     known = {disk.target for disk in found}
     for spec in wish.clones:
         strange = sorted(set(spec.sizes) - known)
@@ -203,6 +201,7 @@ def effective_mode(wish: CloneWish, directory: str, unable: t.Sequence[str]) -> 
         return wish.fallback
     raise DiskError(
         f"{', '.join(unable)}: cannot be reflinked into {directory}: both have to lie on one file system that knows "
-        "reflinks (XFS, Btrfs and the like): choose another disk_dir, or say by fallback how to make the clones then",
+        "reflinks (XFS, Btrfs and the like): choose another disk_dir, or give fallback, another way to make the "
+        "clones",
         path=unable[0],
     )

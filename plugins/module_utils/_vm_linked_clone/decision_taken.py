@@ -45,14 +45,15 @@ class Taken:
             )
         for mac in macs:
             if mac in self.macs:
-                given = "choose another" if mac in spec.macs else "its name leads to this one: give it another with mac"
+                given = (
+                    "choose another" if mac in spec.macs else ("it is derived from the name: give another one with mac")
+                )
                 raise DiskError(f"{spec.name}: mac: {mac} is that of the domain {self.macs[mac]}: {given}", mac=mac)
             self.macs[mac] = spec.name
         for path, file in paths.items():
             owner = self.files.get(file)
             if owner is not None:
                 raise DiskError(
-                    f"{spec.name}: {path} is a disk of the domain {owner}, though no such file may be there: choose "
-                    "another name or disk_dir",
+                    f"{spec.name}: {path} is a disk of the domain {owner} already: choose another name or disk_dir",
                     path=path,
                 )

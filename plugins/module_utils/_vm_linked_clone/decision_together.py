@@ -57,7 +57,7 @@ class Together:
         own = {use.file for use in clone.uses}
         for use in clone.uses:
             found = [reader for reader, file in use.readers if file not in self._files and file not in own]
-            _dependents.require_none(use.path, found, _TO_DO, "remove them (snapshots, say) first")
+            _dependents.require_none(use.path, found, _TO_DO, "remove them (snapshots, for example) first")
             others = [user for user in use.users if user.uuid not in self._uuids and user.uuid != clone.uuid]
             if others or use.locked:
                 raise _unused.in_use(use.path, others, _TO_DO)

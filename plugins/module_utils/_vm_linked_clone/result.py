@@ -99,9 +99,9 @@ def warnings(wish: CloneWish, new: t.Sequence[Blueprint], missing: t.Sequence[st
     """What is done as *wish* has it, and may still hurt: of *new* clones, and of seeds that are *missing*."""
     found = []
     if new and new[0].identity.mark.mode == LINKED and not wish.protect_base:
-        found.append(f"{wish.source} is not protected: to start it, or to change its images, destroys its clones")
+        found.append(f"{wish.source} is not protected: starting it, or changing its images, destroys its clones")
     if missing:
-        found.append(f"seed: {', '.join(missing)}: not there yet, as it has to be when this is done")
+        found.append(f"seed: {', '.join(missing)}: does not exist yet: make it before the task runs outside check mode")
     if new and new[0].definition.shared:
         shared = ", ".join(new[0].definition.shared)
         found.append(f"{wish.source} and its clones cannot run at once: they share {shared}")

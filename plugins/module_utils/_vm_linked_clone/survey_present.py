@@ -188,7 +188,7 @@ def _require_quiet(source: Source, neighbours: t.Iterable[Neighbour], qemu_img: 
 def _require_place(directory: str, user: t.Callable[[], tuple[int, int] | None]) -> None:
     """Raises InvalidRequest where *directory* is none, cannot be written to, or QEMU's *user* cannot get to it."""
     if not os.path.isdir(directory):
-        raise InvalidRequest(f"disk_dir: {directory} is no directory: create it first", path=directory)
+        raise InvalidRequest(f"disk_dir: {directory} is not a directory: create it first", path=directory)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise InvalidRequest(f"disk_dir: no permission to write in {directory}", path=directory)
     _access.require(directory, user, "disk_dir")

@@ -49,7 +49,7 @@ class Survey:
         domain = self.hypervisor.find(name)
         if domain is None:
             raise DiskError(
-                f"{name}: no domain of this name: rebase_to moves clones that are there: make it as a clone of "
+                f"{name}: no domain of this name: rebase_to moves existing clones: make it as a clone of "
                 f"{self.target.state.name} (source, without rebase_to)"
             )
         return _domain.observe(self.hypervisor, domain)

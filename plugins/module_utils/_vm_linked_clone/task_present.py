@@ -16,6 +16,7 @@ from functools import cached_property
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -168,8 +169,6 @@ class CloneTask:
                 return
 
     def _carry_out(self, items: t.Sequence[CloneItem]) -> None:
-        from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-
         owners = _staging.owners(image.path for disk in self.source.disks for image in disk.images)
         if self.wish.protect_base:
             self._protect([item for item in items if item.found])
@@ -180,12 +179,11 @@ class CloneTask:
 
     def _prepare(self, items: list[CloneItem]) -> None:
         """Counts once more what the new images may come to need, since nobody else makes any now, and notes them."""
-        counted = self.wish.max_overcommit is not None
-        planned = [(item, item.plan) for item in items if item.plan is not None and counted]
-        self.room = self.survey.room() if planned else self.room
-        for item, plan in planned:
+        room = self.survey.room() if self.wish.max_overcommit is not None else None
+        for item, plan in [(item, item.plan) for item in items if item.plan is not None]:
             try:
-                self.room.take(plan.images)
+                if room is not None:
+                    room.take(plan.images)
             except DiskError as error:
                 item.error = error
         self._protect([item for item in items if item.error is None])
@@ -202,7 +200,7 @@ class CloneTask:
             self._keep(item, found, left)
             return Plan({}, {}, self._finishing(item, operation))
         if item.plan is None:
-            raise DiskError(f"{item.name}: was undefined by somebody else meanwhile: run again")
+            raise DiskError(f"{item.name}: was undefined in the meantime: run again")
         return Plan({}, {}, self._making(item, operation))
 
     def _making(self, item: CloneItem, operation: Operation) -> tuple[Step, ...]:
@@ -260,7 +258,8 @@ class CloneTask:
         """The clones before and after; in diff mode the definition of each new one against that of the source."""
         right = [item for item in items if item.error is None]
         new = [item for item in right if item.plan is not None and item.actions]
-        there = [item.name for item in right if item not in new]
+        made = {item.name for item in new}
+        there = [item.name for item in right if item.name not in made]
         told: list[dict[str, t.Any]] = [
             {"before": {"clones": there}, "after": {"clones": [item.name for item in right]}}
         ]

@@ -55,7 +55,7 @@ class CloneSpec:
         memory = given.get("memory")
         vcpus = given.get("vcpus")
         if vcpus is not None and vcpus < 1:
-            raise InvalidRequest(f"{name}: vcpus: {vcpus} is no number of virtual CPUs: give 1 or more")
+            raise InvalidRequest(f"{name}: vcpus: {vcpus} is not a number of virtual CPUs: give 1 or more")
         metadata = given.get("metadata")
         if metadata is not None:
             _document.fragment(metadata, f"{name}: metadata")
@@ -120,7 +120,7 @@ class CloneWish:
             )
         if self.cluster_size is not None:
             if self.mode == REFLINK:
-                raise InvalidRequest("cluster_size: a reflink is the same image once more: leave it out")
+                raise InvalidRequest("cluster_size: a reflink has the cluster size of its source: leave it out")
             self.layout("qcow2").require_valid(overlay=self.mode == LINKED)
 
     def layout(self, image_format: str) -> Layout:
@@ -136,7 +136,7 @@ def require_name(name: str) -> None:
         raise InvalidRequest("name: a clone needs one, and it is empty or blank")
     if "/" in name or name in (".", ".."):
         raise InvalidRequest(
-            f"name: {name!r} has a slash or is a directory, and libvirt makes files of it: choose another"
+            f"name: {name!r} has a slash or is a directory, and libvirt makes file names of it: choose another"
         )
     if name != name.strip():
         raise InvalidRequest(f"name: {name!r} begins or ends with a blank: choose another")
@@ -147,24 +147,24 @@ def require_name(name: str) -> None:
 def _normal_mac(mac: str, name: str) -> str:
     found = mac.lower().replace("-", ":")
     if not _MAC.fullmatch(found):
-        raise InvalidRequest(f"{name}: mac: {mac!r} is no MAC address: write six pairs of hexadecimal digits")
+        raise InvalidRequest(f"{name}: mac: {mac!r} is not a MAC address: write six pairs of hexadecimal digits")
     if int(found[:2], 16) & 1:
         raise InvalidRequest(f"{name}: mac: {mac} is a multicast address, which no interface can have: choose another")
     if found == "00:00:00:00:00:00":
-        raise InvalidRequest(f"{name}: mac: {mac} is nobody's address: choose another")
+        raise InvalidRequest(f"{name}: mac: {mac} is the empty address: choose another")
     return found
 
 
 def _normal_uuid(uuid: str, name: str) -> str:
     found = uuid.lower()
     if not _UUID.fullmatch(found) or set(found) <= {"0", "-"}:
-        raise InvalidRequest(f"{name}: uuid: {uuid!r} is no UUID: write it as uuidgen does")
+        raise InvalidRequest(f"{name}: uuid: {uuid!r} is not a UUID: write it as uuidgen does")
     return found
 
 
 def _whole_kib(memory: int, name: str) -> int:
     if memory % 1024:
-        raise InvalidRequest(f"{name}: memory: {memory} bytes are no whole number of KiB")
+        raise InvalidRequest(f"{name}: memory: {memory} bytes are not a whole number of KiB")
     return memory
 
 

@@ -32,7 +32,7 @@ def wish_from(params: dict[str, t.Any]) -> MoveWish:
     for name, usual in (("mode", LINKED), ("state", "present")):
         if params[name] != usual:
             raise InvalidRequest(
-                f"rebase_to: moves linked clones that are there, and {name} is {params[name]}: leave one of the two out"
+                f"rebase_to: moves existing linked clones, and {name} is {params[name]}: leave one of the two out"
             )
     target = replace(wish, source=params["rebase_to"])
     target.require_valid()

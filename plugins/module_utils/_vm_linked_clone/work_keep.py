@@ -31,7 +31,7 @@ class Work:
     def define(self) -> None:
         """libvirt keeps what the definition says of all else: it is the one that was looked at."""
         if self.hypervisor.domain(self.lack.uuid).xml(inactive=True) != self.lack.xml:
-            raise DiskError(f"{self.lack.name}: its definition was changed by somebody else meanwhile: run again")
+            raise DiskError(f"{self.lack.name}: its definition was changed in the meantime: run again")
         self.hypervisor.define(self.lack.wanted, validate=False)
 
     def define_again(self) -> None:

@@ -120,7 +120,7 @@ class Work:
     def define(self) -> None:
         """libvirt takes a definition of a known name and UUID for a change of that domain, so both are looked for."""
         if self.hypervisor.find(self.plan.identity.name) is not None:
-            raise DiskError(f"{self.plan.identity.name}: a domain of this name was defined by somebody else meanwhile")
+            raise DiskError(f"{self.plan.identity.name}: a domain of this name was defined in the meantime")
         try:
             self._domain = self.hypervisor.define(self.plan.definition.xml, validate=self.plan.validate)
         except LibvirtFailed:
@@ -164,7 +164,7 @@ class Work:
         self._require_wanted()
         if os.path.lexists(path):
             raise DiskError(
-                f"{path}: a file is there already: it was left alone: remove it, or choose another name or disk_dir",
+                f"{path}: a file exists already: it was left alone: remove it, or choose another name or disk_dir",
                 path=path,
             )
         new = NewFile(path)
@@ -191,7 +191,7 @@ class Work:
         with open(image.disk.path, "rb") as source, open(name, "xb") as target:
             reflink(source.fileno(), target.fileno())
         if _staging.last_write(image.disk.path) != as_read:
-            raise DiskError(f"{image.disk.path}: was written to by somebody else meanwhile: nothing was made of it")
+            raise DiskError(f"{image.disk.path}: was written to in the meantime: no clone was made of it")
         if len(image.disk.images) > 1:
             below = image.disk.images[1]
             self.qemu_img.refer(name, image.format, (below.path, below.format))
@@ -210,7 +210,7 @@ class Work:
 
     def _require_wanted(self) -> None:
         if self.stopped():
-            raise Interrupted(f"{self.plan.spec.name}: not made, since the task was told to end")
+            raise Interrupted(f"{self.plan.spec.name}: not made, because the task was stopped")
 
 
 def clear(operation: Operation) -> None:

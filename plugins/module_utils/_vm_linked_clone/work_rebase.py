@@ -55,8 +55,8 @@ class Work:
         name, domain = self.state.name, self.hypervisor.domain(self.state.uuid)
         if domain.is_active() or domain.xml(inactive=True) != self.state.definition:
             raise DiskError(
-                f"{name}: was started, or changed, by somebody else meanwhile: its images read the new base, and its "
-                "guest sees the same: run again",
+                f"{name}: was started or changed in the meantime: its images read the new base, and its guest sees "
+                "the same: run again",
             )
         self.hypervisor.define(self.wanted)
         difference = _disk_changes.unexpected_difference(self.wanted, domain.xml(inactive=True))
@@ -69,6 +69,6 @@ class Work:
 
         def look() -> None:
             if self.stopped():
-                raise Interrupted(f"{subject}: was left as it was, since the task was told to end")
+                raise Interrupted(f"{subject}: was left as it was, because the task was stopped")
 
         return lambda verb, total: self.progress.phase(subject, verb, total, look)

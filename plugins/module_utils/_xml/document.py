@@ -48,7 +48,7 @@ def fragment(xml: str, what: str) -> list[t.Any]:
     try:
         found = list(parse(f"<metadata>{xml}</metadata>"))
     except (etree.XMLSyntaxError, ValueError) as error:
-        raise InvalidRequest(f"{what}: is no XML: {error}") from error
+        raise InvalidRequest(f"{what}: is not XML: {error}") from error
     elements = [node for node in found if isinstance(node.tag, str)]
     for node in elements:
         if namespace(node) is None:

@@ -46,14 +46,14 @@ def test_what_cannot_be_read_as_it_is_is_refused(facts: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        ((qcow2(encrypted=True, encryption=LUKS), BASE), "is not, which would hold its content in the clear"),
+        ((qcow2(encrypted=True, encryption=LUKS), BASE), "would hold its content unencrypted"),
         (
             (TOP, MIDDLE, replace(BASE, encrypted=True, encryption=LUKS)),
             "merge into the backing file, /images/middle, first",
         ),
         (
             (TOP, replace(MIDDLE, encrypted=True, encryption=LUKS), BASE),
-            "/images/middle: is encrypted, and its base /images/base is not",
+            "/images/middle: is encrypted, and its base /images/base would hold its content unencrypted",
         ),
     ],
 )

@@ -110,7 +110,7 @@ def test_content_is_copied_only_from_what_somebody_answers_for() -> None:
         (wish(""), found(None, snapshots=(snapshot(),)), "holds 1 internal snapshot(s) (before)"),
         (wish(), found(qcow2(NEW), qcow2(OLD, corrupt=True)), f"{OLD}: is marked corrupt"),
         (wish(), found(qcow2(NEW), qcow2(OLD, data_file="/etc/shadow")), "another file, /etc/shadow"),
-        (wish(), found(qcow2(NEW), qcow2(OLD, encrypted=True)), "would stand in /images/web.qcow2 in the clear"),
+        (wish(), found(qcow2(NEW), qcow2(OLD, encrypted=True)), "would be stored unencrypted in /images/web.qcow2"),
         (wish(OLD, "raw"), found(raw(OLD)), f"reads {OLD} as qcow2, asked for raw"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -11,10 +11,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._files import lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import (
     look,
     noted_bases,
@@ -61,10 +63,14 @@ def kill(pid: int) -> None:
         pass
 
 
-def hold(path: str, seconds: float = 60, **facts: Any) -> None:
+def hold(path: str, *, until_told: int | None = None, **facts: Any) -> None:
+    """For ever, or until somebody writes to the other end of a pipe."""
     with operation("reconcile", [path]) as running:
         running.note(path, **facts)
-        time.sleep(seconds)
+        if until_told is None:
+            signal.pause()
+        else:
+            os.read(until_told, 1)
 
 
 def break_off(path: str) -> None:
@@ -74,7 +80,7 @@ def break_off(path: str) -> None:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline, "did not happen"
         time.sleep(0.01)
@@ -132,11 +138,26 @@ def test_a_second_run_is_told_who_works_on_the_image(
     assert is_noted(image), "the other's record was left alone"
 
 
-def test_a_second_run_waits_for_a_quick_first_one(image: str, in_child: Callable[[Callable[[], object]], int]) -> None:
-    in_child(lambda: hold(image, seconds=0.3))
+def test_a_second_run_waits_for_a_quick_first_one(
+    image: str, in_child: Callable[[Callable[[], object]], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, tell = os.pipe()
+    in_child(lambda: hold(image, until_told=told))
     until(lambda: is_noted(image))
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        """The first one ends while the second one waits, for as long as that takes."""
+        waits.append(seconds)
+        os.write(tell, b"x")
+        time.sleep(seconds)
+
+    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
     with operation("reconcile", [image]) as running:
         assert running.left_behind(image) is None, "what ended well leaves nothing behind"
+    assert waits
+    os.close(told)
+    os.close(tell)
 
 
 def test_many_runs_at_once_go_one_after_the_other(
@@ -147,7 +168,7 @@ def test_many_runs_at_once_go_one_after_the_other(
 
     def add_one() -> None:
         for _again in range(5):
-            with operation("reconcile", [image]):
+            with operation("reconcile", [image], patience=300):
                 seen = int(counter.read_text(encoding="utf-8"))
                 time.sleep(0.005)
                 counter.write_text(str(seen + 1), encoding="utf-8")
@@ -165,7 +186,7 @@ def test_two_runs_that_want_two_images_in_another_order_both_get_them(
 
     def take(paths: list[str]) -> None:
         for _again in range(20):
-            with operation("convert", paths):
+            with operation("convert", paths, patience=300):
                 pass
 
     children = [in_child(lambda: take([one, other])), in_child(lambda: take([other, one]))]
@@ -206,7 +227,7 @@ def test_a_child_that_inherits_the_record_keeps_the_image_held(
     with operation("reconcile", [image]) as running:
         running.note(image)
         (descriptor,) = running.descriptors
-        pid = in_child(lambda: time.sleep(60))
+        pid = in_child(signal.pause)
         os.close(os.dup(descriptor))
         found = look(image)
         assert found is not None

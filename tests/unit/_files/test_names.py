@@ -35,7 +35,8 @@ def test_two_names_of_one_inode_are_one_file_to_whoever_asks_for_inodes(tmp_path
     assert not looked_up(both).same(*both)
 
 
-def test_a_name_that_nobody_looked_up_is_a_file_of_its_own() -> None:
+def test_a_name_that_nobody_looked_up_is_taken_as_it_stands() -> None:
+    assert Names().same("/images/../images/web", "/images/web")
     assert Names().same("/a", "/a")
     assert not Names().same("/a", "/b")
     assert Names({"/link": "/a"}).same("/link", "/a")

@@ -48,7 +48,7 @@ def test_a_published_file_stands_alone_in_its_place(new: NewFile, tmp_path: Path
 def test_publishing_never_replaces_what_appeared_meanwhile(new: NewFile) -> None:
     filled(new)
     Path(new.path).write_bytes(b"precious")
-    with pytest.raises(DiskError, match="a file appeared here meanwhile"):
+    with pytest.raises(DiskError, match="a file appeared here in the meantime"):
         new.publish()
     new.withdraw()
     assert Path(new.path).read_bytes() == b"precious"
@@ -57,7 +57,7 @@ def test_publishing_never_replaces_what_appeared_meanwhile(new: NewFile) -> None
 def test_publishing_does_not_follow_a_link_that_appeared_meanwhile(new: NewFile, tmp_path: Path) -> None:
     filled(new)
     os.symlink(tmp_path / "elsewhere", new.path)
-    with pytest.raises(DiskError, match="a file appeared here meanwhile"):
+    with pytest.raises(DiskError, match="a file appeared here in the meantime"):
         new.publish()
     assert not (tmp_path / "elsewhere").exists()
 
@@ -71,7 +71,7 @@ def test_a_file_system_without_hard_links_is_no_excuse_to_replace(
     monkeypatch.setattr(os, "link", refuse)
     filled(new)
     Path(new.path).write_bytes(b"precious")
-    with pytest.raises(DiskError, match="a file appeared here meanwhile"):
+    with pytest.raises(DiskError, match="a file appeared here in the meantime"):
         new.publish()
     os.unlink(new.path)
     new.publish()
@@ -123,12 +123,12 @@ def test_only_the_expected_file_is_replaced(new: NewFile, standing: Path, tmp_pa
     other = tmp_path / "other"
     other.write_bytes(b"precious")
     other.rename(standing)
-    with pytest.raises(DiskError, match="is not the file any more that was looked at"):
+    with pytest.raises(DiskError, match="is no longer the file that was looked at"):
         filled(new).replace(expected)
     new.withdraw()
     assert standing.read_bytes() == b"precious"
     standing.unlink()
-    with pytest.raises(DiskError, match="is not the file any more that was looked at"):
+    with pytest.raises(DiskError, match="is no longer the file that was looked at"):
         filled(new).replace(expected)
     new.withdraw()
     assert os.listdir(tmp_path) == []

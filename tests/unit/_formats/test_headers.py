@@ -22,7 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats.headers impor
     resolve,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.vmdk import is_own_extent
-from foreign import CLOOP_MAGIC
+from support.foreign import CLOOP_MAGIC
 from unit.qcow2_header import BACKING_FORMAT, DATA_FILE, EXTERNAL_DATA, Made
 
 DESCRIPTOR = '# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\n'
@@ -248,7 +248,6 @@ def test_a_reference_counts_from_the_directory_of_the_name_not_of_a_links_target
     assert resolve("base", "/links/web.qcow2") == "/links/base"
 
 
-@pytest.mark.timeout(10)
 def test_only_files_and_block_devices_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (str(tmp_path / "fifo"), str(tmp_path), "/dev/zero"):

@@ -99,7 +99,7 @@ def test_other_formats_are_not_encrypted(name: str) -> None:
 
 
 def test_a_luks_image_needs_an_encryption_and_has_no_options_of_qcow2() -> None:
-    with pytest.raises(InvalidRequest, match="nothing but encrypted"):
+    with pytest.raises(InvalidRequest, match="always encrypted"):
         ImageWish("/images/a", Layout("luks"), 512).require_valid()
     for layout in (Layout("luks", compat="1.1"), Layout("luks", preallocation="full")):
         with pytest.raises(InvalidRequest):
@@ -199,7 +199,7 @@ def test_a_message_names_the_image_and_not_how_it_was_opened(path: str) -> None:
     [
         (b"", "is empty"),
         (b"a\0b", "holds a zero byte"),
-        (b"\xff\xfe", "is no UTF-8 text"),
+        (b"\xff\xfe", "is not UTF-8 text"),
         (b"x" * 65537, "is longer than 65536 bytes"),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_secret_is_needed_for_what_is_encrypted_and_has_to_be_provable() -> No
     require_secret((qcow2(),), None, "check it")
     old = qcow2(encrypted=True, encryption=Encryption("aes"))
     for given in (None, openers):
-        with pytest.raises(DiskError, match="encrypted with aes, where nothing tells a wrong secret"):
+        with pytest.raises(DiskError, match="encrypted with aes, where a wrong secret silently gives garbage"):
             require_secret((old,), given, "check it")
     require_provable(qcow2())
 

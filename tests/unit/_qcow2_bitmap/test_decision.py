@@ -89,7 +89,10 @@ def test_a_bitmap_in_use_is_only_removed(state: str) -> None:
     [
         ({"bitmaps": ()}, "has no bitmap 'a'; it has: none"),
         ({"bitmaps": (replace(THERE, name=b"a", in_use=True),)}, "its bitmap 'a' is marked in use.*asked to merge it"),
-        ({"virtual_size": 512}, "has 512 bytes, /i has 10485760: bitmaps of disks that are not of one size"),
+        (
+            {"virtual_size": 512},
+            "has 512 bytes, /i has 10485760: bitmaps are only merged between disks of the same size",
+        ),
     ],
     ids=str,
 )

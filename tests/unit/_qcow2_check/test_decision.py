@@ -12,7 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers im
 
 PATH = "/images/web.qcow2"
 DEAD = {"verb": "reconcile", "started": "2024-01-01T00:00:00+00:00"}
-REPAIR = Plan({}, {}, (Step("repair it", lambda: None),))
+REPAIR, NOTHING = Plan({}, {}, (Step("repair it", lambda: None),)), Plan({}, {})
 REMOVE = f"remove the unfinished file that an interrupted run left for {PATH}"
 FORGET = f"forget the run that was interrupted on {PATH} at {DEAD['started']}"
 
@@ -20,15 +20,23 @@ FORGET = f"forget the run that was interrupted on {PATH} at {DEAD['started']}"
 @pytest.mark.parametrize(
     ("left", "plan", "said"),
     [
-        (Leftovers(PATH, "qcow2"), Plan({}, {}), []),
-        (Leftovers(PATH, "qcow2", DEAD), Plan({}, {}), [FORGET]),
+        (Leftovers(PATH, "qcow2"), NOTHING, []),
+        (Leftovers(PATH, "qcow2", DEAD), NOTHING, [FORGET]),
         (Leftovers(PATH, "qcow2", DEAD), REPAIR, []),
-        (Leftovers(PATH, "qcow2", DEAD, unfinished_file=True), Plan({}, {}), [REMOVE, FORGET]),
+        (Leftovers(PATH, "qcow2", DEAD, unfinished_file=True), NOTHING, [REMOVE, FORGET]),
         (Leftovers(PATH, "qcow2", unfinished_file=True), REPAIR, [REMOVE]),
-        (Leftovers(PATH, "qcow2", DEAD, half_reverted="before"), Plan({}, {}), []),
+        (Leftovers(PATH, "qcow2", DEAD, half_reverted="before"), NOTHING, []),
         (Leftovers(PATH, "qcow2", DEAD, half_merged="/images/top"), REPAIR, []),
     ],
-    ids=["nothing", "died", "died-before-a-repair", "file", "file-before-a-repair", "half-reverted", "half-merged"],
+    ids=[
+        "nobody died",
+        "a run died",
+        "a run died and there is damage",
+        "a run died over a new file",
+        "a new file is left and there is damage",
+        "half reverted",
+        "half merged",
+    ],
 )
 def test_a_check_settles_what_a_dead_run_left_but_a_disk_between_two_contents(
     left: Leftovers, plan: Plan, said: list[str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files.real_names import RealNames
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import (
@@ -40,13 +40,13 @@ from unit._qcow2_convert.images import BASE, KEY, LUKS, OVER_BASE, SOURCE, wish
 )
 def test_files_that_have_to_be_several_are_not_one(wanted: ImageConvertWish, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        require_apart(wanted, RealNames())
+        require_apart(wanted, Names())
 
 
 def test_a_name_that_leads_to_the_source_is_no_destination() -> None:
-    require_apart(wish(dest="/link", **OVER_BASE), RealNames())
+    require_apart(wish(dest="/link", **OVER_BASE), Names())
     with pytest.raises(InvalidRequest, match="dest: is the same file as src, /link"):
-        require_apart(wish(dest="/link"), RealNames({"/link": SOURCE.path}))
+        require_apart(wish(dest="/link"), Names({"/link": SOURCE.path}))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
-from ansible_collections.kvmops.disk.plugins.module_utils._files.real_names import RealNames
+from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import facts
@@ -84,7 +84,7 @@ def test_a_prediction_says_what_the_image_will_be() -> None:
         "convert /images/web.qcow2 (qcow2) at its snapshot nightly to /images/new (qcow2) over /images/golden.qcow2"
     )
     assert summary(wish(compress=True), Observed((SOURCE,)), "has other content").endswith(
-        "to /images/new (compressed qcow2), in the place of the one that has other content"
+        "to /images/new (compressed qcow2), in place of the one that has other content"
     )
 
 
@@ -107,7 +107,7 @@ def test_an_image_in_the_clear_is_not_taken_for_an_encrypted_one() -> None:
 
 
 def test_a_link_to_the_wanted_backing_file_is_that_file() -> None:
-    names = RealNames({"/link": BASE.path})
+    names = Names({"/link": BASE.path})
     found = Observed((replace(SOURCE, backing_file="/link", backing_format="qcow2"), BASE), (BASE,), names=names)
     assert found.reads_base
     assert visible_difference(wish(**OVER_BASE), found, replace(SOURCE, backing_file="/link")) is None

@@ -53,8 +53,8 @@ from unit._qcow2_convert.images import AES, BASE, GIB, KEY, LUKS, NIGHTLY, OPENE
             Observed((SOURCE,), (BASE, SOURCE)),
             "is below the backing file",
         ),
-        (wish(rate=1, **OVER_BASE), Observed((SOURCE,), (BASE,)), "rate_limit: only goes with"),
-        (wish(keep_bitmaps=True, **OVER_BASE), Observed((SOURCE,), (BASE,)), "keep_bitmaps: only goes with"),
+        (wish(rate=1, **OVER_BASE), Observed((SOURCE,), (BASE,)), "rate_limit: only works with"),
+        (wish(keep_bitmaps=True, **OVER_BASE), Observed((SOURCE,), (BASE,)), "keep_bitmaps: only works with"),
         (wish(), Observed((SOURCE,), (), replace(NIGHTLY, virtual_size=11 * GIB)), "its end would be lost"),
         (wish("vmdk"), Observed((SOURCE,), (), replace(NIGHTLY, virtual_size=GIB)), "cannot be shrunk"),
     ],
@@ -90,10 +90,14 @@ def test_what_a_new_image_would_not_have_is_not_replaced(change: dict[str, Any])
 @pytest.mark.parametrize(
     ("wanted", "images", "reason"),
     [
-        (wish(), (LUKS,), "set src_encryption with its secret and decrypt=true where that is meant"),
-        (wish(openers=OPENERS), (LUKS,), "would hold its content in the clear: set decrypt=true"),
-        (wish(decrypt=True), (SOURCE, LUKS), "set src_encryption with its secret where"),
-        (wish(openers=OPENERS, decrypt=True), (AES,), "encrypted with aes, where nothing tells a wrong secret"),
+        (wish(), (LUKS,), "set src_encryption with its secret and decrypt=true if that is meant"),
+        (wish(openers=OPENERS), (LUKS,), "would hold its content unencrypted: set decrypt=true"),
+        (wish(decrypt=True), (SOURCE, LUKS), "set src_encryption with its secret if"),
+        (
+            wish(openers=OPENERS, decrypt=True),
+            (AES,),
+            "encrypted with aes, where a wrong secret silently gives garbage",
+        ),
         (wish("qcow2"), (replace(SOURCE, format="qcow", encrypted=True),), "encrypted with aes"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -135,7 +139,7 @@ def test_an_encrypted_backing_file_is_read_by_an_encrypted_image_alone_and_as_on
     found = Observed((direct, base), (base,))
     assert not recipe(wish(**OVER_BASE, encryption=KEY), found).reads_base
     require_convertible(wish(**OVER_BASE, encryption=KEY), found)
-    with pytest.raises(UnsafeImage, match="would hold its changes in the clear"):
+    with pytest.raises(UnsafeImage, match="would hold its changes unencrypted"):
         require_convertible(wish(**OVER_BASE), found)
-    with pytest.raises(InvalidRequest, match="rate_limit: only goes with a backing_file in the clear"):
+    with pytest.raises(InvalidRequest, match="rate_limit: only works with an unencrypted backing_file"):
         require_convertible(wish(**OVER_BASE, encryption=KEY, rate=1), found)

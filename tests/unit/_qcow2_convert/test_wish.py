@@ -18,7 +18,7 @@ from unit._qcow2_convert.images import KEY, OVER_BASE, wish
         (wish("raw", compress=True), "raw images cannot be compressed"),
         (wish("vmdk", compress=True), "only vmdk images of subformat streamOptimized"),
         (wish("raw", encryption=KEY), "raw images cannot be encrypted: use qcow2 or luks"),
-        (wish("luks"), "a luks image is nothing but encrypted"),
+        (wish("luks"), "a luks image is always encrypted"),
         (wish(encryption=KEY, compress=True), "QEMU cannot encrypt what it compresses"),
         (wish(layout=Layout("vhdx", subformat="thick")), "vhdx images know no thick: use dynamic or fixed"),
         (wish(src_format="raw", snapshot="x"), "raw images have no snapshots"),
@@ -28,7 +28,7 @@ from unit._qcow2_convert.images import KEY, OVER_BASE, wish
         (wish("vdi", **OVER_BASE), "vdi images have no backing file"),
         (wish("raw", keep_bitmaps=True), "only qcow2 images of compat 1.1"),
         (wish(layout=Layout("qcow2", compat="0.10"), keep_bitmaps=True), "only qcow2 images of compat 1.1"),
-        (wish(snapshot="x", keep_bitmaps=True), "say nothing of its snapshot"),
+        (wish(snapshot="x", keep_bitmaps=True), "say nothing about its snapshot"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -9,8 +9,14 @@ import re
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    ImageInUse,
+    InvalidRequest,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -19,8 +25,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_
     growth_in_bytes,
     plan_change,
     require_no_cut,
+    require_undescribed,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from unit.noting import Noting, order
 from unit.samples import MIB, qcow2, raw, snapshot
 
@@ -182,6 +190,13 @@ def test_a_reference_is_rewritten_before_anything_opens_the_old_backing_file() -
     wanted = replace(wish(20 * MIB, **OTHER), rebase="unsafe")
     plan = plan_change(wanted, change(wanted, qcow2(**OVERLAY)), Noting(), rebase=rebased(wanted))
     assert [action.split()[0] for action in plan.report()["actions"]] == ["rebase", "grow"]
+
+
+def test_a_domain_that_describes_the_chain_itself_is_in_the_way_of_a_rebase() -> None:
+    rebase = Rebase(qcow2(**OVERLAY), (qcow2("/images/other.qcow2"),))
+    require_undescribed(rebase, [])
+    with pytest.raises(ImageInUse, match=r"the definition of domain vm says what disk vda reads \(<backingStore>\)"):
+        require_undescribed(rebase, [User("vm", "u", False, "vda", "disk", PATH)])
 
 
 def test_a_trusted_overlay_is_changed_without_naming_its_backing_file() -> None:

@@ -34,7 +34,7 @@ def test_a_file_or_a_link_is_removed_and_nothing_else(tmp_path: Path) -> None:
 def test_what_is_no_file_is_not_removed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for other in (str(tmp_path), str(tmp_path / "fifo"), "/dev/null"):
-        with pytest.raises(UnsafeImage, match="no regular file: left alone"):
+        with pytest.raises(UnsafeImage, match="not a regular file: left alone"):
             plan(other)
 
 

@@ -128,7 +128,7 @@ def test_a_snapshot_whose_id_is_not_its_own_is_not_gone_back_to(identifiers: tup
         replace(one, snapshot=replace(one.snapshot, id=identifier))
         for one, identifier in zip((entry(1, "one"), entry(2, "two")), identifiers)
     ]
-    with pytest.raises(UnsafeImage, match="by which QEMU does not find it for sure"):
+    with pytest.raises(UnsafeImage, match="by which QEMU may not find it"):
         plan_snapshots(SnapshotWish(PATH, "one", "reverted"), observed(*entries), Noting)
 
 

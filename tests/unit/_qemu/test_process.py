@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,19 +33,17 @@ def test_a_program_is_heard_on_both_of_its_outputs_however_much_it_says_on_one()
 def test_a_program_that_says_too_much_is_ended(stream: str) -> None:
     chatter = python(f"import sys\nwhile True: sys.{stream}.write('x' * 65536)")
     with pytest.raises(TooMuch):
-        _process.run(chatter, Ways(), most=1 << 20, seconds=30)
+        _process.run(chatter, Ways(), most=1 << 20, seconds=300)
 
 
-@pytest.mark.parametrize("code", ["time.sleep(60)", "(os.close(1), os.close(2), time.sleep(60))"])
+@pytest.mark.parametrize("code", ["time.sleep(3600)", "(os.close(1), os.close(2), time.sleep(3600))"])
 def test_a_program_that_does_not_end_in_time_is_ended(code: str) -> None:
-    start = time.monotonic()
     with pytest.raises(TooLong):
         _process.run(python(f"import os, time; {code}"), Ways(), seconds=0.5)
-    assert time.monotonic() - start < 10
 
 
 def test_a_program_gets_no_more_time_and_memory_than_its_limits() -> None:
-    endless = _process.run(python("while True: pass"), Ways(limits=Limits(cpu_seconds=1)), seconds=30)
+    endless = _process.run(python("while True: pass"), Ways(limits=Limits(cpu_seconds=1)), seconds=300)
     assert endless.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
     greedy = _process.run(python("bytearray(1 << 30)"), Ways(limits=Limits(address_space=1 << 29)))
     assert b"MemoryError" in greedy.stderr
@@ -53,35 +52,52 @@ def test_a_program_gets_no_more_time_and_memory_than_its_limits() -> None:
 @pytest.mark.parametrize("to_the_end", [False, True])
 def test_a_program_that_moves_nothing_is_ended_though_it_be_busy(to_the_end: bool) -> None:
     idle = Ways(to_the_end=to_the_end, limits=Limits(idle_seconds=0.2))
-    for code in ("time.sleep(60)", "[None for _ in iter(int, 1)]"):
-        start = time.monotonic()
+    for code in ("time.sleep(3600)", "any(iter(int, 1))"):
         with pytest.raises(TooIdle):
             _process.run(python(f"import time; {code}"), idle)
-        assert time.monotonic() - start < 20
 
 
-@pytest.mark.parametrize("step", ["print('.', flush=True)", "zeros.read(1)"])
-def test_a_program_that_goes_on_may_take_as_long_as_it_takes(step: str) -> None:
-    work = f"import time\nzeros = open('/dev/zero', 'rb', 0)\nfor _ in range(15): time.sleep(0.1); {step}"
-    assert _process.run(python(work), Ways(limits=Limits(idle_seconds=0.5))).returncode == 0
+def test_a_program_that_goes_on_may_take_as_long_as_it_takes() -> None:
+    """By the clock of the test: nine seconds pass with each thing that it says or reads, and ten are too long."""
+    code = "import sys\nprint(flush=True)\nwhile sys.stdin.buffer.raw.read(1): pass"
+    with subprocess.Popen(python(code), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as program:
+        assert program.stdin
+        assert program.stdout
+        program.stdout.readline()
+        watch, now, said = _process._Watch(program.pid, 10), time.monotonic(), 0
+        for said in range(5):
+            now += 9
+            watch.look(now, said)
+        for _step in range(5):
+            before = moved(program.pid)
+            program.stdin.write(b"x")
+            while moved(program.pid) == before:
+                time.sleep(0.01)
+            now += 9
+            watch.look(now, said)
+        watch.look(now + 9, said)
+        with pytest.raises(TooIdle):
+            watch.look(now + 11, said)
+
+
+def moved(pid: int) -> str:
+    return Path(f"/proc/{pid}/io").read_text(encoding="ascii")
 
 
 def test_a_limit_of_time_holds_whoever_asked_for_it() -> None:
-    for seconds, limit in ((0.3, 60), (60, 0.3), (None, 0.3)):
+    for seconds, limit in ((0.3, 600), (600, 0.3), (None, 0.3)):
         with pytest.raises(TooLong):
-            _process.run(python("import time; time.sleep(60)"), Ways(limits=Limits(seconds=limit)), seconds=seconds)
+            _process.run(python("import time; time.sleep(3600)"), Ways(limits=Limits(seconds=limit)), seconds=seconds)
 
 
 def test_a_server_is_there_for_the_length_of_a_block(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    server = python(f"import time; open({str(ready)!r}, 'w').close(); time.sleep(60)")
-    start = time.monotonic()
-    with _process.serving(server, Ways(dies_with_us=True), ready.exists, 30):
+    server = python(f"import time; open({str(ready)!r}, 'w').close(); time.sleep(3600)")
+    with _process.serving(server, Ways(dies_with_us=True), ready.exists, 300):
         pass
-    assert time.monotonic() - start < 20
     with (
         pytest.raises(ChildProcessError, match="no such thing"),
-        _process.serving(python("raise SystemExit('no such thing')"), Ways(), lambda: False, 30),
+        _process.serving(python("raise SystemExit('no such thing')"), Ways(), lambda: False, 300),
     ):
         pass
 
@@ -101,7 +117,7 @@ def test_no_run_of_qemu_img_on_an_image_that_is_not_trusted_goes_on_for_ever(
     repair: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck = tmp_path / "qemu-img"
-    stuck.write_text("#!/bin/sh\nexec sleep 60\n", encoding="ascii")
+    stuck.write_text("#!/bin/sh\nexec sleep 3600\n", encoding="ascii")
     stuck.chmod(0o755)
     monkeypatch.setattr(_runner, "LOOK_LIMITS", Limits(seconds=0.2))
     monkeypatch.setattr(_runner, "WORK_LIMITS", Limits(idle_seconds=0.2))

@@ -27,7 +27,7 @@ def test_any_text_that_fits_names_a_snapshot(name: str) -> None:
     [
         ("", "snapshot: a name has from 1 to 255 bytes"),
         ("ü" * 128, "has 256"),
-        ("caf\udce9", "no text in UTF-8"),
+        ("caf\udce9", "not UTF-8 text"),
         ("a\nb", "control characters"),
         ("\u2028", "control characters"),
     ],
@@ -55,5 +55,5 @@ def test_search_paths_are_directories(tmp_path: Path) -> None:
 def test_a_limit_of_promises_is_a_ratio(ratio: float) -> None:
     assert overcommit_from({"max_overcommit": None}) is None
     assert overcommit_from({"max_overcommit": 1.2}) == 1.2
-    with pytest.raises(InvalidRequest, match=r"max_overcommit: .* is no ratio"):
+    with pytest.raises(InvalidRequest, match=r"max_overcommit: .* is not a ratio"):
         overcommit_from({"max_overcommit": ratio})

@@ -67,7 +67,7 @@ def test_overlays_are_found_in_the_directories_of_the_task_and_the_way_out_is_to
     surroundings().require_no_dependents(base, "write it")
     found = surroundings(search_paths=(str(elsewhere),))
     assert found.readers([base]).of(base) == [str(overlay)]
-    with pytest.raises(HasDependents, match="set allow_dependents=true where they are to be given up"):
+    with pytest.raises(HasDependents, match="set allow_dependents=true to give them up"):
         found.require_no_dependents(base, "write it")
     with pytest.raises(HasDependents, match="or keep it"):
         found.require_no_dependents(base, "write it", "keep it")

@@ -19,7 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependen
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from hypothesis import given
 from hypothesis import strategies as st
-from integration.watched import opened_files
+from support.watched import opened_files
 from unit.qcow2_header import BACKING_FORMAT, DATA_FILE, EXTERNAL_DATA, Made
 
 

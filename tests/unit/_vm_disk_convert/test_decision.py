@@ -216,7 +216,7 @@ def test_a_block_device_is_a_destination_only_where_it_is_meant() -> None:
     device = Place("/dev/vg/lv", is_block_device=True, exists=True)
     with pytest.raises(InvalidRequest, match="is a block device, whose content would be overwritten"):
         require_free(conversion(dest="/dev/vg/lv"), place=device)
-    with pytest.raises(InvalidRequest, match="asked for a block device, but is none"):
+    with pytest.raises(InvalidRequest, match="asked for a block device, and is something else"):
         require_free(conversion(), place=Place("/images/vm.qcow2"), block_device=True)
     require_free(conversion(dest="/dev/vg/lv"), place=device, block_device=True)
 

@@ -28,23 +28,23 @@ def copied(adopted: frozenset[str] = frozenset(), **fields: Any) -> tuple[list[s
     return order(steps, work), [step.summary for step in steps if step.summary]
 
 
-def test_all_disks_are_copied_before_the_guest_goes_on_with_any_new_image() -> None:
+def test_all_disks_are_copied_before_the_guest_switches_to_any_new_image() -> None:
     done, said = copied(keep_source=False)
     assert done == ["begin", "stage", "copy", "stage", "copy", "pivot*", "remove", "remove", "finish"]
     assert said == [
         "copy vda of vm from /i/a.raw (raw) to /i/a.qcow2 (qcow2) while it runs",
         "copy vdb of vm from /i/b.raw (raw) to /i/b.qcow2 (qcow2) while it runs",
-        "let vm go on with /i/a.qcow2, /i/b.qcow2",
+        "switch vm to /i/a.qcow2, /i/b.qcow2",
         "remove /i/a.raw",
         "remove /i/b.raw",
     ]
 
 
-def test_a_copy_that_a_dead_run_began_is_gone_on_with() -> None:
+def test_a_copy_that_a_dead_run_began_is_resumed() -> None:
     done, said = copied(frozenset(["vda"]))
     assert done == ["begin", "stage", "copy", "stage", "copy", "pivot*", "finish"]
     assert said[0] == (
-        "go on with the copy of vda of vm from /i/a.raw (raw) to /i/a.qcow2 (qcow2) that an interrupted run began"
+        "resume the copy of vda of vm from /i/a.raw (raw) to /i/a.qcow2 (qcow2) that an interrupted run began"
     )
 
 

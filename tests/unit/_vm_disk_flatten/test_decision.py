@@ -118,7 +118,7 @@ def test_a_running_domain_is_flattened_live_and_never_shut_down(now: str, mode: 
         (
             (IMAGES[0], replace(IMAGES[1], encrypted=True), IMAGES[2]),
             {},
-            "would stand in /images/vm.qcow2 in the clear",
+            "would be stored unencrypted in /images/vm.qcow2",
         ),
         (IMAGES, {"encrypted": True}, "is encrypted"),
         (IMAGES, {"sliced": True}, "is a slice"),

@@ -42,8 +42,8 @@ def test_a_disk_with_neither_size_is_an_error_that_says_what_it_has(current: int
 @pytest.mark.parametrize(
     ("size", "from_size", "options", "said"),
     [
-        ("0", None, {}, "is nothing"),
-        ("+0", None, {}, "is nothing"),
+        ("0", None, {}, "is too small"),
+        ("+0", None, {}, "is too small"),
         ("-5G", None, {}, "is not a size"),
         ("++5G", None, {}, "is not a size"),
         ("+-5G", None, {}, "is not a size"),
@@ -62,7 +62,7 @@ def test_a_disk_with_neither_size_is_an_error_that_says_what_it_has(current: int
         ("40G", "30G", {}, "from_size: goes with a growth"),
         ("+10G", "1000", {}, "from_size: 1000 is not a whole number"),
         ("+10G", "+30G", {}, "from_size: '\\+30G' is not a size"),
-        ("+10G", "0", {}, "from_size: 0 is nothing"),
+        ("+10G", "0", {}, "from_size: 0 is too small"),
         ("+10G", None, {"shrink": True}, "shrink: size is \\+10G, which only grows"),
         ("+10G", "30G", {"shrink": True}, "shrink: size is \\+10G, which only grows"),
     ],

@@ -20,7 +20,7 @@ def test_only_a_new_libvirt_goes_back() -> None:
     wish = VmSnapshotWish("s1", "reverted")
     assert _decision_revert.require_revertible(state(), wish, [FIRST], (9, 10)) == FIRST
     assert _decision_revert.require_revertible(state(), wish, [FIRST], (12, 8)) == FIRST
-    with pytest.raises(DiskError, match=r"libvirt 9\.9 cannot go back .*vda: /images/vm\.raw"):
+    with pytest.raises(DiskError, match=r"libvirt 9\.9 cannot revert .*vda: /images/vm\.raw"):
         _decision_revert.require_revertible(state(), wish, [FIRST], (9, 9))
 
 

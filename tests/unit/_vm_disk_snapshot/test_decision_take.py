@@ -84,7 +84,7 @@ def test_quiescing_is_for_a_running_guest_with_an_agent() -> None:
 
 
 def test_a_disk_whose_image_is_gone_cannot_be_kept() -> None:
-    with pytest.raises(MissingImage, match=r"/images/gone: does not exist, or is no file: vm has it as a disk"):
+    with pytest.raises(MissingImage, match=r"/images/gone: is missing, or is not a file: vm has it as a disk"):
         _decision_take.require_images(observed(), [disk(), disk(target="vdb", source="/images/gone")])
 
 

@@ -15,8 +15,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"name": "a/b"}, "no slash"),
-        ({"name": ".hidden"}, "no dot at its beginning"),
+        ({"name": "a/b"}, "must not contain a slash"),
+        ({"name": ".hidden"}, "begin with a dot"),
         ({"name": "a\nb"}, "control characters"),
         ({"name": ""}, "from 1 to 200 bytes"),
         ({"name": "x" * 201}, "from 1 to 200 bytes"),
@@ -25,7 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish
         ({"name": "s", "prefix": "a"}, "give keep, too"),
         ({"name": "s", "state": "reverted", "keep": 1}, "not with reverted"),
         ({"name": "s", "state": "absent", "disks": ("vda",)}, "give it with state=present"),
-        ({"name": "s", "disks": ()}, "names one disk at least"),
+        ({"name": "s", "disks": ()}, "names at least one disk"),
         ({"name": "s", "timeout": 0}, "timeout: 0 s"),
         ({"name": "s", "bandwidth": 0}, "bandwidth: 0"),
     ],

@@ -96,7 +96,7 @@ def test_a_base_never_goes_whatever_the_mark_says(place: Place, how: str) -> Non
 def test_what_is_no_file_any_more_stays(place: Place) -> None:
     place.image.unlink()
     place.image.mkdir()
-    with pytest.raises(UnsafeImage, match="is no regular file any more: left alone"):
+    with pytest.raises(UnsafeImage, match="is no longer a regular file: left alone"):
         gone(place.there(), place.mark)
 
 

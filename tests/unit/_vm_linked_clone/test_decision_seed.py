@@ -99,5 +99,5 @@ def test_a_seed_is_a_file_that_is_there_or_in_check_mode_may_come() -> None:
     require_file("a", None, later=False)
     with pytest.raises(DiskError, match=r"a: seed: .*b\.iso: there is no such file: make the image first"):
         require_file("a", missing, later=False)
-    with pytest.raises(DiskError, match="is no regular file"):
+    with pytest.raises(DiskError, match="is not a regular file"):
         require_file("a", replace(missing, there=True), later=True)

@@ -38,7 +38,7 @@ NVDIMM = "<memory model='nvdimm'><source><path>/n</path></source></memory>"
         (state(definition=with_tpm("emulator")), "vtpm=drop"),
         (state(definition=with_tpm("external")), "another program"),
         (state(definition=f"<domain><devices>{NVDIMM}</devices></domain>"), "has a nvdimm that writes to /n"),
-        (state(definition=NETWORK_STORE), "in no file"),
+        (state(definition=NETWORK_STORE), "elsewhere than in a file"),
     ],
 )
 def test_a_source_in_no_state_to_be_cloned_is_refused(found: DomainState, said: str) -> None:
@@ -47,7 +47,7 @@ def test_a_source_in_no_state_to_be_cloned_is_refused(found: DomainState, said: 
 
 
 def test_a_running_source_is_not_copied_either() -> None:
-    with pytest.raises(ImageInUse, match="a copy of a disk that changes meanwhile is no disk"):
+    with pytest.raises(ImageInUse, match="a copy of a disk that changes is inconsistent"):
         _decision_source.require_clonable(state(active=True), wish(mode="full", protect_base=False))
 
 
@@ -62,7 +62,7 @@ def test_an_emulated_tpm_may_be_dropped() -> None:
         (replace(ELEMENT, device="lun", type="block"), "passes a SCSI device through"),
         (replace(ELEMENT, encrypted=True), "is encrypted"),
         (replace(ELEMENT, sliced=True), "is a slice"),
-        (replace(ELEMENT, type="volume", source=None, pool="p", volume="v"), "p/v, which is not to be found"),
+        (replace(ELEMENT, type="volume", source=None, pool="p", volume="v"), "p/v, which cannot be found"),
         (replace(ELEMENT, device="cdrom"), "there is nothing to clone"),
     ],
 )

@@ -17,9 +17,9 @@ from unit._vm_linked_clone.scene import NEIGHBOUR, UUID, spec
     [
         (spec(name="b", uuid=UUID), [], [], "is that of the domain pc-1: choose another"),
         (spec(name="b", mac="52:54:00:00:00:01"), ["52:54:00:00:00:01"], [], "of the domain pc-1: choose another"),
-        (spec(name="b"), ["52:54:00:00:00:01"], [], "its name leads to this one: give it another with mac"),
+        (spec(name="b"), ["52:54:00:00:00:01"], [], "it is derived from the name: give another one with mac"),
         (spec(name="b"), [], ["/d/pc-1.qcow2"], "is a disk of the domain pc-1"),
-        (spec(name="b"), ["52:54:00:00:00:02"] * 2, [], "of the domain b: its name leads"),
+        (spec(name="b"), ["52:54:00:00:00:02"] * 2, [], "of the domain b: it is derived"),
     ],
 )
 def test_what_another_domain_has_is_taken(asked: CloneSpec, macs: list[str], paths: list[str], said: str) -> None:

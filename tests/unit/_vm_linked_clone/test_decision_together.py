@@ -49,7 +49,7 @@ def test_what_another_domain_has_as_a_disk_stays_unless_that_goes_too() -> None:
 
 
 def test_what_somebody_has_open_stays() -> None:
-    with pytest.raises(ImageInUse, match="a process outside libvirt's sight"):
+    with pytest.raises(ImageInUse, match="a process that libvirt does not know"):
         Together([]).require_unshared(image("a", locked=True))
 
 

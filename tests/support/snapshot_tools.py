@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from integration.image_tools import Result, image_params, info
 from lab.module import run_module
 from lab.tree import tree_state
+from support.image_tools import Result, image_params, info
 
 
 def run(module: str, params: dict[str, Any], *, check: bool) -> Result:

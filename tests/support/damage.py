@@ -9,7 +9,7 @@ import os
 import struct
 from pathlib import Path
 
-from integration.snapshot_tools import consistency
+from support.snapshot_tools import consistency
 
 
 def table_at(path: Path, offset: int, *indexes: int) -> int:

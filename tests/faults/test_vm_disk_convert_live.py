@@ -15,13 +15,13 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.cramped import cramped, fill
-from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
-from lab.processes import wait_gone
-from scene import (
+from support.cramped import cramped, fill
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during, wait_in
+from support.processes import is_gone
+from support.scene import (
     RECORD,
     content,
     definition,
@@ -33,10 +33,9 @@ from scene import (
     make_overlay,
     qemu_img,
 )
+from support.waits import HELD, send, wait_for
 
 MODULE = "vm_disk_convert"
-#: Bytes in a second: a copy takes a while, so that something can happen meanwhile.
-SLOW = "512K"
 
 
 class Machine:
@@ -61,10 +60,10 @@ class Machine:
     def is_copied(self) -> bool:
         return "<mirror" in self.live()
 
-    def begin_slowly(self, **more: Any) -> RunningModule:
-        """A run in the middle of its copy."""
-        run = start_module(MODULE, {**self.params, "bandwidth": SLOW, **more})
-        wait_for(self.is_copied, "the copy")
+    def begin(self, **more: Any) -> RunningModule:
+        """A run in the middle of its copy, which does not end by itself."""
+        with paused_at("virDomainBlockCopy 1 > ask-blockJobInfo 1", {**self.params, "bandwidth": HELD, **more}) as run:
+            assert self.is_copied()
         return run
 
     def assert_same_guest(self) -> None:
@@ -111,14 +110,17 @@ def machine(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Machine:
     return Machine(hv, images, name)
 
 
-def test_killed_at_any_point_the_guest_runs_on_and_the_next_run_finishes_the_job(machine: Machine) -> None:
+@in_shares(3)
+def test_killed_at_any_point_the_guest_runs_on_and_the_next_run_finishes_the_job(
+    machine: Machine, share: Share
+) -> None:
     log = machine.images.parent / f"{machine.name}.points"
     every_point = points(machine.params, log)
     log.unlink()
     machine.assert_converted()
     machine.assert_same_guest()
     assert {"virDomainSetMetadata 1", "link 1", "virDomainBlockCopy 1", "virDomainBlockJobAbort 1"} <= set(every_point)
-    for number, point in enumerate(every_point):
+    for number, point in share.take(every_point):
         with contextlib.suppress(libvirt.libvirtError), machine.domain() as domain:
             domain.destroy()
         machine.hv.define(machine.definition)
@@ -140,20 +142,20 @@ def test_killed_at_any_point_the_guest_runs_on_and_the_next_run_finishes_the_job
 
 
 def test_the_copy_of_a_killed_run_goes_on_and_is_adopted(machine: Machine) -> None:
-    machine.begin_slowly().kill()
+    machine.begin().kill()
     assert machine.is_copied()
     identity = machine.dest.stat().st_ino
     predicted = run_module(MODULE, machine.params, check=True)
     assert machine.is_copied()
     done = machine.assert_converges()
     assert done["actions"] == predicted["actions"]
-    assert done["actions"][0].startswith("go on with the copy of vda")
+    assert done["actions"][0].startswith("resume the copy of vda")
     assert machine.dest.stat().st_ino == identity
     machine.assert_same_guest()
 
 
 def test_the_copy_of_a_killed_run_is_ended_where_another_place_is_wanted(machine: Machine) -> None:
-    machine.begin_slowly().kill()
+    machine.begin().kill()
     other = machine.images / "other.qcow2"
     done = run_module(MODULE, {**machine.params, "dest": str(other)})
     assert done.get("changed"), done
@@ -175,7 +177,7 @@ def test_the_copy_of_a_killed_run_is_ended_where_another_place_is_wanted(machine
 def test_the_copy_of_a_killed_run_is_ended_where_its_image_is_laid_out_otherwise_than_is_wanted_now(
     machine: Machine, begun: dict[str, Any], wanted: dict[str, Any], is_so: Callable[[Path], bool]
 ) -> None:
-    machine.begin_slowly(**begun).kill()
+    machine.begin(**begun).kill()
     predicted = run_module(MODULE, {**machine.params, **wanted}, check=True)
     done = machine.assert_converges(**wanted)
     assert done["actions"] == predicted["actions"]
@@ -199,8 +201,8 @@ def test_the_copy_of_a_killed_run_is_ended_where_it_keeps_or_loses_a_chain_that_
     params = {"name": name, "disk": "vda", "uri": hv.uri}
     for number, (begun, wanted) in enumerate([(False, True), (True, False)]):
         dest = images / f"new-{number}.qcow2"
-        run = start_module(MODULE, {**params, "dest": str(dest), "shallow": begun, "bandwidth": SLOW})
-        wait_for(lambda: "<mirror" in definition(hv, name, 0), "the copy")
+        run = start_module(MODULE, {**params, "dest": str(dest), "shallow": begun, "bandwidth": HELD})
+        wait_in(run, lambda: "<mirror" in definition(hv, name, 0), "the copy")
         run.kill()
         done = run_module(MODULE, {**params, "dest": str(dest), "shallow": wanted})
         assert done["actions"][0].startswith(f"end the copy of vda to {dest}"), done
@@ -219,13 +221,13 @@ def test_the_copy_to_a_block_device_of_a_killed_run_goes_on_only_where_such_a_de
     device = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
     try:
         wanted = {"dest": device, "format": "raw"}
-        machine.begin_slowly(**wanted, block_device=True).kill()
+        machine.begin(**wanted, block_device=True).kill()
         refused = run_module(MODULE, {**machine.params, **wanted})
         assert "is a block device, whose content would be overwritten" in refused["msg"]
         machine.assert_as_before()
-        machine.begin_slowly(**wanted, block_device=True).kill()
+        machine.begin(**wanted, block_device=True).kill()
         done = run_module(MODULE, {**machine.params, **wanted, "block_device": True})
-        assert done["actions"][0].startswith("go on with the copy of vda"), done
+        assert done["actions"][0].startswith("resume the copy of vda"), done
         assert machine.hv.qemu_pid(machine.name) == machine.process
         assert f"<source dev='{device}'/>" in definition(machine.hv, machine.name)
     finally:
@@ -234,7 +236,7 @@ def test_the_copy_to_a_block_device_of_a_killed_run_goes_on_only_where_such_a_de
 
 
 def test_the_copy_of_a_killed_run_is_ended_where_the_disk_is_wanted_as_it_is(machine: Machine) -> None:
-    machine.begin_slowly().kill()
+    machine.begin().kill()
     params = {**machine.params, "format": "raw"}
     assert run_module(MODULE, params)["changed"]
     machine.assert_as_before()
@@ -242,14 +244,14 @@ def test_the_copy_of_a_killed_run_is_ended_where_the_disk_is_wanted_as_it_is(mac
 
 
 def test_the_copy_of_a_killed_run_is_ended_where_the_next_wish_is_refused(machine: Machine) -> None:
-    machine.begin_slowly().kill()
+    machine.begin().kill()
     refused = run_module(MODULE, {**machine.params, "dest": str(machine.images / "missing" / "vm.qcow2")})
     assert "does not exist" in refused["msg"]
     machine.assert_as_before()
 
 
 def test_a_copy_that_still_has_its_run_is_left_alone(machine: Machine) -> None:
-    run = machine.begin_slowly()
+    run = machine.begin()
     refused = run_module(MODULE, {**machine.params, "dest": str(machine.images / "other.qcow2")})
     assert "another run converts vda" in refused["msg"]
     assert machine.is_copied()
@@ -273,16 +275,34 @@ def test_a_run_that_is_told_to_end_ends_its_copy_and_removes_it(machine: Machine
     machine.assert_as_before()
 
 
+@pytest.mark.parametrize("point", ["virDomainSetMetadata 1", "virDomainBlockCopy 1"])
+def test_a_run_that_is_told_to_end_while_libvirt_does_what_it_asked_for_undoes_that(
+    machine: Machine, point: str
+) -> None:
+    told = signalled_during(point, "SIGTERM", {**machine.params, "bandwidth": HELD})
+    assert "interrupted by SIGTERM" in told["msg"], told
+    machine.assert_as_before()
+
+
+def test_a_run_that_is_told_to_end_while_libvirt_pivots_is_finished_by_the_next_run(machine: Machine) -> None:
+    told = signalled_during("virDomainBlockJobAbort 1", "SIGTERM", machine.params)
+    assert "interrupted by SIGTERM" in told["msg"], told
+    machine.assert_same_guest()
+    assert not run_module(MODULE, machine.params).get("failed")
+    machine.assert_converted()
+    machine.assert_same_guest()
+
+
 def test_a_run_that_is_told_to_end_in_the_middle_of_the_copy_undoes_everything(machine: Machine) -> None:
-    run = machine.begin_slowly()
-    os.kill(run.pid, signal.SIGINT)
+    run = machine.begin()
+    send(run.pid, signal.SIGINT)
     told = run.result()
     assert "interrupted by SIGINT" in told["msg"]
     machine.assert_as_before()
 
 
 def test_after_the_death_of_libvirtd_in_the_middle_of_the_copy_the_next_run_adopts_it(machine: Machine) -> None:
-    run = machine.begin_slowly()
+    run = machine.begin()
     machine.hv.kill_libvirtd()
     try:
         failed = run.result()
@@ -293,12 +313,12 @@ def test_after_the_death_of_libvirtd_in_the_middle_of_the_copy_the_next_run_adop
     machine.assert_same_guest()
     assert machine.is_copied()
     done = machine.assert_converges()
-    assert done["actions"][0].startswith("go on with the copy")
+    assert done["actions"][0].startswith("resume the copy")
     machine.assert_same_guest()
 
 
 def test_a_guest_that_is_destroyed_in_the_middle_of_the_copy_has_its_old_disk(machine: Machine) -> None:
-    run = machine.begin_slowly()
+    run = machine.begin()
     with machine.domain() as domain:
         domain.destroy()
     failed = run.result()
@@ -315,11 +335,11 @@ def test_after_the_host_went_down_in_the_middle_of_the_copy_the_next_run_begins_
     machine: Machine, back: str
 ) -> None:
     """Everything is killed, then started again; what was copied so far is worth nothing."""
-    run = machine.begin_slowly()
+    run = machine.begin()
     machine.hv.kill_libvirtd()
     run.kill()
-    os.kill(machine.process, signal.SIGKILL)
-    wait_gone([machine.process], 10)
+    send(machine.process, signal.SIGKILL)
+    wait_for(lambda: is_gone(machine.process), "the end of QEMU")
     machine.hv.start_libvirtd()
     assert not is_running(machine.hv, machine.name)
     assert content(machine.source, "raw") == machine.content
@@ -334,7 +354,7 @@ def test_a_foreign_copy_is_refused_and_goes_on(machine: Machine) -> None:
     foreign = machine.images / "foreign.raw"
     with machine.domain() as domain:
         xml = f"<disk type='file'><source file='{foreign}'/><driver type='raw'/></disk>"
-        limit = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: 64 << 10}
+        limit = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: int(HELD)}
         domain.blockCopy("vda", xml, limit, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
         refused = run_module(MODULE, machine.params)
         assert "a block job runs on vda" in refused["msg"]
@@ -349,7 +369,7 @@ def test_a_foreign_copy_to_the_place_of_a_dead_run_is_refused_and_goes_on(machin
     foreign = machine.images / "foreign.raw"
     with machine.domain() as domain:
         xml = f"<disk type='file'><source file='{foreign}'/><driver type='raw'/></disk>"
-        limit = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: 64 << 10}
+        limit = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: int(HELD)}
         domain.blockCopy("vda", xml, limit, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
         refused = run_module(MODULE, machine.params)
         assert "a block job runs on vda" in refused["msg"]
@@ -385,25 +405,25 @@ def test_an_edit_of_the_definition_in_the_middle_of_the_copy_is_kept(machine: Ma
 
 def test_another_disk_in_the_definition_in_the_middle_of_the_copy_ends_it(machine: Machine) -> None:
     other = make_image(machine.images / "other.raw")
-    run = machine.begin_slowly()
+    run = machine.begin()
     machine.hv.define(definition(machine.hv, machine.name).replace(str(machine.source), str(other)))
     with machine.domain() as domain:
         domain.blockJobSetSpeed("vda", 0, 0)
     failed = run.result()
-    assert "was changed in the definition meanwhile" in failed["msg"]
+    assert "was changed in the definition in the meantime" in failed["msg"]
     assert disk_of(machine.hv, machine.name) == (str(other), "raw")
     assert not machine.is_copied()
     assert not machine.dest.exists()
 
 
 def test_a_domain_that_is_undefined_in_the_middle_of_the_copy_keeps_its_old_disk(machine: Machine) -> None:
-    run = machine.begin_slowly()
+    run = machine.begin()
     with machine.domain() as domain:
         domain.undefine()
         with contextlib.suppress(libvirt.libvirtError):
             domain.blockJobSetSpeed("vda", 0, 0)
         failed = run.result()
-        assert "was undefined meanwhile" in failed["msg"]
+        assert "was undefined in the meantime" in failed["msg"]
         assert not machine.dest.exists()
         assert not machine.is_copied()
         assert str(machine.source) in machine.live()
@@ -412,7 +432,7 @@ def test_a_domain_that_is_undefined_in_the_middle_of_the_copy_keeps_its_old_disk
 
 
 def test_a_copy_that_takes_too_long_is_ended_and_says_so(machine: Machine) -> None:
-    failed = run_module(MODULE, {**machine.params, "bandwidth": SLOW, "copy_timeout": 1})
+    failed = run_module(MODULE, {**machine.params, "bandwidth": HELD, "copy_timeout": 1})
     assert "waited 1 s for the copy of vda to" in failed["msg"]
     machine.assert_as_before()
 

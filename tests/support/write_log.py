@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,3 +73,11 @@ def replay(before: Path, writes: list[Write], image: Path) -> None:
         for write in writes:
             stream.seek(write.offset)
             stream.write(write.data)
+
+
+def cut_short(image: Path, *verb: str, size: str | None = None) -> None:
+    """Leaves IMAGE as `qemu-img VERB` does that is killed after half of its writes."""
+    with tempfile.TemporaryDirectory(prefix="kvmops-writes-") as directory:
+        before, worked = (Path(shutil.copyfile(image, Path(directory) / name)) for name in ("before", "worked"))
+        writes = writes_of(worked, *verb, size=size)
+        replay(before, writes[: len(writes) // 2], image)

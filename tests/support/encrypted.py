@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from faults.injection import children_of, is_gone
+from lab.module import start_module
+from support.held_qemu_img import HeldQemuImg
 
 #: New keys cost no time that a test would have to wait for; QEMU's own choice are two seconds.
 QUICK = 10
@@ -54,16 +53,17 @@ def is_sound(path: Path, secret: str, *, but_leaks: bool = False) -> bool:
     return _run(["qemu-img", "check", "-q"], [(path, secret, "qcow2")]).returncode in ((0, 3) if but_leaks else (0,))
 
 
-def seen_of(pid: int) -> set[bytes]:
-    """What others can see of a process and its children while they run: command lines and environments."""
-    seen: set[bytes] = set()
-    while not is_gone(pid):
-        for child in children_of(pid):
-            for name in ("cmdline", "environ"):
-                with contextlib.suppress(OSError):
-                    seen.add(Path(f"/proc/{child}/{name}").read_bytes())
-        time.sleep(0.002)
-    return seen
+def looked_at(module: str, params: dict[str, Any]) -> tuple[dict[str, Any], set[bytes]]:
+    """The result of a run, and what others can see of each qemu-img at work: its command line and its environment."""
+    with tempfile.TemporaryDirectory(prefix="kvmops-seen-") as directory:
+        held = HeldQemuImg(Path(directory), "*", 0)
+        run = start_module(module, params, python=held.python())
+        seen = {
+            Path(f"/proc/{process}/{name}").read_bytes()
+            for process in held.each_of(run)
+            for name in ("cmdline", "environ")
+        }
+        return run.result(), seen
 
 
 def _run(argv: list[str], chain: list[tuple[Path, str, str]], *rest: str) -> subprocess.CompletedProcess[str]:

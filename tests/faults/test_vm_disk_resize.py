@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +18,26 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.cramped import cramped, fill
-from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
 from lab import Disk, Guest, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
-from scene import MIB, definition, is_running, leftovers, make_image, qemu_img
+from support.cramped import cramped, fill
+from support.held_qemu_img import HeldQemuImg
+from support.injection import (
+    Share,
+    at_once,
+    in_shares,
+    kill_with_qemu_img,
+    killed_at,
+    paused_at,
+    points,
+    signalled_at,
+    signalled_during,
+    waiting,
+)
+from support.scene import MIB, definition, is_running, leftovers, make_image, qemu_img
+from support.waits import send_to_group, wait_for
+from support.write_log import cut_short
 
 MODULE = "vm_disk_resize"
 
@@ -83,9 +98,10 @@ def domain(hv: Hypervisor, name: str) -> Iterator[libvirt.virDomain]:
 # Killed
 
 
+@in_shares(2)
 @pytest.mark.parametrize(("image_format", "options"), [("qcow2", {"preallocation": "falloc"}), ("raw", {})], ids=str)
 def test_killed_at_any_point_the_next_run_finishes_the_job(
-    hv: Hypervisor, images: Path, make_domain: MakeDomain, image_format: str, options: dict[str, str]
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, image_format: str, options: dict[str, str], share: Share
 ) -> None:
     machine = Machine(hv, images / "vm", make_domain, image_format)
     params = machine.params("+8M", from_size="8M", **options)
@@ -94,7 +110,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(
     log.unlink()
     machine.assert_settled(16)
     assert {"record 1", "pwrite 1", "qemu-img-resize 1", "unlink 1"} <= {"record 1", *every_point}
-    for number, point in enumerate(["record 1", *every_point]):
+    for number, point in share.take(["record 1", *every_point]):
         machine.path.unlink()
         make_image(machine.path, image_format)
         killed_at(point, params, children=bool(number % 2), module=MODULE)
@@ -105,45 +121,49 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(
         assert not run_module(MODULE, params)["changed"]
 
 
-def growing(machine: Machine) -> RunningModule:
-    """A growth that takes a while, in the middle."""
-    run = start_module(MODULE, machine.params("512M", preallocation="full"))
-    wait_for(lambda: machine.path.stat().st_blocks * 512 > 48 * MIB, "the image grows")
-    return run
+@dataclass
+class Growth:
+    """A run whose qemu-img is about to grow the image."""
+
+    run: RunningModule
+    held: HeldQemuImg
+    qemu_img: int
 
 
-def kill_with_qemu_img(run: RunningModule) -> None:
-    """As a power failure would: the module first, so that it cannot react, then what it started."""
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text(encoding="ascii").split()
-    os.kill(run.pid, 19)
-    for child in children:
-        os.kill(int(child), 9)
-    run.kill()
+@pytest.fixture
+def growth(machine: Machine, tmp_path: Path) -> Growth:
+    held = HeldQemuImg(tmp_path, "resize", 0)
+    run = start_module(MODULE, machine.params("64M", preallocation="full"), python=held.python())
+    (qemu_img,) = held.wait()
+    return Growth(run, held, qemu_img)
 
 
-def test_a_growth_that_was_killed_with_qemu_img_is_checked_and_finished(machine: Machine) -> None:
-    kill_with_qemu_img(growing(machine))
+def test_a_growth_that_was_killed_with_qemu_img_is_checked_and_finished(machine: Machine, growth: Growth) -> None:
+    kill_with_qemu_img(growth.run, growth.qemu_img)
+    cut_short(machine.path, "resize", "-q", "--preallocation=full", size="64M")
     machine.assert_sound()
-    params = machine.params("512M")
+    params = machine.params("64M")
     predicted = run_module(MODULE, params, check=True)
     assert predicted["actions"][0].startswith(f"check {machine.path}, on which a run was interrupted at ")
     result = run_module(MODULE, params)
     assert result["actions"] == predicted["actions"]
-    machine.assert_settled(512)
+    machine.assert_settled(64)
     assert not run_module(MODULE, params)["changed"]
 
 
-def test_a_growth_goes_on_without_its_module_and_the_next_run_waits_for_it(machine: Machine) -> None:
-    growing(machine).kill(children=False)
-    result = machine.run("512M")
-    assert [action.split(",")[0] for action in result["actions"]] == [f"check {machine.path}"]
-    machine.assert_settled(512)
-
-
-def test_a_growth_that_is_told_to_end_is_undone(machine: Machine) -> None:
-    run = growing(machine)
-    os.killpg(run.pid, 15)
+def test_a_growth_goes_on_without_its_module_and_the_next_run_waits_for_it(machine: Machine, growth: Growth) -> None:
+    growth.run.kill(children=False)
+    with waiting(machine.params("64M"), module=MODULE) as run:
+        growth.held.let_go()
     result = run.result()
+    assert [action.split(",")[0] for action in result["actions"]] == [f"check {machine.path}"]
+    machine.assert_settled(64)
+
+
+def test_a_growth_that_is_told_to_end_is_undone(machine: Machine, growth: Growth) -> None:
+    send_to_group(growth.run.pid, signal.SIGTERM)
+    growth.held.open()  # also for the qemu-img that undoes it
+    result = growth.run.result()
     assert "interrupted by SIGTERM" in result["msg"]
     machine.assert_settled(8)
     assert machine.run()["changed"]
@@ -155,6 +175,16 @@ def test_told_to_end_before_anything_began_everything_is_as_before(machine: Mach
     result = signalled_at(point, "SIGTERM", machine.params(), module=MODULE)
     assert "interrupted by SIGTERM" in result["msg"]
     machine.assert_settled(8)
+
+
+def test_a_run_that_is_told_to_end_while_libvirt_resizes_is_finished_by_the_next_one(machine: Machine) -> None:
+    machine.hv.start(machine.name)
+    params = machine.params("+8M", from_size="8M")
+    told = signalled_during("virDomainBlockResize 1", "SIGTERM", params, module=MODULE)
+    assert "interrupted by SIGTERM" in told["msg"], told
+    machine.assert_sound()
+    assert not run_module(MODULE, params).get("failed")
+    machine.assert_settled(16)
 
 
 # What a dead run left
@@ -251,7 +281,7 @@ class Full:
 
 
 @pytest.fixture(scope="module")
-def full() -> Iterator[Full]:
+def booted() -> Iterator[Full]:
     with cramped(16) as (hypervisor, small):
         images = [make_image(small / "thin.qcow2", "qcow2", mib=1), make_image(small / "thin.raw", mib=1)]
         images.append(make_image(small / "thick.raw", mib=2, size_mib=2))
@@ -259,14 +289,20 @@ def full() -> Iterator[Full]:
             Disk(image, image.suffix[1:], target) for image, target in zip(images, ("vda", "vdb", "vdc"), strict=True)
         ]
         guest = hypervisor.boot(hypervisor.domain_xml("full", disks))
-        fill(small / "fat")
         yield Full(guest, small)
+
+
+@pytest.fixture
+def full(booted: Full) -> Full:
+    fill(booted.directory / "fat")
+    return booted
 
 
 def test_a_thin_disk_grows_under_its_guest_on_a_full_file_system_since_that_takes_nothing(full: Full) -> None:
     for target in ("vda", "vdb"):
-        assert full.grow(target, "12M")["changed"]
-        assert full.guest.disk_size(target) == 12 * MIB
+        size = full.guest.disk_size(target) + 4 * MIB
+        assert full.grow(target, str(size))["changed"]
+        assert full.guest.disk_size(target) == size
     assert shutil.disk_usage(full.directory).free == 0
 
 
@@ -295,7 +331,7 @@ def test_what_is_added_is_not_reserved_and_a_guest_that_writes_there_waits_until
     assert "cannot be reserved" in refused["msg"]
     assert full.guest.disk_size("vdc") == 2 * MIB
     grown = full.grow("vdc", "6M")
-    assert any("what is added to a disk under its guest is not" in str(said) for said in grown["warnings"])
+    assert any("what is added while its guest runs is not" in str(said) for said in grown["warnings"])
     assert full.guest.disk_size("vdc") == 6 * MIB
     full.guest.must("pattern /tmp/tail 1 tail")
     full.guest.must(
@@ -338,13 +374,11 @@ def test_space_that_is_gone_at_the_last_moment_leaves_the_image_as_it_was(
 def test_runs_at_once_grow_once_from_a_size_and_each_time_without(machine: Machine, running: bool) -> None:
     if running:
         machine.hv.start(machine.name)
-    runs = [start_module(MODULE, machine.params("+8M", from_size="8M")) for _run in range(4)]
-    results = [run.result() for run in runs]
+    results = at_once(MODULE, *[machine.params("+8M", from_size="8M")] * 4)
     assert [result for result in results if result.get("failed")] == []
     assert sorted(result["changed"] for result in results) == [False, False, False, True]
     machine.assert_settled(16)
-    runs = [start_module(MODULE, machine.params("+1M")) for _run in range(3)]
-    assert all(run.result().get("changed") for run in runs)
+    assert all(result.get("changed") for result in at_once(MODULE, *[machine.params("+1M")] * 3))
     machine.assert_settled(19)
 
 
@@ -366,7 +400,7 @@ def test_a_domain_that_goes_off_meanwhile_is_left_as_it_is(machine: Machine) -> 
     with paused_at(at, machine.params(), module=MODULE) as run, domain(machine.hv, machine.name) as running:
         running.destroy()
     result = run.result()
-    assert "the domain went off meanwhile: nothing was changed: run again" in result["msg"]
+    assert "the domain went off in the meantime: nothing was changed: run again" in result["msg"]
     machine.assert_settled(8)
     assert machine.run()["disks"][0]["mode"] == "offline"
 
@@ -375,7 +409,7 @@ def test_a_domain_that_goes_off_meanwhile_is_left_as_it_is(machine: Machine) -> 
     ("point", "said"),
     [
         ("record 1", "cannot shrink from 32 MiB to 16 MiB while it is running"),
-        ("virDomainGetBlockInfo 2", "was resized to 32 MiB by somebody else meanwhile: nothing was changed"),
+        ("virDomainGetBlockInfo 2", "was resized to 32 MiB in the meantime: nothing was changed"),
     ],
 )
 def test_a_disk_that_somebody_grew_meanwhile_is_not_shrunk(machine: Machine, point: str, said: str) -> None:

@@ -10,12 +10,12 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from lab import Hypervisor
+from support.waits import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "kvmops.disk.vm_disk_convert"
@@ -23,8 +23,8 @@ LINE = re.compile(
     r"^\[(?P<host>[\w.]+)\] (?P<subject>\S+ \w+): "
     r"(?P<verb>convert|compare|copy|merge|pull|rebase) (?P<percent>\d+) % of (?P<rest>.*)$"
 )
-#: Mebibytes of data: for some eight seconds, where the conversion is slowed.
-SLOW_MIB = 100
+#: Mebibytes of data: ten times what qemu-img copies at once, so that it says how far it is that often.
+LARGE_MIB = 20
 
 
 class Run:
@@ -39,20 +39,20 @@ class Run:
     def output(self) -> str:
         return self._output.read_text(encoding="utf-8")
 
-    def wait(self, timeout: float = 120) -> Run:
+    def wait(self) -> Run:
         try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
+            wait_for(lambda: self.process.poll() is not None, "the end of the playbook")
+        except AssertionError:
             self.process.kill()
-            raise AssertionError(f"not done after {timeout:g} s: {self.output}") from None
+            raise AssertionError(f"it does not end: {self.output}") from None
         return self
 
-    def wait_for(self, text: str, timeout: float = 60) -> None:
-        deadline = time.monotonic() + timeout
-        while text not in self.output:
-            assert self.process.poll() is None, f"it ended before it said {text!r}: {self.output}"
-            assert time.monotonic() < deadline, f"it never said {text!r}: {self.output}"
-            time.sleep(0.05)
+    def wait_for(self, pattern: str) -> None:
+        """Waits until a line of its output has PATTERN."""
+        wait_for(
+            lambda: re.search(pattern, self.output) or self.process.poll() is not None, f"{pattern!r} in its output"
+        )
+        assert re.search(pattern, self.output), f"it ended before it said {pattern!r}: {self.output}"
 
     def lines(self) -> list[re.Match[str]]:
         """What it printed of how far it is."""
@@ -126,6 +126,11 @@ class Playground:
         assert run.process.returncode == 0, run.output
         return run
 
+    def module(self) -> int:
+        """The process of the module that runs."""
+        (progress,) = self.async_dir.glob("kvmops-*")
+        return int(json.loads(progress.read_text(encoding="utf-8"))["pid"])
+
     def left(self) -> list[str]:
         """The files of Ansible on the target that are still there."""
         found = []
@@ -135,7 +140,7 @@ class Playground:
 
 
 class MakeWeb(Protocol):
-    """Defines a domain on a raw disk; with RUNNING it is started, with LARGE its conversion can be slowed."""
+    """Defines a domain on a raw disk; with RUNNING it is started, with LARGE its conversion can be held."""
 
     def __call__(self, *, large: bool = False, running: bool = False) -> str: ...
 
@@ -144,13 +149,6 @@ def conversion(name: str, **more: Any) -> dict[str, Any]:
     """A task; keywords of the task are those in capitals."""
     keywords = {key.lower(): more.pop(key) for key in list(more) if key.isupper()}
     return {MODULE: {"name": name, "disk": "vda", **more}, **keywords}
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
 
 
 def percents(run: Run, host: str, verb: str) -> list[int]:

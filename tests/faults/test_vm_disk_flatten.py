@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vm_disk_flatten killed and disturbed, live and off line: nothing is lost, a rerun finishes the job."""
+"""vm_disk_flatten killed and disturbed, live and offline: nothing is lost, a rerun finishes the job."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import Any
 
 import libvirt
 import pytest
-from faults.cramped import cramped
-from faults.injection import killed_at, paused_at, points, signalled_at, wait_for
-from lab import Disk, Hypervisor, run_module, start_module
+from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
-from scene import (
+from support.cramped import cramped
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during
+from support.scene import (
     RECORD,
     chain_of,
     content,
@@ -35,10 +35,9 @@ from scene import (
     make_overlay,
     with_backing,
 )
+from support.waits import HELD, send, wait_for
 
 MODULE = "vm_disk_flatten"
-#: Bytes in a second: a pull takes a while, so that something can happen meanwhile.
-SLOW = "256K"
 
 
 class Machine:
@@ -82,7 +81,7 @@ class Machine:
 
     def kill_qemu(self) -> None:
         """As where the host fails: what QEMU has in its memory is gone."""
-        os.kill(self.hv.qemu_pid(self.name), signal.SIGKILL)
+        send(self.hv.qemu_pid(self.name), signal.SIGKILL)
         wait_for(lambda: not is_running(self.hv, self.name), "the domain is off")
 
     @contextlib.contextmanager
@@ -94,10 +93,11 @@ class Machine:
         with self.domain() as domain:
             return bool(domain.isActive() and domain.blockJobInfo("vda", 0))
 
-    def begin_slowly(self, **more: Any) -> RunningModule:
-        """A run in the middle of its pull."""
-        run = start_module(MODULE, {**self.params, "bandwidth": SLOW, **more})
-        wait_for(self.is_pulled, "the pull")
+    def begin(self, **more: Any) -> RunningModule:
+        """A run in the middle of its pull, which does not end by itself."""
+        params = {**self.params, "bandwidth": HELD, **more}
+        with paused_at("virDomainBlockPull 1 > ask-blockJobInfo 1", params, module=MODULE) as run:
+            assert self.is_pulled()
         return run
 
     def assert_as_before(self) -> None:
@@ -154,8 +154,9 @@ WAYS = {
 }
 
 
+@in_shares(3)
 @pytest.mark.parametrize("way", WAYS)
-def test_killed_at_any_point_the_next_run_finishes_the_job(off: Machine, way: str) -> None:
+def test_killed_at_any_point_the_next_run_finishes_the_job(off: Machine, way: str, share: Share) -> None:
     """Where the host fails, what is in QEMU's memory is gone: a reference that was changed too early is put back."""
     live, host_fails = way != "offline", "host" in way
     kept = [off.base] if host_fails else []
@@ -170,7 +171,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(off: Machine, way: st
     first, last = (every_point.index(point) for point in WAYS[way])
     chosen = [point for point in every_point[first : last + 1] if not point.startswith(("fsync", "qemu-img-info"))]
     assert expected <= set(chosen)
-    for number, point in enumerate(chosen):
+    for number, point in share.take(chosen):
         off.reset(start=live)
         killed_at(point, params, children=bool(number % 2), module=MODULE)
         if host_fails:
@@ -188,7 +189,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(off: Machine, way: st
 
 
 def test_the_pull_of_a_killed_run_goes_on_and_is_waited_for(running: Machine) -> None:
-    running.begin_slowly().kill()
+    running.begin().kill()
     assert running.is_pulled()
     other = {"name": running.name, "disk": "vda", "uri": running.hv.uri, "dest": str(running.images / "new.raw")}
     refused = run_module("vm_disk_convert", {**other, "format": "raw"})
@@ -211,13 +212,13 @@ def test_a_pull_that_is_over_is_found_and_written_out(running: Machine) -> None:
 
 
 def test_what_is_pulled_otherwise_than_it_is_wanted_now_is_ended(running: Machine) -> None:
-    running.begin_slowly().kill()
+    running.begin().kill()
     done = running.assert_converges(running.base, base=str(running.base))
     assert done["actions"][0].startswith("end the pull into ")
 
 
 def test_a_guest_that_goes_off_in_the_middle_keeps_its_image(running: Machine) -> None:
-    run = running.begin_slowly()
+    run = running.begin()
     running.destroy()
     failed = run.result()
     assert failed.get("failed"), failed
@@ -249,7 +250,7 @@ def is_kept_in_memory(machine: Machine) -> bool:
 
 
 def test_libvirtd_killed_in_the_middle_the_next_run_finishes_the_job(running: Machine) -> None:
-    run = running.begin_slowly()
+    run = running.begin()
     running.hv.kill_libvirtd()
     failed = run.result()
     running.hv.start_libvirtd()
@@ -262,15 +263,24 @@ def test_libvirtd_killed_in_the_middle_the_next_run_finishes_the_job(running: Ma
 
 
 def test_a_run_that_is_told_to_end_ends_its_pull(running: Machine) -> None:
-    run = running.begin_slowly()
-    os.kill(run.pid, signal.SIGTERM)
+    run = running.begin()
+    send(run.pid, signal.SIGTERM)
     told = run.result()
     assert "interrupted by SIGTERM" in told["msg"]
     running.assert_as_before()
-    failed = run_module(MODULE, {**running.params, "bandwidth": SLOW, "copy_timeout": 1})
+    failed = run_module(MODULE, {**running.params, "bandwidth": HELD, "copy_timeout": 1})
     assert "waited 1 s for the backing files of vda to be in its image" in failed["msg"]
     running.assert_as_before()
     assert running.hv.qemu_pid(running.name) == running.process
+
+
+@pytest.mark.parametrize("point", ["virDomainSetMetadata 1", "virDomainBlockPull 1"])
+def test_a_run_that_is_told_to_end_while_libvirt_does_what_it_asked_for_undoes_that(
+    running: Machine, point: str
+) -> None:
+    told = signalled_during(point, "SIGTERM", {**running.params, "bandwidth": HELD}, module=MODULE)
+    assert "interrupted by SIGTERM" in told["msg"], told
+    running.assert_as_before()
 
 
 @pytest.mark.parametrize("point", ["qemu-img-rebase 1", "link 1", "virDomainDefineXMLFlags 1"])
@@ -284,7 +294,7 @@ def test_a_run_that_is_told_to_end_off_line_undoes_everything(off: Machine, poin
 
 def test_the_pull_of_somebody_else_is_left_alone(running: Machine) -> None:
     with running.domain() as domain:
-        domain.blockPull("vda", 64 << 10, libvirt.VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES)
+        domain.blockPull("vda", int(HELD), libvirt.VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES)
         refused = run_module(MODULE, running.params)
         assert "a block job runs on vda" in refused["msg"]
         assert refused["block_jobs"] == ["vda"]
@@ -294,11 +304,11 @@ def test_the_pull_of_somebody_else_is_left_alone(running: Machine) -> None:
 
 
 def test_a_pull_that_somebody_ends_is_reported(running: Machine) -> None:
-    run = running.begin_slowly()
+    run = running.begin()
     with running.domain() as domain:
         domain.blockJobAbort("vda", 0)
     failed = run.result()
-    assert "failed, or was ended by somebody else" in failed["msg"]
+    assert "failed, or was ended from outside" in failed["msg"]
     running.assert_as_before()
 
 
@@ -320,7 +330,7 @@ def test_a_conversion_that_was_interrupted_is_left_to_its_module(off: Machine) -
     assert run_module("vm_disk_convert", asked)["changed"]
 
 
-@pytest.mark.parametrize("point", ["virDomainQemuMonitorCommand 1", "qemu-img-compare 1"], ids=["live", "off line"])
+@pytest.mark.parametrize("point", ["virDomainQemuMonitorCommand 1", "qemu-img-compare 1"], ids=["live", "offline"])
 def test_an_edit_of_the_definition_in_the_middle_is_kept(off: Machine, point: str) -> None:
     if point.startswith("vir"):
         off.start()
@@ -345,7 +355,7 @@ def test_what_a_guest_wrote_in_the_middle_is_not_lost(off: Machine) -> None:
         argv = ["qemu-io", "-f", "qcow2", "-c", "write -P 3 6M 64k", str(off.top)]
         subprocess.run(argv, check=True, capture_output=True)
     failed = run.result()
-    assert "was written to by somebody else while it was copied" in failed["msg"]
+    assert "was written to while it was copied" in failed["msg"]
     off.content = content(off.top, "qcow2")
     off.assert_as_before()
     off.assert_converges()
@@ -361,7 +371,7 @@ def test_a_file_system_that_is_full_or_fills_up_leaves_the_image_as_it_was() -> 
         refused = run_module(MODULE, machine.params)
         assert refused["required_bytes"] > refused["available_bytes"] > 0
         os.truncate(fat, 0)
-        run = machine.begin_slowly()
+        run = machine.begin()
         with contextlib.suppress(OSError):  # the pull takes some of it meanwhile
             fat.write_bytes(bytes(shutil.disk_usage(images).free - (256 << 10)))
         with machine.domain() as domain:

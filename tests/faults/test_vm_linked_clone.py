@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, paused_at, points, signalled_at
-from lab import Disk, Hypervisor, run_module, start_module
+from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from scene import MIB, definition, disk_of, image_chain, is_running, make_image
+from support.injection import Share, at_once, in_shares, killed_at, paused_at, points, signalled_at, waiting
+from support.scene import MIB, definition, disk_of, image_chain, is_running, make_image
 
 MODULE = "vm_linked_clone"
 
@@ -88,7 +88,8 @@ def chosen(found: list[str], first: str, last: str) -> list[str]:
 # Killed
 
 
-def test_killed_at_any_point_the_next_run_makes_the_clone(classroom: Classroom) -> None:
+@in_shares(3)
+def test_killed_at_any_point_the_next_run_makes_the_clone(classroom: Classroom, share: Share) -> None:
     params = classroom.asked("a")
     log = classroom.images.parent / f"{classroom.name}.points"
     every = points(params, log, module=MODULE)
@@ -96,7 +97,7 @@ def test_killed_at_any_point_the_next_run_makes_the_clone(classroom: Classroom) 
     classroom.assert_has("a")
     found = chosen(every, "pwrite 1", "unlink 3")
     assert {"qemu-img-create 1", "link 1", "link 2", "virDomainDefineXMLFlags 1"} <= set(found)
-    for number, point in enumerate(found):
+    for number, point in share.take(found):
         classroom.clear()
         killed_at(point, params, children=bool(number % 2), module=MODULE)
         again = run_module(MODULE, params)
@@ -109,7 +110,8 @@ def test_killed_at_any_point_the_next_run_makes_the_clone(classroom: Classroom) 
             raise AssertionError(f"after a kill before {point}, then {again.get('actions')}: {error}") from error
 
 
-def test_removing_killed_at_any_point_the_next_run_removes_the_rest(classroom: Classroom) -> None:
+@in_shares(2)
+def test_removing_killed_at_any_point_the_next_run_removes_the_rest(classroom: Classroom, share: Share) -> None:
     classroom.run("a")
     params = classroom.asked("a", state="absent")
     log = classroom.images.parent / f"{classroom.name}.points"
@@ -118,7 +120,7 @@ def test_removing_killed_at_any_point_the_next_run_removes_the_rest(classroom: C
     classroom.assert_has()
     found = chosen(every, "pwrite 1", "unlink 4")
     assert "virDomainUndefineFlags 1" in found
-    for point in found[found.index("virDomainUndefineFlags 1") :]:
+    for _number, point in share.take(found[found.index("virDomainUndefineFlags 1") :]):
         classroom.clear()
         assert classroom.run("a")["changed"]
         killed_at(point, params, module=MODULE)
@@ -208,8 +210,8 @@ def test_killed_when_it_gives_a_clone_its_seed_the_next_run_does_the_rest(classr
 
 def test_of_two_runs_at_once_one_gives_the_seed_and_starts(classroom: Classroom) -> None:
     params = with_seed(classroom)
-    with paused_at("virDomainDefineXMLFlags 1", params, module=MODULE) as run:
-        other = start_module(MODULE, params)
+    with paused_at("virDomainDefineXMLFlags 1", params, module=MODULE) as run, waiting(params, module=MODULE) as other:
+        assert not is_running(classroom.hv, f"{classroom.name}-a")
     assert run.result()["changed"]
     assert not other.result()["changed"]
 
@@ -265,8 +267,7 @@ def test_copies_that_are_told_to_end_are_undone(classroom: Classroom) -> None:
 
 def test_of_two_identical_runs_at_once_each_clone_is_made_exactly_once(classroom: Classroom) -> None:
     names = [f"pc-{number}" for number in range(20)]
-    runs = [start_module(MODULE, classroom.asked(*order)) for order in (names, names[::-1], names)]
-    results = [run.result() for run in runs]
+    results = at_once(MODULE, *(classroom.asked(*order) for order in (names, names[::-1], names)))
     for result in results:
         assert not result.get("failed"), result["msg"]
     makers = {name: [] for name in names}  # type: dict[str, list[int]]
@@ -281,10 +282,11 @@ def test_of_two_identical_runs_at_once_each_clone_is_made_exactly_once(classroom
 
 
 def test_a_run_waits_for_the_one_that_makes_its_clone(classroom: Classroom) -> None:
-    with paused_at("virDomainDefineXMLFlags 1", classroom.asked("a"), module=MODULE) as run:
-        other = start_module(MODULE, classroom.asked("a", "b"))
-        record = classroom.images / f".{classroom.name}-b.qcow2.kvmops"
-        assert not record.exists()
+    with (
+        paused_at("virDomainDefineXMLFlags 1", classroom.asked("a"), module=MODULE) as run,
+        waiting(classroom.asked("a", "b"), module=MODULE) as other,
+    ):
+        assert not (classroom.images / f".{classroom.name}-b.qcow2.kvmops").exists()
     assert run.result()["changed"]
     result = other.result()
     assert [clone["changed"] for clone in result["clones"]] == [False, True]
@@ -295,7 +297,7 @@ def test_a_file_that_appears_meanwhile_is_left_alone(classroom: Classroom) -> No
     path = classroom.images / f"{classroom.name}-a.qcow2"
     with paused_at("link 1", classroom.asked("a"), module=MODULE) as run:
         path.write_text("somebody's")
-    assert "a file appeared here meanwhile" in run.result()["msg"]
+    assert "a file appeared here in the meantime" in run.result()["msg"]
     assert path.read_text() == "somebody's"
     assert classroom.domains() == []
     path.unlink()
@@ -306,7 +308,7 @@ def test_a_domain_that_appears_meanwhile_is_left_alone(classroom: Classroom) -> 
     name = f"{classroom.name}-a"
     with paused_at("link 2", classroom.asked("a"), module=MODULE) as run:
         classroom.hv.define(classroom.hv.domain_xml(name, [], kernel=False))
-    assert "was defined by somebody else meanwhile" in run.result()["msg"]
+    assert "was defined in the meantime" in run.result()["msg"]
     assert classroom.domains() == ["a"]
     classroom.hv.remove(name)
     classroom.assert_has()

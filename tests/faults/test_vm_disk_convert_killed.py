@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.injection import killed_at, points
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from scene import content, definition, disk_of, is_running, leftovers, make_image
+from support.injection import Share, in_shares, killed_at, points
+from support.scene import content, definition, disk_of, is_running, leftovers, make_image
 
 MODULE = "vm_disk_convert"
 
@@ -74,9 +74,10 @@ SCENARIOS: dict[str, tuple[bool, list[str], dict[str, Any], str]] = {
 }
 
 
+@in_shares(3)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_killed_at_any_point_the_next_run_finishes_the_job(
-    hv: Hypervisor, images: Path, make_domain: MakeDomain, scenario: str
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, scenario: str, share: Share
 ) -> None:
     running, targets, options, first = SCENARIOS[scenario]
     disks = [Disk(make_image(images / f"{target}.raw", seed=target), target=target) for target in targets]
@@ -89,7 +90,7 @@ def test_killed_at_any_point_the_next_run_finishes_the_job(
     log.unlink()
     victim.assert_converted()
     assert {"virDomainSetMetadata 1", "qemu-img-convert 1", "link 1", "virDomainDefineXMLFlags 1"} <= set(every_point)
-    for number, point in enumerate(every_point[every_point.index(first) :]):
+    for number, point in share.take(every_point[every_point.index(first) :]):
         victim.reset()
         killed_at(point, victim.params, children=bool(number % 2))
         victim.assert_complete()

@@ -10,18 +10,25 @@ import sys
 from pathlib import Path
 
 
-def python_with(directory: Path, script: str) -> Path:
-    """An interpreter for run_module, to which the shell SCRIPT is qemu-img; that one is `$REAL` in it.
+def mount(directory: Path, script: str) -> str:
+    """A shell command for a mount namespace of one's own: from there on the shell SCRIPT is qemu-img.
 
-    Modules look in the usual places before they look in PATH, so that the script gets a namespace in which it is there.
+    That one is `$REAL` in it. Modules look in the usual places before they look in PATH, so the script takes its place.
     """
     real = Path(shutil.which("qemu-img") or "")
-    kept, stand_in, entered, outside = (directory / name for name in ("real", "stand-in", "entered", "python"))
+    kept, stand_in = directory / "real-qemu-img", directory / "stand-in"
     shutil.copy(real, kept)
     stand_in.write_text(f"#!/bin/sh\nREAL={kept}\n{script}\n", encoding="utf-8")
-    entered.write_text(f'#!/bin/sh -e\nmount --bind {stand_in} {real}\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    stand_in.chmod(0o755)
+    return f"mount --bind {stand_in} {real}"
+
+
+def python_with(directory: Path, script: str) -> Path:
+    """An interpreter for run_module to which the shell SCRIPT is qemu-img."""
+    entered, outside = directory / "entered", directory / "python"
+    entered.write_text(f'#!/bin/sh -e\n{mount(directory, script)}\nexec {sys.executable} "$@"\n', encoding="utf-8")
     outside.write_text(f'#!/bin/sh -e\nexec unshare --mount {entered} "$@"\n', encoding="utf-8")
-    for made in (stand_in, entered, outside):
+    for made in (entered, outside):
         made.chmod(0o755)
     return outside
 

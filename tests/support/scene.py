@@ -149,3 +149,16 @@ def image_chain(path: Path | str, image_format: str) -> list[str]:
     """The backing files that the images themselves name."""
     told = json.loads(qemu_img("info", "-U", "--backing-chain", "--output=json", "-f", image_format, path))
     return [str(image["filename"]) for image in told[1:]]
+
+
+def snapshot_xmls(hv: Hypervisor, name: str) -> dict[str, str]:
+    """What libvirt says of each snapshot."""
+    with contextlib.closing(hv.connect()) as connection:
+        snapshots = connection.lookupByName(name).listAllSnapshots(0)
+        return {snapshot.getName(): snapshot.getXMLDesc(0) for snapshot in snapshots}
+
+
+def can_revert(hv: Hypervisor) -> bool:
+    """External snapshots can be gone back to since libvirt 9.10."""
+    with contextlib.closing(hv.connect()) as connection:
+        return bool(connection.getLibVersion() >= 9_010_000)

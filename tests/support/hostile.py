@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from foreign import make_foreign
-from integration.watched import opened_files
 from lab.tree import tree_state
+from support.foreign import make_foreign
+from support.watched import opened_files
 from unit.qcow2_header import BACKING_FORMAT, CORRUPT, DATA_FILE, EXTERNAL_DATA, Made, snapshot
 
 KIB, MIB, PIB = 1 << 10, 1 << 20, 1 << 50

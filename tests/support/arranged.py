@@ -17,7 +17,8 @@ from typing import Any
 import libvirt
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from scene import leftovers, make_image, unchanged
+from support.scene import leftovers, make_image, unchanged
+from support.waits import HELD
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Scene:
         copy = self.images / "copy.raw"
         with self.libvirt(name) as domain:
             xml = f"<disk type='file'><source file='{copy}'/><driver type='raw'/></disk>"
-            bandwidth = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: 64 * 1024}
+            bandwidth = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: int(HELD)}
             domain.blockCopy("vda", xml, bandwidth, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
             # Only the guest's images are to be compared, not the copy that grows meanwhile.
             domain.suspend()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from foreign import make_foreign
+from support.foreign import make_foreign
 
 KIB, MIB = 1 << 10, 1 << 20
 #: What a guest sees: data at both ends, a hole, and an end within a cluster of formats whose clusters are large.

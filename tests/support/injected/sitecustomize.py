@@ -1,0 +1,154 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Signals a module at an exact point of its run. Python imports this file by itself where it is on PYTHONPATH.
+
+A point is "NAME COUNT": the moment before the COUNTth call (from 1) of a function that changes the world or starts
+qemu-img, counted from the first record that the module takes; "record 1" is the moment before that. AT_POINT names the
+point and AT_SIGNAL the signal that the process then gets; POINTS names a file that receives the points as they come by.
+AT_POINT may also be of any other function that is written in C, or "ask-CALL COUNT", before libvirt is asked for that;
+in "A > B", B is counted from A on.
+
+CONSTANTS are other values of constants of the library, as JSON, by wing and file ("_libvirt.binding"), for waits that
+are too long for a test; AT_CONSTANTS those that hold from AT_POINT on. One that the library does not have is an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from importlib.machinery import SourceFileLoader
+from types import FrameType, ModuleType
+from typing import Any
+
+LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils."
+WATCHED = {
+    "fsync",
+    "link",
+    "mkdir",
+    "pwrite",
+    "rename",
+    "unlink",
+    "virDomainBlockCommit",
+    "virDomainBlockCopy",
+    "virDomainBlockJobAbort",
+    "virDomainBlockPull",
+    "virDomainBlockRebase",
+    "virDomainBlockResize",
+    "virDomainGetBlockInfo",
+    "virDomainCreate",
+    "virDomainDefineXMLFlags",
+    "virDomainDestroy",
+    "virDomainQemuMonitorCommand",
+    "virDomainSetMetadata",
+    "virDomainRevertToSnapshot",
+    "virDomainShutdown",
+    "virDomainUndefineFlags",
+    "virDomainSnapshotCreateXML",
+    "virDomainSnapshotDelete",
+}
+seen: Counter[str] = Counter()
+constants: dict[str, dict[str, Any]] = json.loads(os.environ.get("CONSTANTS", "{}"))
+load = SourceFileLoader.exec_module
+
+
+@functools.cache
+def asked(name: str) -> str:
+    """What the environment says at the first record: a process may have been begun with another one."""
+    return os.environ.get(name, "")
+
+
+@functools.cache
+def points_left() -> list[str]:
+    """Those that are still to come."""
+    return asked("AT_POINT").split(" > ")
+
+
+def name_of(event: str, function: Any, frame: FrameType) -> str | None:
+    """Of a call that counts."""
+    name = None
+    if event == "c_call":
+        name = getattr(function, "__name__", None)
+        if name == "fork_exec":
+            arguments = frame.f_locals.get("args") or ["", "?"]
+            return f"qemu-img-{arguments[1]}"
+    elif event == "call" and frame.f_code.co_name == "answered":
+        name = f"ask-{getattr(frame.f_locals['call'], '__name__', '?')}"
+    return name if name in WATCHED or name == points_left()[0].split(" ")[0] else None
+
+
+def on_call(frame: FrameType, event: str, function: Any) -> None:
+    name = name_of(event, function, frame)
+    if name is None:
+        return
+    seen[name] += 1
+    point = f"{name} {seen[name]}"
+    if asked("POINTS"):
+        sys.setprofile(None)
+        with open(asked("POINTS"), "a", encoding="utf-8") as stream:
+            stream.write(point + "\n")
+        sys.setprofile(on_call)
+    if point == points_left()[0]:
+        come_to(point)
+
+
+def come_to(point: str) -> None:
+    if len(points_left()) > 1:
+        points_left().remove(point)
+        seen.clear()
+        seen["record"] = 1
+        return
+    sys.setprofile(None)
+    for name, values in json.loads(asked("AT_CONSTANTS") or "{}").items():
+        set_in(sys.modules[LIBRARY + name], values)
+    number = signal.Signals[asked("AT_SIGNAL")]
+    os.kill(os.getpid(), number)
+    if threading.current_thread() is not threading.main_thread() and number != signal.SIGSTOP:
+        raise InterruptedError("the signal came before the call, whose caller gets it")
+
+
+def set_in(module: ModuleType, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if name not in vars(module):
+            raise LookupError(f"{module.__name__} has no {name}")
+        setattr(module, name, value)
+
+
+def load_with_constants(loader: SourceFileLoader, module: ModuleType) -> None:
+    """Loads it as if its source said so: what is made of a constant there, such as a default, is made of its value."""
+    values = constants.get(module.__name__.removeprefix(LIBRARY))
+    if not values:
+        load(loader, module)
+        return
+    tree = ast.parse(loader.get_data(loader.path))
+    unknown = set(values)
+    for statement in tree.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in values:
+                statement.value = ast.parse(repr(values[target.id]), mode="eval").body  # type: ignore[attr-defined]
+                unknown.discard(target.id)
+    if unknown:
+        raise LookupError(f"{module.__name__} has no {', '.join(sorted(unknown))}")
+    exec(compile(ast.fix_missing_locations(tree), loader.path, "exec"), vars(module))
+
+
+def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and not seen and str(arguments[0]).endswith(".kvmops") and arguments[2] & os.O_CREAT:
+        seen["record"] = 1
+        if points_left()[0] == "record 1":
+            come_to("record 1")
+        if asked("AT_POINT") or asked("POINTS"):
+            sys.setprofile(on_call)
+            threading.setprofile(on_call)  # for those that are begun later
+
+
+sys.addaudithook(on_audit)
+if constants:
+    SourceFileLoader.exec_module = load_with_constants  # type: ignore[method-assign,assignment]

@@ -1,0 +1,46 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the kernel says of a process: whether it stands still, has ended, waits for a lock, and who its children are."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+
+def is_stopped(pid: int) -> bool:
+    return _state(pid) == "T"
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended, even if nobody has asked how."""
+    return _state(pid) in ("", "Z", "X")
+
+
+def _state(pid: int) -> str:
+    """The letter of proc(5); empty where there is no such process."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return status.rpartition(")")[2].split()[0]
+
+
+def children_of(pid: int) -> list[int]:
+    """Whichever of its threads started them."""
+    lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for children in lists for child in children.split()]
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process does something of its own at the signal."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+        (caught,) = (line.split()[1] for line in status if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Whether the process is held up by a lock that another one has (proc(5), locks)."""
+    waiting = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines() if "->" in line]
+    return any(fields[2] == "FLOCK" and fields[5] == str(pid) for fields in waiting)
