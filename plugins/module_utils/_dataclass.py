@@ -36,13 +36,16 @@ class _Field:
 class _Shape:
     """The fields of a class, as they are wanted again and again."""
 
-    __slots__ = ("arguments", "compared", "defaults", "factories")
+    __slots__ = ("arguments", "begins", "compared", "defaults", "factories", "filled")
 
-    def __init__(self, fields: dict[str, _Field]) -> None:
+    def __init__(self, cls: t.Any) -> None:
+        fields = cls.__dataclass_fields__
         self.arguments = tuple(name for name, field in fields.items() if field.init)
         self.compared = tuple(name for name, field in fields.items() if field.compare)
         self.defaults = {name: field.default for name, field in fields.items() if field.default is not _NOTHING}
         self.factories = {name: field.default_factory for name, field in fields.items() if field.default_factory}
+        self.filled = len({*self.arguments, *self.defaults, *self.factories})
+        self.begins = hasattr(cls, "__post_init__")
 
 
 def _dataclass(cls: t.Any = None, *, frozen: bool = False) -> t.Any:
@@ -55,7 +58,7 @@ def _dataclass(cls: t.Any = None, *, frozen: bool = False) -> t.Any:
         if "ClassVar[" not in annotation
     }
     cls.__dataclass_fields__ = {**getattr(cls, "__dataclass_fields__", {}), **own}
-    cls.__dataclass_shape__ = _Shape(cls.__dataclass_fields__)
+    cls.__dataclass_shape__ = _Shape(cls)
     methods = {"__init__": _init, "__repr__": _repr, "__eq__": _eq, "__hash__": _hash if frozen else None}
     if frozen:
         methods.update(__setattr__=_refuse, __delattr__=_refuse)
@@ -106,11 +109,13 @@ def _init(self: t.Any, /, *values: t.Any, **named: t.Any) -> None:
     state.update(zip(shape.arguments, values))
     state.update(named)
     others = shape.arguments[len(values) :]
-    if len(state) != len(self.__dataclass_fields__) or len(values) > len(shape.arguments) or {*named} - {*others}:
+    if len(state) != shape.filled or len(values) > len(shape.arguments) or {*named} - {*others}:
         raise TypeError(
             f"{type(self).__name__} is made of {', '.join(shape.arguments)}, each once: got {len(values)} values, and "
             f"{', '.join(named) or 'none'} by name"
         )
+    if shape.begins:
+        self.__post_init__()
 
 
 def _repr(self: t.Any) -> str:

@@ -48,6 +48,14 @@ class Work:
     done: list[str] = field(default_factory=list, init=False)
     began: bool = field(default=False, init=False)
 
+@dataclass
+class Copy:
+    disk: Disk
+    name: str = field(init=False)
+
+    def __post_init__(self):
+        self.name = f"copy of {self.disk.target}"
+
 @dataclass(frozen=True)
 class Path:
     name: str
@@ -107,6 +115,14 @@ def test_a_value_too_many_or_too_few_is_a_type_error(
 def test_a_field_that_nobody_gives_cannot_be_given(made: t.Any) -> None:
     with pytest.raises(TypeError):
         made.Work(made.Disk("vda", 1), began=True)
+
+
+def test_a_class_fills_what_it_makes_of_the_others_itself(made: t.Any) -> None:
+    assert made.Copy(made.Disk("vda", 1)).name == "copy of vda"
+    with pytest.raises(TypeError):
+        made.Copy()
+    with pytest.raises(TypeError):
+        made.Copy(made.Disk("vda", 1), "copy")
 
 
 def test_each_instance_has_a_default_of_its_own(made: t.Any) -> None:
