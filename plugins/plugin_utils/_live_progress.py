@@ -10,6 +10,7 @@ in the same directory, which its user has whatever connection and become are.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import secrets
@@ -27,11 +28,14 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible.utils.vars import merge_hash
+from ansible.vars.clean import remove_internal_keys
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import ENVIRONMENT
 from ansible_collections.kvmops.disk.plugins.plugin_utils._progress_lines import Lines
 
-#: Seconds of one look at the job, and so between two lines.
-LOOK_SECONDS = 3
+#: A look waits in steps: so many of 20 ms, for a job that has little to do, then of 100 ms. That is half a second for a
+#: job that is to begin, and three between two lines of one that is at work.
+SHORT_STEPS = START_STEPS = 25
+LOOK_STEPS = 50
 #: Seconds that a connection has to come back.
 RECONNECT_SECONDS = 60
 #: Seconds after the last sign of life of a job that has no result; then it is taken for lost.
@@ -48,7 +52,10 @@ display = Display()
 
 @dataclass
 class Job:
-    """A module at work on the host: Ansible's number of it, and where its result and its progress are."""
+    """A module at work on the host: Ansible's number of it, and where its result and its progress are.
+
+    *alive* and *said*, what stands as its result, are as the last look has found them.
+    """
 
     number: str
     directory: str
@@ -56,6 +63,7 @@ class Job:
     tmpdir: str
     pid: int | None = None
     alive: bool = False
+    said: str = ""
 
     @property
     def result(self) -> str:
@@ -100,7 +108,7 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
     def _watch(self, job: Job, task_vars: dict[str, t.Any], signals: list[int]) -> dict[str, t.Any]:
         """The result of the job. Where a signal comes first, or the task's time is over, the job is ended."""
         with ExitStack() as cut_short:
-            cut_short.callback(self._end, job, task_vars)
+            cut_short.callback(self._end, job)
             try:
                 result = self._follow(job, task_vars, signals)
             except AnsibleError:  # there is no way to it
@@ -136,7 +144,7 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
         while not signals:
             try:
                 self._tell(job, lines)
-                result = None if job.alive else self._result(job, task_vars)
+                result = self._result(job)
                 if result is not None and job.pid is None:  # it began and ended between the two looks
                     self._tell(job, lines)
                 connected = time.monotonic()
@@ -165,17 +173,24 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
             display.display(line)
 
     def _look(self, job: Job) -> list[dict[str, t.Any]]:
-        """The phases so far. Looks at once for a job that is new, else when it ends, or after some seconds."""
-        progress = shlex.quote(job.progress)
+        """The phases so far. Looks once a new job has begun, else when it has ended, or after some seconds.
+
+        What stands as the result of a job that has ended comes with the same look.
+        """
+        progress, result = shlex.quote(job.progress), shlex.quote(job.result)
         alive = f"grep -q {job.name} /proc/{job.pid}/environ" if job.pid else "false"
-        until, tries = (f"! {alive}", LOOK_SECONDS * 10) if job.pid else (f"[ -s {progress} ]", 5)
+        ended = f"! {alive} && [ -s {result} ] && ! grep -q '^{{\"started\"' {result}"
+        until, steps = (ended, LOOK_STEPS) if job.pid else (f"[ -s {progress} ] || {{ {ended}; }}", START_STEPS)
         script = (
-            f"n=0; until {until} || [ $n -ge {tries} ]; do sleep 0.1; n=$((n+1)); done 2>/dev/null; "
-            f"{{ {alive} && echo alive || echo gone; cat {progress}; }} 2>/dev/null"
+            f"s=0.02; n=0; until {until} || [ $n -ge {steps} ]; do sleep $s; n=$((n+1)); "
+            f"[ $n -lt {SHORT_STEPS} ] || s=0.1; done; "
+            f"{alive} && echo alive || echo gone; cat {progress}; echo {job.name}; {alive} || cat {result}"
         )
-        said = self._low_level_execute_command(script, sudoable=True)["stdout"]
-        state, brace, rest = said.partition("{")
+        said = self._low_level_execute_command(f"{{ {script}; }} 2>/dev/null", sudoable=True)["stdout"]
+        told, _name, result = said.partition(job.name)
+        state, brace, rest = told.partition("{")
         job.alive = "alive" in state.split()
+        job.said = result.strip()
         try:
             found = json.JSONDecoder().raw_decode(brace + rest)[0] if brace else {}
         except ValueError:
@@ -184,16 +199,30 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
             job.pid, job.alive = int(found["pid"]), True
         return list(found.get("phases", ()))
 
-    def _result(self, job: Job, task_vars: dict[str, t.Any]) -> dict[str, t.Any] | None:
-        """The module's own result, as Ansible would have returned it; None while there is none."""
-        arguments = {"jid": job.number, "mode": "status", "_async_dir": job.directory}
-        found = self._execute_module("ansible.legacy.async_status", arguments, task_vars=task_vars)
-        if not found.get("finished") or (found.get("failed") and found.get("msg") == "could not find job"):
+    def _result(self, job: Job) -> dict[str, t.Any] | None:
+        """The module's own result, as Ansible would have returned it; None while there is none.
+
+        Ansible's own module for that (async_status) says what the file says, but takes as long as a module takes.
+        """
+        if job.alive or not job.said:
             return None
-        if not found.get("failed"):  # what else the process printed; Ansible drops it, too
-            for name in ("stderr", "stderr_lines"):
-                found.pop(name, None)
+        found = self._read(job.said)
+        if "started" in found:  # it says only that the job began
+            return None
+        if found.get("failed") and "stderr" in found:
+            found["stderr_lines"] = found["stderr"].splitlines()
+        else:  # what else the process printed; Ansible drops it, too
+            found.pop("stderr", None)
         return {name: value for name, value in found.items() if name not in _OF_THE_JOB}
+
+    def _read(self, said: str) -> dict[str, t.Any]:
+        """What Ansible makes of the output of a module."""
+        output = {"stdout": said, "stderr": "", "rc": 0}
+        parameters = inspect.signature(self._parse_returned_data).parameters
+        # From 2.19 on, ansible-core has a name for each way in which modules write.
+        found = self._parse_returned_data(output, *(["legacy"] if len(parameters) > 1 else []))
+        remove_internal_keys(found)
+        return t.cast("dict[str, t.Any]", found)
 
     def _lost(self, job: Job) -> dict[str, t.Any]:
         return {
@@ -205,7 +234,7 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
             ),
         }
 
-    def _end(self, job: Job, task_vars: dict[str, t.Any]) -> None:
+    def _end(self, job: Job) -> None:
         """Makes the module undo what it began (SIGTERM), and waits for that. It continues if that takes longer."""
         deadline = time.monotonic() + END_SECONDS
         told = False
@@ -218,7 +247,7 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
                         f"grep -q {job.name} /proc/{job.pid}/environ && kill -TERM {job.pid}", sudoable=True
                     )
                     told = True
-                elif not job.alive and self._result(job, task_vars) is not None:
+                elif not job.alive and self._result(job) is not None:
                     self._forget(job)
                     return
             except AnsibleError:

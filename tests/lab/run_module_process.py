@@ -57,11 +57,20 @@ def run(request: dict[str, Any]) -> None:
 
 
 def find_collection(checkout: str) -> None:
-    """An ansible_collections package elsewhere on the path would hide the checkout's."""
-    if "ansible_collections" not in sys.modules:
-        collections = types.ModuleType("ansible_collections")
-        collections.__path__ = [os.path.join(checkout, ".ansible", "collections", "ansible_collections")]
-        sys.modules["ansible_collections"] = collections
+    """An ansible_collections package elsewhere on the path would hide the checkout's.
+
+    The folders down to the library are plain packages, as in the file that Ansible makes of a module. To Python they
+    would be namespaces, whose places it finds out anew at every import.
+    """
+    if "ansible_collections" in sys.modules:
+        return
+    name, place = "ansible_collections", os.path.join(checkout, ".ansible", "collections", "ansible_collections")
+    for below in ("kvmops", "disk", "plugins", "module_utils", None):
+        package = types.ModuleType(name)
+        package.__path__ = [place]
+        sys.modules[name] = package
+        if below is not None:
+            name, place = f"{name}.{below}", os.path.join(place, below)
 
 
 class Copies:
