@@ -54,7 +54,7 @@ LOADED = {
         *("_vm_disk_convert.wish", "_vm_disk_convert.decision", "_vm_disk_convert.result", "_vm_disk_convert.task"),
     },
     "vm_disk_info": {
-        *("_files.beside", "_formats.references", "_parallel", "_usage.dependents", "_usage.users"),
+        *("_files.beside", "_formats.references", "_image.links", "_parallel", "_usage.dependents", "_usage.users"),
         *("_vm_disk_info.survey", "_vm_disk_info.result", "_vm_disk_info.task"),
     },
 }

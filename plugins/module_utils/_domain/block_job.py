@@ -16,9 +16,11 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
 
@@ -42,7 +44,9 @@ def live_disk(domain: Domain, target: str) -> DiskElement | None:
     return next(found, None)
 
 
-def await_copy(domain: Domain, target: str, dest: str, seconds: float, report: Report, *, job: str = "copy") -> None:
+def await_copy(
+    domain: ActingDomain, target: str, dest: str, seconds: float, report: Report, *, job: str = "copy"
+) -> None:
     """Waits until the copy of a disk to *dest*, or the *job* like one, holds what the disk does, and is kept so.
 
     Raises DiskError where the copy fails, the domain goes off, nothing moves, or *seconds* are over. The copy then goes
@@ -59,7 +63,7 @@ def await_copy(domain: Domain, target: str, dest: str, seconds: float, report: R
     _await(domain, target, is_ready, seconds, report, what)
 
 
-def pivot(domain: Domain, target: str, dest: str) -> None:
+def pivot(domain: ActingDomain, target: str, dest: str) -> None:
     """Lets the guest go on with *dest*. Raises DiskError where it does not; what libvirt says is not believed (G9)."""
     refusal: LibvirtFailed | None = None
     try:
@@ -75,7 +79,7 @@ def pivot(domain: Domain, target: str, dest: str) -> None:
     _await(domain, target, is_there, PROMPT, _nobody, f"for {target} to be on {dest} after the pivot")
 
 
-def await_pull(domain: Domain, target: str, base: str | None, seconds: float, report: Report) -> None:
+def await_pull(domain: ActingDomain, target: str, base: str | None, seconds: float, report: Report) -> None:
     """Waits until the chain of a disk begins with *base* below its own image, or ends there, and no job is left.
 
     Raises DiskError where the pull fails, the domain goes off, nothing moves, or *seconds* are over. The pull then goes
@@ -85,7 +89,7 @@ def await_pull(domain: Domain, target: str, base: str | None, seconds: float, re
     _await_end(domain, target, lambda disk: _is_shortened(disk, base), _pull_failed, seconds, report, what)
 
 
-def await_merge(domain: Domain, target: str, overlay: str, seconds: float, report: Report) -> None:
+def await_merge(domain: ActingDomain, target: str, overlay: str, seconds: float, report: Report) -> None:
     """Waits until *overlay* is none of a disk's backing files any more, as its content is in what was below it, and no
     job is left. Raises DiskError as await_pull does."""
 
@@ -97,10 +101,10 @@ def await_merge(domain: Domain, target: str, overlay: str, seconds: float, repor
 
 
 def _await_end(
-    domain: Domain,
+    domain: ActingDomain,
     target: str,
     is_over: t.Callable[[DiskElement], bool],
-    failure: t.Callable[[Domain, str, str | None], DiskError],
+    failure: t.Callable[[ActingDomain, str, str | None], DiskError],
     seconds: float,
     report: Report,
     what: str,
@@ -122,7 +126,7 @@ def _await_end(
     _await(domain, target, is_done, seconds, report, what)
 
 
-def write_out(domain: Domain, target: str) -> None:
+def write_out(domain: ActingDomain, target: str) -> None:
     """Brings what a job wrote into the image of a running guest to stable storage. Raises LibvirtFailed.
 
     QEMU writes the metadata of that only when the guest flushes its disk, which may never be. Until then what the job
@@ -146,14 +150,14 @@ def commit_of(domain: Domain, target: str) -> tuple[str, str] | None:
         return None
     if disk.mirror is not None:
         return str(disk.source), disk.mirror
-    nodes, chain = domain.commit_nodes(target), disk.chain or ()
+    nodes, chain = acting(domain).commit_nodes(target), disk.chain or ()
     for above, below in zip(chain, chain[1:]):
         if nodes is not None and above.index == nodes.top and below.index in nodes.writing:
             return str(above.path), str(below.path)
     return None
 
 
-def end(domain: Domain, target: str) -> None:
+def end(domain: ActingDomain, target: str) -> None:
     """Ends the block job on a disk of the domain, if there is one, and waits until it is gone."""
     disk = live_disk(domain, target)
     if disk is None or (disk.mirror is None and not domain.block_job(target)):
@@ -172,7 +176,7 @@ def end(domain: Domain, target: str) -> None:
 
 
 def _await(
-    domain: Domain,
+    domain: ActingDomain,
     target: str,
     is_done: t.Callable[[DiskElement, Wait], bool],
     seconds: float,
@@ -209,7 +213,7 @@ def _is_shortened(disk: DiskElement, base: str | None) -> bool:
     return (disk.chain[0].path if disk.chain else None) == base
 
 
-def _figures(domain: Domain, target: str) -> tuple[int, int] | None:
+def _figures(domain: ActingDomain, target: str) -> tuple[int, int] | None:
     """How far the job is; None where the domain cannot be asked, as when its QEMU is going away."""
     try:
         job = domain.block_job(target)
@@ -218,7 +222,7 @@ def _figures(domain: Domain, target: str) -> tuple[int, int] | None:
     return job.get("cur", 0), job.get("end", 0)
 
 
-def _goes_off(domain: Domain, wait: Wait) -> bool:
+def _goes_off(domain: ActingDomain, wait: Wait) -> bool:
     """Whether the domain is off, or will be in a moment: its jobs end before it does (HAZARDS G7)."""
     for _attempt in range(4):
         if not domain.is_active():
@@ -227,18 +231,18 @@ def _goes_off(domain: Domain, wait: Wait) -> bool:
     return not domain.is_active()
 
 
-def _gone(domain: Domain, target: str, what: str) -> DiskError:
+def _gone(domain: ActingDomain, target: str, what: str) -> DiskError:
     return DiskError(
         f"{domain.name}: went off, or lost {target}, while this task waited {what}: nothing was changed: run again",
         state=domain.state(),
     )
 
 
-def _too_late(domain: Domain, seconds: float, what: str) -> DiskError:
+def _too_late(domain: ActingDomain, seconds: float, what: str) -> DiskError:
     return DiskError(f"{domain.name}: waited {seconds:g} s {what}: given up", state=domain.state())
 
 
-def _failed(domain: Domain, target: str, dest: str, job: str) -> DiskError:
+def _failed(domain: ActingDomain, target: str, dest: str, job: str) -> DiskError:
     """A copy that is not there any more: QEMU gave up, and does not say why."""
     left = _left_for(dest)
     return DiskError(
@@ -248,7 +252,7 @@ def _failed(domain: Domain, target: str, dest: str, job: str) -> DiskError:
     )
 
 
-def _pull_failed(domain: Domain, target: str, path: str | None) -> DiskError:
+def _pull_failed(domain: ActingDomain, target: str, path: str | None) -> DiskError:
     """A pull that is gone, and has left the chain as it was: QEMU does not say why."""
     left = _left_for(path) if path else None
     return DiskError(
@@ -258,7 +262,7 @@ def _pull_failed(domain: Domain, target: str, path: str | None) -> DiskError:
     )
 
 
-def _merge_failed(domain: Domain, target: str, path: str | None) -> DiskError:
+def _merge_failed(domain: ActingDomain, target: str, path: str | None) -> DiskError:
     """A merge that is gone, and has left the chain as it was: QEMU does not say why."""
     left = _left_for(path) if path else None
     return DiskError(

@@ -14,8 +14,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageIn
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 
 if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
     from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
@@ -26,7 +26,7 @@ class DomainWork:
     """One method for each step, no decisions between them. *qemu_img* keeps the locks of the operation as it works."""
 
     hypervisor: Hypervisor
-    domain: Domain
+    domain: ActingDomain
     qemu_img: QemuImg
     records: Records
     progress: Progress

@@ -12,7 +12,7 @@ import stat
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, QemuImgFailed, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR
@@ -222,40 +222,6 @@ def descent(top: Image, look: t.Callable[[str, str], Image]) -> t.Iterator[Image
         seen.add(identity)
         above = image
         yield image
-
-
-class Links:
-    """References by headers alone, of any number of chains; what several of them have in common is looked at once."""
-
-    def __init__(self) -> None:
-        self._below: dict[tuple[str, str], tuple[str, str | None] | None] = {}
-
-    def of(self, top: str, image_format: str) -> t.Iterator[tuple[str, str | None]]:
-        """The references below *top* as (path, format), until one does not resolve or repeats."""
-        seen: set[tuple[str, str]] = set()
-        path, fmt = top, image_format
-        while (path, fmt) not in seen and len(seen) < DEEPEST_CHAIN:
-            seen.add((path, fmt))
-            if (path, fmt) not in self._below:
-                self._below[path, fmt] = _link(path, fmt)
-            below = self._below[path, fmt]
-            if below is None:
-                return
-            yield below
-            if below[1] is None:
-                return
-            path, fmt = below[0], below[1]
-
-
-def _link(path: str, image_format: str) -> tuple[str, str | None] | None:
-    """The backing file of the image at *path* and its format; None where there is none, or it cannot be read."""
-    try:
-        with _headers.open_image(path) as stream:
-            found = _headers.references(stream, image_format, path)
-    except (DiskError, OSError):
-        return None
-    below = _headers.resolve(found.backing_file, path) if found.backing_file else None
-    return (below, found.backing_format) if below is not None else None
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
+from ansible_collections.kvmops.disk.plugins.module_utils._image import links as _links
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
@@ -58,7 +59,7 @@ class CommitSurvey:
                 f"{path}: is a symbolic link, asked to {self._wish.end} it: name {os.path.realpath(path)} itself",
                 path=path,
             )
-        below = next(_image.Links().of(path, self._wish.format), (None, None))[0]
+        below = next(_links.Links().of(path, self._wish.format), (None, None))[0]
         chain = Trust(self._wish.trusted, self._declared(below)).look(self.qemu_img, path, self._wish.format)
         require_whole(chain)
         depth = _decision.depth_of_base(self._wish, chain, self._named(chain))

@@ -9,12 +9,13 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI, Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
@@ -24,7 +25,7 @@ class Records:
     """The records of *operation* on the disks of *domain*; *found* is what the metadata held when it was decided."""
 
     hypervisor: Hypervisor
-    domain: Domain
+    domain: ActingDomain
     operation: Operation
     found: Record | None
     _written: Record | None = field(default=None, init=False)
@@ -96,7 +97,7 @@ class Records:
             )
 
 
-def remove_from_metadata(hypervisor: Hypervisor, domain: Domain, uri: str) -> None:
+def remove_from_metadata(hypervisor: Hypervisor, domain: ActingDomain, uri: str) -> None:
     """Removes what the metadata of a domain holds of that namespace, and the metadata where libvirt leaves it empty."""
     domain.remove_record(uri)
     emptied = domain.xml(inactive=True)

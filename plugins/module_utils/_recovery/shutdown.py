@@ -17,14 +17,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import SHUTDOWN_URI, Shutdown
 
 if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 
 #: A guest that has not gone off for so long does not obey; if it is found off later, that was somebody else's wish.
 _PATIENCE = timedelta(hours=1)
 
 
-def remember(domain: Domain) -> None:
+def remember(domain: ActingDomain) -> None:
     """Notes that the guest, as it runs now, is about to be asked to shut down."""
     run = domain.run_number()
     if run is not None:
@@ -37,7 +37,7 @@ def is_pending(note: Shutdown, run: str | None, now: datetime | None = None) -> 
     return run == note.run and (now or datetime.now(timezone.utc)) - asked < _PATIENCE
 
 
-def settle(hypervisor: Hypervisor, domain: Domain) -> None:
+def settle(hypervisor: Hypervisor, domain: ActingDomain) -> None:
     """Removes the note, unless the guest may still go off."""
     note = _xml_records.shutdown_in(domain.xml(inactive=True)) if domain.is_persistent() else None
     if note is not None and not is_pending(note, domain.run_number()):

@@ -68,13 +68,15 @@ class DomainTask(Task):
     def tools(self, operation: Operation | None) -> dict[str, t.Any]:
         """What a DomainWork is made of."""
         from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+        from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
         from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
 
+        domain = acting(self.domain)
         return {
             "hypervisor": self.hypervisor,
-            "domain": self.domain,
+            "domain": domain,
             "qemu_img": self.holding(operation),
-            "records": Records(self.hypervisor, self.domain, operation or Operation(self.verb), self.state.record),
+            "records": Records(self.hypervisor, domain, operation or Operation(self.verb), self.state.record),
             "progress": self.progress,
         }
 

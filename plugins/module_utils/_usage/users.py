@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
-from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image import links as _links
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
@@ -47,7 +47,7 @@ def domain_users(hypervisor: Hypervisor, *, skip: str | None = None) -> list[Use
     *skip* is the UUID of a domain to leave out.
     """
     found: list[User] = []
-    below = _image.Links()
+    below = _links.Links()
     for listed in hypervisor.listing():
         if listed.domain.uuid == skip:
             continue
@@ -84,7 +84,7 @@ def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
     return sorted({user.path for user in users if user.role == _DISK and (user.uuid, user.target) in readers})
 
 
-def _users_by(listed: Listed, hypervisor: Hypervisor, below: _image.Links) -> t.Iterator[User]:
+def _users_by(listed: Listed, hypervisor: Hypervisor, below: _links.Links) -> t.Iterator[User]:
     domain = listed.domain
     definitions = []
     if listed.persistent:
@@ -104,7 +104,7 @@ def _users_by(listed: Listed, hypervisor: Hypervisor, below: _image.Links) -> t.
 
 
 def _files_of(
-    disk: _disks.DiskElement, hypervisor: Hypervisor, below: _image.Links
+    disk: _disks.DiskElement, hypervisor: Hypervisor, below: _links.Links
 ) -> t.Iterator[tuple[str, str | None, str | None]]:
     """The files that a disk means, each with its part in it (None: it is the disk) and its format."""
     source = source_path(disk, hypervisor)

@@ -24,7 +24,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 
@@ -168,7 +168,7 @@ class Work(ConvertWork):
             )
 
 
-def _is_used(domain: Domain, target: str, path: str) -> bool:
+def _is_used(domain: ActingDomain, target: str, path: str) -> bool:
     """Whether the guest has the image open, or the definition names it."""
     live = _block_job.live_disk(domain, target)
     if live is not None and path in (live.source, live.mirror):
@@ -176,7 +176,7 @@ def _is_used(domain: Domain, target: str, path: str) -> bool:
     return any(disk.source == path for disk in _disks.disks(domain.xml(inactive=True)))
 
 
-def _is_in_place(domain: Domain, target: str, path: str) -> bool:
+def _is_in_place(domain: ActingDomain, target: str, path: str) -> bool:
     """Whether both the guest and the definition have the image."""
     live = _block_job.live_disk(domain, target)
     defined = [disk.source for disk in _disks.disks(domain.xml(inactive=True)) if disk.target == target]

@@ -27,7 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
@@ -144,7 +144,7 @@ class Work(ConvertWork):
                 )
 
 
-def _runs_on(domain: Domain, changes: t.Sequence[_disk_changes.DiskChange]) -> bool:
+def _runs_on(domain: ActingDomain, changes: t.Sequence[_disk_changes.DiskChange]) -> bool:
     live = {disk.target: disk.source for disk in _disks.disks(domain.xml(inactive=False))}
     return all(live.get(change.target) == change.path for change in changes)
 

@@ -20,7 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _
 
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Work:
     """One method for each step of a way back, no decisions between them. *runs*: the domain is to run afterwards."""
 
-    domain: Domain
+    domain: ActingDomain
     records: Records
     state: DomainState
     snapshot: DomainSnapshot

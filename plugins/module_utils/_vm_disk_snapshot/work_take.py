@@ -33,7 +33,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots 
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
 
 
 @dataclass
@@ -160,7 +160,7 @@ class Work(DomainWork):
                 )
 
 
-def leave_no_record(domain: Domain, name: str) -> None:
+def leave_no_record(domain: ActingDomain, name: str) -> None:
     """Has libvirt's snapshot know nothing of the record that was in the definition when it was taken: whoever goes back
     to it would have that record again."""
     for xml in domain.snapshot_xmls()[0]:

@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish 
     CloneSpec,
     CloneWish,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import comparison as _comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 
 if t.TYPE_CHECKING:
@@ -155,5 +156,5 @@ def _other_metadata(spec: CloneSpec, found: Existing) -> list[str]:
     return [
         f"metadata of {name} differs"
         for name, node in wanted.items()
-        if name not in has or not _document.alike(has[name], node)
+        if name not in has or not _comparison.alike(has[name], node)
     ]

@@ -16,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import beside a
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import can_reflink
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image import links as _links
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
@@ -146,7 +147,7 @@ class Survey:
 
     def _existing(self, disk: NeighbourDisk, base: str | None, *, sized: bool) -> ExistingDisk:
         """A disk of a clone; *base* is the image of the source that it should read."""
-        chain = tuple(path for path, _format in _image.Links().of(disk.path, disk.format))
+        chain = tuple(path for path, _format in _links.Links().of(disk.path, disk.format))
         there, size = os.path.exists(disk.path), None
         if sized and there:
             size = _image.inspect(self.qemu_img, disk.path, disk.format).virtual_size

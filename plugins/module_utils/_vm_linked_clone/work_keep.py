@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
 
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
@@ -38,4 +39,4 @@ class Work:
         self.hypervisor.define(self.lack.xml, validate=False)
 
     def start(self) -> None:
-        self.hypervisor.domain(self.lack.uuid).start()
+        acting(self.hypervisor.domain(self.lack.uuid)).start()

@@ -24,14 +24,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import reflink
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import MAKE, REMOVE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, REFLINK, CloneWish
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
     from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases, Progress
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
@@ -87,7 +88,7 @@ class Work:
     stopped: t.Callable[[], bool]
     progress: Progress
     _files: dict[str, NewFile] = field(default_factory=dict, init=False)
-    _domain: Domain | None = field(default=None, init=False)
+    _domain: ActingDomain | None = field(default=None, init=False)
     _unsure: bool = field(default=False, init=False)
 
     def clear(self) -> None:
@@ -122,7 +123,7 @@ class Work:
         if self.hypervisor.find(self.plan.identity.name) is not None:
             raise DiskError(f"{self.plan.identity.name}: a domain of this name was defined in the meantime")
         try:
-            self._domain = self.hypervisor.define(self.plan.definition.xml, validate=self.plan.validate)
+            self._domain = acting(self.hypervisor.define(self.plan.definition.xml, validate=self.plan.validate))
         except LibvirtFailed:
             self._look_again()
             raise
@@ -152,7 +153,7 @@ class Work:
             self._keep()
             return
         if found is not None and found.uuid == self.plan.identity.uuid:
-            self._domain = found
+            self._domain = acting(found)
 
     def _keep(self) -> None:
         """Leaves the files where a definition may name them, and their records for the next run, which can tell."""

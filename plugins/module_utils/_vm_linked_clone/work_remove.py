@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain, acting
 
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_remove import Removal
 
 
@@ -53,5 +53,5 @@ class Work:
             _base_note.remove(path)
             self.operation.settled(path)
 
-    def _domain(self) -> Domain:
-        return self.hypervisor.domain(self.plan.uuid)
+    def _domain(self) -> ActingDomain:
+        return acting(self.hypervisor.domain(self.plan.uuid))

@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import comparison as _comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, disks, source_file
 
@@ -169,14 +170,15 @@ def unexpected_difference(wanted: str, found: str) -> str | None:
     Quoting, attribute order and white space between elements say nothing; nor does the order of the controllers,
     which libvirt sorts anew (HAZARDS G1).
     """
-    if _document.canonical(_with_sorted_controllers(wanted)) == _document.canonical(_with_sorted_controllers(found)):
+    one, other = (_comparison.canonical(_with_sorted_controllers(xml)) for xml in (wanted, found))
+    if one == other:
         return None
-    return _document.unified_diff(_document.pretty(wanted), _document.pretty(found), "wanted", "found")
+    return _comparison.unified_diff(_comparison.pretty(wanted), _comparison.pretty(found), "wanted", "found")
 
 
 def definition_diff(before: str, after: str) -> str:
     """The unified diff of two domain definitions, alike in quoting and indentation, passwords hidden."""
-    return _document.unified_diff(_document.pretty(before), _document.pretty(after))
+    return _comparison.unified_diff(_comparison.pretty(before), _comparison.pretty(after))
 
 
 def find_disk(domain: t.Any, target: str) -> t.Any:

@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decis
     Identity,
     cloned,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import comparison as _comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
@@ -63,12 +64,12 @@ def told(devices: str = "", outside: str = "", **identity: Any) -> dict[str, tup
 
 
 def test_nothing_but_its_identity_changes() -> None:
-    before, after = _document.pretty(golden()), _document.pretty(cloned(golden(), IDENTITY).xml)
+    before, after = _comparison.pretty(golden()), _comparison.pretty(cloned(golden(), IDENTITY).xml)
     added = [
-        line[1:].strip() for line in _document.unified_diff(before, after).splitlines()[2:] if line.startswith("+")
+        line[1:].strip() for line in _comparison.unified_diff(before, after).splitlines()[2:] if line.startswith("+")
     ]
     removed = [
-        line[1:].strip() for line in _document.unified_diff(before, after).splitlines()[2:] if line.startswith("-")
+        line[1:].strip() for line in _comparison.unified_diff(before, after).splitlines()[2:] if line.startswith("-")
     ]
     assert removed == [
         "<name>golden</name>",
