@@ -13,7 +13,8 @@ import subprocess
 import time
 import typing as t
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 
 #: Seconds between two calls of a listener.
 LISTEN_SECONDS = 0.5
