@@ -20,13 +20,13 @@ import errno
 import os
 import re
 import shutil
-import signal
 import stat
 import typing as t
 from contextlib import contextmanager, suppress
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import SUFFIX, sibling_name
+from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off
 
 _DIRECTORY_SUFFIX = f"{SUFFIX}.d"
 _KEPT_SUFFIX = ".old"
@@ -218,11 +218,8 @@ def syncing_steadily(path: str) -> t.Iterator[None]:
                 sync(path)
 
     writer = threading.Thread(target=write, daemon=True)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        writer.start()  # without signals: those are for the thread that can act on them
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with put_off():  # they are for the thread that can act on them
+        writer.start()
     try:
         yield
     finally:
