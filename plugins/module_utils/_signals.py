@@ -24,6 +24,11 @@ def put_off() -> t.Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def refuse() -> None:
+    """For a thread, from its beginning on: one that takes a signal has the main thread act upon it, put off or not."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, END)
+
+
 def let_come() -> None:
     """For a program that is begun in such a block: it gets signals again."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, END)

@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import SUFFIX, sibling_name
-from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off
+from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off, refuse
 
 _DIRECTORY_SUFFIX = f"{SUFFIX}.d"
 _KEPT_SUFFIX = ".old"
@@ -199,7 +199,7 @@ def syncing(path: str) -> t.Iterator[None]:
     """Brings *path* to stable storage while the block runs, which only reads: the disk writes meanwhile."""
     from concurrent.futures import ThreadPoolExecutor  # loaded where there is work, not for a run without a change
 
-    with ThreadPoolExecutor(max_workers=1) as writer:
+    with ThreadPoolExecutor(max_workers=1, initializer=refuse) as writer:
         written = writer.submit(sync, path)
         yield
         written.result()
