@@ -13,8 +13,8 @@ import subprocess
 import time
 import typing as t
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import let_come, put_off
 
 #: Seconds between two calls of a listener.
