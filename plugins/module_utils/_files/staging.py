@@ -20,7 +20,6 @@ import errno
 import os
 import re
 import shutil
-import signal
 import stat
 import typing as t
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from functools import partial
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name, staging_directory
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off, refuse
 
 _KEPT_SUFFIX = ".old"
 _LIST_SUFFIX = ".moves"
@@ -200,7 +200,7 @@ def syncing(path: str) -> t.Iterator[None]:
     """Brings *path* to stable storage while the block runs, which only reads: the disk writes meanwhile."""
     from concurrent.futures import ThreadPoolExecutor  # loaded where there is work, not for a run without a change
 
-    with ThreadPoolExecutor(max_workers=1) as writer:
+    with ThreadPoolExecutor(max_workers=1, initializer=refuse) as writer:
         written = writer.submit(sync, path)
         yield
         written.result()
@@ -219,11 +219,8 @@ def syncing_steadily(path: str) -> t.Iterator[None]:
                 sync(path)
 
     writer = threading.Thread(target=write, daemon=True)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        writer.start()  # without signals: those are for the thread that can act on them
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with put_off():  # they are for the thread that can act on them
+        writer.start()
     try:
         yield
     finally:
