@@ -32,7 +32,7 @@ def tell():
 
 atexit.register(tell)
 """
-EVERY_RUN = {"_errors", "_task.run", "_task.specs"}
+EVERY_RUN = {"_errors", "_signals", "_task.run", "_task.specs"}
 IMAGES = {"_dataclass", "_formats.headers", "_formats.qcow2", "_image.choices", "_image.image", "_qemu.door", "_size"}
 CHANGES = {
     *("_files.beside", "_image.layout", "_plan"),

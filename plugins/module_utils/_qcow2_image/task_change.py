@@ -75,8 +75,8 @@ class Changing:
         wanted = _decision.change(self.wish, image)
         if not (rebase or changes or wanted):
             return Plan({}, {})
+        plan = self._planned(wanted, changes, rebase, operation)  # before what the image reads is looked at
         require_whole(_survey_chain.read_by(self.task.qemu_img, image, rebase))
-        plan = self._planned(wanted, changes, rebase, operation)
         self.task.surroundings.require_unused(self.wish.path, "change it", running)
         self.task.require_no_dependents("change it")
         self._require_room(wanted, rebase)
