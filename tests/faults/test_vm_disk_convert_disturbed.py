@@ -18,7 +18,7 @@ import pytest
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from support.held_qemu_img import HeldQemuImg
-from support.injection import at_once, killed_at, paused_at, signalled_at, wait_in
+from support.injection import at_once, killed_at, paused_at, signalled_at, signalled_during, wait_in
 from support.processes import is_gone
 from support.scene import (
     RECORD,
@@ -129,6 +129,15 @@ def test_a_run_that_is_told_to_end_while_the_guest_shuts_down_starts_it_again(
     assert "interrupted by SIGTERM" in told["msg"]
     machine.assert_as_before()
     guest.wait_ready()
+
+
+@pytest.mark.parametrize("point", ["virDomainSetMetadata 1", "virDomainDestroy 1", "virDomainDefineXMLFlags 1"])
+def test_a_run_that_is_told_to_end_while_libvirt_does_what_it_asked_for_undoes_that(
+    running: Machine, point: str
+) -> None:
+    told = signalled_during(point, "SIGTERM", running.params)
+    assert "interrupted by SIGTERM" in told["msg"], told
+    running.assert_as_before()
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["running", "off"])

@@ -19,7 +19,7 @@ from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from support.cramped import cramped, fill
-from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, wait_in
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during, wait_in
 from support.processes import is_gone
 from support.scene import (
     RECORD,
@@ -62,8 +62,8 @@ class Machine:
 
     def begin(self, **more: Any) -> RunningModule:
         """A run in the middle of its copy, which does not end by itself."""
-        run = start_module(MODULE, {**self.params, "bandwidth": HELD, **more})
-        wait_in(run, self.is_copied, "the copy")
+        with paused_at("virDomainBlockCopy 1 > ask-blockJobInfo 1", {**self.params, "bandwidth": HELD, **more}) as run:
+            assert self.is_copied()
         return run
 
     def assert_same_guest(self) -> None:
@@ -273,6 +273,24 @@ def test_a_run_that_is_told_to_end_ends_its_copy_and_removes_it(machine: Machine
     assert told.get("failed"), told
     assert f"interrupted by {name}" in told["msg"]
     machine.assert_as_before()
+
+
+@pytest.mark.parametrize("point", ["virDomainSetMetadata 1", "virDomainBlockCopy 1"])
+def test_a_run_that_is_told_to_end_while_libvirt_does_what_it_asked_for_undoes_that(
+    machine: Machine, point: str
+) -> None:
+    told = signalled_during(point, "SIGTERM", {**machine.params, "bandwidth": HELD})
+    assert "interrupted by SIGTERM" in told["msg"], told
+    machine.assert_as_before()
+
+
+def test_a_run_that_is_told_to_end_while_libvirt_pivots_is_finished_by_the_next_run(machine: Machine) -> None:
+    told = signalled_during("virDomainBlockJobAbort 1", "SIGTERM", machine.params)
+    assert "interrupted by SIGTERM" in told["msg"], told
+    machine.assert_same_guest()
+    assert not run_module(MODULE, machine.params).get("failed")
+    machine.assert_converted()
+    machine.assert_same_guest()
 
 
 def test_a_run_that_is_told_to_end_in_the_middle_of_the_copy_undoes_everything(machine: Machine) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 
 import libvirt
 import pytest
-from lab import Disk, Hypervisor, run_module, start_module
+from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from support.cramped import cramped
-from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, wait_in
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during
 from support.scene import (
     RECORD,
     chain_of,
@@ -95,8 +95,9 @@ class Machine:
 
     def begin(self, **more: Any) -> RunningModule:
         """A run in the middle of its pull, which does not end by itself."""
-        run = start_module(MODULE, {**self.params, "bandwidth": HELD, **more})
-        wait_in(run, self.is_pulled, "the pull")
+        params = {**self.params, "bandwidth": HELD, **more}
+        with paused_at("virDomainBlockPull 1 > ask-blockJobInfo 1", params, module=MODULE) as run:
+            assert self.is_pulled()
         return run
 
     def assert_as_before(self) -> None:
@@ -271,6 +272,15 @@ def test_a_run_that_is_told_to_end_ends_its_pull(running: Machine) -> None:
     assert "waited 1 s for the backing files of vda to be in its image" in failed["msg"]
     running.assert_as_before()
     assert running.hv.qemu_pid(running.name) == running.process
+
+
+@pytest.mark.parametrize("point", ["virDomainSetMetadata 1", "virDomainBlockPull 1"])
+def test_a_run_that_is_told_to_end_while_libvirt_does_what_it_asked_for_undoes_that(
+    running: Machine, point: str
+) -> None:
+    told = signalled_during(point, "SIGTERM", {**running.params, "bandwidth": HELD}, module=MODULE)
+    assert "interrupted by SIGTERM" in told["msg"], told
+    running.assert_as_before()
 
 
 @pytest.mark.parametrize("point", ["qemu-img-rebase 1", "link 1", "virDomainDefineXMLFlags 1"])

@@ -32,6 +32,7 @@ from support.injection import (
     paused_at,
     points,
     signalled_at,
+    signalled_during,
     waiting,
 )
 from support.scene import MIB, definition, is_running, leftovers, make_image, qemu_img
@@ -174,6 +175,16 @@ def test_told_to_end_before_anything_began_everything_is_as_before(machine: Mach
     result = signalled_at(point, "SIGTERM", machine.params(), module=MODULE)
     assert "interrupted by SIGTERM" in result["msg"]
     machine.assert_settled(8)
+
+
+def test_a_run_that_is_told_to_end_while_libvirt_resizes_is_finished_by_the_next_one(machine: Machine) -> None:
+    machine.hv.start(machine.name)
+    params = machine.params("+8M", from_size="8M")
+    told = signalled_during("virDomainBlockResize 1", "SIGTERM", params, module=MODULE)
+    assert "interrupted by SIGTERM" in told["msg"], told
+    machine.assert_sound()
+    assert not run_module(MODULE, params).get("failed")
+    machine.assert_settled(16)
 
 
 # What a dead run left

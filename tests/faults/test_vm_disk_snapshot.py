@@ -18,11 +18,11 @@ from typing import Any
 
 import libvirt
 import pytest
-from lab import Disk, Hypervisor, run_module, start_module
+from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from support.cramped import cramped, fill
-from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, wait_in
+from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during
 from support.scene import (
     can_revert,
     chain_of,
@@ -124,8 +124,9 @@ class Machine:
 
     def begin(self, **asked: Any) -> RunningModule:
         """A run in the middle of its first merge, which does not end by itself."""
-        run = start_module(MODULE, {**self.params, "state": "absent", "bandwidth": HELD, **asked})
-        wait_in(run, self.is_merging, "the merge")
+        params = {**self.params, "state": "absent", "bandwidth": HELD, **asked}
+        with paused_at("virDomainBlockCommit 1 > ask-blockJobInfo 1", params, module=MODULE) as run:
+            assert self.is_merging()
         return run
 
     def assert_settled(self, *snapshots: str) -> None:
@@ -324,6 +325,29 @@ def test_a_run_that_is_told_to_end_ends_its_merge_and_the_next_one_finishes_it(m
     assert "waited 1 s for the merge of vda" in late["msg"]
     assert not machine.is_merging()
     machine.assert_converges(state="absent", snapshot="s")
+
+
+@pytest.mark.parametrize("point", ["virDomainSetMetadata 1", "virDomainBlockCommit 1"])
+def test_a_run_that_is_told_to_end_while_libvirt_does_what_it_asked_for_ends_that(machine: Machine, point: str) -> None:
+    machine.prepare("s", start=True)
+    asked = {**machine.params, "state": "absent", "snapshot": "s"}
+    told = signalled_during(point, "SIGTERM", {**asked, "bandwidth": HELD}, module=MODULE)
+    assert "interrupted by SIGTERM" in told["msg"], told
+    assert not machine.is_merging()
+    machine.assert_converges(state="absent", snapshot="s")
+
+
+def test_a_run_that_is_told_to_end_while_libvirt_takes_the_snapshot_is_finished_by_the_next_run(
+    machine: Machine,
+) -> None:
+    for live in (False, True):
+        machine.prepare(start=live)
+        params = {**machine.params, "snapshot": "s"}
+        told = signalled_during("virDomainSnapshotCreateXML 1", "SIGTERM", params, module=MODULE)
+        assert "interrupted by SIGTERM" in told["msg"], told
+        again = run_module(MODULE, params)
+        assert not again.get("failed"), again
+        machine.assert_settled("s")
 
 
 def test_a_run_that_is_told_to_end_before_it_took_the_snapshot_undoes_everything(machine: Machine) -> None:

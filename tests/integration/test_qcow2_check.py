@@ -36,7 +36,15 @@ from support.snapshot_tools import consistency, marked, predicted, refused, succ
 from unit.qcow2_header import CORRUPT, DIRTY
 
 MODULE = "qcow2_check"
-GOOD = {"result": "good", "corruptions": 0, "leaks": 0, "corruptions_fixed": 0, "leaks_fixed": 0, "check_errors": 0}
+GOOD = {
+    "result": "good",
+    "corruptions": 0,
+    "leaks": 0,
+    "corruptions_fixed": 0,
+    "leaks_fixed": 0,
+    "check_errors": 0,
+    "truncated": False,
+}
 
 
 @pytest.fixture

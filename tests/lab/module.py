@@ -48,7 +48,7 @@ class RunningModule:
             self.process.wait()
         self._clean_up()
 
-    def result(self, timeout: float = 120) -> dict[str, Any]:
+    def result(self, timeout: float = 300) -> dict[str, Any]:
         """Waits for the end and returns the module's JSON; raises ModuleFailed with its output when there is none."""
         try:
             self._wait(timeout)
@@ -161,6 +161,6 @@ def _started(
     return process
 
 
-def run_module(name: str, params: Mapping[str, Any], *, timeout: float = 120, **options: Any) -> dict[str, Any]:
+def run_module(name: str, params: Mapping[str, Any], *, timeout: float = 300, **options: Any) -> dict[str, Any]:
     """start_module and its result: a dict as Ansible would register it (`failed` and `msg` when the module failed)."""
     return start_module(name, params, **options).result(timeout)

@@ -40,7 +40,7 @@ PATIENT = constants({"_files.lock": {"PATIENCE": 3600}, "_task.batch": {"PATIENC
 def at_once(module: str, *asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The results of runs that begin at once."""
     runs = [start_module(module, params, env=environment(CONSTANTS=PATIENT)) for params in asked]
-    return [run.result(timeout=600) for run in runs]
+    return [run.result() for run in runs]
 
 
 def waiting(params: Mapping[str, Any], *, module: str = MODULE) -> AbstractContextManager[RunningModule]:
@@ -98,6 +98,13 @@ def kill_with_qemu_img(run: RunningModule, qemu_img: int) -> None:
 def signalled_at(point: str, name: str, params: Mapping[str, Any], *, module: str = MODULE) -> dict[str, Any]:
     """The result of a run that gets signal NAME at POINT."""
     return start_module(module, params, env=environment(AT_POINT=point, AT_SIGNAL=name)).result()
+
+
+def signalled_during(point: str, name: str, params: Mapping[str, Any], *, module: str = MODULE) -> dict[str, Any]:
+    """The result of a run that gets signal NAME while the call at POINT is under way, and so when it is over."""
+    with paused_at(point, params, module=module) as run:
+        send(run.pid, signal.Signals[name])
+    return run.result()
 
 
 @contextlib.contextmanager

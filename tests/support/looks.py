@@ -16,7 +16,7 @@ Result = dict[str, Any]
 def run(*paths: Path | str, check_mode: bool = False, **params: Any) -> Result:
     options = {name: params.pop(name, None) for name in ("env", "as_user", "python")}
     return run_module(
-        "qcow2_image_info", {"paths": [str(path) for path in paths], **params}, timeout=60, check=check_mode, **options
+        "qcow2_image_info", {"paths": [str(path) for path in paths], **params}, check=check_mode, **options
     )
 
 

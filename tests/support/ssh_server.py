@@ -12,11 +12,12 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 
 from lab import sshd
+from support.processes import children_of
+from support.waits import wait_for
 
 USER = "operator"
 _UID = 64321
@@ -81,8 +82,8 @@ class SshServer:
 
     def drop_connections(self) -> None:
         """Ends what serves the connections of now; new ones are answered."""
-        (listener,) = _children(self._process.pid)
-        for child in _children(listener):  # those whose parents died are among them: it is the first process there is
+        (listener,) = children_of(self._process.pid)
+        for child in children_of(listener):  # those whose parents died are among them: it is the first process there is
             if Path(f"/proc/{child}/comm").read_text(encoding="ascii").startswith("sshd"):
                 os.kill(child, signal.SIGKILL)
 
@@ -103,18 +104,13 @@ class SshServer:
         (self.directory / "sudoers").chmod(0o440)
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                log = self.directory / "log"
-                said = log.read_text(encoding="utf-8") if log.exists() else ""
-                assert self._process.poll() is None, f"sshd did not start: {said}"
-                assert time.monotonic() < deadline, f"sshd does not answer: {said}"
-                time.sleep(0.05)
+        wait_for(lambda: self._process.poll() is not None or self._answers(), "sshd's answer")
+        log = self.directory / "log"
+        assert self._process.poll() is None, log.read_text(encoding="utf-8") if log.exists() else "no log"
 
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except OSError:
+            return False
+        return True

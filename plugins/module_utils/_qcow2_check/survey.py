@@ -9,13 +9,12 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
-from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import unread as _unread
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding, cut_of
 
 
 def header(wish: CheckWish) -> Header | None:
@@ -26,7 +25,7 @@ def header(wish: CheckWish) -> Header | None:
 
 def check(qemu_img: QemuImg, wish: CheckWish, found: Header | None) -> Finding:
     """What a check finds in the image with the header *found*; nothing is repaired."""
-    cut = _reach.find_cut(wish.path, wish.format)
+    cut = cut_of(wish.path, wish.format)
     if cut is not None or wish.format not in CHECKED_FORMATS:  # of what was cut, QEMU would find what follows from that
         return Finding(CheckResult("unsupported"), wish.format, cut=cut)
     external_data = found is not None and found.external_data

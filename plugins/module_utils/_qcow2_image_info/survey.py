@@ -11,13 +11,12 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
-from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import once
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.wish import InfoWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding, cut_of
 from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
 
@@ -132,7 +131,7 @@ class Survey:
     def _check(self, chain: Chain) -> Facts:
         """As qcow2_check finds it; nothing but the image is opened."""
         image = chain[0]
-        cut = _reach.find_cut(image.path, image.format)
+        cut = cut_of(image.path, image.format)
         if cut is not None or image.format not in CHECKED_FORMATS:
             return Finding(CheckResult("unsupported"), cut=cut).facts()
         _require_no_secret((image,))

@@ -45,6 +45,14 @@ class Finding:
         return {**asdict(self.check), "result": result, "truncated": self.cut is not None}
 
 
+def cut_of(path: str, image_format: str) -> _reach.Cut | None:
+    """What the image at *path* lacks; None, too, where its tables cannot be read, of which QEMU's check tells more."""
+    try:
+        return _reach.find_cut(path, image_format)
+    except UnsafeImage:
+        return None
+
+
 def repair_and_compare(
     path: str, image_format: str, repair: str, qemu_img: QemuImg, *, external_data: bool = False
 ) -> tuple[CheckResult, bool | None]:

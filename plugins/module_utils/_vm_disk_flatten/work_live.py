@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
@@ -52,15 +52,22 @@ class Work(FlattenWork):
             if item.target in self.adopted:
                 self._limit(item.target)
             else:
-                index = f"{item.target}[{named.index}]" if named else None
-                self.domain.pull(item.target, index, bandwidth=self.wish.bandwidth)
-                self._begun[item.target] = item
+                self._begin_pull(item)
             _block_job.await_pull(
                 self.domain, item.target, named.path if named else None, self.wish.copy_timeout, phase.at
             )
         self.write_out(item.target)
         _obstacles.require_base(item, _survey.file_below(self._image(item)))
         self.name_chain([item])
+
+    def _begin_pull(self, item: Flattening) -> None:
+        index = f"{item.target}[{item.named_base.index}]" if item.named_base else None
+        try:
+            self.domain.pull(item.target, index, bandwidth=self.wish.bandwidth)
+        except Interrupted:  # a signal comes when libvirt has done what it was asked for
+            self._begun[item.target] = item
+            raise
+        self._begun[item.target] = item
 
     def end(self, item: Flattening) -> None:
         """Ends the pull, if it is ours and goes on: the image is as good as before."""
