@@ -18,7 +18,9 @@ from lab.cache import cache_key, cached
 from lab.initramfs import Initramfs
 
 # Without the checks that take seconds, or fail, on an emulated processor.
-COMMAND_LINE = "console=ttyS0 quiet no_timer_check lpj=4000000 mitigations=off nokaslr audit=0 apparmor=0"
+COMMAND_LINE = (
+    "console=ttyS0 quiet no_timer_check lpj=4000000 mitigations=off nokaslr cryptomgr.notests audit=0 apparmor=0"
+)
 SCRIPTS = Path(__file__).parent / "guest"
 DIRECTORIES = (
     *("bin", "sbin", "dev", "proc", "sys", "mnt", "data", "tmp", "modules", "var", "var/run"),

@@ -4,11 +4,12 @@
 
 """Runs several things at once, each with a copy of the collection of its own; prints what each said when it has ended.
 
-    python tests/tools/side_by_side.py integration|molecule
+    python tests/tools/side_by_side.py sanity|integration|molecule
     python tests/tools/side_by_side.py make TARGET…
 
 ansible-test's integration targets, or Molecule's scenarios, are shared out by the length of what is to be played, among
 one process more than the machine has cores, because each waits for guests now and then. Each has a private hypervisor.
+Of ansible-test's sanity tests, pylint lasts as long as all others together.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(__file__).parent
+SANITY = [sys.executable, str(TOOLS / "run_ansible_test.py"), "sanity"]
 WHAT = {
     "integration": ("tests/integration/targets/*/aliases", ["run_ansible_test.py", "integration"]),
     "molecule": ("extensions/molecule/*/molecule.yml", ["run_molecule.py"]),
@@ -30,7 +32,7 @@ WHAT = {
 
 def main() -> None:
     what, *targets = sys.argv[1:]
-    commands = [["make", "--no-print-directory", target] for target in targets] if what == "make" else shares_of(what)
+    commands = commands_of(what, targets)
     logs = ROOT / ".cache" / "side_by_side"
     logs.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -58,8 +60,17 @@ def main() -> None:
     sys.exit(1 if failed or not commands else 0)
 
 
+def commands_of(what: str, targets: list[str]) -> list[list[str]]:
+    """What is to be run at once."""
+    if what == "make":
+        return [["make", "--no-print-directory", target] for target in targets]
+    if what == "sanity":
+        return [[*SANITY, "--test", "pylint"], [*SANITY, "--skip-test", "pylint"]]
+    return shares_of(what)
+
+
 def shares_of(what: str) -> list[list[str]]:
-    """The commands that together do all that there is."""
+    """The commands that together play all that there is."""
     pattern, (tool, *options) = WHAT[what]
     command = [sys.executable, str(TOOLS / "with_hypervisor.py"), sys.executable, str(TOOLS / tool), *options]
     directories = [path.parent for path in sorted(ROOT.glob(pattern))]
