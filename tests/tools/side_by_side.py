@@ -23,9 +23,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(__file__).parent
-SANITY = [sys.executable, str(TOOLS / "run_ansible_test.py"), "sanity"]
+SANITY = ["run_ansible_test.py", "sanity"]
 WHAT = {
-    "integration": ("tests/integration/targets/*/aliases", ["run_ansible_test.py", "integration"]),
+    "integration": (
+        "tests/integration/targets/*/aliases",
+        ["with_hypervisor.py", sys.executable, str(TOOLS / "run_ansible_test.py"), "integration"],
+    ),
     "molecule": ("extensions/molecule/*/molecule.yml", ["run_molecule.py"]),
 }
 
@@ -65,17 +68,20 @@ def commands_of(what: str, targets: list[str]) -> list[list[str]]:
     if what == "make":
         return [["make", "--no-print-directory", target] for target in targets]
     if what == "sanity":
-        return [[*SANITY, "--test", "pylint"], [*SANITY, "--skip-test", "pylint"]]
+        return [tool(*SANITY, "--test", "pylint"), tool(*SANITY, "--skip-test", "pylint")]
     return shares_of(what)
+
+
+def tool(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(TOOLS / name), *arguments]
 
 
 def shares_of(what: str) -> list[list[str]]:
     """The commands that together play all that there is."""
-    pattern, (tool, *options) = WHAT[what]
-    command = [sys.executable, str(TOOLS / "with_hypervisor.py"), sys.executable, str(TOOLS / tool), *options]
+    pattern, command = WHAT[what]
     directories = [path.parent for path in sorted(ROOT.glob(pattern))]
     lengths = {path.name: length(path) for path in directories if not path.name.startswith("setup_")}
-    return [[*command, *share] for share in shared_out(lengths, (os.cpu_count() or 1) + 1)]
+    return [tool(*command, *share) for share in shared_out(lengths, (os.cpu_count() or 1) + 1)]
 
 
 def length(directory: Path) -> int:
