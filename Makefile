@@ -19,7 +19,8 @@ PYTEST := .venv/bin/python -m pytest
 # Each process has a hypervisor of its own; tests that share what is dear stay in one (tests/conftest.py). One process more
 # than there are cores, as they wait for guests and disks now and then.
 SHARED_OUT := --numprocesses $(shell expr `nproc` + 1) --dist loadgroup
-PIP_OPTIONS := --quiet --quiet --disable-pip-version-check
+# Bytecode is made of what is imported, when it is imported.
+PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --no-compile
 
 # It writes a log into the home directory: not into the user's.
 ANTSIBULL_DOCS := mkdir -p .cache/home && HOME="$(CURDIR)/.cache/home" antsibull-docs
@@ -98,7 +99,7 @@ format: venv ## formats the Python files and mends what ruff can mend
 unit: venv ## decisions and parsers, without QEMU
 	$(PYTEST) tests/unit --numprocesses auto
 
-static: venv .cache/venv-importer/installed ## sanity, docs and build, side by side
+static: venv ## sanity, docs and build, side by side
 	python tests/tools/side_by_side.py make sanity docs build
 
 sanity: venv ## ansible-test's sanity tests, all of them
