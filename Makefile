@@ -19,8 +19,7 @@ PYTEST := .venv/bin/python -m pytest
 # Each process has a hypervisor of its own; tests that share what is dear stay in one (tests/conftest.py). One process more
 # than there are cores, as they wait for guests and disks now and then.
 SHARED_OUT := --numprocesses $(shell expr `nproc` + 1) --dist loadgroup
-# Bytecode is made of what is imported, when it is imported.
-PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --no-compile
+PIP_OPTIONS := --quiet --quiet --disable-pip-version-check
 
 # It writes a log into the home directory: not into the user's.
 ANTSIBULL_DOCS := mkdir -p .cache/home && HOME="$(CURDIR)/.cache/home" antsibull-docs
@@ -63,7 +62,7 @@ venv: .venv/installed ## makes .venv with the tools of tests/requirements.txt
 .cache/venv-importer/installed: tests/requirements-importer.txt | system
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install $(PIP_OPTIONS) --requirement $<
+	$(@D)/bin/python -m pip install $(PIP_OPTIONS) --no-compile --requirement $<
 	touch $@
 
 # --- tests, in the order in which `make test` runs them -----------------------------------------------------------

@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,31 +37,39 @@ WHAT = {
 def main() -> None:
     what, *targets = sys.argv[1:]
     commands = commands_of(what, targets)
-    logs = ROOT / ".cache" / "side_by_side"
-    logs.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    running = []
-    for number, command in enumerate(commands):
-        log = logs / f"{what}-{number}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=dict(os.environ, KVMOPS_COPY=f"{what}-{number}"),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        running.append((process, log))
-    failed = []
-    for command, (process, log) in zip(commands, running):
-        if process.wait():
-            failed.append(command)
-        print(log.read_text(encoding="utf-8", errors="replace"), flush=True)
-    for command in failed:
-        print(f"FAILED: {shlex.join(command)}")
-    print(f"{what}: {len(failed)} of {len(commands)} processes failed, {time.monotonic() - began:.0f} s")
+    report, failed = [], 0
+    with ThreadPoolExecutor(len(commands) or 1) as pool:
+        running = [pool.submit(run, f"{what}-{number}", command) for number, command in enumerate(commands)]
+        for command, future in zip(commands, running):
+            status, seconds, log = future.result()
+            print(log.read_text(encoding="utf-8", errors="replace"), flush=True)
+            report.append(f"{seconds:6.0f} s  {title(command)}{' FAILED' if status else ''}")
+            failed += bool(status)
+    print("\n".join(report))
+    print(f"{what}: {failed} of {len(commands)} processes failed")
     sys.exit(1 if failed or not commands else 0)
+
+
+def run(name: str, command: list[str]) -> tuple[int, float, Path]:
+    """The exit status of COMMAND, how long it took (seconds), and what it said; NAME is for its copy and its log."""
+    log = ROOT / ".cache" / "side_by_side" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with log.open("wb") as output:
+        status = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=dict(os.environ, KVMOPS_COPY=name),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    return status, time.monotonic() - began, log
+
+
+def title(command: list[str]) -> str:
+    return shlex.join(word for word in command if not Path(word).is_absolute() and not word.startswith("--no-print"))
 
 
 def commands_of(what: str, targets: list[str]) -> list[list[str]]:
