@@ -11,6 +11,8 @@ import os
 import threading
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._signals import refuse
+
 _Item = t.TypeVar("_Item")
 _Answer = t.TypeVar("_Answer")
 
@@ -27,7 +29,7 @@ def in_parallel(
         return [look(item) for item in items]
     from concurrent.futures import ThreadPoolExecutor  # loaded where there is something to gain by it
 
-    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1), initializer=refuse) as threads:
         try:
             return list(threads.map(look, items))
         except BaseException:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import typing as t
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import may_still_happen
 
 

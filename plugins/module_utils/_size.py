@@ -20,7 +20,7 @@ LARGEST = 2**63 - SECTOR
 
 _UNITS = "KMGTPE"
 _LONGEST = 40  # characters; the largest size in bytes has 19
-_SIZE = re.compile(r"(?P<number>(?:0|[1-9][0-9]*)(?:\.[0-9]+)?)(?:(?P<unit>[KMGTPE])(?:iB)?)?", re.ASCII)
+_SIZE = r"(?a)(?P<number>(?:0|[1-9][0-9]*)(?:\.[0-9]+)?)(?:(?P<unit>[KMGTPE])(?:iB)?)?"
 _GUIDANCE = "write bytes, or a number with K, M, G, T, P or E (KiB, MiB, GiB, ...; powers of 1024), such as 30G or 1.5T"
 
 
@@ -31,7 +31,7 @@ def parse_size(value: str | int, what: str = "size") -> int:
     512-byte sectors that QEMU can address.
     """
     text = str(value)
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text)
     if not match or len(text) > _LONGEST:
         hint = f"; {text[:-1]}iB is a power of 1024" if re.fullmatch(r"[0-9.]+[KMGTPE]B", text) else ""
         raise InvalidRequest(f"{what}: {text[:_LONGEST]!r} is not a size{hint}: {_GUIDANCE}")

@@ -161,11 +161,11 @@ in_use_by:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import DEPENDENTS_SPEC, IMAGE_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption import SECRET_SPEC
 
 
 def main() -> None:

@@ -207,7 +207,6 @@ available_bytes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import BASE_FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import OPENING_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import ENDS, OVERLAYS
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
@@ -217,6 +216,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     PROGRESS_SPEC,
     TRUST_SPEC,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption import OPENING_SPEC
 
 
 def main() -> None:

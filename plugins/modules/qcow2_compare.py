@@ -137,11 +137,11 @@ in_use_by:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import OPENING_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import IMAGE_SPEC, PROGRESS_SPEC, TRUST_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption import OPENING_SPEC
 
 
 def main() -> None:

@@ -415,8 +415,7 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import NEW_SPEC, OPENING_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import UPDATES
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
@@ -430,6 +429,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     TRUST_SPEC,
     URI_SPEC,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption import NEW_SPEC, OPENING_SPEC
 
 
 def main() -> None:

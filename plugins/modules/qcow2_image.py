@@ -419,9 +419,7 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import REBASES
-from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import ENCRYPTION_SPEC
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, REBASES
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
@@ -433,6 +431,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     TRUST_SPEC,
     URI_SPEC,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption import ENCRYPTION_SPEC
 
 
 def main() -> None:

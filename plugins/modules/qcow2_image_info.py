@@ -281,7 +281,7 @@ failures:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import SEARCH_SPEC, TRUST_SPEC, URI_SPEC

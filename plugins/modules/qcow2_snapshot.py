@@ -189,10 +189,10 @@ available_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import SECRET_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import DEPENDENTS_SPEC, IMAGE_SPEC, SNAPSHOT_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption import SECRET_SPEC
 
 
 def main() -> None:

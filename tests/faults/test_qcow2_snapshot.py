@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import reverting as _reverting
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
 from lab.module import run_module
 from lab.tree import tree_state
 from support.image_tools import (
@@ -35,7 +37,7 @@ from support.image_tools import (
 from support.injection import at_once, killed_at
 from support.write_log import Write, replay, writes_of
 
-VERBS = {"-c": _leftovers.CREATE, "-d": _leftovers.DELETE, "-a": _leftovers.REVERT}
+VERBS = {"-c": _verbs.CREATE, "-d": _verbs.DELETE, "-a": _verbs.REVERT}
 #: What a task asks for whose qemu-img is the one with the verb.
 TASKS: dict[str, dict[str, Any]] = {
     "-c": {"snapshot": "new"},
@@ -60,7 +62,7 @@ def snapshots_of(path: Path) -> list[str]:
 
 
 def check(path: Path) -> str:
-    return QemuImg.find().check(str(path), "qcow2").result
+    return _door.find().check(str(path), "qcow2").result
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Scene:
     def record(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"verb": VERBS[self.verb], "started": "2024-01-01T00:00:00+00:00"}
         if self.verb == "-a":
-            layer = _leftovers.active_layer(str(self.before))
+            layer = _reverting.active_layer(str(self.before))
             facts.update(layer=layer, snapshot="old", snapshot_id="1")
         return facts
 
@@ -125,7 +127,7 @@ def test_a_death_after_any_write_is_repaired_and_costs_no_content(verb: str, opt
         path = scene.after(count)
         left = _leftovers.look_for(str(path), "qcow2", scene.record())
         seen.add(check(path))
-        for step in _settle.settle(left, QemuImg.find(), finishing=_leftovers.REVERT):
+        for step in _settle.settle(left, _door.find(), finishing=_verbs.REVERT):
             step.do()
         assert check(path) == "good"
         half = left.half_reverted is not None

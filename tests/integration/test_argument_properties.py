@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size, parse_size
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.image_tools import KIB, content, info, names, qemu_io, specific
 
-DOOR = QemuImg.find()
+DOOR = _door.find()
 
 numbers = st.one_of(st.integers(0, 5000).map(str), st.decimals(0, 5000, places=2).map(str))
 sizes = st.builds(

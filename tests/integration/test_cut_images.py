@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
 from support.cut_images import DISK, MIB, NAMES, Whole, qemu_img, qemu_io, whole_images
@@ -36,7 +36,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def is_found_whole(path: Path, image_format: str) -> bool:
     """Whether the look before anything is read calls the image, with those below it, whole, as far as QEMU opens it."""
-    door = QemuImg.find()
+    door = _door.find()
     try:
         require_whole(_image.chain(door, _image.inspect(door, str(path), image_format)))
     except DiskError:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import mapping as _mapping
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import snapshots as _snapshots
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.image_tools import KIB, content, create, info, qemu_img, qemu_io
@@ -43,8 +44,8 @@ def at_snapshots(path: Path) -> dict[str, bool]:
     """Which snapshots the active layer is, by the tables."""
     with path.open("rb", buffering=0) as stream:
         header = _qcow2.read_header(stream, str(path))
-        table = _qcow2.read_snapshot_table(stream, header, str(path))
-        return {entry.snapshot.name: _qcow2.is_at_snapshot(stream, header, entry, str(path)) for entry in table}
+        table = _snapshots.read_snapshot_table(stream, header, str(path))
+        return {entry.snapshot.name: _snapshots.is_at_snapshot(stream, header, entry, str(path)) for entry in table}
 
 
 def mapping(path: Path) -> _mapping.Mapping:
@@ -100,7 +101,7 @@ def test_the_snapshot_table_says_what_qemu_img_says(directory: Path, taken: list
     for name in raw:
         subprocess.run(["qemu-img", "snapshot", "-c", name, path], check=True)
     with path.open("rb", buffering=0) as stream:
-        entries = _qcow2.read_snapshot_table(stream, _qcow2.read_header(stream, str(path)), str(path))
+        entries = _snapshots.read_snapshot_table(stream, _qcow2.read_header(stream, str(path)), str(path))
     assert [entry.name for entry in entries] == raw
     for entry, said in zip(entries, info(path)["snapshots"], strict=True):
         assert (entry.snapshot.id, entry.snapshot.vm_state_size) == (said["id"], said["vm-state-size"])

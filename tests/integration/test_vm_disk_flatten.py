@@ -146,17 +146,17 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     acked = [acknowledged(guest)]
     progress = directory.with_name("flatten-progress")
     watched = {"KVMOPS_PROGRESS": str(progress)}
-    run = start_module(MODULE, {**params, "base": str(base), "bandwidth": HELD}, diff=True, env=watched)
+    shorter = run_module(MODULE, {**params, "base": str(base)}, diff=True, env=watched)
+    between = chain_of(hv, "flatten"), chain_of(hv, "flatten", live=True), image_chain(top, "qcow2")
+    acked.append(acknowledged(guest, acked[-1]))
+    again = run_module(MODULE, {**params, "disk": str(top), "base": str(base)})
+    run = start_module(MODULE, {**params, "bandwidth": HELD}, diff=True)
     with contextlib.closing(hv.connect()) as connection:
         domain = connection.lookupByName("flatten")
         wait_in(run, lambda: domain.blockJobInfo("vda", 0), "the pull")
         acked.append(acknowledged(guest, acked[-1]))  # while its disk is pulled
         domain.blockJobSetSpeed("vda", 0, 0)
-    shorter = run.result()
-    between = chain_of(hv, "flatten"), chain_of(hv, "flatten", live=True), image_chain(top, "qcow2")
-    acked.append(acknowledged(guest, acked[-1]))
-    again = run_module(MODULE, {**params, "disk": str(top), "base": str(base)})
-    alone = run_module(MODULE, {**params, "bandwidth": "200M"}, diff=True)
+    alone = run.result()
     acked.append(stop_writing(guest))
     yield Journey(
         *(guest, base, middle, top, params, owner, before, predicted, untouched, shorter, between, again, alone),

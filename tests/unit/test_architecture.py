@@ -158,6 +158,11 @@ def test_each_outside_world_has_one_door(path: Path) -> None:
     assert not wrong, f"{relative(path)} must go through " + ", ".join(f"{DOORS[world]}.py" for world in wrong)
 
 
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=relative)
+def test_a_data_class_of_the_library_is_a_cheap_one(path: Path) -> None:
+    assert path == HOUSE / "_dataclass.py" or "dataclasses" not in imports(path), "import them from _dataclass.py"
+
+
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
 def test_a_python_file_says_whose_it_is(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

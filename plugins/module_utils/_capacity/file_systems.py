@@ -8,19 +8,21 @@ from __future__ import annotations
 import itertools
 import os
 import typing as t
-from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import promises as _promises
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise, SeenFile
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, NotEnoughSpace
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import SUFFIX
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import SUFFIX
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._host import extents as _extents
 from ansible_collections.kvmops.disk.plugins.module_utils._host.mounts import Mount, Mounts
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise, SeenFile
+    from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 
 @dataclass(frozen=True)

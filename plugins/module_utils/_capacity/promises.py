@@ -18,8 +18,8 @@ import os
 import stat
 import typing as t
 from collections import defaultdict
-from dataclasses import dataclass, replace
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
@@ -27,8 +27,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats.references im
 from ansible_collections.kvmops.disk.plugins.module_utils._host import extents as _extents
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
@@ -195,7 +197,7 @@ def _seen(path: str, status: os.stat_result, image_format: str | None, qemu_img:
     plain = replace(_unopened(path, status), virtual_size=status.st_size)
     try:
         found_format, points_to, _header = _image.first_look(path, image_format)
-        image = _image.inspect(qemu_img, path, found_format, by_header=True) if qemu_img else None
+        image = _image.inspect(qemu_img, path, found_format) if qemu_img else None
     except DiskError as error:
         return replace(plain, problem=str(error))
     except OSError as error:

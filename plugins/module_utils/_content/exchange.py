@@ -10,12 +10,16 @@ it. So a verb that leaves a worthless image where it is killed (HAZARDS A1) work
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Report
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Report
 
 
 class Exchange:
@@ -37,7 +41,7 @@ class Exchange:
 
     def begin(self) -> None:
         """Makes room for the new file. Raises ImageInUse where somebody has the image open."""
-        _users.require_unused(self.path, (), self._to_do)
+        _unused.require_unused(self.path, (), self._to_do)
         self._as_read = _staging.last_write(self.file)
         self._old = _staging.file_identity(self.file)
         self._new.begin()
@@ -63,20 +67,20 @@ class Exchange:
 
         Raises DiskError where somebody opened the image or wrote to it meanwhile.
         """
-        _users.require_unused(self.path, (), "put a new image in its place")
+        _unused.require_unused(self.path, (), "put a new image in its place")
         self._require_unwritten(self.file)
         self._new.replace(self._old)
         kept = _staging.kept(self.file)
         if not os.path.exists(kept):
             return
-        if _users.is_locked(kept):
+        if _image_locks.is_locked(kept):
             raise ImageInUse(f"{self.path}: was opened in the meantime: nothing was changed: run again", in_use_by=[])
         self._require_unwritten(kept)
 
     def withdraw(self) -> None:
         """Puts the old file back, unless a guest has the new one open, which holds the same (HAZARDS A8)."""
         in_place = bool(self._old) and not _staging.is_file(self.file, self._old)
-        if self._old and not (in_place and _users.is_locked(self.file)):
+        if self._old and not (in_place and _image_locks.is_locked(self.file)):
             self._new.withdraw()
 
     def finish(self) -> None:

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, RESIZABLE_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, RESIZABLE_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import Ranges, length, overlap, united
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 
 #: The formats of images that it merges into: those that QEMU can open anew for writing.
 BASE_FORMATS = tuple(name for name in FORMATS if name != "parallels")

@@ -10,8 +10,10 @@ from contextlib import AbstractContextManager
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 def merge_offline(

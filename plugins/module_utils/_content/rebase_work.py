@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import typing as t
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._content.exchange import Exchange
-from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import copy_file
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 #: Begins a part of the work: a verb, and the bytes that it is about. None: nobody asks.
 Phases = t.Callable[[str, int], AbstractContextManager[t.Optional[Phase]]]

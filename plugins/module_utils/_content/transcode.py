@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import sibling_name
-from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Report
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Report
 
 
 @dataclass(frozen=True)

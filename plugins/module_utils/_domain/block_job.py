@@ -16,9 +16,11 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
 
 #: Told how far a job is: bytes done, bytes in all. Both can grow.
 Report = t.Callable[[int, int], None]

@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
 
 
 @dataclass
@@ -44,7 +47,7 @@ class DomainWork:
         """Defines the domain as *wanted*. Raises LibvirtFailed where libvirt makes something else of that; *then* says
         what was done about it."""
         self.hypervisor.define(wanted)
-        difference = _disks.unexpected_difference(wanted, self.domain.xml(inactive=True))
+        difference = _disk_changes.unexpected_difference(wanted, self.domain.xml(inactive=True))
         if difference:
             raise LibvirtFailed(
                 f"{self.domain.name}: libvirt made something else of the definition{then}:\n{difference}"

@@ -19,15 +19,15 @@ import stat
 import time
 import typing as t
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import references as _references
 
-SUFFIX = f"{_lock.SUFFIX}-base"
 #: Gives the images that read a base, as a search finds them.
 Readers = t.Callable[[str], t.Iterable[str]]
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
@@ -50,7 +50,7 @@ class BaseNote:
 
 def look(base: str) -> BaseNote | None:
     """What is noted of the base at *base*; None where nothing is. Raises UnsafeImage where that cannot be read."""
-    place = _place(base)
+    place = _beside.note_path(base)
     try:
         descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -157,12 +157,12 @@ def release(base: str, gone: t.Iterable[str], others: Readers = lambda _base: ()
 def remove(path: str) -> None:
     """Removes the image at *path*, durably, and what is noted of it as a base; a link to one goes alone."""
     _staging.remove(path)
-    _staging.remove(_place(path))
+    _staging.remove(_beside.note_path(path))
 
 
 def remove_image(path: str) -> None:
     """As remove(), but with the file that a link leads to."""
-    place = _place(path)
+    place = _beside.note_path(path)
     _staging.remove_image(path)
     _staging.remove(place)
 
@@ -172,7 +172,7 @@ def _counts(overlay: str, mount: str, base: str) -> bool:
     points = _points_to(overlay, base)
     if points is not None:
         return points
-    being_made = (_lock.look(overlay) or {}).get("alive", False)
+    being_made = (_beside.look(overlay) or {}).get("alive", False)
     return bool(being_made) or _mount_point(overlay) != mount
 
 
@@ -197,15 +197,10 @@ def _mount_point(path: str) -> str:
     return place
 
 
-def _place(base: str) -> str:
-    directory, name = os.path.split(os.path.realpath(base))
-    return os.path.join(directory, _lock.sibling_name(name, SUFFIX))
-
-
 @contextmanager
 def _held(base: str) -> t.Iterator[BaseNote]:
     """The note as it is, which nobody else changes until the block ends; an empty one where there is none."""
-    place = _place(base)
+    place = _beside.note_path(base)
     try:
         descriptor = _lock.hold(place, time.monotonic() + _lock.PATIENCE, mode=0o644)
     except BlockingIOError:
@@ -220,7 +215,7 @@ def _held(base: str) -> t.Iterator[BaseNote]:
 
 def _write(base: str, note: BaseNote) -> None:
     """Puts *note* in the place of the old one, in one step and durably."""
-    place = _place(base)
+    place = _beside.note_path(base)
     new = f"{place}.new"  # we hold the note: nobody else writes this name, and what a dead run left there is replaced
     try:
         with open(new, "w", encoding="utf-8", opener=_open_new) as stream:
@@ -267,16 +262,16 @@ def _chmod(base: str, mode: int) -> None:
 
 def _unreadable(base: str, reason: str) -> UnsafeImage:
     return UnsafeImage(
-        f"{base}: the note of the images that depend on it, {_place(base)}, cannot be read ({reason}): it is unknown "
-        "which overlays a write would destroy: make the note readable, or remove it when you know that no overlay "
-        "is left",
+        f"{base}: the note of the images that depend on it, {_beside.note_path(base)}, cannot be read ({reason}): "
+        "it is unknown which overlays a write would destroy: make the note readable, or remove it when you know that "
+        "no overlay is left",
         path=base,
     )
 
 
 def _unwritable(base: str, error: OSError) -> DiskError:
     return DiskError(
-        f"{base}: cannot note beside it what depends on it ({_place(base)}): {error.strerror}: make its directory "
-        "writable",
+        f"{base}: cannot note beside it what depends on it ({_beside.note_path(base)}): {error.strerror}: make its "
+        "directory writable",
         path=base,
     )

@@ -17,12 +17,13 @@ import json
 import os
 import stat
 import typing as t
-from dataclasses import asdict, dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import vmdk as _vmdk
 
 #: What ends a name in a descriptor, or makes QEMU take it for a protocol.
 _UNFIT = frozenset('"\r\n:')
@@ -41,7 +42,7 @@ def files(path: str) -> tuple[str, ...]:
             names = _headers.references(stream, "vmdk", path).data_files if vmdk else ()
     except (DiskError, OSError):
         return (path,)
-    own = (_headers.resolve(name, path) for name in dict.fromkeys(names) if _headers.is_own_extent(name, path))
+    own = (_headers.resolve(name, path) for name in dict.fromkeys(names) if _vmdk.is_own_extent(name, path))
     return (path, *(name for name in own if name is not None and os.path.isfile(name)))
 
 
@@ -82,7 +83,7 @@ def require_free_places(path: str, replaced: t.Container[str]) -> None:
     for name in sorted(os.listdir(directory)):
         place = os.path.join(directory, name)
         ours = moves is not None and name in moves.new and _staging.is_file(place, moves.new[name])
-        if _headers.bears_name_of(name, path) and place not in replaced and not ours:
+        if _vmdk.bears_name_of(name, path) and place not in replaced and not ours:
             raise DiskError(
                 f"{path}: a file stands where an extent of the new image may have to go, {place}: move it away, or "
                 "choose another dest",

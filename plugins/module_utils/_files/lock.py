@@ -20,13 +20,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, may_still_happen
-from ansible_collections.kvmops.disk.plugins.module_utils._host.mounts import Mounts
-
-SUFFIX = ".kvmops"
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import (
+    look,
+    noted_bases,
+    read_record,
+    record_path,
+    try_lock,
+)
 
 #: Seconds that a run waits for another one on the same image: enough for what is quick, not for a conversion.
 PATIENCE = 15.0
-_LONGEST_NAME = 255
 _POLL = 0.05
 
 
@@ -116,7 +119,7 @@ class Operation:
         self._held[path] = descriptor
         written = os.pread(descriptor, 1 << 20, 0)
         if written:
-            self._left[path] = _read(written)
+            self._left[path] = read_record(written)
             for base, overlays in noted_bases(self._left[path]).items():
                 self.depends(base, overlays)
 
@@ -145,6 +148,8 @@ def alone_on(directories: t.Iterable[str]) -> t.Iterator[None]:
     It is their mount points that are locked, so that nothing is written. Where one cannot be (some network file systems
     know no such locks, another user may not open it), nobody is held up.
     """
+    from ansible_collections.kvmops.disk.plugins.module_utils._host.mounts import Mounts
+
     mounts = Mounts.now()
     found = (mounts.of(directory, os.stat(directory).st_dev) for directory in directories if os.path.isdir(directory))
     with ExitStack() as held:
@@ -156,66 +161,6 @@ def alone_on(directories: t.Iterable[str]) -> t.Iterator[None]:
         yield
 
 
-def look(path: str) -> dict[str, t.Any] | None:
-    """What the record beside *path* says, without touching it; ``alive`` tells whether its process still holds it."""
-    return _look_at(record_path(path))
-
-
-def look_in(directory: str) -> list[dict[str, t.Any]]:
-    """The same of all records in *directory*; none where it cannot be read. A run that notes ``path`` is found so by
-    whoever does not know what it worked on."""
-    try:
-        names = [name for name in os.listdir(directory) if name.startswith(".") and name.endswith(SUFFIX)]
-    except OSError:
-        return []
-    found = [_look_at(os.path.join(directory, name)) for name in sorted(names)]
-    return [record for record in found if record is not None]
-
-
-def _look_at(record: str) -> dict[str, t.Any] | None:
-    try:
-        descriptor = os.open(record, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        alive = not _try_lock(descriptor, fcntl.LOCK_SH)
-        return {**_read(os.pread(descriptor, 1 << 20, 0)), "alive": alive}
-    except OSError:  # no file of ours, or one that cannot be read: whoever wants to write it says why
-        return {**_read(b""), "alive": False}
-    finally:
-        os.close(descriptor)
-
-
-def notes(running: Operation | None) -> t.Callable[[str], dict[str, t.Any] | None]:
-    """What the record beside a path says: of those that *running* holds, what was in them before."""
-    held = running.paths if running else ()
-    return lambda path: running.left_behind(path) if running and path in held else look(path)
-
-
-def noted_bases(record: t.Mapping[str, t.Any]) -> dict[str, list[str]]:
-    """Operation.bases of the run that wrote *record*; nothing where that is damaged."""
-    found = record.get("bases")
-    pairs = found.items() if isinstance(found, dict) else ()
-    return {base: [str(one) for one in overlays] for base, overlays in pairs if isinstance(overlays, list)}
-
-
-def record_path(path: str) -> str:
-    """The record's place: beside the file that *path* means, hidden, whatever links lead to it."""
-    directory, name = os.path.split(os.path.realpath(path))
-    return os.path.join(directory, sibling_name(name, SUFFIX))
-
-
-def sibling_name(name: str, suffix: str) -> str:
-    """The name of a hidden file that belongs to *name*; where that would be too long, its digest stands for it."""
-    raw = os.fsencode(f".{name}{suffix}")
-    if len(raw) <= _LONGEST_NAME:
-        return f".{name}{suffix}"
-    import hashlib  # it loads OpenSSL, for the sake of names that hardly anybody has
-
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
-    return f".{digest}{suffix}"
-
-
 def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
     """The file at *name*, made where there is none, open and locked for us alone, and still what stands at its name.
 
@@ -225,7 +170,7 @@ def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
     while True:
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
-            if not _try_lock(descriptor, fcntl.LOCK_EX):
+            if not try_lock(descriptor, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
                     raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), name)
                 time.sleep(_POLL)
@@ -247,31 +192,12 @@ def _locked(record: str, path: str, deadline: float) -> int:
         raise _unwritable(path, error) from error
 
 
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
-            return False
-        raise
-    return True
-
-
 def _same_file(descriptor: int, name: str) -> bool:
     try:
         standing = os.stat(name, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return os.path.samestat(os.fstat(descriptor), standing)
-
-
-def _read(written: bytes) -> dict[str, t.Any]:
-    """A record's facts; a half-written one only says that something was in flight."""
-    try:
-        facts = json.loads(written)
-    except ValueError:
-        return {"verb": "unknown"}
-    return facts if isinstance(facts, dict) else {"verb": "unknown"}
 
 
 def _unwritable(path: str, error: OSError) -> DiskError:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, field
+
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 
 
 @dataclass(frozen=True)

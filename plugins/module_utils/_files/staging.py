@@ -20,15 +20,16 @@ import errno
 import os
 import re
 import shutil
-import signal
 import stat
 import typing as t
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import SUFFIX, sibling_name
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name, staging_directory
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off, refuse
 
-_DIRECTORY_SUFFIX = f"{SUFFIX}.d"
 _KEPT_SUFFIX = ".old"
 _LIST_SUFFIX = ".moves"
 #: What link(2) says where there are no hard links, or no more of them.
@@ -37,13 +38,7 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 _NOT_OURS = ("trusted.libvirt.",)
 _OWNER = "trusted.libvirt.security.dac"
 _SYNC_EVERY = 0.25
-_OWNER_SHAPE = re.compile(rb"\+(\d+):\+(\d+)\0?")
-
-
-def staging_directory(path: str) -> str:
-    """Where a new file for *path* is made."""
-    directory, name = os.path.split(path)
-    return os.path.join(directory, sibling_name(name, _DIRECTORY_SUFFIX))
+_OWNER_SHAPE = rb"\+(\d+):\+(\d+)\0?"
 
 
 def require_directory(path: str, what: str) -> None:
@@ -165,6 +160,17 @@ def discard(path: str) -> None:
         remove(directory)  # whoever put something else there: the name is ours
 
 
+def discarding(half_made: t.Iterable[str]) -> tuple[Step, ...]:
+    """The steps that remove the directories with new files that dead runs left for those images."""
+    return tuple(
+        Step(
+            f"remove the unfinished image that an interrupted run left for {path}",
+            partial(discard, os.path.realpath(path)),
+        )
+        for path in half_made
+    )
+
+
 def kept(path: str) -> str:
     """Where the file that a new one replaces at *path* is kept; the name is never that of the new one."""
     return os.path.join(staging_directory(path), sibling_name(os.path.basename(path), _KEPT_SUFFIX))
@@ -189,17 +195,12 @@ def put_back(path: str) -> bool:
     return True
 
 
-def left_over(path: str) -> bool:
-    """Whether there is a staging directory for *path*: left by a dead run, where its record is not held."""
-    return os.path.lexists(staging_directory(path))
-
-
 @contextmanager
 def syncing(path: str) -> t.Iterator[None]:
     """Brings *path* to stable storage while the block runs, which only reads: the disk writes meanwhile."""
     from concurrent.futures import ThreadPoolExecutor  # loaded where there is work, not for a run without a change
 
-    with ThreadPoolExecutor(max_workers=1) as writer:
+    with ThreadPoolExecutor(max_workers=1, initializer=refuse) as writer:
         written = writer.submit(sync, path)
         yield
         written.result()
@@ -218,11 +219,8 @@ def syncing_steadily(path: str) -> t.Iterator[None]:
                 sync(path)
 
     writer = threading.Thread(target=write, daemon=True)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        writer.start()  # without signals: those are for the thread that can act on them
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with put_off():  # they are for the thread that can act on them
+        writer.start()
     try:
         yield
     finally:
@@ -311,7 +309,7 @@ def _remembered_owner(path: str) -> tuple[int, int] | None:
         remembered = os.getxattr(path, _OWNER)
     except OSError:
         return None
-    found = _OWNER_SHAPE.fullmatch(remembered)
+    found = re.fullmatch(_OWNER_SHAPE, remembered)
     return (int(found[1]), int(found[2])) if found else None
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import struct
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.headers import open_image
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header, read_at, read_header

@@ -12,12 +12,11 @@ the answers serve to refuse, to describe, and to find overlays.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import struct
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 
@@ -39,17 +38,6 @@ _MAGIC = (
 _TRAILERS = ((b"conectix", "vpc"), (b"koly\0\0\0\4", "dmg"))
 _QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 _QED_BACKING = 1
-_VMDK_HEADER = struct.Struct("<4sIIQQQQ")
-_VMDK_DESCRIPTOR_LIMIT = 1024 * 1024  # vmdk_read_desc in block/vmdk.c
-_VMDK_PARENT_LIMIT = 20 * 512  # DESC_SIZE there
-_VMDK_LONGEST_BLANKS = 4096
-_VMDK_PARENT = "parentFileNameHint"
-# Whatever QEMU's sscanf would take for an extent, and a little more: space may be missing around the type. Each part
-# ends where the next begins, so that no text takes more than one pass.
-_VMDK_EXTENT = re.compile(r'(?<!\S)(?:RW|RDONLY|NOACCESS)\s+[+-]?\d+\s*[^\s"]{1,10}?\s*"([^"\r\n]*)')
-# How VMware, and QEMU after it, name the extents of NAME.vmdk.
-_VMDK_OWN_EXTENT = re.compile(r"-(?:flat|delta|sesparse|[fs]\d{3,})")
-_PROTOCOL = re.compile(r"[^/]*:")
 
 
 @dataclass(frozen=True)
@@ -112,7 +100,9 @@ def references(stream: t.BinaryIO, image_format: str, path: str) -> References:
     if image_format == "qed":
         return References(*_qed_backing_file(stream, path))
     if image_format == "vmdk":
-        return _vmdk_references(stream, path)
+        from ansible_collections.kvmops.disk.plugins.module_utils._formats import vmdk as _vmdk
+
+        return References(*_vmdk.references(stream, path))
     return References()
 
 
@@ -125,24 +115,9 @@ def resolve(reference: str, image: str) -> str | None:
     reference = reference.partition("\0")[0]
     if reference.startswith("file:") and not reference.startswith("file://"):
         reference = reference[len("file:") :]
-    elif _PROTOCOL.match(reference):
+    elif ":" in reference.partition("/")[0]:
         return None
     return os.path.normpath(os.path.join(os.path.dirname(image), reference))
-
-
-def is_own_extent(extent: str, descriptor: str) -> bool:
-    """Whether *extent*, as written in the VMDK descriptor at that path, is a plain file beside it that bears its name.
-
-    Any other file beside it may be somebody else's disk (HAZARDS F5).
-    """
-    return bears_name_of(extent, descriptor) and not os.path.islink(os.path.join(os.path.dirname(descriptor), extent))
-
-
-def bears_name_of(name: str, descriptor: str) -> bool:
-    """Whether *name* is one that an extent of the VMDK descriptor at that path may have."""
-    stem, suffix = os.path.splitext(os.path.basename(descriptor))
-    middle = name[len(stem) : len(name) - len(suffix)]
-    return name == f"{stem}{middle}{suffix}" and bool(_VMDK_OWN_EXTENT.fullmatch(middle))
 
 
 def _qcow1_backing_file(stream: t.BinaryIO) -> str | None:
@@ -162,52 +137,6 @@ def _qed_backing_file(stream: t.BinaryIO, path: str) -> tuple[str | None, str | 
     if not features & _QED_BACKING:
         return None, None
     return _name_at(stream, offset, length), "raw" if features & 4 else None
-
-
-def _vmdk_references(stream: t.BinaryIO, path: str) -> References:
-    """The extents and the parent that a VMDK descriptor names."""
-    return References(*_vmdk_parent(stream), tuple(_VMDK_EXTENT.findall(vmdk_descriptor(stream, path))))
-
-
-def vmdk_descriptor(stream: t.BinaryIO, path: str) -> str:
-    """The text in which the VMDK open as *stream* names its extents; empty where it is its only one.
-
-    A sparse file with a capacity is. Raises UnsafeImage for a text that QEMU reads for hours: at each line it skips all
-    blanks to the next word.
-    """
-    at = 0
-    if _is_vmdk_sparse(stream):
-        head = _qcow2.read_at(stream, 0, _VMDK_HEADER.size)
-        if not head.startswith(b"KDMV") or len(head) < _VMDK_HEADER.size:
-            return ""
-        _magic, _version, _flags, capacity, _grain, descriptor_sector, _length = _VMDK_HEADER.unpack(head)
-        if capacity or not descriptor_sector:
-            return ""
-        at = descriptor_sector * 512 % (1 << 64)
-    text = _text_at(stream, at, _VMDK_DESCRIPTOR_LIMIT)
-    if any(len(blanks[0]) > _VMDK_LONGEST_BLANKS for blanks in re.finditer(r"\s+", text)):
-        raise UnsafeImage(f"{path}: its descriptor holds more than {_VMDK_LONGEST_BLANKS} blanks in a row: not read")
-    return text
-
-
-def _is_vmdk_sparse(stream: t.BinaryIO) -> bool:
-    return _qcow2.read_at(stream, 0, 4) in (b"KDMV", b"COWD")
-
-
-def _vmdk_parent(stream: t.BinaryIO) -> tuple[str | None, str | None]:
-    """The parent and its format: what stands between quotation marks after the first mention of its key."""
-    _before, key, after = vmdk_text(stream).partition(_VMDK_PARENT)
-    return (after[2:].partition('"')[0], "vmdk") if key else (None, None)
-
-
-def vmdk_text(stream: t.BinaryIO) -> str:
-    """Where QEMU looks for the parent of the VMDK open as *stream*: behind the header of a sparse file, wherever its
-    descriptor is (vmdk_parent_open in block/vmdk.c)."""
-    return _text_at(stream, 512 if _is_vmdk_sparse(stream) else 0, _VMDK_PARENT_LIMIT)
-
-
-def _text_at(stream: t.BinaryIO, at: int, most: int) -> str:
-    return _qcow2.read_at(stream, at, most).split(b"\0", 1)[0].decode(errors="surrogateescape")
 
 
 def _name_at(stream: t.BinaryIO, offset: int, length: int) -> str:

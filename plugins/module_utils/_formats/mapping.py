@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import typing as t
 from array import array
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header, SnapshotEntry
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.tables import masked, numbers
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import SnapshotEntry
 
 # The fields of an entry (QEMU, docs/interop/qcow2): bits 9 to 55 are an offset, bit 62 is set for compressed clusters.
 _OFFSET = 0x00FF_FFFF_FFFF_FE00
@@ -45,7 +49,7 @@ def read_mapping(stream: t.BinaryIO, length: int, path: str) -> Mapping:
     Raises UnsafeImage where its header or its snapshot table cannot be right.
     """
     header = _qcow2.read_header(stream, path)
-    return _Survey(stream, length, header, _qcow2.read_snapshot_table(stream, header, path), path).mapping()
+    return _Survey(stream, length, header, _snapshots.read_snapshot_table(stream, header, path), path).mapping()
 
 
 class _Survey:
@@ -79,7 +83,7 @@ class _Survey:
         return Mapping(tuple(found), self.separate)
 
     def _l1(self, offset: int, entries: int, path: str) -> array[int]:
-        table = _qcow2.read_l1(self.stream, offset, entries, path)
+        table = _snapshots.read_l1(self.stream, offset, entries, path)
         return numbers(masked(table.ljust(-(-len(table) // 8) * 8, b"\0"), _OFFSET))
 
     def _metadata(self, table: t.Sequence[SnapshotEntry]) -> set[int]:
@@ -114,7 +118,7 @@ class _Survey:
     def _without_flags(self, table: bytes) -> bytes:
         """*table* without what only says whether a cluster is shared; of subclusters, all bits say content."""
         entries, subclusters = self._split(table)
-        return _qcow2.without_flags(entries) + subclusters
+        return _snapshots.without_flags(entries) + subclusters
 
     def _split(self, table: bytes) -> tuple[bytes, bytes]:
         """The entries of an L2 table, and its subcluster bitmaps, which stand between them."""

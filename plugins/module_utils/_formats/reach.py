@@ -20,6 +20,8 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import snapshots as _snapshots
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import vmdk as _vmdk
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.tables import Order, masked, numbers
 
 _SECTOR = 512
@@ -287,7 +289,7 @@ class _Tables:
         self.stream = stream
         self.header = header
         self.path = path
-        snapshots = _qcow2.read_snapshot_table(stream, header, path)
+        snapshots = _snapshots.read_snapshot_table(stream, header, path)
         self.disk = max([header.virtual_size, *(entry.snapshot.virtual_size for entry in snapshots)])
         self.layers = [(header.l1_offset, header.l1_entries)]
         self.layers += [(entry.l1_offset, entry.l1_entries) for entry in snapshots]
@@ -317,7 +319,7 @@ class _Tables:
         return found
 
     def _l2_tables(self, layer: tuple[int, int]) -> t.Iterator[tuple[int, int]]:
-        return enumerate(numbers(masked(_padded(_qcow2.read_l1(self.stream, *layer, self.path)), _OFFSET)))
+        return enumerate(numbers(masked(_padded(_snapshots.read_l1(self.stream, *layer, self.path)), _OFFSET)))
 
     def _beyond_l2(self, table: bytes, index: int, length: int) -> Piece | None:
         """Entry by entry only where a look at all of them together leaves a doubt."""
@@ -371,7 +373,7 @@ def _cut_vmdk(stream: t.BinaryIO, path: str) -> Cut | None:
     extents = _headers.references(stream, "vmdk", path).data_files
     if not extents:
         return _missing(stream, path, _beyond_sparse(stream, path, _length(stream)))
-    for sectors, kind, name, begins in _VMDK_EXTENT.findall(_headers.vmdk_descriptor(stream, path)):
+    for sectors, kind, name, begins in _VMDK_EXTENT.findall(_vmdk.descriptor(stream, path)):
         file = _headers.resolve(name, path)
         if file is None:
             continue

@@ -18,6 +18,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import vmdk as _vmdk
 
 _VPC_COOKIE = b"conectix"
 _VPC_FOOTER = struct.Struct(">8s40xQ4xI")  # the cookie, the current size, the type of the disk
@@ -27,7 +28,7 @@ _VDI_WHOLE = (1, 2)  # dynamic and static; the others are undo and differencing 
 _VHDX_HEADERS = (64 << 10, 128 << 10)
 _VHDX_HEADER = struct.Struct("<4sIQ32x16s")  # the signature, the checksum, the sequence number, the log's GUID
 _PARALLELS_EXTENSION = struct.Struct("<56xQ")
-_VMDK_PARENT_ID = re.compile(r"^\s*parentCID\s*=\s*([0-9a-fA-F]+)", re.MULTILINE)
+_VMDK_PARENT_ID = r"(?m)^\s*parentCID\s*=\s*([0-9a-fA-F]+)"
 _VMDK_NO_PARENT = 0xFFFF_FFFF
 
 
@@ -87,7 +88,7 @@ def _require_whole_vdi(stream: t.BinaryIO, path: str) -> None:
 
 
 def _require_named_parent(stream: t.BinaryIO, path: str) -> None:
-    found = _VMDK_PARENT_ID.search(_headers.vmdk_text(stream))
+    found = re.search(_VMDK_PARENT_ID, _vmdk.text_with_parent(stream))
     differs = found is not None and int(found[1], 16) & _VMDK_NO_PARENT != _VMDK_NO_PARENT
     if differs and _headers.references(stream, "vmdk", path).backing_file is None:
         raise _with_parent("VMDK", path)

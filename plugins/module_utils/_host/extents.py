@@ -13,7 +13,8 @@ import fcntl
 import os
 import struct
 import typing as t
-from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 
 #: The file systems that let files share extents and tell which; the others need not be asked.
 SHARING = frozenset({"bcachefs", "btrfs", "ocfs2", "xfs"})

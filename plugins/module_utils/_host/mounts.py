@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
-_ESCAPED = re.compile(r"\\([0-7]{3})")
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+
+_ESCAPED = r"\\([0-7]{3})"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _parse(line: str) -> Mount:
 
 def _plain(text: str) -> str:
     """Blanks and backslashes are written as octal numbers."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
+    return re.sub(_ESCAPED, lambda found: chr(int(found[1], 8)), text)
 
 
 def _is_below(path: str, point: str) -> bool:

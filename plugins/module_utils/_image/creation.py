@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 
 
 def require_usable_base(base: Image, *, encrypted: bool = False) -> None:

@@ -11,11 +11,14 @@ nobody can see: to have one open the image is the only proof (HAZARDS H).
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import DIGESTS
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, Secret, key_option
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 
 #: The formats that can be encrypted.
 ENCRYPTED_FORMATS = ("qcow2", "luks")
@@ -27,14 +30,7 @@ HEADER_BYTES = 4 * 1024**2
 _LONGEST_TIME = 600_000
 #: What only a rewrite can change.
 FIXED = ("cipher_alg", "cipher_mode", "ivgen_alg", "ivgen_hash_alg", "hash_alg")
-CIPHERS = (
-    *("aes-128", "aes-192", "aes-256", "serpent-128", "serpent-192", "serpent-256"),
-    *("twofish-128", "twofish-192", "twofish-256", "cast5-128"),
-)
-MODES = ("xts", "cbc", "ctr", "ecb")
-GENERATORS = ("plain64", "plain", "essiv")
-#: Digests with their bytes, and the bytes of keys that ciphers take.
-DIGESTS = {"sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64, "ripemd160": 20}
+#: The bytes of keys that ciphers take.
 _ESSIV_KEYS = (16, 24, 32)
 
 

@@ -10,14 +10,16 @@ import functools
 import os
 import stat
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, QemuImgFailed, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
-from ansible_collections.kvmops.disk.plugins.module_utils._formats import unread as _unread
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 #: A chain deeper than this is taken for a mistake or an attack; libvirt's own limit is 200, sane chains have a few.
 DEEPEST_CHAIN = 64
@@ -73,7 +75,7 @@ class Image:
     backing_format: str | None = None
     data_file: str | None = None
     extents: tuple[str, ...] = ()
-    snapshots: tuple[_qcow2.Snapshot, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -118,31 +120,23 @@ def require_regular_file(path: str) -> None:
         raise UnsafeImage(f"{path}: is not a regular file, and only image files are converted", path=path)
 
 
-def inspect(
-    qemu_img: QemuImg,
-    path: str,
-    image_format: str | None = None,
-    *,
-    by_header: bool = False,
-    knows: Knows | None = None,
-) -> Image:
+def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, knows: Knows | None = None) -> Image:
     """The facts of the image at *path*, read as *image_format*, or as what its first bytes claim.
 
-    *by_header*: qemu-img is asked only where the header leaves a doubt, for a look at many images. *knows* is asked
-    about the extents of a VMDK, which QEMU opens at a mere look; without it, those are taken that bear its name.
+    *qemu_img* is asked only where the header leaves a doubt. *knows* is asked about the extents of a VMDK, which QEMU
+    opens at a mere look; without it, those are taken that bear its name.
 
     Nothing but the file itself is opened, whatever it refers to. Raises MissingImage, UnsafeImage (another format
     than *image_format*, a damaged header, features that nobody knows, content that QEMU does not see, references that
     it would follow at a mere look), or QemuImgFailed.
     """
     image_format, points_to, header = first_look(path, image_format, knows)
-    snapshots: tuple[_qcow2.Snapshot, ...] = ()
-    if header and header.snapshot_count:
-        with _headers.open_image(path) as stream:
-            snapshots = _qcow2.read_snapshots(stream, header, path)
-    told = (by_header and _told_by_header(path, image_format, header)) or _told(qemu_img, path, image_format)
+    snapshots = _snapshots(path, header) if header and header.snapshot_count else ()
+    told = _told_by_header(path, image_format, header) or _told(qemu_img, path, image_format)
     if image_format == "vpc":
-        _require_true_size(path, told["virtual-size"])
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_true_size
+
+        require_true_size(path, told["virtual-size"])
     data_files = tuple(_headers.resolve(name, path) or name for name in points_to.data_files)
     return Image(
         path=path,
@@ -180,9 +174,9 @@ def first_look(
         points_to = _headers.references(stream, image_format, path)
         header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
         if image_format not in ("raw", "qcow2"):
-            _unread.require_nothing_unread(stream, image_format, path)
-    if image_format == "vmdk" and points_to.data_files:
-        _require_own_extents(points_to.data_files, path, knows)
+            from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_sound
+
+            require_sound(stream, image_format, path, points_to.data_files, knows)
     if header and header.unknown_incompatible:
         raise UnsafeImage(
             f"{path}: the image needs features that no known QEMU has "
@@ -273,42 +267,21 @@ def _resolved(reference: str | None, path: str) -> str | None:
     return (_headers.resolve(reference, path) or reference) if reference is not None else None
 
 
-def _require_own_extents(extents: tuple[str, ...], path: str, knows: Knows | None) -> None:
-    """QEMU opens the extents of a VMDK at a mere look, so that only those may be there that belong to it."""
-    for extent in extents:
-        file = _headers.resolve(extent, path)
-        if file is None or not (knows(file) if knows else _headers.is_own_extent(extent, path)):
-            unlike = "" if knows else "is something else than a file beside it that bears its name, and which "
-            way_out = ": name it as well, or set trusted=true if you know that it belongs there" if knows else ""
-            raise UnsafeImage(
-                f"{path}: its descriptor keeps its data in {extent!r}, which {unlike}the task does not name: "
-                f"not followed{way_out}",
-                path=path,
-            )
-        with _headers.open_image(file) as stream:
-            if _headers.recognise(stream) == "vmdk" and _headers.references(stream, "vmdk", file).data_files:
-                raise UnsafeImage(f"{path}: its extent {extent!r} points to further files: not followed", path=path)
+def _snapshots(path: str, header: _qcow2.Header) -> tuple[Snapshot, ...]:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import read_snapshots
 
-
-def _require_true_size(path: str, virtual_size: int) -> None:
     with _headers.open_image(path) as stream:
-        _unread.require_true_size(stream, virtual_size, path)
+        return read_snapshots(stream, header, path)
 
 
 def _told(qemu_img: QemuImg, path: str, image_format: str) -> dict[str, t.Any]:
     try:
         return qemu_img.info(path, image_format)
     except QemuImgFailed:
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_replayed
+
         require_replayed(path, image_format)
         raise
-
-
-def require_replayed(path: str, image_format: str) -> None:
-    """Raises UnsafeImage where QEMU could not open the image at *path* because it has a log to be replayed."""
-    if image_format == "vhdx":
-        with _headers.open_image(path) as stream:
-            if _unread.names_log(stream):
-                raise _unread.not_replayed(path)
 
 
 def _told_by_header(path: str, image_format: str, header: _qcow2.Header | None) -> dict[str, t.Any] | None:

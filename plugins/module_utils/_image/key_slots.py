@@ -20,62 +20,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, Secret
 
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+
 _LONGEST_SECRET = 64 * 1024
-_SECRET: dict[str, t.Any] = {
-    "secret": {"type": "str", "no_log": True},
-    "secret_file": {"type": "path", "no_log": False},
-}
-_EITHER: dict[str, t.Any] = {
-    "mutually_exclusive": [("secret", "secret_file")],
-    "required_one_of": [("secret", "secret_file")],
-}
-_OPENERS: dict[str, t.Any] = {
-    **_SECRET,
-    "backing_secret": {"type": "str", "no_log": True},
-    "backing_secret_file": {"type": "path", "no_log": False},
-}
-_OPENING: dict[str, t.Any] = {
-    "mutually_exclusive": [*_EITHER["mutually_exclusive"], ("backing_secret", "backing_secret_file")],
-    "required_one_of": _EITHER["required_one_of"],
-}
-#: Of modules that open an image which may be encrypted, with what it reads, or by itself.
-OPENING_SPEC: dict[str, t.Any] = {"encryption": {"type": "dict", "options": _OPENERS, **_OPENING}}
-SECRET_SPEC: dict[str, t.Any] = {"encryption": {"type": "dict", "options": _SECRET, **_EITHER}}
-_NEW: dict[str, t.Any] = {
-    **_OPENERS,
-    "cipher_alg": {"type": "str", "choices": list(_encryption.CIPHERS)},
-    "cipher_mode": {"type": "str", "choices": list(_encryption.MODES)},
-    "ivgen_alg": {"type": "str", "choices": list(_encryption.GENERATORS)},
-    "ivgen_hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
-    "hash_alg": {"type": "str", "choices": list(_encryption.DIGESTS)},
-    "iter_time": {"type": "int"},
-}
-#: Of a module that makes encrypted images, each with one key, and of one that changes their keys, too.
-NEW_SPEC: dict[str, t.Any] = {"encryption": {"type": "dict", "options": _NEW, **_OPENING}}
-ENCRYPTION_SPEC: dict[str, t.Any] = {
-    "encryption": {
-        "type": "dict",
-        "options": {
-            **_NEW,
-            "keys": {
-                "type": "list",
-                "elements": "dict",
-                "no_log": False,
-                "default": [],
-                "options": {
-                    **_SECRET,
-                    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-                    "slot": {"type": "int"},
-                },
-                **_EITHER,
-            },
-        },
-        **_OPENING,
-    },
-}
 
 
 def wish_from(params: dict[str, t.Any] | None) -> EncryptionWish | None:

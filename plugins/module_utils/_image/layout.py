@@ -11,26 +11,14 @@ because a refusal by qemu-img comes after the damage (HAZARDS A2, C6).
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, OVERLAY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
 
-#: The formats that a task may ask for, in qemu-img's words.
-FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")
-#: Those that qemu-img reads and does not write, where it was built with them.
-READ_ONLY_FORMATS = ("bochs", "cloop", "dmg")
-#: The formats whose images can have a backing file.
-OVERLAY_FORMATS = ("qcow2", "qed", "vmdk", "qcow")
-#: Those of which QEMU can change it (bdrv_change_backing_file in its block drivers).
-REBASEABLE_FORMATS = ("qcow2", "qed")
-#: The formats that qemu-img can resize.
-RESIZABLE_FORMATS = ("raw", "qcow2", "qed", "luks")
-
-PREALLOCATIONS = ("off", "metadata", "falloc", "full")
-#: VMware's words for the same choice.
-ALLOCATIONS = {"thin": "off", "lazy_zeroed_thick": "falloc", "eager_zeroed_thick": "full"}
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 
 #: The kinds of VMDK that keep their data in extents, files beside their descriptor; whether those are sparse files of a
 #: format of their own.

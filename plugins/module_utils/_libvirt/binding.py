@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import traceback
 import typing as t
@@ -18,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     MissingLibrary,
     NoAnswer,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off
 
 #: The binding; loaded with the first connection, since most runs of an image module need none.
 libvirt: t.Any = None
@@ -47,7 +47,7 @@ def load() -> None:
     binding.registerErrorHandler(lambda _context, _error: None, None)  # errors arrive as exceptions, not on stderr too
     binding.virEventRegisterDefaultImpl()
     libvirt = binding
-    with without_signals():  # which are for the main thread
+    with put_off():  # which are for the main thread
         threading.Thread(target=_serve_events, daemon=True).start()
 
 
@@ -108,7 +108,7 @@ def answered(
     """
     limit = PATIENCE if seconds is None else seconds
     asked = _Call(call, arguments)
-    with without_signals():
+    with put_off():
         asked.start()
         asked.join(limit)
         if asked.is_alive():
@@ -169,13 +169,3 @@ class _Call(threading.Thread):
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
         self.error = error
         return True
-
-
-@contextmanager
-def without_signals() -> t.Iterator[None]:
-    """Keeps signals until the block is over; threads that are begun in it never get one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

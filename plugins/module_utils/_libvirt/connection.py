@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import failure, translated

@@ -15,7 +15,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import asked_about, failure, translated
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import CommitNodes, commit_nodes
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import CommitNodes
 
 #: The namespace of what this collection writes into a domain's metadata.
 METADATA_URI = "urn:kvmops:disk:1"
@@ -302,6 +304,8 @@ class Domain:
 
         libvirt does not tell, so QEMU's monitor is asked, as in flush(). Raises LibvirtFailed.
         """
+        from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import commit_nodes
+
         what = f"{self.name}: cannot see what is merged below {target}"
         jobs = self._ask_monitor(what, "query-block-jobs")
         return commit_nodes(target, jobs, self._ask_monitor(what, "query-named-block-nodes", {"flat": True}))

@@ -11,7 +11,8 @@ the images.
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish
 
 
 def facts(plan: Plan, observed: Observed) -> dict[str, t.Any]:

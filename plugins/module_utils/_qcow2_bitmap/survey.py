@@ -5,21 +5,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap, Bits
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed, Source
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 def observe(qemu_img: QemuImg, wish: BitmapWish) -> Observed:
     """The image of *wish* and its bitmaps. Raises DiskError where it cannot be read."""
-    image = _image.inspect(qemu_img, wish.path, "qcow2", by_header=True)
+    image = _image.inspect(qemu_img, wish.path, "qcow2")
     with _headers.open_image(wish.path) as stream:
         header = _qcow2.read_header(stream, wish.path)
         bitmaps = _bitmaps.read_bitmaps(stream, header, wish.path)

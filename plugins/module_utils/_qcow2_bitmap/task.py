@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap import result as _result
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.survey import observe
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.wish import BitmapWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.decision import Observed
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_bitmap.work import Work
 
 _TO_DO = "work on its bitmaps"
@@ -36,7 +36,7 @@ _TO_DO = "work on its bitmaps"
 class BitmapTask(InPlaceTask):
     """The bitmap is to be as *wish* says. What only a change needs is loaded for one."""
 
-    verb = _leftovers.BITMAP
+    verb = _verbs.BITMAP
 
     def __init__(self, module: AnsibleModule, wish: BitmapWish) -> None:
         super().__init__(module, wish.path, wish.openers)
@@ -49,7 +49,7 @@ class BitmapTask(InPlaceTask):
         return _result.facts(plan, observe(self.qemu_img, self.wish) if plan else self._observed)
 
     def _plan(self, operation: Operation | None) -> Plan:
-        if any(_users.is_locked(path, against_readers=True) for path in self.wish.files):
+        if any(_image_locks.is_locked(path, against_readers=True) for path in self.wish.files):
             self._require_unused()  # the bitmaps of an image that is open are in the memory of whoever has it open
         observed = self._observed = observe(self.qemu_img, self.wish)
         self.unlock(observed.image)
@@ -70,7 +70,7 @@ class BitmapTask(InPlaceTask):
         """The image that bitmaps are merged from, if it is another one, which its secret opens from now on."""
         if self.wish.file is None:
             return ()
-        source = _image.inspect(self.qemu_img, self.wish.file, "qcow2", by_header=True)
+        source = _image.inspect(self.qemu_img, self.wish.file, "qcow2")
         if self.wish.source_openers is not None:
             self.qemu_img = _key_slots.unlocked(self.qemu_img, [source], self.wish.source_openers)
         return (source,)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import Leftovers
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import Leftovers
 
 
 def settling(left: Leftovers, plan: Plan, discard: t.Callable[[], None]) -> tuple[Step, ...]:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import asdict
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import cut_short
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import Finding
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import Finding
 
 # Those whose leaked clusters it gives back, and those whose corruptions it repairs.
 _GIVES_BACK = ("qcow2", "parallels")

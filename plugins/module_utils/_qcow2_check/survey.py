@@ -10,11 +10,14 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import unread as _unread
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header
+from ansible_collections.kvmops.disk.plugins.module_utils._image import foreign as _foreign
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding, cut_of
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish
 
 
 def header(wish: CheckWish) -> Header | None:
@@ -34,7 +37,7 @@ def check(qemu_img: QemuImg, wish: CheckWish, found: Header | None) -> Finding:
     except QemuImgFailed:
         if wish.repair == "all" and wish.format == "vhdx" and _has(_unread.names_log, wish):
             return Finding(CheckResult("corrupt"), wish.format, pending_log=True)
-        _image.require_replayed(wish.path, wish.format)
+        _foreign.require_replayed(wish.path, wish.format)
         raise
     if found is None:
         extension = wish.format == "parallels" and _has(_unread.has_extension, wish)

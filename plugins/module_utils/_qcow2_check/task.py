@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check import decision as _decision
@@ -17,17 +17,20 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.decision_
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.wish import CheckWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_check.work import Work
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 
 
 class CheckTask(InPlaceTask):
     """The image is to be in order, as far as *wish* allows to repair it."""
 
-    verb = _leftovers.REPAIR
+    verb = _verbs.REPAIR
 
     def __init__(self, module: AnsibleModule, wish: CheckWish) -> None:
         super().__init__(module, wish.path, wish.openers)
@@ -66,7 +69,7 @@ class CheckTask(InPlaceTask):
 
     def _require_unused(self) -> None:
         """A check needs an image that nobody writes; a repair one that nobody uses at all."""
-        if self.wish.repair != "none" or _users.is_locked(self.path, against_readers=True):
+        if self.wish.repair != "none" or _image_locks.is_locked(self.path, against_readers=True):
             self.surroundings.require_unused(self.path, self.wish.to_do, running)
 
     def _settled(self, plan: Plan, work: Work, operation: Operation | None) -> Plan:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import (
@@ -14,19 +13,22 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import 
     require_no_bitmaps,
     require_no_snapshots,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     InvalidRequest,
     MissingImage,
     UnsafeImage,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 
 
 @dataclass(frozen=True)

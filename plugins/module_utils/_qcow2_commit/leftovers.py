@@ -8,18 +8,21 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 def record(observed: Observed, removed: t.Iterable[str], stage: str) -> dict[str, t.Any]:
@@ -56,7 +59,7 @@ def settling(
     for path in paths:
         left = _leftovers.left_on(path, formats.get(path), operation)
         own = left.half_merged is not None and any(is_same(left.half_merged, one.path) for one in above)
-        steps += _settle.settle(left, qemu_img, finishing=_leftovers.COMMIT if own else None)
+        steps += _settle.settle(left, qemu_img, finishing=_verbs.COMMIT if own else None)
     return tuple(steps)
 
 
@@ -78,6 +81,6 @@ def is_same(one: str, other: str) -> bool:
 
 def _note(path: str, operation: Operation | None) -> dict[str, t.Any]:
     """What a dead run that merged noted beside *path*; nothing of any other."""
-    note = _lock.notes(operation)(path)
-    is_ours = note is not None and not note.get("alive") and note.get("verb") == _leftovers.COMMIT
+    note = _beside.notes(operation)(path)
+    is_ours = note is not None and not note.get("alive") and note.get("verb") == _verbs.COMMIT
     return note if note and is_ours else {}

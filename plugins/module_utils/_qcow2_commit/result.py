@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import replace
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Fate
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Fate
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 def result(plan: Plan, fate: Fate, qemu_img: QemuImg, *, verified: bool, check_mode: bool) -> dict[str, t.Any]:

@@ -7,29 +7,33 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.leftovers import is_same
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import GIVE_THEM_UP, Surroundings, running
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import GIVE_THEM_UP, Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 class CommitSurvey:
@@ -117,7 +121,7 @@ class CommitSurvey:
             return
         readers = self._surroundings.readers(images)
         for path in images:
-            _users.require_unused(path, self._surroundings.users, "remove it after its merge")
+            _unused.require_unused(path, self._surroundings.users, "remove it after its merge")
             others = [reader for reader in readers.of(path) if reader not in images]
             _dependents.require_none(path, others, "remove it after its merge", "remove its record")
 
@@ -153,10 +157,10 @@ class CommitSurvey:
         """Raises where a domain has an image that goes, or that will be no disk of its own any more."""
         ends = f"{self._wish.end} it after its merge into {observed.base.path}"
         if self._wish.end == "remove":
-            _users.require_unused(observed.overlay.path, users, ends)
+            _unused.require_unused(observed.overlay.path, users, ends)
         for image in observed.between:
             found = [user for user in users if self._wish.end != "keep" or user.role == "disk"]
-            _users.require_unused(image.path, found, f"write to {observed.base.path}, below it")
+            _unused.require_unused(image.path, found, f"write to {observed.base.path}, below it")
 
     def _require_no_siblings(self, observed: Observed) -> None:
         """Raises HasDependents where other overlays read what is written, what that makes no disk any more, or what

@@ -11,11 +11,8 @@ from contextlib import AbstractContextManager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
-from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import leftovers as _leftovers
@@ -24,10 +21,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.result i
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.survey import CommitSurvey
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.work import Work
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import COMMIT, MERGED, MERGING
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import noting
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import noting
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import COMMIT, MERGED, MERGING
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 
 
 class CommitTask(InPlaceTask):

@@ -6,27 +6,30 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import leftovers as _leftovers
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.survey import CommitSurvey
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import length
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import MERGED
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import MERGED
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding, keeping
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.survey import CommitSurvey
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
 
 
 class Work:
@@ -55,7 +58,7 @@ class Work:
         expected = _staging.file_identity(overlay.path)
         self._make_empty(observed)
         _staging.resemble(new_file.name, overlay.path)
-        _users.require_unused(overlay.path, (), "empty it after its merge")
+        _unused.require_unused(overlay.path, (), "empty it after its merge")
         new_file.replace(expected)
         new_file.commit()
 

@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from typing import TYPE_CHECKING
+
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust, require_not_corrupt
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.wish import CompareWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import counting as _counting
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.wish import CompareWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 _TO_DO = "compare it"
 
@@ -39,7 +44,7 @@ def _require_still(qemu_img: QemuImg, chain: tuple[Image, ...], surroundings: Su
     top = chain[0]
     require_not_corrupt(chain)
     require_whole(chain)
-    _surroundings.require_settled(qemu_img, top.path, top.format, _lock.look(top.path))
-    surroundings.require_unused(top.path, _TO_DO, _surroundings.running_as_disk, locks=False)
+    _still.require_settled(qemu_img, top.path, top.format, _beside.look(top.path))
+    surroundings.require_unused(top.path, _TO_DO, _counting.running_as_disk, locks=False)
     for image in chain:
-        _surroundings.require_unwritten(image)
+        _still.require_unwritten(image)

@@ -12,14 +12,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.wish import wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     wish, progress = wish_from(module.params), Progress.wanted()
-    qemu_img = QemuImg.find().limiting(not wish.trusted)
+    qemu_img = _door.find(limited=not wish.trusted)
     qemu_img, (one, other) = _survey.look(qemu_img, wish, Surroundings.at(module.params["uri"]))
     subject = f"{os.path.basename(one.path)} and {os.path.basename(other.path)}"
     compare = qemu_img.identical if wish.strict else qemu_img.same_content

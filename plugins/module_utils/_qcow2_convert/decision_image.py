@@ -6,19 +6,21 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Recipe
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import HEADER_BYTES
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import facts
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 
 #: What is wrong with an image that is to be made anew in any case, and with one that looks right.
 IS_THERE, HAS_OTHER_CONTENT = "is there", "has other content"

@@ -8,14 +8,16 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import require_usable_base
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import require_provable
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_not_corrupt
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 
 
 def find_snapshot(image: Image, name: str) -> Snapshot:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Recipe
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 class Comparison:

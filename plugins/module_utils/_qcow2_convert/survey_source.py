@@ -16,17 +16,20 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Na
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed, SourceFiles
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.survey_comparison import Comparison, file_state
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import counting as _counting
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 #: The formats that no QEMU is built without.
 _ALWAYS_THERE = ("raw", "qcow2", "luks")
@@ -110,12 +113,12 @@ class SourceSurvey:
         source = self._trust.look(self.qemu_img, wish.src, wish.src_format)
         require_whole((*source, *base))
         self._unlock(source)
-        _surroundings.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
+        _still.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
         snapshot = _obstacles.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None
         found = Observed(source, base, snapshot, self._names(source, base))
         _obstacles.require_convertible(wish, found)
         for image in (*source, *base):
-            _surroundings.require_unwritten(image)
+            _still.require_unwritten(image)
         return found
 
     def _names(self, source: t.Sequence[Image], base: t.Sequence[Image]) -> Names:
@@ -144,7 +147,7 @@ class SourceSurvey:
         if openers is not None:
             self.qemu_img = _key_slots.unlocked(self.qemu_img, chain, openers)
         _encryption.require_secret(chain, openers, "compare it")
-        _surroundings.require_unwritten(chain[0])
+        _still.require_unwritten(chain[0])
         found = self.found
         recipe = _decision_image.recipe(self._wish, found)
         return self._comparison.compare(self.qemu_img, recipe, found.size, found.source, chain)
@@ -152,10 +155,10 @@ class SourceSurvey:
     def _require_unused(self) -> None:
         """Raises where reading the source, or writing the destination, would hurt somebody."""
         wish, around = self._wish, self._surroundings
-        around.require_unused(wish.src, "convert it", _surroundings.running_as_disk, locks=False)
-        around.require_unused(wish.dest, "put a new image there", _surroundings.running, locks=False)
+        around.require_unused(wish.src, "convert it", _counting.running_as_disk, locks=False)
+        around.require_unused(wish.dest, "put a new image there", _counting.running, locks=False)
         if self._dest is not None:
-            _surroundings.require_unlocked(wish.dest, "replace it", _lock.PATIENCE)
+            _still.require_unlocked(wish.dest, "replace it", _lock.PATIENCE)
             around.require_no_saved_state(wish.dest, "replace it")
             around.require_no_dependents(wish.dest, "replace it", "choose another dest")
         if wish.remove_src:

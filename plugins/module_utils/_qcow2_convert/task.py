@@ -12,10 +12,7 @@ from contextlib import AbstractContextManager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import survey as _survey
@@ -23,12 +20,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decisio
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.result import result
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.survey_comparison import Comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import CONVERT
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import noting
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import noting
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import CONVERT
 from ansible_collections.kvmops.disk.plugins.module_utils._task.attributes import dress
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task_source import SourceWalk
 
 
@@ -73,7 +73,7 @@ class ConversionTask(InPlaceTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         wish, self._source = self.wish, None
-        note = _lock.notes(operation)(wish.src)
+        note = _beside.notes(operation)(wish.src)
         dest = _survey.destination(wish, self.qemu_img)
         if dest is not None and dest.encrypted and wish.update != "always":
             self.unlock(dest)

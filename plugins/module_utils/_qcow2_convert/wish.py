@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import (
@@ -15,7 +15,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
     Openers,
     require_valid,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
     absolute,
@@ -23,6 +22,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import
     overcommit_from,
     search_paths_from,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 
 #: When a destination that exists is made anew.
 UPDATES = ("missing", "changed", "always")

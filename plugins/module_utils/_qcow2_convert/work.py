@@ -12,16 +12,18 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed, SourceFiles
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.survey_comparison import file_state
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phases
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import Observed, SourceFiles
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 class Work:
@@ -62,7 +64,7 @@ class Work:
         if replaced is None:
             new_file.publish()
         else:
-            _surroundings.require_unlocked(wish.dest, "replace it", _lock.PATIENCE)
+            _still.require_unlocked(wish.dest, "replace it", _lock.PATIENCE)
             new_file.replace(replaced)
             new_file.commit()
         self.verified = wish.verify
@@ -75,7 +77,7 @@ class Work:
         """Removes the source. Raises DiskError where somebody has touched or opened *files* meanwhile."""
         src, paths = self._wish.src, files.paths
         states = tuple(map(file_state, paths))
-        if states != files.states or any(map(_users.is_locked, paths)):
+        if states != files.states or any(map(_image_locks.is_locked, paths)):
             raise DiskError(f"{src}: is in use by now: the source was kept", path=src)
         if self._operation is not None and len(paths) > 1:  # whoever is killed in between leaves only a part of it
             self._operation.note(src, source=src, dest=self._wish.dest, removing=self._wish.dest)

@@ -6,20 +6,17 @@
 from __future__ import annotations
 
 import os
-import stat
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import KeyChanges
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import Standing
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import KeyChanges
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 @dataclass(frozen=True)
@@ -40,20 +37,18 @@ def look(qemu_img: QemuImg, wish: ImageWish) -> Found:
     image = _existing(qemu_img, wish)
     if image is None:
         return Found(None, None, qemu_img)
+    if wish.encryption is None and not image.encrypted:
+        return Found(image, None, qemu_img)
+    from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
+    from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
+
     _encryption.require_same_kind(wish.encryption, image)
     if wish.encryption is None:
         return Found(image, None, qemu_img)
     opening = _key_slots.opening(qemu_img, image, wish.encryption.secrets)
     changes = _encryption.key_changes(wish.encryption, image, opening)
     return Found(image, changes, qemu_img.unlocking([Layer(image.path, image.format, changes.opener)]))
-
-
-def standing(path: str) -> Standing | None:
-    """What stands at *path*, None for nothing; a link is looked at itself."""
-    if not os.path.lexists(path):
-        return None
-    mode = os.lstat(path).st_mode
-    return Standing(stat.S_ISREG(mode) or stat.S_ISLNK(mode), len(_file_set.files(path)) - 1)
 
 
 def _existing(qemu_img: QemuImg, wish: ImageWish) -> Image | None:

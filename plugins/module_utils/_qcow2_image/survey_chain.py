@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase_wish as _rebase_wish
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, MissingImage, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed, require_usable_base
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 
 def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image.Image, ...]:
@@ -43,7 +46,7 @@ def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image
 
 def wanted_rebase(qemu_img: QemuImg, wish: ImageWish, image: _image.Image) -> _rebase.Rebase | None:
     """The image between the files that it reads and those that it is to read; None where they are the same."""
-    if not _rebase.is_wanted(wish.rebase_wish, image):
+    if not _rebase_wish.is_wanted(wish.rebase_wish, image):
         return None
     base = wanted_below(qemu_img, wish, f"have {image.path} read it")
     found = _rebase.Rebase(image, base, rewrites=_rebase.rewrites(wish.rebase_wish, image))
@@ -112,7 +115,7 @@ def _read_now(qemu_img: QemuImg, image: _image.Image) -> tuple[_image.Image, ...
 
 
 def _require_unwritten(path: str, to_do: str) -> None:
-    if _users.is_locked(path, against_readers=True):
+    if _image_locks.is_locked(path, against_readers=True):
         raise ImageInUse(
             f"{path}: is open for writing, asked to {to_do}: what its user writes would change what is read of it: "
             "stop that first",

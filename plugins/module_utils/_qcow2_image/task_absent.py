@@ -9,14 +9,16 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import plan_remove
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import survey_removal as _survey_removal
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_remove import plan_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import RemovalWish, removal_from
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import anybody, running
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import anybody, running
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 
 
 class AbsentTask(InPlaceTask):
@@ -35,7 +37,7 @@ class AbsentTask(InPlaceTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         first = self.settling(None, operation)
-        plan = plan_remove(self.path, _survey.standing(self.path), lambda: _file_set.remove(self.path))
+        plan = plan_remove(self.path, _survey_removal.standing(self.path), lambda: _file_set.remove(self.path))
         if plan:
             self.surroundings.require_unused(self.path, "remove it", running if self.wish.force else anybody)
             self.require_no_dependents("remove it")

@@ -6,13 +6,9 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import RebaseWish
-from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
-from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase_wish import RebaseWish
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
     absolute,
@@ -20,6 +16,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import
     overcommit_from,
     search_paths_from,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import EncryptionWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class ImageWish:
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
         self.layout.require_valid(size=self.size, overlay=bool(self.backing_file))
-        _encryption.require_valid(self.encryption, self.layout.format)
+        if self.encryption is not None or self.layout.format == "luks":
+            from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import require_valid
+
+            require_valid(self.encryption, self.layout.format)
         self.rebase_wish.require_valid(self.path)
 
     @property
@@ -71,7 +74,7 @@ def wish_from(params: t.Mapping[str, t.Any]) -> ImageWish:
         layout=layout_from(params),
         size=parse_size(size) if size is not None else None,
         backing_file=absolute(backing_file, "backing_file") if backing_file else backing_file,
-        encryption=_key_slots.wish_from(params["encryption"]),
+        encryption=_encryption_from(params["encryption"]),
         max_overcommit=overcommit_from(params),
         **{name: params[name] for name in ("backing_format", "shrink", "rebase", "trusted")},
     )
@@ -83,3 +86,11 @@ def removal_from(params: t.Mapping[str, t.Any]) -> RemovalWish:
     """The wish of a task with state=absent. Raises InvalidRequest where it names no image, or no directory."""
     search_paths_from(params)
     return RemovalWish(absolute(params["path"], "path"), params["force"])
+
+
+def _encryption_from(params: dict[str, t.Any] | None) -> EncryptionWish | None:
+    if params is None:
+        return None
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import wish_from
+
+    return wish_from(params)

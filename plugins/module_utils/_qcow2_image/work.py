@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, field
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Key
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Key
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
 @dataclass

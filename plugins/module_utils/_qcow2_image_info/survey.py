@@ -14,11 +14,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import once
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.wish import InfoWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.repair import CHECKED_FORMATS, Finding, cut_of
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.wish import InfoWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
 
 #: More ranges than these are no answer for a playbook, which would hold each of them as a dictionary.
 MOST_RANGES = 100_000
@@ -80,7 +82,7 @@ class Survey:
 
     def _inspect(self, named: tuple[str, str]) -> _image.Image:
         path, image_format = named
-        return _image.inspect(self.qemu_img, path, image_format, by_header=True, knows=self.trust.knows)
+        return _image.inspect(self.qemu_img, path, image_format, knows=self.trust.knows)
 
     def _facts(self, image: _image.Image) -> Facts:
         facts = image.facts()
@@ -135,7 +137,7 @@ class Survey:
         if cut is not None or image.format not in CHECKED_FORMATS:
             return Finding(CheckResult("unsupported"), cut=cut).facts()
         _require_no_secret((image,))
-        _surroundings.require_unwritten(image)
+        _still.require_unwritten(image)
         external_data = image.format == "qcow2" and image.data_file is not None
         found = self.qemu_img.check(image.path, image.format, external_data=external_data)
         return Finding(found, image.format, image.corrupt, image.dirty, external_data, cut).facts()

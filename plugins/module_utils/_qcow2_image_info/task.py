@@ -10,7 +10,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.survey import Facts, Survey, files_meant
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.wish import wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 
@@ -20,7 +20,7 @@ def run(module: AnsibleModule) -> Facts:
     files = files_meant(wish.paths, wish.recurse)
     surroundings = Surroundings.at(module.params["uri"], module.params["search_paths"])
     dependents = surroundings.readers(files) if wish.dependents else None
-    survey = Survey(QemuImg.find().limiting(not wish.trusted), wish, files, dependents)
+    survey = Survey(_door.find(limited=not wish.trusted), wish, files, dependents)
 
     def attempt(path: str) -> Facts | DiskError:
         try:

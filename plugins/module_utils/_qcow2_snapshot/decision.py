@@ -7,16 +7,19 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import asdict, dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import MOST_SNAPSHOTS, Snapshot, SnapshotEntry
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import MOST_SNAPSHOTS
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot, SnapshotEntry
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_writable_alone
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import LONGEST_NAME, SnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 #: Bytes of an entry of the snapshot table, without its name; QEMU writes fewer.
 _ENTRY = 128

@@ -9,25 +9,28 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import reverting as _reverting
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 
 def observe(qemu_img: QemuImg, wish: SnapshotWish) -> Observed:
     """The image and its snapshots. Raises DiskError where it cannot be read."""
-    image = _image.inspect(qemu_img, wish.path, "qcow2", by_header=True)
+    image = _image.inspect(qemu_img, wish.path, "qcow2")
     with _headers.open_image(wish.path) as stream:
         header = _qcow2.read_header(stream, wish.path)
-        entries = _qcow2.read_snapshot_table(stream, header, wish.path)
+        entries = _snapshots.read_snapshot_table(stream, header, wish.path)
         name = str(wish.name).encode() if wish.state == "reverted" else None
         wished = [entry for entry in entries if entry.name == name]
-        at_snapshot = bool(wished) and _qcow2.is_at_snapshot(stream, header, wished[0], wish.path)
+        at_snapshot = bool(wished) and _snapshots.is_at_snapshot(stream, header, wished[0], wish.path)
     return Observed(image, entries, max([header.l1_entries, *(entry.l1_entries for entry in wished)]), at_snapshot)
 
 
@@ -47,7 +50,7 @@ def facts_of_revert(wish: SnapshotWish, observed: Observed) -> dict[str, t.Any]:
     """By these the next run knows whether the disk is what it was, what it is to be, or neither."""
     found = [entry.snapshot for entry in observed.entries if entry.name == str(wish.name).encode()]
     return {
-        "layer": _leftovers.active_layer(wish.path),
+        "layer": _reverting.active_layer(wish.path),
         "snapshot": wish.name,
         "snapshot_id": found[0].id if found else None,
     }

@@ -8,28 +8,28 @@ from __future__ import annotations
 import functools
 import os
 import typing as t
-from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.wish import SnapshotWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import recorded
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import verbs as _verbs
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import running
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import Observed
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.work import Work
 
-_VERBS = {"present": _leftovers.CREATE, "absent": _leftovers.DELETE, "reverted": _leftovers.REVERT}
+_VERBS = {"present": _verbs.CREATE, "absent": _verbs.DELETE, "reverted": _verbs.REVERT}
 _TO_DO = {"present": "take or delete a snapshot", "absent": "delete a snapshot", "reverted": "revert it"}
 
 
@@ -47,17 +47,17 @@ class SnapshotTask(InPlaceTask):
 
     def result(self, plan: Plan) -> dict[str, t.Any]:
         if plan and not self.check_mode:
-            image = _image.inspect(self.qemu_img, self.path, "qcow2", by_header=True)
+            image = _image.inspect(self.qemu_img, self.path, "qcow2")
         else:
             image = _result.predicted(plan, self.wish, self._observed)
         return _result.facts(plan, image, self._removed)
 
     def _plan(self, operation: Operation | None) -> Plan:
-        if self._reverting and _users.is_locked(self.path, against_readers=True):
+        if self._reverting and _image_locks.is_locked(self.path, against_readers=True):
             self._require_unused()  # what is read while somebody writes it proves nothing
         observed = self._observed = _survey.observe(self.qemu_img, self.wish)
         self.unlock(observed.image)
-        first = self.settling("qcow2", operation, finishing=_leftovers.REVERT if self._reverting else None)
+        first = self.settling("qcow2", operation, finishing=_verbs.REVERT if self._reverting else None)
         if not self._reverting:
             self._removed = [entry.snapshot.name for entry in _decision.removals(self.wish, observed)]
         plan = _decision.plan_snapshots(self.wish, observed, lambda: self._work(operation))

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import openers_from
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
     absolute,
     require_usable_name,
     search_paths_from,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 
 #: QEMU keeps the first 255 bytes of a longer name, and never finds it again (HAZARDS E3).
 LONGEST_NAME = 255

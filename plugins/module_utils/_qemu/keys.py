@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field, replace
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import LOOK_SECONDS, Runner
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, Secret, key_option, node
 

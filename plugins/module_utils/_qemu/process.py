@@ -12,8 +12,10 @@ import signal
 import subprocess
 import time
 import typing as t
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._signals import let_come, put_off
 
 #: Seconds between two calls of a listener.
 LISTEN_SECONDS = 0.5
@@ -81,8 +83,11 @@ def run(
     an argument that no program can be given.
     """
     bounds = [bound for bound in (seconds, ways.limits.seconds) if bound is not None]
-    with _started(argv, ways) as process, ExitStack() as cut_short:
-        cut_short.callback(process.communicate if ways.to_the_end else process.kill)
+    with ExitStack() as whole:
+        with _starting(ways):
+            process = whole.enter_context(_started(argv, ways))
+            cut_short = whole.enter_context(ExitStack())
+            cut_short.callback(process.communicate if ways.to_the_end else process.kill)
         try:
             said, complained = _hear_out(process, min(bounds, default=None), ways.limits.idle_seconds, most, listen)
         except (TooLong, TooMuch):
@@ -99,8 +104,10 @@ def serving(argv: t.Sequence[str], ways: Ways, ready: t.Callable[[], bool], seco
     Raises TooLong where that takes more than *seconds*, and ChildProcessError, with what it said, where it ends.
     """
     deadline = time.monotonic() + seconds
-    with _started(argv, ways) as process, ExitStack() as at_the_end:
-        at_the_end.callback(process.kill)
+    with ExitStack() as whole:
+        with _starting(ways):
+            process = whole.enter_context(_started(argv, ways))
+            whole.callback(process.kill)
         while not ready():
             if process.poll() is not None:
                 raise ChildProcessError(process.communicate()[1].decode(errors="replace").strip()[-4000:])
@@ -108,6 +115,15 @@ def serving(argv: t.Sequence[str], ways: Ways, ready: t.Callable[[], bool], seco
                 raise TooLong
             time.sleep(0.005)
         yield
+
+
+def _starting(ways: Ways) -> AbstractContextManager[None]:
+    """Signals come when the program is there and known: one that comes in a fork is lost (Python acts upon it in a hook
+    of the fork, whose errors are ignored), and one right after it would leave a program at work that nobody waits for.
+
+    What only looks may be left so, and starts faster.
+    """
+    return nullcontext() if ways == Ways() else put_off()
 
 
 def _started(argv: t.Sequence[str], ways: Ways) -> subprocess.Popen[bytes]:
@@ -204,7 +220,9 @@ def _environment(limits: Limits) -> dict[str, str]:
 
 def _preparation(ways: Ways) -> t.Callable[[], object] | None:
     """For the child, before it becomes the program. What it needs is loaded before the fork."""
-    tasks: list[t.Callable[[], object]] = []
+    if ways == Ways():
+        return None
+    tasks: list[t.Callable[[], object]] = [let_come]
     if ways.dies_with_us:
         import ctypes  # loaded where something is written
 
@@ -214,7 +232,7 @@ def _preparation(ways: Ways) -> t.Callable[[], object] | None:
     for name, most in (("CPU", ways.limits.cpu_seconds), ("AS", ways.limits.address_space)):
         if most is not None:
             tasks.append(_limitation(name, most))
-    return (lambda: [task() for task in tasks]) if tasks else None
+    return lambda: [task() for task in tasks]
 
 
 def _limitation(name: str, most: int) -> t.Callable[[], object]:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import os
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import qemu_nbd as _qemu_nbd
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.keys import Unlocking, option_list

@@ -10,12 +10,13 @@ import json
 import re
 import signal
 import typing as t
-from dataclasses import dataclass, replace
 
-from ansible.module_utils.common.process import get_bin_path
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import process as _process
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Secret
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Secret
 
 #: Seconds that a look at an image may take; it reads a header, so a longer one means a dead file system.
 LOOK_SECONDS = 60
@@ -28,11 +29,11 @@ NO_LIMITS = _process.Limits()
 Report = t.Callable[[float], None]
 
 _Self = t.TypeVar("_Self", bound="Runner")
-_LOCKED = re.compile(r'Failed to get (?:shared )?"[^"]*" lock')
-_PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
+_LOCKED = r'Failed to get (?:shared )?"[^"]*" lock'
+_PERCENT = rb"\((\d+\.\d+)/100%\)"
 #: Warnings say little of a failure, but for those that say why parts of a dmg image cannot be read.
-_WARNING = re.compile(r"^qemu-img: warning: (?!.*(?:chunks of unknown type|module is missing)).*\n?", re.MULTILINE)
-_FILE = re.compile(r"driver=[^,]*,file\.filename=((?:[^,]|,,)*)")
+_WARNING = r"(?m)^qemu-img: warning: (?!.*(?:chunks of unknown type|module is missing)).*\n?"
+_FILE = r"driver=[^,]*,file\.filename=((?:[^,]|,,)*)"
 _NO_SPACE = "No space left on device"
 _NODE = 'json:{"driver": '
 #: QEMU measures its key derivation by the CPU time that it takes, and gives up where that clock is too coarse to tell
@@ -55,17 +56,6 @@ class Runner:
     hold: tuple[int, ...] = ()
     limited: bool = False
     secrets: tuple[Secret, ...] = ()
-
-    @classmethod
-    def find(cls: type[_Self]) -> _Self:
-        """The qemu-img on the search path. Raises DiskError where none is installed."""
-        try:
-            return cls(get_bin_path("qemu-img", opt_dirs=["/usr/bin", "/usr/local/bin"]))
-        except ValueError as error:
-            raise DiskError(
-                "qemu-img was not found on this host: install the package qemu-utils (Debian, Ubuntu) or qemu-img "
-                "(openEuler, Red Hat family), or apply the role kvmops.disk.hypervisor"
-            ) from error
 
     def holding(self: _Self, *descriptors: int) -> _Self:
         return replace(self, hold=tuple(descriptors))
@@ -142,11 +132,11 @@ class Runner:
         """The typed error for a failed run; decided by the exit status, worded by the text (HAZARDS C12, I)."""
         verb, path = done.args[1], subject(done.args)
         said = done.stderr.decode(errors="replace").strip()[-4000:]
-        said = re.sub(r"^qemu-img: ", "", _WARNING.sub("", said))
+        said = re.sub(r"^qemu-img: ", "", re.sub(_WARNING, "", said))
         for argument in done.args[2:]:
             said = said.replace(argument, subject([argument])) if _is_set_of_options(argument) else said
         facts = {"rc": done.returncode, "stderr": said, "command": done.args}
-        if _LOCKED.search(said):
+        if re.search(_LOCKED, said):
             return ImageInUse(f"qemu-img {verb}: an image is open in another process: {said}", in_use_by=[], **facts)
         if done.returncode < 0 or done.returncode >= 128:
             number = abs(done.returncode) & 127
@@ -169,7 +159,7 @@ def _percents(report: Report) -> t.Callable[[bytes], None]:
     """Tells *report* the last percentage of what qemu-img has said."""
 
     def listen(said: bytes) -> None:
-        percents = _PERCENT.findall(said)
+        percents = re.findall(_PERCENT, said)
         if percents:
             report(float(percents[-1]))
 
@@ -181,12 +171,12 @@ def subject(argv: t.Sequence[str]) -> str:
     found = argv[argv.index("--") + 1] if "--" in argv else argv[-1]
     if found.startswith(_NODE):
         return str(json.loads(found[len("json:") :])["file"]["filename"])
-    options = _FILE.match(found)
+    options = re.match(_FILE, found)
     return options.group(1).replace(",,", ",") if options else found
 
 
 def _is_set_of_options(argument: str) -> bool:
-    return argument.startswith(_NODE) or bool(_FILE.match(argument))
+    return argument.startswith(_NODE) or bool(re.match(_FILE, argument))
 
 
 def parsed(output: bytes) -> t.Any:

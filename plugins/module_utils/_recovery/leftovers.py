@@ -7,27 +7,16 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, replace
 
-from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation, look, record_path
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import look, record_path
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import COMMIT, MERGING, REVERT
 
-#: The verbs of the records of runs that write internal snapshots.
-CREATE, DELETE, REVERT = "snapshot-create", "snapshot-delete", "snapshot-revert"
-#: The verb of those of runs that take or merge overlays of a domain's disks.
-DISK_SNAPSHOT = "disk-snapshot"
-#: The verb of those that merge an overlay into an image below it, and the stages that they come through.
-COMMIT = "commit"
-MERGING, MERGED = "merging", "merged"
-#: The verb of those that write dirty bitmaps.
-BITMAP = "bitmap"
-#: That of the record of a run that repairs.
-REPAIR = "repair"
-#: The verb of those that make an image of another one.
-CONVERT = "convert"
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 
 
 @dataclass(frozen=True)
@@ -77,16 +66,20 @@ def look_for(path: str, image_format: str | None, record: dict[str, t.Any] | Non
         path,
         image_format,
         record,
-        unfinished_file=_staging.left_over(place),
-        half_replaced=_file_set.stands_at(place) != place,
+        unfinished_file=_beside.left_over(place),
+        half_replaced=_beside.left_over(place) and _is_elsewhere(place),
         half_merged=_half_merged(record),
     )
     if record is None or image_format != "qcow2":
         return left
     with _headers.open_image(path) as stream:
         header = _qcow2.read_header(stream, path)
-    half_reverted = _half_reverted(path, record) if left.verb == REVERT else None
-    return replace(left, half_reverted=half_reverted, external_data=header.external_data, dirty=header.dirty)
+    left = replace(left, external_data=header.external_data, dirty=header.dirty)
+    if left.verb != REVERT:
+        return left
+    from ansible_collections.kvmops.disk.plugins.module_utils._recovery.reverting import half_reverted
+
+    return replace(left, half_reverted=half_reverted(path, record))
 
 
 def left_on(path: str, image_format: str | None, operation: Operation | None) -> Leftovers:
@@ -97,29 +90,14 @@ def left_on(path: str, image_format: str | None, operation: Operation | None) ->
     return look_for(path, image_format, record)
 
 
-def active_layer(path: str) -> str:
-    """A digest by which the content of the active layer of the qcow2 image at *path* is known again (HAZARDS E5)."""
-    import hashlib  # it loads OpenSSL, for what few runs need
+def _is_elsewhere(path: str) -> bool:
+    """Whether the image of *path* is where a run that died while it replaced it keeps it."""
+    from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 
-    with _headers.open_image(path) as stream:
-        header = _qcow2.read_header(stream, path)
-        table = _qcow2.read_l1(stream, header.l1_offset, header.l1_entries, path)
-    return hashlib.sha256(str(header.virtual_size).encode() + b":" + table).hexdigest()
+    return _file_set.stands_at(path) != path
 
 
 def _half_merged(record: dict[str, t.Any] | None) -> str | None:
     """A merge has a record beside each image of the chain; once the base has all of the content, they say so."""
     is_half = record is not None and record.get("verb") == COMMIT and record.get("stage") == MERGING
     return str(record.get("overlay")) if record and is_half else None
-
-
-def _half_reverted(path: str, record: dict[str, t.Any]) -> str | None:
-    """QEMU cuts the disk to its new size, then writes the L1 table; in between it is neither the one nor the other."""
-    if active_layer(path) == record.get("layer"):
-        return None
-    with _headers.open_image(path) as stream:
-        header = _qcow2.read_header(stream, path)
-        for entry in _qcow2.read_snapshot_table(stream, header, path):
-            if entry.snapshot.id == record.get("snapshot_id"):
-                return None if _qcow2.is_at_snapshot(stream, header, entry, path) else entry.snapshot.name
-    return str(record.get("snapshot"))

@@ -5,102 +5,18 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
-from dataclasses import dataclass, field
-from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI, Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
-#: The key of a record under which the identity of a new image stands.
-NEW_FILE = "new_file"
-
-
-#: What stands beside a path, with ``alive`` telling whether its run lives; None where nothing does.
-NoteOf = t.Callable[[str], t.Optional[dict[str, t.Any]]]
-
-#: What a run with that verb does to a disk, and the module that finishes it.
-_DOING = {
-    "convert": ("converts", "vm_disk_convert"),
-    "flatten": ("flattens", "vm_disk_flatten"),
-    DISK_SNAPSHOT: ("works on a snapshot of", "vm_disk_snapshot"),
-}
-
-
-def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) -> None:
-    """Raises OperationInFlight where the run that wrote *record* into the metadata of domain *name* lives, DiskError
-    where it is dead and its *verb* is another: what it left is then for the module that knows what to look for."""
-    if record is None:
-        return
-    doing, module = _DOING.get(record.verb, (record.verb, None))
-    for disk in record.disks:
-        note = note_of(disk.dest)
-        moves = disk.dest != disk.source and record.snapshot is None
-        what = f"{doing} {disk.target}" + (f" to {disk.dest}" if moves else f" ({disk.dest})")
-        if note is not None and note.get("alive"):
-            raise OperationInFlight(
-                f"{name}: another run {what} since {note.get('started')} (process {note.get('pid')}): "
-                "wait for it, or end it, then run again",
-                operation=note,
-            )
-    if record.verb != verb:
-        targets = ", ".join(disk.target for disk in record.disks)
-        raise DiskError(
-            f"{name}: a run ({record.verb} {targets}) was interrupted on it at {record.started}: nothing was changed: "
-            + (f"run {module} on {targets} again, which finishes or reverts that" if module else "finish that first"),
-            interrupted={"verb": record.verb, "started": record.started, "disks": targets.split(", ")},
-        )
-
-
-@dataclass(frozen=True)
-class Traces:
-    """What dead runs left beside some images: their notes by path, and the paths where no run lives."""
-
-    notes: t.Mapping[str, dict[str, t.Any]]
-    dead: tuple[str, ...]
-
-    def of(self, verb: str) -> tuple[str, ...]:
-        """The images beside which the record of a dead run of *verb* stands."""
-        return tuple(path for path in self.dead if self.notes.get(path, {}).get("verb") == verb)
-
-    def half_made(self) -> tuple[str, ...]:
-        """The images for which a dead run has left a directory with a new file."""
-        return tuple(path for path in self.dead if _staging.left_over(os.path.realpath(path)))
-
-
-def traces(paths: t.Iterable[str], note_of: NoteOf) -> Traces:
-    """What stands beside *paths*."""
-    known = sorted({*paths})
-    notes = {path: note for path in known if (note := note_of(path)) is not None}
-    return Traces(notes, tuple(path for path in known if not notes.get(path, {}).get("alive")))
-
-
-def is_untouched(record: Record | None, images: t.Iterable[str], verb: str, note_of: NoteOf) -> bool:
-    """Whether neither a domain's *record* nor anything beside *images* tells of a dead run of *verb*."""
-    if record is not None:
-        return False
-    found = traces(images, note_of)
-    return not found.of(verb) and not found.half_made()
-
-
-def discarding(half_made: t.Iterable[str]) -> tuple[Step, ...]:
-    """The steps that remove the directories with new files that dead runs left for those images."""
-    return tuple(
-        Step(
-            f"remove the unfinished image that an interrupted run left for {path}",
-            partial(_staging.discard, os.path.realpath(path)),
-        )
-        for path in half_made
-    )
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
 
 @dataclass
@@ -184,6 +100,6 @@ def remove_from_metadata(hypervisor: Hypervisor, domain: Domain, uri: str) -> No
     """Removes what the metadata of a domain holds of that namespace, and the metadata where libvirt leaves it empty."""
     domain.remove_record(uri)
     emptied = domain.xml(inactive=True)
-    without = _disks.without_empty_metadata(emptied)
+    without = _disk_changes.without_empty_metadata(emptied)
     if without != emptied:
         hypervisor.define(without)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import asdict, dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import mapping as _mapping
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
 
 #: The formats that qemu-img checks; the others have no metadata that could be wrong, or none that it knows.
 CHECKED_FORMATS = ("qcow2", "qed", "vmdk", "vdi", "vhdx", "parallels")

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import typing as t
-from contextlib import suppress
-from dataclasses import asdict, replace
+from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import (
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import Leftovers, left_on
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import (
     BITMAP,
     COMMIT,
     CONVERT,
@@ -24,9 +22,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers im
     DISK_SNAPSHOT,
     REPAIR,
     REVERT,
-    Leftovers,
-    left_on,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
 
 #: The verbs that harm nothing but reference counts when they are cut short (HAZARDS D).
 _OF_SNAPSHOTS = frozenset([CREATE, DELETE, REVERT])
@@ -40,46 +40,6 @@ def interrupted(
 ) -> tuple[Step, ...]:
     """What is to be done first where a run died on the image; what a living one has there is its own business."""
     return settle(left_on(path, image_format, operation), qemu_img, finishing=finishing)
-
-
-def recorded(
-    first: tuple[Step, ...],
-    plan: Plan,
-    path: str,
-    operation: Operation | None,
-    *,
-    noted: bool = True,
-    facts: t.Callable[[], dict[str, t.Any]] = dict,
-) -> Plan:
-    """*plan* after the steps that settle what a dead run left, and with a note of what is in flight in between.
-
-    Without *noted* none is needed: for what is done or not, and has to work where there is no room for a note. *facts*
-    are further ones for the note.
-    """
-
-    def note(running: Operation) -> None:
-        running.settled(path)
-        if noted:
-            running.note(path, before=plan.before, after=plan.after, **facts())
-        elif running.bases:
-            with suppress(DiskError):
-                running.note(path)
-
-    return _after(first, plan, operation, note)
-
-
-def noting(
-    first: tuple[Step, ...], plan: Plan, operation: Operation | None, facts: t.Callable[[], dict[str, t.Any]]
-) -> Plan:
-    """The same for a plan that is about several images: *facts*, asked for in between, are noted beside each."""
-
-    def note(running: Operation) -> None:
-        told = facts()
-        for path in running.paths:
-            running.settled(path)
-            running.note(path, **told)
-
-    return _after(first, plan, operation, note)
 
 
 def settle(left: Leftovers, qemu_img: QemuImg, *, finishing: str | None = None) -> tuple[Step, ...]:
@@ -105,7 +65,7 @@ def settle(left: Leftovers, qemu_img: QemuImg, *, finishing: str | None = None) 
             if left.half_replaced
             else f"remove the unfinished file that an interrupted run left for {path}"
         )
-        steps.append(Step(what, lambda: _file_set.settle(os.path.realpath(path))))
+        steps.append(Step(what, partial(_settle_files, os.path.realpath(path))))
     if left.record is None:
         return tuple(steps)
     if left.verb != finishing:
@@ -146,6 +106,12 @@ def check(path: str, image_format: str, qemu_img: QemuImg) -> None:
     _checker(Leftovers(path, image_format), qemu_img)()
 
 
+def _settle_files(path: str) -> None:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
+
+    _file_set.settle(path)
+
+
 def _checker(left: Leftovers, qemu_img: QemuImg) -> t.Callable[[], None]:
     def check_it() -> None:
         found = _checked(left, qemu_img)
@@ -173,13 +139,3 @@ def _checked(left: Leftovers, qemu_img: QemuImg) -> CheckResult:
 
         return repair_counts(path, qemu_img)
     return found
-
-
-def _after(
-    first: tuple[Step, ...], plan: Plan, operation: Operation | None, note: t.Callable[[Operation], None]
-) -> Plan:
-    """*plan* after the steps *first*, and, where the records are held and there is something to do, after *note*."""
-    if operation is None or not (first or plan):
-        return replace(plan, steps=(*first, *plan.steps))
-    running = operation
-    return replace(plan, steps=(*first, Step("", lambda: note(running)), *plan.steps))

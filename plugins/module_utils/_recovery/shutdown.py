@@ -10,12 +10,15 @@ goes on to say that a domain which is found off is owed its start.
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _xml_records
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import SHUTDOWN_URI, Shutdown
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
 
 #: A guest that has not gone off for so long does not obey; if it is found off later, that was somebody else's wish.
 _PATIENCE = timedelta(hours=1)

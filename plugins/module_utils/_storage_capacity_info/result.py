@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity.file_systems import FileSystem
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Pool
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._capacity.file_systems import FileSystem
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Pool
 
 Facts = dict[str, t.Any]
 

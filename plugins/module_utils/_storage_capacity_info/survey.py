@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, field
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Pool
-from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.wish import CapacityWish
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Pool
+    from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.wish import CapacityWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 #: The pools whose volumes are files in a directory; those of the others are counted as libvirt tells.
 _IN_DIRECTORIES = frozenset({"dir", "fs", "netfs", "vstorage"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.wish import wish_from
@@ -25,7 +25,7 @@ def run(module: AnsibleModule) -> _result.Facts:
     users = _users.domain_users(hypervisor) if hypervisor else []
     found = _survey.places(wish, hypervisor, users)
     directories = _dependents.directories_to_search(found.places, found.below, hypervisor)
-    systems = _file_systems.file_systems(found.places, directories, users, QemuImg.find().limiting())
+    systems = _file_systems.file_systems(found.places, directories, users, _door.find(limited=True))
     facts = [
         *(_result.of_file_system(system, found.pool_names, wish.limit) for system in systems),
         *(_result.of_pool(pool, wish.limit) for pool in found.pools),

@@ -11,7 +11,8 @@ import typing as t
 import unicodedata
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import ALLOCATIONS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import ALLOCATIONS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 
 

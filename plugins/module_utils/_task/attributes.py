@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_locked
+from ansible_collections.kvmops.disk.plugins.module_utils._host.image_locks import is_locked
 
 
 def dress(module: AnsibleModule, path: str) -> None:

@@ -10,9 +10,9 @@ import errno
 import threading
 import typing as t
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     Interrupted,
@@ -23,7 +23,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import alone_on, settle_bases
+from ansible_collections.kvmops.disk.plugins.module_utils._task.held import alone_on, settle_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import whole_story
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 

@@ -12,23 +12,24 @@ from abc import abstractmethod
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, NoAnswer, OperationInFlight
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step, refusal
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 
 
 class DomainTask(Task):
     """A task on disks of the domain that the parameters name. Raises LibvirtFailed where there is none."""
 
     def __init__(self, module: AnsibleModule) -> None:
-        qemu_img = QemuImg.find().limiting(not module.params["trusted"])
+        qemu_img = _door.find(limited=not module.params["trusted"])
         self.hypervisor = Hypervisor.connect(module.params["uri"])
         super().__init__(module, qemu_img, lambda: self.hypervisor)
         self.domain = self.hypervisor.domain(module.params["name"])
@@ -66,6 +67,9 @@ class DomainTask(Task):
 
     def tools(self, operation: Operation | None) -> dict[str, t.Any]:
         """What a DomainWork is made of."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+        from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
+
         return {
             "hypervisor": self.hypervisor,
             "domain": self.domain,
@@ -77,3 +81,7 @@ class DomainTask(Task):
     def images_of(self, disk: DomainDisk) -> tuple[_image.Image, ...]:
         """The images of a disk as they are now, top first."""
         return _image.chain(self.qemu_img, _image.inspect(self.qemu_img, t.cast(str, disk.path), disk.format))
+
+    def images_now(self, disk: DomainDisk) -> tuple[_image.Image, ...]:
+        """The same; none for a disk without a file."""
+        return self.images_of(disk) if disk.path is not None else ()

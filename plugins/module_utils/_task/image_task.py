@@ -9,16 +9,16 @@ import functools
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
-from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import interrupted
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 
 
 class InPlaceTask(Task):
@@ -31,7 +31,7 @@ class InPlaceTask(Task):
         self, module: AnsibleModule, path: str, openers: Openers | None = None, *, limited: bool = True
     ) -> None:
         uri = module.params["uri"]
-        qemu_img = QemuImg.find().limiting(limited)
+        qemu_img = _door.find().limiting(limited)
         super().__init__(module, qemu_img, functools.lru_cache(None)(lambda: hypervisor_if_any(uri)))
         self.path = path
         self.openers = openers
@@ -43,6 +43,10 @@ class InPlaceTask(Task):
         self, image_format: str | None, operation: Operation | None, *, finishing: str | None = None
     ) -> tuple[Step, ...]:
         """What is to be done first where a run died on the image."""
+        if operation is None and not _beside.has_traces(self.path):
+            return ()
+        from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import interrupted
+
         return interrupted(self.path, image_format, operation, self.holding(operation), finishing=finishing)
 
     def unlock(self, *images: Image) -> None:
@@ -51,11 +55,16 @@ class InPlaceTask(Task):
         Raises DiskError where those do not open them.
         """
         if self.openers is not None:
+            from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
+
             self.qemu_img = _key_slots.unlocked(self.qemu_img, images, self.openers)
 
     def require_secret(self, to_do: str, *images: Image) -> None:
         """Raises DiskError where one of *images* is encrypted, and the task gives no secret."""
-        _encryption.require_secret(images, self.openers, to_do)
+        if any(image.encrypted for image in images):
+            from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import require_secret
+
+            require_secret(images, self.openers, to_do)
 
     def require_no_dependents(self, to_do: str) -> None:
         """Raises HasDependents where overlays read what is to be written, unless the task gives them up."""

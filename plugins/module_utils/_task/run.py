@@ -10,14 +10,12 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, MissingLibrary
-
-#: The signals that ask a process to end.
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+from ansible_collections.kvmops.disk.plugins.module_utils._signals import END
 
 
 def run_module(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> None:
     """Runs *function* and exits with its result, or with the failure that its error describes."""
-    for name in _SIGNALS:
+    for name in END:
         signal.signal(name, _on_signal)
     try:
         module.exit_json(**function(module))
@@ -39,7 +37,7 @@ def whole_story(error: BaseException) -> str:
 
 def _on_signal(number: int, _frame: t.Any) -> None:
     """Ends the work as an error does, so that what was begun is undone; once, so that the undoing is not cut short."""
-    for name in _SIGNALS:
+    for name in END:
         signal.signal(name, signal.SIG_IGN)
     raise Interrupted(
         f"interrupted by {signal.Signals(number).name}: what was begun has been undone, or is finished by the next run"

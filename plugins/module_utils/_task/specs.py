@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import ALLOCATIONS, PREALLOCATIONS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import (
+    ALLOCATIONS,
+    PREALLOCATIONS,
+)
 
 #: Read by the action plugin of the same name as the module; to the module it says nothing.
 PROGRESS_SPEC: dict[str, t.Any] = {"progress": {"type": "bool", "default": True}}

@@ -6,51 +6,30 @@
 from __future__ import annotations
 
 import os
-import time
 import typing as t
-from dataclasses import asdict
 from functools import cached_property
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
-    OperationInFlight,
-    UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import IN_PLACE, require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any, refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import anybody
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 #: The way out where a task may say that it gives up the overlays of what it writes.
 GIVE_THEM_UP = "set allow_dependents=true to give them up"
-
-_POLL = 0.05
-
-
-def anybody(_user: User) -> bool:
-    """Every user counts."""
-    return True
-
-
-def running(user: User) -> bool:
-    """Only a user that runs counts: one that is off reads the image when it starts, as it is then."""
-    return user.running
-
-
-def running_as_disk(user: User) -> bool:
-    """Only a user that runs counts, and not where it has the image as a backing file, which it does not write."""
-    return user.running and not user.role.startswith("backing file")
 
 
 class Surroundings:
@@ -85,7 +64,7 @@ class Surroundings:
         has it open."""
         found = [user for user in self.users if by(user)]
         for file in _file_set.files_meant(path):
-            _users.require_unused(file, found, to_do, locks=locks)
+            _unused.require_unused(file, found, to_do, locks=locks)
 
     def require_no_saved_state(self, path: str, to_do: str) -> None:
         """Raises ImageInUse where a saved domain would resume on the image as it is by then (HAZARDS A9)."""
@@ -146,55 +125,3 @@ class Surroundings:
             return self.hypervisor is not None and self.hypervisor.domain(user.uuid).has_managed_save()
         except DiskError:  # it went meanwhile
             return False
-
-
-def require_unlocked(path: str, to_do: str, patience: float) -> None:
-    """Raises ImageInUse where somebody has the image open; mere readers may take *patience* seconds to end."""
-    deadline = time.monotonic() + patience
-    files = _file_set.files_meant(path)
-    while any(_users.is_locked(file) and not _users.is_locked(file, against_readers=True) for file in files):
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(_POLL)
-    for file in files:
-        _users.require_unused(file, (), to_do)
-
-
-def require_unwritten(image: Image) -> None:
-    """Raises ImageInUse where somebody has the image open for writing, so that what is read of it is no disk."""
-    for path in image.files:
-        if not _users.is_locked(path, against_readers=True):
-            continue
-        raise ImageInUse(
-            f"{path}: is open for writing, by a running guest or another program: what is read of it would be "
-            "inconsistent: stop that first",
-            path=path,
-            in_use_by=[],
-        )
-
-
-def require_settled(qemu_img: QemuImg, path: str, image_format: str, left: dict[str, t.Any] | None) -> None:
-    """Raises where *left*, the record of a run beside the image, is of one that changes it in place.
-
-    That is: where it is at work, or died and left the image corrupt.
-    """
-    if left is None or left.get("verb") not in IN_PLACE:
-        return
-    if left.get("alive"):
-        if left["verb"] == "unknown":  # it has noted nothing yet, and QEMU's locks know when it begins
-            return
-        raise OperationInFlight(
-            f"{path}: another run works on this image ({left['verb']} since {left.get('started')}): wait for it",
-            path=path,
-            operation=left,
-        )
-    found = look_for(path, image_format, left)
-    require_whole(found)
-    check = qemu_img.check(path, image_format, external_data=found.external_data)
-    if check.result == "corrupt" or check.check_errors:
-        raise UnsafeImage(
-            f"{path}: an interrupted run left {check.corruptions} corruption(s) in the metadata: repair it first "
-            "(kvmops.disk.qcow2_check with repair=all)",
-            path=path,
-            check=dict(vars(check)),
-        )

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import Interrupted, QemuImgFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 
 class Task(ABC):
@@ -33,7 +35,7 @@ class Task(ABC):
         self.warn: t.Callable[[str], None] = module.warn
         self.qemu_img = qemu_img
         self._ask_hypervisor = hypervisor
-        self.surroundings = self._look_around()
+        self._surroundings: Surroundings | None = None
 
     def walk(self) -> dict[str, t.Any]:
         """Decides, does what is to be done, and says what became of it: what the module returns."""
@@ -45,8 +47,17 @@ class Task(ABC):
 
     def decide(self, operation: Operation | None) -> Plan:
         """The plan, from a new look at the world; the second time *operation* holds the records of paths()."""
-        self.surroundings = self._look_around()
+        self._surroundings = None
         return self._plan(operation)
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """The look around that belongs to the last decision."""
+        if self._surroundings is None:
+            from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+
+            self._surroundings = Surroundings(self._ask_hypervisor, self.module.params.get("search_paths", ()))
+        return self._surroundings
 
     @abstractmethod
     def paths(self) -> t.Iterable[str]:
@@ -67,9 +78,6 @@ class Task(ABC):
     def holding(self, operation: Operation | None) -> QemuImg:
         """The way to qemu-img, which keeps the records of *operation* held for as long as it works."""
         return holding(self.qemu_img, operation)
-
-    def _look_around(self) -> Surroundings:
-        return Surroundings(self._ask_hypervisor, self.module.params.get("search_paths", ()))
 
 
 def holding(qemu_img: QemuImg, operation: Operation | None) -> QemuImg:

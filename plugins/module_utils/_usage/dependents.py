@@ -15,12 +15,14 @@ import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents
-from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import references as _references
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 _SHOWN = 5
 
@@ -68,7 +70,7 @@ class Dependents:
         """
         own = _references.identity(path)
         names = self._readers.get(own, {})
-        noted = {_references.identity(name): name for name in _base_note.noted_dependents(path, {*names.values()})}
+        noted = {_references.identity(name): name for name in _noted(path, {*names.values()})}
         return sorted(name for identity, name in {**noted, **names}.items() if identity != own)
 
     def of_files(self, files: t.Sequence[str]) -> list[str]:
@@ -87,7 +89,7 @@ def of(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) ->
 def known(path: str, users: t.Collection[User]) -> list[str]:
     """The images that depend on *path* as far as that is known without a search: by *users*, and where it is noted."""
     found = _users.overlays_over(path, users)
-    return sorted({*found, *_base_note.noted_dependents(path, found)})
+    return sorted({*found, *_noted(path, found)})
 
 
 def require_none(path: str, found: t.Sequence[str], to_do: str, otherwise: str) -> None:
@@ -101,6 +103,15 @@ def require_none(path: str, found: t.Sequence[str], to_do: str, otherwise: str) 
             path=path,
             dependents=list(found),
         )
+
+
+def _noted(path: str, known: t.Container[str]) -> list[str]:
+    """The noted overlays of *path* that count, without those that are *known*."""
+    if not _beside.is_noted(path):
+        return []
+    from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+
+    return _base_note.noted_dependents(path, known)
 
 
 def _files(directory: str) -> t.Iterator[str]:

@@ -6,26 +6,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import struct
 import typing as t
-from dataclasses import asdict, dataclass, field
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Listed
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
-# QEMU's locks on an image are OFD locks on single bytes: 100+i for a permission that somebody has, 200+i for one that
-# somebody does not let others have (block/file-posix.c).
-_HAS, _UNSHARES = 100, 200
-_WRITE, _RESIZE = 1, 3
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Listed
+
 _DISK, _BACKING = "disk", "backing file of"
-_FLOCK = struct.Struct("hhqqi4x")
-_F_OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
 
 
 @dataclass(frozen=True)
@@ -45,23 +39,6 @@ class User:
 
     def __str__(self) -> str:
         return f"{'running' if self.running else 'defined'} domain {self.domain} ({self.role} {self.target})"
-
-
-def is_locked(path: str, *, against_readers: bool = False) -> bool:
-    """Whether a process has the image open for writing, or reads it in a way that forbids writing (HAZARDS B5).
-
-    *against_readers* leaves the latter out: such an image may be read beside them.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        bytes_of_writers = (_HAS + _WRITE, _HAS + _RESIZE)
-        asked = bytes_of_writers if against_readers else (*bytes_of_writers, _UNSHARES + _WRITE)
-        return any(_is_byte_locked(descriptor, byte) for byte in asked)
-    finally:
-        os.close(descriptor)
 
 
 def domain_users(hypervisor: Hypervisor, *, skip: str | None = None) -> list[User]:
@@ -107,26 +84,6 @@ def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
     return sorted({user.path for user in users if user.role == _DISK and (user.uuid, user.target) in readers})
 
 
-def require_unused(path: str, users: t.Iterable[User], to_do: str, *, locks: bool = True) -> None:
-    """Raises ImageInUse where one of *users* names the image at *path*, or, with *locks*, somebody has it open."""
-    found = users_of(path, users)
-    if found or (locks and is_locked(path)):
-        raise in_use(path, found, to_do)
-
-
-def in_use(path: str, found: t.Sequence[User], to_do: str) -> ImageInUse:
-    """The error for an image that *found* use, or, where that is empty, somebody who is no domain."""
-    by = (
-        "; ".join(str(user) for user in found)
-        or "a process that libvirt does not know (qemu-img, qemu-nbd or another QEMU)"
-    )
-    return ImageInUse(
-        f"{path}: in use by {by}: asked to {to_do}: stop or change what uses it first",
-        path=path,
-        in_use_by=[asdict(user) for user in found],
-    )
-
-
 def _users_by(listed: Listed, hypervisor: Hypervisor, below: _image.Links) -> t.Iterator[User]:
     domain = listed.domain
     definitions = []
@@ -161,18 +118,3 @@ def _files_of(
             yield link.path, _BACKING, link.format
     if disk.mirror:
         yield disk.mirror, "destination of a block job on", None
-
-
-def source_path(disk: _disks.DiskElement, hypervisor: Hypervisor) -> str | None:
-    """The path of a disk's source, a storage volume's looked up; None where it has none, or its pool is away."""
-    if disk.type == "volume" and disk.pool and disk.volume:
-        try:
-            return hypervisor.volume_path(disk.pool, disk.volume)
-        except DiskError:
-            return None
-    return disk.source
-
-
-def _is_byte_locked(descriptor: int, byte: int) -> bool:
-    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-    return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, _F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)

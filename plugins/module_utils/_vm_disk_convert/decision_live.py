@@ -9,12 +9,16 @@ from __future__ import annotations
 import typing as t
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 class Work(t.Protocol):
@@ -52,7 +56,7 @@ def steps(
     disk that has its new image then keeps it.
     """
     name = state.name
-    record = _decision.record("live", True, wish, conversions)
+    record = _decision_conversion.record("live", True, wish, conversions)
     found = [Step("", partial(work.begin, record, conversions), partial(work.restore, conversions))]
     for item in conversions:
         known = (

@@ -9,13 +9,17 @@ from __future__ import annotations
 import typing as t
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskChange
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disk_changes import DiskChange
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 class Work(t.Protocol):
@@ -54,7 +58,7 @@ def steps(
     """
     restart = runs and wish.restart
     name = state.name
-    record = _decision.record("offline", runs, wish, conversions)
+    record = _decision_conversion.record("offline", runs, wish, conversions)
     found = [Step("", partial(work.begin, record), work.restore)]
     if state.active:
         how = "destroy" if wish.shutdown == "force" else "shut down"
@@ -68,7 +72,7 @@ def steps(
                 partial(work.withdraw, item),
             )
         )
-    named = [_decision.change(item, wish) for item in conversions]
+    named = [_decision_conversion.change(item, wish) for item in conversions]
     found.append(
         Step(
             f"define {name} with {', '.join(item.path for item in named)}",

@@ -7,32 +7,31 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import discarding
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import (
-    NEW_FILE,
-    NoteOf,
-    discarding,
-    require_own,
-    traces,
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE, NoteOf, require_own, traces
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import (
-    Conversion,
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_conversion import (
     is_copied,
     is_defined,
     is_live,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, Shutdown
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, Shutdown
 
 
 class Work(t.Protocol):
@@ -121,7 +120,9 @@ def find(
 def adoptable(unfinished: Unfinished, conversions: t.Iterable[Conversion], wish: ConvertWish) -> frozenset[str]:
     """The targets whose copy a dead run began just as it is wanted now, backing file and layout included: it is gone on
     with. How fast it may be does not matter."""
-    return frozenset(item.target for item in conversions if _decision.recorded(item, wish) in unfinished.copied)
+    return frozenset(
+        item.target for item in conversions if _decision_conversion.recorded(item, wish) in unfinished.copied
+    )
 
 
 def without(unfinished: Unfinished, kept: t.Container[str]) -> Unfinished:

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, field, replace
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision_obstacles as _obstacles
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 
 
 @dataclass
@@ -61,7 +66,7 @@ class Survey:
         self.images[item.target], self.chains[item.target] = image, images
         if not (self.wish.shallow and image.backing_file):
             return item
-        return replace(item, backing=_decision.kept_backing(self.state, item, image, self.wish.layout))
+        return replace(item, backing=_decision_conversion.kept_backing(self.state, item, image, self.wish.layout))
 
     def _require_passable(self, item: Conversion) -> None:
         """Raises InvalidRequest where QEMU's user cannot get to the new image: in another directory than it knows, and
@@ -80,7 +85,7 @@ class Survey:
             others = [user for user in self.surroundings.users if self._is_other(user, item)]
             for path in (*_file_set.files_meant(item.source), item.dest):
                 to_do = "put a new image there" if path == item.dest else "convert it"
-                _users.require_unused(path, others, to_do, locks=not self.state.active)
+                _unused.require_unused(path, others, to_do, locks=not self.state.active)
             if not self.wish.keep_source:
                 to_do = "remove it after its conversion (keep_source=false)"
                 self.surroundings.require_no_dependents(item.source, to_do, "keep the source")

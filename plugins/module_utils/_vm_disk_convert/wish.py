@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import (
-    OVERLAY_FORMATS,
-    Layout,
-    known_suffixes,
-    suffix,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import OVERLAY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout, known_suffixes, suffix
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from, overcommit_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document

@@ -7,16 +7,19 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 
 
 @dataclass
@@ -57,12 +60,14 @@ class Work(DomainWork):
         """Has the definition name the images that the guest uses since a run pivoted to them and died."""
         self.name_in_use(
             [
-                _disks.DiskChange(disk.target, disk.dest, disk.format, block=_block_device.is_block_device(disk.dest))
+                _disk_changes.DiskChange(
+                    disk.target, disk.dest, disk.format, block=_block_device.is_block_device(disk.dest)
+                )
                 for disk in disks
             ]
         )
 
-    def name_in_use(self, changes: t.Sequence[_disks.DiskChange]) -> None:
+    def name_in_use(self, changes: t.Sequence[_disk_changes.DiskChange]) -> None:
         """Has the definition name the new images, which the guest uses already.
 
         Raises LibvirtFailed where it does not name them afterwards.
@@ -73,7 +78,7 @@ class Work(DomainWork):
             if all(named.get(change.target) == (change.path, change.format) for change in changes):
                 return
             if attempt == 1:
-                self.hypervisor.define(_disks.with_changes(definition, changes))
+                self.hypervisor.define(_disk_changes.with_changes(definition, changes))
         raise LibvirtFailed(
             f"{self.domain.name}: runs on {', '.join(change.path for change in changes)}, but libvirt does not "
             "accept that in the definition: name it there with virsh edit before the domain goes off"

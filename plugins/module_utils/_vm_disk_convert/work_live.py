@@ -7,21 +7,26 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work as ConvertWork
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
 
 
 @dataclass
@@ -68,7 +73,7 @@ class Work(ConvertWork):
         new_file.begin()
         self._create(item, new_file.name)
         _staging.resemble(new_file.name, item.source)
-        self._ours(_decision.recorded(item, self.wish), new_file.identity())
+        self._ours(_decision_conversion.recorded(item, self.wish), new_file.identity())
         new_file.publish()
 
     def _create(self, item: Conversion, path: str) -> None:
@@ -96,7 +101,7 @@ class Work(ConvertWork):
             _staging.sync(item.dest)
 
     def _begin_copy(self, item: Conversion) -> None:
-        destination = _disks.copy_destination(item.dest, self.wish.layout.format, block=self.wish.block_device)
+        destination = _disk_changes.copy_destination(item.dest, self.wish.layout.format, block=self.wish.block_device)
         try:
             self.domain.block_copy(item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth)
         except LibvirtFailed as error:
@@ -111,7 +116,7 @@ class Work(ConvertWork):
             self._require_as_decided(item)
             _block_job.pivot(self.domain, item.target, item.dest)
             # libvirt changes the definition with the pivot where that named the old image (HAZARDS G5)
-            self.name_in_use([_decision.change(item, self.wish)])
+            self.name_in_use([_decision_conversion.change(item, self.wish)])
         _staging.give_back(self._owners)
 
     def end(self, item: Conversion) -> None:

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import time
 import typing as t
-from dataclasses import dataclass, field
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import transcode as _transcode
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.work import Work as ConvertWork
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 @dataclass
@@ -84,22 +90,22 @@ class Work(ConvertWork):
         """Makes, verifies and publishes the new image. Raises DiskError, and leaves it to be withdrawn."""
         new_file = self._new[item.target] = _staging.NewFile(item.dest)
         self.require_off()
-        _users.require_unused(item.source, (), "convert it")
+        _unused.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
         source, recipe = self.chains[item.target], _recipe(item, self.wish)
         size = source[0].virtual_size
         _transcode.make(self.qemu_img, recipe, source, size, new_file, partial(self.phase, item.target))
         _staging.resemble(new_file.name, item.source)
-        self.records.note(_decision.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
+        self.records.note(_decision_conversion.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
 
-    def name(self, changes: t.Sequence[_disks.DiskChange]) -> None:
+    def name(self, changes: t.Sequence[_disk_changes.DiskChange]) -> None:
         """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""
         self.require_off()
         self._require_unwritten()
         self._before = self.domain.xml(inactive=True)
         self._named = True
-        self.define(_disks.with_changes(self._before, changes), ": it was put back")
+        self.define(_disk_changes.with_changes(self._before, changes), ": it was put back")
         if self.domain.is_active() and not _runs_on(self.domain, changes):
             raise DiskError(
                 f"{self.domain.name}: was started on its old disk in the meantime: the definition was put back: run "
@@ -113,7 +119,7 @@ class Work(ConvertWork):
         A guest may have it open, or the definition name it: libvirt may have taken that and died (HAZARDS G9).
         """
         new_file = self._new.get(item.target)
-        if new_file is not None and not self._named and not _users.is_locked(new_file.path):
+        if new_file is not None and not self._named and not _image_locks.is_locked(new_file.path):
             new_file.withdraw()
 
     def define_as_before(self) -> None:
@@ -138,7 +144,7 @@ class Work(ConvertWork):
                 )
 
 
-def _runs_on(domain: Domain, changes: t.Sequence[_disks.DiskChange]) -> bool:
+def _runs_on(domain: Domain, changes: t.Sequence[_disk_changes.DiskChange]) -> bool:
     live = {disk.target: disk.source for disk in _disks.disks(domain.xml(inactive=False))}
     return all(live.get(change.target) == change.path for change in changes)
 

@@ -12,29 +12,28 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import discarding
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._ranges import covers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import look_for
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import (
-    NoteOf,
-    discarding,
-    require_own,
-    traces,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NoteOf, require_own, traces
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening, recorded
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _xml_disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
 #: The key of a record under which the owners of the backing files stand.
 OWNERS = "owners"
@@ -171,7 +170,7 @@ def with_old_chains(definition: str, disks: t.Iterable[RecordedDisk], qemu_img: 
     for disk in disks:
         chain = _chain_below(disk, qemu_img)
         links = [_xml_disks.ChainLink(image.path, image.format) for image in chain]
-        definition = _xml_disks.with_chain(definition, disk.target, links)
+        definition = _disk_changes.with_chain(definition, disk.target, links)
     return definition
 
 
@@ -182,7 +181,7 @@ def settled_images(
 
     Raises DiskError where a running guest does not allow that.
     """
-    note_of = _lock.notes(operation)
+    note_of = _beside.notes(operation)
     found: list[Step] = []
     for item in items:
         note = note_of(item.path)

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,13 @@ class Survey:
     def definition_diff(self, items: t.Sequence[Flattening]) -> tuple[dict[str, t.Any], ...]:
         """What Ansible shows of the definition once the disks are flattened; nothing where there are none."""
         before = self.state.definition
-        return ({"prepared": _disks.definition_diff(before, shortened(before, items))},) if items else ()
+        return ({"prepared": _disk_changes.definition_diff(before, shortened(before, items))},) if items else ()
 
 
 def shortened(definition: str, items: t.Iterable[Flattening]) -> str:
     """The definition with the backing files that the images have once they are flattened."""
     for item in items:
-        definition = _disks.with_shorter_chain(definition, item.target, _named(definition, item))
+        definition = _disk_changes.with_shorter_chain(definition, item.target, _named(definition, item))
     return definition
 
 

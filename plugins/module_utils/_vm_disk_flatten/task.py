@@ -14,22 +14,22 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import is_untouched
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import is_untouched
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import result as _result
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.leftovers import Left
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.work import Work
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 
 
 class FlattenTask(DomainTask):
@@ -188,7 +188,7 @@ class FlattenTask(DomainTask):
 
     def _find_left(self, images: t.Collection[str], operation: Operation | None) -> Left | None:
         """What a dead run left of the domain and beside *images*; None where there is no trace of one."""
-        note_of = _lock.notes(operation)
+        note_of = _beside.notes(operation)
         if is_untouched(self.state.record, images, self.verb, note_of):
             return None
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import leftovers as _leftovers

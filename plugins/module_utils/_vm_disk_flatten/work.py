@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Work(DomainWork):
 
     def refer_again(self, disk: RecordedDisk) -> None:
         """Lets an image, which nobody has open, read its old backing file again. Raises ImageInUse."""
-        _users.require_unused(disk.source, (), f"have it refer to {disk.below} again")
+        _unused.require_unused(disk.source, (), f"have it refer to {disk.below} again")
         self.qemu_img.refer(disk.source, disk.format, (disk.below or "", disk.below_format or ""))
         _staging.sync(disk.source)
 

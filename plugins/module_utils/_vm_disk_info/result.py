@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import asdict
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_info.survey import Observed, SeenImages
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_info.survey import Observed, SeenImages
 
 
 def facts(

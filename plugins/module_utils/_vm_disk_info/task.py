@@ -9,22 +9,25 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_info import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_info import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_info.survey import Observed
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_info.survey import Observed
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     names = module.params["names"]
     hypervisor = Hypervisor.connect(module.params["uri"])
-    qemu_img = QemuImg.find()
+    qemu_img = _door.find()
     domains = _survey.domains(hypervisor, names)
     seen = [found for one in domains if (found := _survey.observe(hypervisor, one, names is not None))]
     users = _users.domain_users(hypervisor)

@@ -7,19 +7,22 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import RESIZABLE_FORMATS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import RESIZABLE_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._size import (
     exact_size,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
 
 #: The formats that have blocks to reserve when they grow.
 _WITH_POLICY = ("raw", "qcow2")

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     InvalidRequest,
     NotEnoughSpace,
     UnsafeImage,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import RESIZABLE_FORMATS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import RESIZABLE_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import (
     LARGEST,
     exact_size,
     format_size,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing, can_shrink
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
 
 #: What a dead run of these verbs leaves does not get worse when the image grows under its guest: a leak at most. What a
 #: flattening or a conversion has left to finish is in the domain's metadata, too, which is looked at before.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
 
 
 def facts(domain: str, item: Resizing, images: t.Sequence[Image]) -> dict[str, t.Any]:

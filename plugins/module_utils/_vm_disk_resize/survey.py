@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, replace
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
 
 
 @dataclass(frozen=True)
@@ -45,5 +47,5 @@ class Survey:
     def image(self, disk: DomainDisk) -> _image.Image:
         """The facts of a disk's image. An encrypted raw disk is shorter than its file, by the header with its keys."""
         path, is_luks = t.cast(str, disk.path), disk.element.encrypted and disk.format == "raw"
-        image = _image.inspect(self.qemu_img, path, "luks" if is_luks else disk.format, by_header=True)
+        image = _image.inspect(self.qemu_img, path, "luks" if is_luks else disk.format)
         return replace(image, format=disk.format, encrypted=image.encrypted or disk.element.encrypted)

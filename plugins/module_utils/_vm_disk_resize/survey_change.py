@@ -7,24 +7,27 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import whole as _whole
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision_obstacles as _obstacles
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import noting as _noting
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import result as _result
@@ -28,6 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish, wish_from
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.survey_change import ChangeSurvey
 
 
@@ -77,7 +78,7 @@ class ResizeTask(DomainTask):
         plan = self._resizing(item, operation) if item.growth else Plan({}, {})
         if first and not plan:
             self._around().require_unused(item)
-        return _settle.recorded(first, plan, item.path, operation)
+        return _noting.recorded(first, plan, item.path, operation)
 
     def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
         """Nothing: what a dead run left of an image waits for a wish that is granted."""
@@ -90,9 +91,9 @@ class ResizeTask(DomainTask):
         )
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.work import Work
 
-        note_of, record, around = _lock.notes(operation), self.state.record, self._around()
+        note_of, record, around = _beside.notes(operation), self.state.record, self._around()
         if record is not None and item.target in [disk.target for disk in record.disks]:
-            _records.require_own(self.state.name, record, self.verb, note_of)
+            _traces.require_own(self.state.name, record, self.verb, note_of)
         _obstacles.require_resizable(self.state, item, self.wish, around.jobs(item))
         if item.live:
             _obstacles.require_settled(self.state, item, note_of(item.path))

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import ALLOCATIONS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import ALLOCATIONS
 from ansible_collections.kvmops.disk.plugins.module_utils._size import LARGEST, exact_size, parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import overcommit_from, require_directories
 

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
@@ -22,7 +23,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settl
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision_obstacles as _obstacles
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
 
 
 @dataclass
@@ -82,4 +85,4 @@ class Work(DomainWork):
         operation.settled(item.path)
 
     def _size(self) -> int:
-        return _image.inspect(self.qemu_img, self.item.path, self.item.image.format, by_header=True).virtual_size
+        return _image.inspect(self.qemu_img, self.item.path, self.item.image.format).virtual_size

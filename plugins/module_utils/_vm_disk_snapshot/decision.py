@@ -9,14 +9,16 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import Change, with_outcomes
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Observed
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 def require_same(state: DomainState, wish: VmSnapshotWish, found: DomainSnapshot) -> None:
@@ -66,7 +68,7 @@ def plan(
     if not steps:
         return Plan(was, was, settling)
     definition = before.state.definition
-    difference = _disks.definition_diff(definition, with_outcomes(definition, change.outcomes))
+    difference = _disk_changes.definition_diff(definition, with_outcomes(definition, change.outcomes))
     taken = [str(wish.name)] if change.takings else []
     return Plan(was, _summary(after, taken), (*settling, *steps), ({"prepared": difference},))
 

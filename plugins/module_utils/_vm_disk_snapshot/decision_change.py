@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import OVERLAY, Left
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def with_outcomes(definition: str, outcomes: t.Iterable[Outcome]) -> str:
     """The definition whose disks are as *outcomes* say; of several on one disk the last one counts."""
     for outcome in {outcome.target: outcome for outcome in outcomes}.values():
         chain = outcome.images[1:] if outcome.explicit else None
-        definition = _disks.with_image(definition, outcome.target, outcome.images[0], chain)
+        definition = _disk_changes.with_image(definition, outcome.target, outcome.images[0], chain)
     return definition
 
 

@@ -11,12 +11,10 @@ To remove a snapshot is to merge its overlays into the images below them, whose 
 from __future__ import annotations
 
 import typing as t
-from dataclasses import replace
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
     Merge,
@@ -30,12 +28,17 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
     find,
     image_of,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 class Work(t.Protocol):
@@ -169,10 +172,10 @@ def _renaming(
         if not names.same(found.source, merged.source):
             links = (link.path for link in found.chain or () if names.same(link.path, merged.source))
             name = next(links, None)
-            return _disks.without_link(domain, merged.target, name) if name else domain
+            return _disk_changes.without_link(domain, merged.target, name) if name else domain
         number = next((number for number, link in enumerate(images) if names.same(link.path, merged.dest)), None)
         below = images[number + 1 :] if number is not None and explicit else None
-        return _disks.with_image(domain, merged.target, ChainLink(merged.dest, merged.format), below)
+        return _disk_changes.with_image(domain, merged.target, ChainLink(merged.dest, merged.format), below)
 
     return rename
 

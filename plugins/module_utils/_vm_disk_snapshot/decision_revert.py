@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import replace
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
@@ -18,9 +17,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
     recorded_revert,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import find, image_of
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 class Work(t.Protocol):

@@ -13,12 +13,14 @@ from __future__ import annotations
 import typing as t
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import Settlement
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import Settlement
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 
 
 class Work(t.Protocol):

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import replace
 from functools import partial
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, MissingImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import known_suffixes
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
@@ -28,8 +27,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
     OVERLAY,
     Observed,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 class Work(t.Protocol):

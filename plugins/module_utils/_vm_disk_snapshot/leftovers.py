@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE, NoteOf, require_own
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE, NoteOf, require_own
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_found as _found
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left, Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
 #: What is merged below a disk of the running domain, and into which image; None where nothing is.
 CommitOf = t.Callable[[str], t.Optional[tuple[str, str]]]
@@ -50,7 +53,7 @@ def find(observed: Observed, run: str | None, note_of: NoteOf, commit_of: Commit
         record=record,
         unfinished=known if change == "merge" else None,
         unused=tuple(path for path in (*made, *merged) if not any(names.same(path, other) for other in named)),
-        staging=tuple(path for path in dead if _staging.left_over(path)),
+        staging=tuple(path for path in dead if _beside.left_over(path)),
         working=frozenset(
             disk.target for disk in disks if change == "merge" and _goes_on(state, names, disk, commit_of)
         ),

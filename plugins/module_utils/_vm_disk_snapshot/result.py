@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import Change
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import (
     OVERLAY,
     Observed,
     find,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import Change
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 def targets(wish: VmSnapshotWish, observed: Observed, change: Change) -> list[str]:

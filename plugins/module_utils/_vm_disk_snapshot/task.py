@@ -7,14 +7,11 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import DISK_SNAPSHOT
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import result as _result
@@ -26,9 +23,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left, Observed, find
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.survey_change import ChangeSurvey
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.work import Works
 
@@ -79,7 +78,7 @@ class VmSnapshotTask(DomainTask):
             self.then = self.survey.look(self.state)
             snapshots = _result.snapshots(self.then)
             if self.change.reverted is not None:
-                diff = [{"prepared": _disks.definition_diff(definition, self.state.definition)}]
+                diff = [{"prepared": _disk_changes.definition_diff(definition, self.state.definition)}]
         chains = self.then.chains
         return {
             **plan.report(),
@@ -92,9 +91,9 @@ class VmSnapshotTask(DomainTask):
 
     def _left(self, operation: Operation | None) -> Left:
         """What a dead run left: nothing where neither the domain nor anything beside its images tells of one."""
-        note_of = _lock.notes(operation)
+        note_of = _beside.notes(operation)
         images = {str(link.path) for chain in self.observed.chains.values() for link in chain}
-        if self.state.record is None and not any(note_of(path) or _staging.left_over(path) for path in images):
+        if self.state.record is None and not any(note_of(path) or _beside.left_over(path) for path in images):
             return Left()
         from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import leftovers as _leftovers

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import typing as t
 import unicodedata
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import require_directories

@@ -7,10 +7,8 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
 
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_revert as _decision_revert
@@ -20,10 +18,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot impo
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import work_revert as _work_revert
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import work_settle as _work_settle
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import work_take as _work_take
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import Change, Removal
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Observed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import Change, Removal
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Observed
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
 @dataclass

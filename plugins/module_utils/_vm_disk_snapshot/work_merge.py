@@ -14,31 +14,33 @@ from __future__ import annotations
 import os
 import typing as t
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work import merge_offline
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import names as _names
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
-from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
     Merge,
     Removal,
     with_outcomes,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
+    from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 
 
 @dataclass
@@ -155,7 +157,7 @@ class Work(DomainWork):
         overlay, into = item.overlay, item.into
         to_do = f"merge {overlay.path} into {into.path}"
         for path in item.paths:
-            _users.require_unused(path, (), to_do)
+            _unused.require_unused(path, (), to_do)
         self._begun.add(item.target)
         merge_offline(self._door, _pair(overlay), _pair(into), partial(self._phase, item))
         if item.above is not None:

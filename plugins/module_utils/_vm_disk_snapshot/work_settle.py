@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work import merge_offline
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.work_take import leave_no_record
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import Left
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Work(DomainWork):
     def merge_again(self, disk: RecordedDisk) -> None:
         """Merges an overlay that nobody has open once more. Raises DiskError where somebody has."""
         for path in (disk.source, disk.dest):
-            _users.require_unused(path, (), f"merge {disk.source} into {disk.dest} again")
+            _unused.require_unused(path, (), f"merge {disk.source} into {disk.dest} again")
         overlay, into = (disk.source, disk.source_format), (disk.dest, disk.format)
         merge_offline(self.qemu_img, overlay, into, lambda verb: self.phase(disk.target, verb, 0))
 

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
     decision_definition as _decision_definition,
 )
@@ -19,7 +20,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decis
     Identity,
     IdentityChange,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_seed import Seed
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import (
     Source,
     SourceDisk,
@@ -28,6 +28,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decis
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, CloneSpec, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark, MarkedDisk
+
+if TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_seed import Seed
 
 _DEFAULT_CLUSTER = 64 << 10
 

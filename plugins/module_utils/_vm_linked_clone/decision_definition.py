@@ -12,15 +12,19 @@ from __future__ import annotations
 import os
 import re
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskChange
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.disk_changes import DiskChange
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
 
 #: sockaddr_un.sun_path, less its end.
 _LONGEST_SOCKET = 107
@@ -153,10 +157,10 @@ class _Editing:
 
     def disks(self) -> None:
         for disk in self.identity.disks:
-            element = _disks.find_disk(self.domain, disk.target)
+            element = _disk_changes.find_disk(self.domain, disk.target)
             before = _disks.disk(element).source
-            _disks.change_disk(element, DiskChange(disk.target, disk.path, disk.format))
-            element.append(_disks.chain_element(disk.chain))
+            _disk_changes.change_disk(element, DiskChange(disk.target, disk.path, disk.format))
+            element.append(_disk_changes.chain_element(disk.chain))
             self._note(f"{disk.target} source", before, disk.path)
             for tag, wanted in (("serial", disk.serial), ("wwn", disk.wwn)):
                 if wanted is not None:

@@ -7,11 +7,9 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_seed import Seed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import (
     FULL,
     LINKED,
@@ -20,7 +18,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish 
     CloneWish,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_seed import Seed
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,13 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint, NewImage
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import FULL, LINKED
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
+        Blueprint,
+        NewImage,
+    )
 
 
 class Work(t.Protocol):

@@ -10,7 +10,9 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import suffix
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneSpec
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneSpec
 
 #: The prefix of QEMU's and libvirt's own addresses, which are locally administered.
 _MAC_PREFIX = "52:54:00"

@@ -11,21 +11,24 @@ over both of them, and whoever is killed between the image and the definition le
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, replace
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase_wish as _rebase_wish
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark, MarkedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark, MarkedDisk
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def move(name: str, disk: DomainDisk, base: SourceDisk, before: str, images: t.S
             "first (kvmops.disk.vm_disk_resize)",
             virtual_size=image.virtual_size,
         )
-    _rebase.require_possible(_rebase.RebaseWish(base.path, base.format, trusted=True), found)
+    _rebase.require_possible(_rebase_wish.RebaseWish(base.path, base.format, trusted=True), found)
     return Move(disk, base, before, found)
 
 
@@ -139,14 +142,14 @@ def definition(state: DomainState, mark: Mark, moves: t.Sequence[Move], target: 
     xml = state.definition
     bases = {}
     for one in moves:
-        xml = _disks.with_chain(xml, one.disk.target, one.base.chain(LINKED))
+        xml = _disk_changes.with_chain(xml, one.disk.target, one.base.chain(LINKED))
         bases[one.disk.target] = one.base.path
     disks = tuple(replace(disk, base=bases.get(disk.target, disk.base)) for disk in mark.disks)
     new = replace(mark, source=target.state.name, source_uuid=target.state.uuid, disks=disks)
     domain = _document.parse(xml)
     _identity.set_mark(domain, new)
     wanted = _document.text(domain)
-    return wanted if _disks.unexpected_difference(wanted, state.definition) else state.definition
+    return wanted if _disk_changes.unexpected_difference(wanted, state.definition) else state.definition
 
 
 def steps(

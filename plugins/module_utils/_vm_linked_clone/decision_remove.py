@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import string
 import typing as t
-from dataclasses import dataclass, replace
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
 
 #: The buses of drives for seeds, with the beginning of their targets. There are no CD drives for virtio.
 BUSES = {"sata": "sd", "scsi": "sd", "ide": "hd", "usb": "sd", "virtio": "vd"}
@@ -64,10 +67,10 @@ def with_seed(xml: str, seed: Seed, bus: str) -> str:
     mark = _identity.looks(xml).mark
     drive = _drive(disks, mark)
     if drive is not None:
-        _insert(_disks.find_disk(domain, drive.target), seed.path)
+        _insert(_disk_changes.find_disk(domain, drive.target), seed.path)
         return _document.text(domain)
     target = _free_target({disk.target for disk in disks}, bus)
-    last = _disks.find_disk(domain, disks[-1].target)
+    last = _disk_changes.find_disk(domain, disks[-1].target)
     new = _new_drive(target, bus, seed.path)
     new.tail = last.tail
     last.addnext(new)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import OVERLAY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import require_usable_base
-from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import OVERLAY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import FULL, LINKED, REFLINK, CloneWish
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks
 
 #: The kinds of sources that are, or mean, a file or a block device of this host.
 _LOCAL = ("file", "block", "volume")

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneSpec
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneSpec
 
 
 @dataclass

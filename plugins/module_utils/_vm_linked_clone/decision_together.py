@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 _TO_DO = "remove it with its clone"
 
@@ -58,7 +60,7 @@ class Together:
             _dependents.require_none(use.path, found, _TO_DO, "remove them (snapshots, for example) first")
             others = [user for user in use.users if user.uuid not in self._uuids and user.uuid != clone.uuid]
             if others or use.locked:
-                raise _users.in_use(use.path, others, _TO_DO)
+                raise _unused.in_use(use.path, others, _TO_DO)
 
     def refusals(self) -> dict[str, DiskError]:
         """Why some of them must stay, by name, as long as that makes others stay, which they read."""

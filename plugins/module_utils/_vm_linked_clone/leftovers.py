@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import left_on
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 
 #: The verbs of the records of runs that make clones, that remove them, and that give them another base.
 MAKE, REMOVE, REBASE = "clone", "remove-clone", "rebase-clone"
@@ -33,11 +34,11 @@ def left_behind(directories: t.Iterable[str], names: t.Container[str]) -> dict[s
     """The files on which runs died that made or removed the clones of *names*, by these names."""
     found: dict[str, list[Left]] = {}
     for directory in sorted(set(directories)):
-        for record in _lock.look_in(directory):
+        for record in _beside.look_in(directory):
             name, path = record.get("item"), record.get("path")
             if not record["alive"] and record.get("verb") in (MAKE, REMOVE) and name in names and path:
-                there = os.path.lexists(path) or _staging.left_over(path)
-                found.setdefault(str(name), []).append(Left(path, there, tuple(_lock.noted_bases(record))))
+                there = os.path.lexists(path) or _beside.left_over(path)
+                found.setdefault(str(name), []).append(Left(path, there, tuple(_beside.noted_bases(record))))
     return found
 
 

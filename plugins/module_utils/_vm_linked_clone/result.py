@@ -7,18 +7,21 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import asdict
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_seed as _decision_seed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Existing, Neighbour
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, CloneWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks, Mark
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import (
+        Existing,
+        Neighbour,
+    )
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Looks, Mark
 
 
 def facts_of(found: Existing, source: Source, seed: str | None) -> dict[str, t.Any]:
@@ -110,4 +113,4 @@ def definition_diff(source: Source, plan: Blueprint, unknown: t.Collection[str])
     after = plan.definition.xml
     for value in unknown:
         after = after.replace(value, "random")
-    return _disks.definition_diff(source.definition, after)
+    return _disk_changes.definition_diff(source.definition, after)

@@ -12,25 +12,28 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import source_path
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import (
     Neighbour,
     NeighbourDisk,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import CloneWish
 
 
 def look_at_source(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Source:
@@ -70,10 +73,10 @@ def look_at(hypervisor: Hypervisor, domain: Domain) -> Neighbour:
 def _disk(state: DomainState, disk: DomainDisk, qemu_img: QemuImg, trusted: bool) -> SourceDisk:
     path = t.cast(str, disk.path)
     _image.require_format(path, disk.format)
-    image = _image.inspect(qemu_img, path, disk.format, by_header=True)
+    image = _image.inspect(qemu_img, path, disk.format)
     images = _disk_chain.followed(qemu_img, state, disk, image, trusted=trusted)
     block = tuple(stat.S_ISBLK(os.stat(one.path).st_mode) for one in images)
-    element = _disks.find_disk(_document.parse(state.definition), disk.target)
+    element = _disk_changes.find_disk(_document.parse(state.definition), disk.target)
     note = None if block[0] else _base_note.look(path)
     mode = stat.S_IMODE(os.stat(path).st_mode) if note is None or note.mode is None else note.mode
     return SourceDisk(disk.target, images, block, mode, element.find("wwn") is not None)

@@ -9,29 +9,32 @@ from __future__ import annotations
 import os
 import stat
 import typing as t
-from dataclasses import dataclass
 from functools import cached_property
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_remove import (
     Files,
     Removal,
     made_for,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_together import Going, Use
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import Left
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_absent import RemovalWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import Left
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_absent import RemovalWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import Mark
 
 
 @dataclass
@@ -77,7 +80,7 @@ class Survey:
     def _use(self, path: str, *, locks: bool) -> Use:
         readers = tuple((reader, os.path.realpath(reader)) for reader in self._readers.of(path))
         users = tuple(self._users.get(identity(path), ()))
-        return Use(path, os.path.realpath(path), readers, users, locks and _users.is_locked(path))
+        return Use(path, os.path.realpath(path), readers, users, locks and _image_locks.is_locked(path))
 
     @cached_property
     def _listed(self) -> list[Neighbour]:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 from functools import cached_property
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import can_reflink
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
+from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import is_same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
@@ -32,12 +30,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decis
     NeighbourDisk,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_seed import Seed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import MAKE, Left
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import REFLINK, CloneSpec, CloneWish
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Setting
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_taken import Taken
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_room import Room
 
@@ -136,7 +136,7 @@ class Survey:
             found = self.existing_now(spec)
             if found is not None:
                 return found
-            if not (_lock.look(path) or {}).get("alive"):
+            if not (_beside.look(path) or {}).get("alive"):
                 raise DiskError(
                     f"{spec.name}: {path} exists already: it was left alone: remove it, or choose another name or "
                     "disk_dir",
@@ -149,7 +149,7 @@ class Survey:
         chain = tuple(path for path, _format in _image.Links().of(disk.path, disk.format))
         there, size = os.path.exists(disk.path), None
         if sized and there:
-            size = _image.inspect(self.qemu_img, disk.path, disk.format, by_header=True).virtual_size
+            size = _image.inspect(self.qemu_img, disk.path, disk.format).virtual_size
         over = _over(disk.path, chain, base) if base is not None else None
         return ExistingDisk(disk.target, disk.path, disk.format, there, chain, over, size)
 
@@ -157,7 +157,7 @@ class Survey:
 def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Survey:
     """Looks around. Raises DiskError where the source cannot be cloned, or not as *wish* has it."""
     source = _survey.look_at_source(hypervisor, qemu_img, wish)
-    _records.require_own(wish.source, source.state.record, MAKE, _lock.notes(None))
+    _traces.require_own(wish.source, source.state.record, MAKE, _beside.notes(None))
     neighbours = _survey.look_around(hypervisor)
     _require_quiet(source, neighbours, qemu_img)
     directory = _decision_source.place(source, wish)
@@ -181,8 +181,8 @@ def _require_quiet(source: Source, neighbours: t.Iterable[Neighbour], qemu_img: 
                 path=image.path,
                 in_use_by=[{"domain": other.looks.name, "uuid": other.looks.uuid, "running": True}],
             )
-        _surroundings.require_unwritten(image)
-        _surroundings.require_settled(qemu_img, image.path, image.format, _lock.look(image.path))
+        _still.require_unwritten(image)
+        _still.require_settled(qemu_img, image.path, image.format, _beside.look(image.path))
 
 
 def _require_place(directory: str, user: t.Callable[[], tuple[int, int] | None]) -> None:

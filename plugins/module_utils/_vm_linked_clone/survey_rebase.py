@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
-from ansible_collections.kvmops.disk.plugins.module_utils._task import surroundings as _surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._task import still as _still
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_rebase import MoveWish
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import MarkedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.dependents import Dependents
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_rebase import MoveWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import MarkedDisk
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Survey:
 
     def images(self, state: DomainState, disk: DomainDisk, base: SourceDisk) -> tuple[_image.Image, ...]:
         """The images of a disk, as far as its definition names them: none below one that reads *base* already."""
-        image = _image.inspect(self.qemu_img, t.cast(str, disk.path), disk.format, by_header=True)
+        image = _image.inspect(self.qemu_img, t.cast(str, disk.path), disk.format)
         if image.backing_file is None or looked_up([image.backing_file, base.path], identity).same(
             image.backing_file, base.path
         ):
@@ -77,7 +79,7 @@ class Survey:
             self.surroundings.require_unused(move.path, "give it another base", lambda user: user.domain != name)
             if move.rebase:
                 for below in move.rebase.below:
-                    _surroundings.require_unwritten(below)
+                    _still.require_unwritten(below)
                 options = {"cluster_size": str(move.rebase.image.cluster_size)}
                 measured = self.qemu_img.measure(move.path, move.disk.format, "qcow2", options).required
                 demands.append((os.path.realpath(move.path), _rebase.bytes_needed(move.rebase, measured)))
@@ -101,6 +103,6 @@ def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: MoveWish) -> Survey:
     target = _survey.look_at_source(hypervisor, qemu_img, wish.target)
     for disk in target.disks:
         for image in disk.images:
-            _surroundings.require_unwritten(image)
+            _still.require_unwritten(image)
     surroundings = Surroundings(lambda: hypervisor, wish.wish.search_paths)
     return Survey(hypervisor, qemu_img, wish, surroundings, target)

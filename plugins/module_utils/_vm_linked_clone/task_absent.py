@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 from functools import partial
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import readers
+from ansible_collections.kvmops.disk.plugins.module_utils._task.held import readers
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_remove as _decision_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey_absent as _survey_absent
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_remove import Removal
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_together import Together
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import REMOVE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_absent import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_absent import RemovalWish, wish_from
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_absent import Survey
 
 
 @dataclass

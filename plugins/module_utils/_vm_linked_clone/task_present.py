@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import typing as t
 import uuid
-from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
@@ -33,21 +33,21 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey_present as _survey_present
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Existing
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_keep import Lack
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import SourceDisk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import MAKE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_present import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import (
     LINKED,
     CloneSpec,
     CloneWish,
     wish_from,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import Blueprint
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Existing
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_keep import Lack
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import SourceDisk
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_present import Survey
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_room import Room
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.work_make import Overlays
 
@@ -270,13 +270,13 @@ class CloneTask:
         return [
             *told,
             *({"prepared": _result.definition_diff(self.source, one, self._chosen_later(one))} for one in plans),
-            *({"prepared": _disks.definition_diff(one.xml, one.wanted)} for one in lacks),
+            *({"prepared": _disk_changes.definition_diff(one.xml, one.wanted)} for one in lacks),
         ]
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     wish = wish_from(module.params)
-    qemu_img = QemuImg.find().limiting(not wish.trusted)
+    qemu_img = _door.find(limited=not wish.trusted)
     survey = _survey_present.look(Hypervisor.connect(module.params["uri"]), qemu_img, wish)
     return CloneTask(module, wish, survey).present()

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import PATIENCE, Item, Several, report
-from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import decide_after_others, readers
+from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import decide_after_others
+from ansible_collections.kvmops.disk.plugins.module_utils._task.held import readers
 from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
@@ -27,13 +28,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone impor
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import survey_rebase as _survey_rebase
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import REBASE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_rebase import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_rebase import MoveWish, wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import identity as _identity
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import MarkedDisk
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_rebase import Move
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_rebase import Survey
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import MarkedDisk
 
 #: Each copies an image.
 _AT_ONCE = 4
@@ -169,7 +172,7 @@ class RebaseTask:
         ]
         if self.module._diff:
             told += [
-                {"prepared": _disks.definition_diff(item.state.definition, item.definition)}
+                {"prepared": _disk_changes.definition_diff(item.state.definition, item.definition)}
                 for item in right
                 if item.state is not None and item.changes
             ]
@@ -188,6 +191,6 @@ def _refuse_dependents(item: RebaseItem, found: _dependents.Dependents) -> None:
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     wish = wish_from(module.params)
-    qemu_img = QemuImg.find().limiting(not wish.wish.trusted)
+    qemu_img = _door.find(limited=not wish.wish.trusted)
     survey = _survey_rebase.look(Hypervisor.connect(module.params["uri"]), qemu_img, wish)
     return RebaseTask(module, wish, survey).rebased()

@@ -15,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import Invalid
 #: lxml's etree; loaded with the first XML, since most runs of an image module need none.
 etree: t.Any = None
 
-_SECRET = re.compile(r"""(\spasswd=)(?:'[^']*'|"[^"]*")""")
+_SECRET = r"""(\spasswd=)(?:'[^']*'|"[^"]*")"""
 
 
 def parse(xml: str) -> t.Any:
@@ -114,8 +114,8 @@ def unified_diff(before: str, after: str, before_name: str = "before", after_nam
     import difflib  # loaded where there is a difference
 
     lines = difflib.unified_diff(
-        _SECRET.sub(r"\1'********'", before).splitlines(),
-        _SECRET.sub(r"\1'********'", after).splitlines(),
+        re.sub(_SECRET, r"\1'********'", before).splitlines(),
+        re.sub(_SECRET, r"\1'********'", after).splitlines(),
         before_name,
         after_name,
         lineterm="",

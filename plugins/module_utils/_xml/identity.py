@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import asdict, dataclass
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 
 #: The namespace of the mark: beside that of the records, since libvirt keeps one element for each.

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
 
 _AGENT = "./devices/channel/target[@name='org.qemu.guest_agent.0']"
 

@@ -22,6 +22,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from importlib.machinery import SourceFileLoader
 from types import FrameType, ModuleType
@@ -108,9 +109,19 @@ def come_to(point: str) -> None:
     for name, values in json.loads(asked("AT_CONSTANTS") or "{}").items():
         set_in(sys.modules[LIBRARY + name], values)
     number = signal.Signals[asked("AT_SIGNAL")]
+    before = signal.getsignal(number)
     os.kill(os.getpid(), number)
     if threading.current_thread() is not threading.main_thread() and number != signal.SIGSTOP:
+        while signal.getsignal(number) is before and not puts_off(number):
+            time.sleep(0.001)
         raise InterruptedError("the signal came before the call, whose caller gets it")
+
+
+def puts_off(number: signal.Signals) -> bool:
+    """Whether the main thread, which acts upon signals (and then no more), has put them off until a call is over."""
+    with open(f"/proc/self/task/{os.getpid()}/status", encoding="utf-8") as status:
+        (blocked,) = (line.split()[1] for line in status if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) >> (number - 1) & 1)
 
 
 def set_in(module: ModuleType, values: dict[str, Any]) -> None:

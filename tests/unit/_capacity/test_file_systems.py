@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity import promi
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.file_systems import FileSystem
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise, SeenFile
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._host.extents import Extent

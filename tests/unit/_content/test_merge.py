@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from unit.samples import MIB, qcow2, raw, snapshot

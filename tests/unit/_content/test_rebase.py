@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import (
     Rebase,
-    RebaseWish,
     bytes_needed,
     facts_after,
     facts_before,
-    is_wanted,
     require_possible,
     require_vouched,
     rewrites,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase_wish import RebaseWish, is_wanted
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from unit.samples import MIB, qcow2, raw, snapshot

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import (
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import (
     look,
     noted_bases,
-    operation,
     record_path,
     sibling_name,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import operation
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 
@@ -31,7 +32,7 @@ def test_a_file_is_made_in_a_hidden_directory_of_its_own(new: NewFile, tmp_path:
     assert os.listdir(tmp_path) == [directory.name]
     assert directory.stat().st_mode & 0o777 == 0o700
     assert new.name == str(directory / "web.qcow2")
-    assert _staging.left_over(new.path)
+    assert _beside.left_over(new.path)
 
 
 def test_a_published_file_stands_alone_in_its_place(new: NewFile, tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_a_published_file_stands_alone_in_its_place(new: NewFile, tmp_path: Path
     assert Path(new.path).read_bytes() == b"disk"
     assert os.stat(new.path).st_nlink == 1
     assert _staging.is_file(new.path, identity)
-    assert not _staging.left_over(new.path)
+    assert not _beside.left_over(new.path)
 
 
 def test_publishing_never_replaces_what_appeared_meanwhile(new: NewFile) -> None:
@@ -153,7 +154,7 @@ def test_without_hard_links_a_replaced_file_is_gone_and_the_new_one_stays(
     filled(new, b"new").replace(_staging.file_identity(new.path))
     new.withdraw()
     assert standing.read_bytes() == b"new"
-    assert not _staging.left_over(new.path)
+    assert not _beside.left_over(new.path)
 
 
 @pytest.mark.parametrize("moment", ["link", "rename", "fsync"])
@@ -176,7 +177,7 @@ def test_the_next_run_finishes_a_replacement_or_puts_the_old_file_back(new: NewF
     for end, content in ((_staging.discard, b"new"), (_staging.put_back, b"old")):
         standing.write_bytes(b"old")
         filled(new, b"new").replace(_staging.file_identity(new.path))
-        assert _staging.left_over(new.path)
+        assert _beside.left_over(new.path)
         end(new.path)
         assert standing.read_bytes() == content
         _staging.discard(new.path)
@@ -203,11 +204,11 @@ def test_a_leftover_that_is_a_link_is_removed_and_not_followed(new: NewFile, tmp
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "precious").write_bytes(b"x")
-    os.symlink(victim, _staging.staging_directory(new.path))
-    assert _staging.left_over(new.path)
+    os.symlink(victim, _beside.staging_directory(new.path))
+    assert _beside.left_over(new.path)
     filled(new).publish()
     assert (victim / "precious").exists()
-    assert not _staging.left_over(new.path)
+    assert not _beside.left_over(new.path)
 
 
 def test_a_name_of_255_bytes_can_be_staged(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.headers import (
     References,
-    is_own_extent,
     open_image,
     recognise,
     references,
     resolve,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.vmdk import is_own_extent
 from support.foreign import CLOOP_MAGIC
 from unit.qcow2_header import BACKING_FORMAT, DATA_FILE, EXTERNAL_DATA, Made
 

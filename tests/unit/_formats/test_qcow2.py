@@ -13,13 +13,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import (
-    Header,
-    Snapshot,
-    read_header,
-    read_l1,
-    read_snapshots,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Header, read_header
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot, read_l1, read_snapshots
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.qcow2_header import (

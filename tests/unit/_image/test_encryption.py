@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import (
     EncryptionWish,
     Key,
@@ -26,7 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import secret_from
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import subject
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, Secret, node

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import FORMATS, Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from unit.samples import qcow2, raw
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40

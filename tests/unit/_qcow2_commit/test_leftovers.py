@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import record_path
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import record_path
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.wish import CommitWish
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import MERGED
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import MERGED
 from unit.samples import qcow2, raw
 
 

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
@@ -20,8 +20,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import (
-    change,
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import change
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_change import (
     growth_in_bytes,
     plan_change,
     require_no_cut,

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot, SnapshotEntry
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot, SnapshotEntry
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import (
     Observed,

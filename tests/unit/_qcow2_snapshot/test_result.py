@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import SnapshotEntry
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import SnapshotEntry
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.decision import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_snapshot.result import facts, predicted

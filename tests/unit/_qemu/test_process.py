@@ -133,3 +133,35 @@ def test_no_run_of_qemu_img_on_an_image_that_is_not_trusted_goes_on_for_ever(
     for verb, run in runs.items():
         with pytest.raises(QemuImgFailed, match=rf"qemu-img {verb} .* for /disk, and was ended"):
             run()
+
+
+#: A process that is told to end in the moment of its first fork, and says which error that was.
+TOLD_TO_END = """
+import os, signal, sys, types
+collections = types.ModuleType("ansible_collections")
+collections.__path__ = [sys.argv[1] + "/.ansible/collections/ansible_collections"]
+sys.modules["ansible_collections"] = collections
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import process
+def on_signal(number, frame):
+    raise InterruptedError("told to end")
+signal.signal(signal.SIGTERM, on_signal)
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))
+try:
+    process.run([sys.executable, "-c", sys.argv[2]], process.Ways(**eval(sys.argv[3])))
+except InterruptedError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("ways", [{"to_the_end": True}, {"dies_with_us": True}], ids=str)
+def test_a_signal_in_the_moment_in_which_a_program_starts_is_not_lost_nor_is_the_program(
+    ways: dict[str, bool], tmp_path: Path
+) -> None:
+    """One that runs to the end is waited for, the other one is killed."""
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    work = f"open({str(begun)!r}, 'w'); import time; time.sleep({0.1 if 'to_the_end' in ways else 3600})"
+    program = f"{work}; open({str(ended)!r}, 'w')"
+    argv = [sys.executable, "-c", TOLD_TO_END, str(Path(__file__).resolve().parents[3]), program, repr(ways)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("told to end\n", "")
+    assert ended.exists() == ("to_the_end" in ways)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
 RECORD = Record("convert", "offline", "yesterday", True, False, (RecordedDisk("vda", "/a", "raw", "/b", "qcow2"),))
@@ -18,7 +18,7 @@ RECORD = Record("convert", "offline", "yesterday", True, False, (RecordedDisk("v
 
 def is_untouched(path: str, note: dict[str, Any] | None = None, record: Record | None = None) -> bool:
     notes = {path: note} if note else {}
-    return _records.is_untouched(record, [path], "convert", notes.get)
+    return _traces.is_untouched(record, [path], "convert", notes.get)
 
 
 def test_where_nothing_was_left_there_is_no_trace(tmp_path: Path) -> None:

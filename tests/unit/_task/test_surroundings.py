@@ -11,11 +11,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import HasDependents, ImageInUse, NotEnoughSpace
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import (
-    Surroundings,
-    running,
-    running_as_disk,
-)
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running, running_as_disk
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from unit.qcow2_header import Made
 from unit.samples import NO_QEMU_IMG

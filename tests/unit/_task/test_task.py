@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, QemuImgFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -47,7 +48,7 @@ class Writing(Task):
 
     def _step(self, file: Path) -> Step:
         def write() -> None:
-            assert os.path.exists(_lock.record_path(str(file)))
+            assert os.path.exists(_beside.record_path(str(file)))
             file.write_text("done")
 
         return Step(f"write {file.name}", write)
@@ -122,4 +123,4 @@ def test_the_record_stays_where_qemu_img_was_cut_short(file: Path, error: DiskEr
 
     with pytest.raises(DiskError), _lock.operation("write", [str(file)]) as operation:
         cut_short(operation)
-    assert os.path.exists(_lock.record_path(str(file))) == stays
+    assert os.path.exists(_beside.record_path(str(file))) == stays

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.qcow2 import Snapshot
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
@@ -236,7 +239,7 @@ def test_the_plan_says_what_becomes_of_the_disks_and_of_the_definition() -> None
         "<domain><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>"
         "<source file='/images/vm.raw'/><target dev='vda'/></disk></devices></domain>"
     )
-    plan = _decision.plan(state(definition=definition), wish(), [conversion()], ())
+    plan = _decision_conversion.plan(state(definition=definition), wish(), [conversion()], ())
     assert plan.before == {"vda": {"path": "/images/vm.raw", "format": "raw"}}
     assert plan.after == {"vda": {"path": "/images/vm.qcow2", "format": "qcow2"}}
     assert "/images/vm.qcow2" in plan.diff[0]["prepared"]
@@ -245,15 +248,15 @@ def test_the_plan_says_what_becomes_of_the_disks_and_of_the_definition() -> None
 def test_a_recorded_conversion_is_defined_once_the_definition_names_its_image() -> None:
     record = RecordedDisk("vda", "/images/vm.raw", "raw", "/images/vm.qcow2", "qcow2")
     new = element(source="/images/vm.qcow2", image_format="qcow2")
-    assert not _decision.is_defined(state(), record)
-    assert not _decision.is_defined(state(disk(element(source="/images/vm.qcow2"))), record)
-    assert not _decision.is_defined(state(disk(ELEMENT, live=new)), record), (
+    assert not _decision_conversion.is_defined(state(), record)
+    assert not _decision_conversion.is_defined(state(disk(element(source="/images/vm.qcow2"))), record)
+    assert not _decision_conversion.is_defined(state(disk(ELEMENT, live=new)), record), (
         "what runs does not count, what is defined does"
     )
-    assert _decision.is_defined(state(disk(new)), record)
+    assert _decision_conversion.is_defined(state(disk(new)), record)
 
 
 def test_the_new_image_is_predicted_alone_and_as_large_as_its_source() -> None:
-    found = _decision.predicted(conversion(), replace(IMAGE, backing_file="/base"), "qcow2")
+    found = _decision_conversion.predicted(conversion(), replace(IMAGE, backing_file="/base"), "qcow2")
     assert (found.path, found.format, found.virtual_size) == ("/images/vm.qcow2", "qcow2", 1 << 20)
     assert found.backing_file is None

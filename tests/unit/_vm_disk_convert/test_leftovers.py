@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import NEW_FILE
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+    decision_conversion as _decision_conversion,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
@@ -197,12 +199,12 @@ def test_a_copy_is_gone_on_with_only_where_all_is_wanted_that_it_was_begun_with(
         ((item, wish), (conversion(), WISH), False),
         ((item, wish), (item, wish), True),
     ):
-        going_on = _leftovers.Unfinished(copied=(_decision.recorded(*begun),))
+        going_on = _leftovers.Unfinished(copied=(_decision_conversion.recorded(*begun),))
         assert _leftovers.adoptable(going_on, [now[0]], now[1]) == ({"vda"} if same else set())
 
 
 def test_how_fast_a_copy_is_and_what_is_the_default_anyway_do_not_matter() -> None:
-    going_on = _leftovers.Unfinished(copied=(_decision.recorded(conversion(), WISH),))
+    going_on = _leftovers.Unfinished(copied=(_decision_conversion.recorded(conversion(), WISH),))
     other = replace(WISH, bandwidth=1, keep_source=False, copy_timeout=1, layout=Layout("qcow2", preallocation="off"))
     assert _leftovers.adoptable(going_on, [conversion()], other) == {"vda"}
 

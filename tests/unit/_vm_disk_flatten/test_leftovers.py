@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery import records as _records
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import leftovers as _convert_leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import leftovers as _leftovers
@@ -130,7 +130,7 @@ def test_a_run_that_lives_is_not_touched() -> None:
     alive = {TOP: {"alive": True, "pid": 4711, "started": "now"}}
     with pytest.raises(OperationInFlight, match=r"another run flattens vda \(/images/vm.qcow2\) .* \(process 4711\)"):
         left(record(), notes=alive)
-    _records.require_own("vm", None, "flatten", alive.get)
+    _traces.require_own("vm", None, "flatten", alive.get)
 
 
 def test_an_image_that_lost_something_gets_its_backing_file_back_before_all_else() -> None:

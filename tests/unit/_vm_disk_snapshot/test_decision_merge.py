@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import with_outcomes
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
@@ -107,10 +108,10 @@ def test_a_chain_that_is_named_is_named_without_the_overlay() -> None:
     (removal,) = removed("s1", named={"vda": True})
     (after,) = _disks.disks(with_outcomes(domain_xml(TWO, "qcow2"), removal.outcomes))
     assert after.chain == (ChainLink(BASE, "raw"),)
-    deeper = _disks.with_image(domain_xml(TWO, "qcow2"), "vda", LINKS[0], LINKS[1:])
-    assert _disks.disks(_disks.without_link(deeper, "vda", ONE))[0].chain == (ChainLink(BASE, "raw"),)
-    assert _disks.without_link(deeper, "vda", "/elsewhere") == deeper
-    assert _disks.with_image(deeper, "vda", LINKS[0], LINKS[1:]) == deeper
+    deeper = _disk_changes.with_image(domain_xml(TWO, "qcow2"), "vda", LINKS[0], LINKS[1:])
+    assert _disks.disks(_disk_changes.without_link(deeper, "vda", ONE))[0].chain == (ChainLink(BASE, "raw"),)
+    assert _disk_changes.without_link(deeper, "vda", "/elsewhere") == deeper
+    assert _disk_changes.with_image(deeper, "vda", LINKS[0], LINKS[1:]) == deeper
 
 
 def test_an_overlay_that_is_gone_is_no_merge() -> None:

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 from unit._vm_disk_snapshot.scene import BASE, CHAINS, FIRST, LINKS, ONE, TWO, observed, record, state

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_keep as _decision_keep
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Existing

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import Left
 
@@ -19,7 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.lefto
 def dead(path: Path, verb: str = _leftovers.MAKE, **facts: object) -> None:
     """The record of a run that died on PATH."""
     noted = {"verb": verb, "path": str(path), "item": "pc-1", **facts}
-    Path(_lock.record_path(str(path))).write_text(json.dumps(noted), encoding="utf-8")
+    Path(_beside.record_path(str(path))).write_text(json.dumps(noted), encoding="utf-8")
 
 
 def found(directory: Path) -> dict[str, list[Left]]:
@@ -38,7 +38,7 @@ def test_the_files_of_a_clone_are_found_by_the_record_of_the_dead_run(tmp_path: 
 def test_what_is_half_made_is_there_too(tmp_path: Path) -> None:
     image = tmp_path / "pc-1.qcow2"
     dead(image)
-    os.mkdir(_staging.staging_directory(str(image)))
+    os.mkdir(_beside.staging_directory(str(image)))
     assert found(tmp_path)["pc-1"][0].there
 
 
@@ -59,5 +59,5 @@ def test_a_run_finds_by_its_own_records_where_another_died(tmp_path: Path) -> No
 
 def test_an_image_that_was_moved_is_found_by_its_half_made_successor(tmp_path: Path) -> None:
     image, other = tmp_path / "pc-1.qcow2", tmp_path / "other.qcow2"
-    os.mkdir(_staging.staging_directory(str(image)))
+    os.mkdir(_beside.staging_directory(str(image)))
     assert _leftovers.left_of_moves([(str(image), "qcow2"), (str(other), "qcow2")], None) == [str(image)]

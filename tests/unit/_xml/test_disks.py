@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskChange
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.disk_changes import DiskChange
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
 
 FILE = """<disk type='file' device='disk'>
@@ -101,27 +103,27 @@ def test_a_volume_is_known_by_its_pool() -> None:
 
 def test_a_change_touches_the_driver_type_and_the_source_only() -> None:
     before = domain(FILE, CHAIN)
-    after = _disks.with_changes(before, [DiskChange("vda", "/images/vm.qcow2", "qcow2")])
+    after = _disk_changes.with_changes(before, [DiskChange("vda", "/images/vm.qcow2", "qcow2")])
     expected = before.replace("type='raw'", "type='qcow2'", 1).replace("/images/vm.raw", "/images/vm.qcow2")
-    assert _disks.unexpected_difference(expected, after) is None
+    assert _disk_changes.unexpected_difference(expected, after) is None
     assert after == expected.replace("'", '"').rstrip("\n")
 
 
 def test_the_backing_files_go_with_the_overlay_and_no_gap_stays() -> None:
-    after = _disks.with_changes(domain(FILE, CHAIN), [DiskChange("vdb", "/images/flat.raw", "raw")])
+    after = _disk_changes.with_changes(domain(FILE, CHAIN), [DiskChange("vdb", "/images/flat.raw", "raw")])
     assert "backingStore" not in after
     assert '<source file="/images/flat.raw"/>\n      <target dev="vdb" bus="virtio"/>' in after
 
 
 def test_several_disks_are_changed_at_once() -> None:
     changes = [DiskChange("vda", "/new/a", "qcow2"), DiskChange("vdb", "/new/b", "raw")]
-    found = _disks.disks(_disks.with_changes(domain(FILE, CHAIN), changes))
+    found = _disks.disks(_disk_changes.with_changes(domain(FILE, CHAIN), changes))
     assert [(disk.source, disk.format) for disk in found] == [("/new/a", "qcow2"), ("/new/b", "raw")]
 
 
 def test_a_volume_becomes_a_file() -> None:
     volume = "<disk type='volume'><source pool='p' volume='v' mode='host' index='1'/><target dev='vda'/></disk>"
-    after = _disks.with_changes(domain(volume), [DiskChange("vda", "/images/v.qcow2", "qcow2")])
+    after = _disk_changes.with_changes(domain(volume), [DiskChange("vda", "/images/v.qcow2", "qcow2")])
     (disk,) = _disks.disks(after)
     assert (disk.type, disk.source, disk.pool, disk.volume, disk.format) == (
         "file",
@@ -134,7 +136,7 @@ def test_a_volume_becomes_a_file() -> None:
 
 
 def test_a_disk_without_a_driver_gets_one() -> None:
-    after = _disks.with_changes(
+    after = _disk_changes.with_changes(
         domain("<disk type='file'><source file='/x'/><target dev='vda'/></disk>"), [DiskChange("vda", "/y", "qcow2")]
     )
     assert '<disk type="file"><driver name="qemu" type="qcow2"/><source file="/y"/>' in after
@@ -142,13 +144,13 @@ def test_a_disk_without_a_driver_gets_one() -> None:
 
 def test_a_path_cannot_break_out_of_its_attribute() -> None:
     path = """/images/a"b'c<d>&e.qcow2"""
-    after = _disks.with_changes(domain(FILE), [DiskChange("vda", path, "qcow2")])
+    after = _disk_changes.with_changes(domain(FILE), [DiskChange("vda", path, "qcow2")])
     assert [disk.source for disk in _disks.disks(after)] == [path]
 
 
 def test_a_disk_that_is_not_there_cannot_be_changed() -> None:
     with pytest.raises(DiskError, match="vdz: the domain has no such disk"):
-        _disks.with_changes(domain(FILE), [DiskChange("vdz", "/x", "raw")])
+        _disk_changes.with_changes(domain(FILE), [DiskChange("vdz", "/x", "raw")])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_a_disk_that_is_not_there_cannot_be_changed() -> None:
     ids=["quotes and order of attributes", "white space", "order of controllers", "numbers of controllers"],
 )
 def test_what_says_the_same_is_no_difference(one: str, other: str) -> None:
-    assert _disks.unexpected_difference(domain(rest=one), domain(rest=other)) is None
+    assert _disk_changes.unexpected_difference(domain(rest=one), domain(rest=other)) is None
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_what_says_the_same_is_no_difference(one: str, other: str) -> None:
     ],
 )
 def test_what_says_something_else_is_a_difference(other: str) -> None:
-    found = _disks.unexpected_difference(domain(rest="<serial>x</serial>"), domain(rest=other))
+    found = _disk_changes.unexpected_difference(domain(rest="<serial>x</serial>"), domain(rest=other))
     assert found is not None
     assert "-    <serial>x</serial>" in found or "+    <serial" in found
 
@@ -187,7 +189,7 @@ def test_what_says_something_else_is_a_difference(other: str) -> None:
 @pytest.mark.parametrize("password", ["passwd='se same'", 'passwd="se\'same"', "passwd=''"])
 def test_a_diff_hides_passwords(password: str) -> None:
     before = domain(rest=f"<graphics type='vnc' {password} port='1'/>")
-    shown = _disks.definition_diff(before, before.replace("port='1'", "port='2'"))
+    shown = _disk_changes.definition_diff(before, before.replace("port='1'", "port='2'"))
     assert "same" not in shown
     assert shown.count("********") == 2
     assert "port" in shown
@@ -195,8 +197,8 @@ def test_a_diff_hides_passwords(password: str) -> None:
 
 def test_a_diff_shows_only_what_changed() -> None:
     before = domain(FILE)
-    after = _disks.with_changes(before, [DiskChange("vda", "/images/vm.qcow2", "qcow2")])
-    lines = [line for line in _disks.definition_diff(before, after).splitlines() if line[:1] in "+-"]
+    after = _disk_changes.with_changes(before, [DiskChange("vda", "/images/vm.qcow2", "qcow2")])
+    lines = [line for line in _disk_changes.definition_diff(before, after).splitlines() if line[:1] in "+-"]
     assert [line[:1] for line in lines] == ["-", "+", "-", "-", "+", "+"]
 
 
@@ -243,12 +245,12 @@ def test_a_record_that_nobody_can_read_is_an_error_that_says_what_to_do(text: st
     ],
 )
 def test_only_an_empty_metadata_element_goes(metadata: str, kept: str) -> None:
-    found = _disks.without_empty_metadata(domain(FILE, metadata=metadata))
-    assert _disks.unexpected_difference(found, domain(FILE, metadata=kept)) is None
+    found = _disk_changes.without_empty_metadata(domain(FILE, metadata=metadata))
+    assert _disk_changes.unexpected_difference(found, domain(FILE, metadata=kept)) is None
 
 
 def test_nothing_is_rewritten_where_there_is_no_empty_metadata() -> None:
-    assert _disks.without_empty_metadata(domain(FILE)) == domain(FILE)
+    assert _disk_changes.without_empty_metadata(domain(FILE)) == domain(FILE)
 
 
 @pytest.mark.parametrize("path", ["/a\nb", "/a\tb", "/a\rb", "/a\x00b", "/a\x01b", "/a\x1bb", "/a\udcffb", "/a\ufffeb"])
@@ -267,7 +269,7 @@ def test_entities_are_not_resolved(tmp_path: Path) -> None:
     secret.write_text("sesame")
     header = f"<!DOCTYPE domain [<!ENTITY x SYSTEM 'file://{secret}'><!ENTITY y 'expanded'>]>"
     xml = header + domain(FILE, rest="<serial>&x;&y;</serial>")
-    after = _disks.with_changes(xml, [DiskChange("vda", "/y", "qcow2")])
+    after = _disk_changes.with_changes(xml, [DiskChange("vda", "/y", "qcow2")])
     assert "sesame" not in after
     assert "expanded" not in after
     assert "&x;" in after
@@ -290,25 +292,25 @@ def test_entities_that_explode_are_refused() -> None:
 )
 def test_a_chain_is_shortened_and_nothing_else_changes(base: str | None, left: list[tuple[str, str]]) -> None:
     before = domain(FILE, CHAIN)
-    after = _disks.with_shorter_chain(before, "vdb", base)
+    after = _disk_changes.with_shorter_chain(before, "vdb", base)
     assert _disks.disks(after)[1].chain == tuple(ChainLink(*link) for link in left)
-    assert _disks.with_shorter_chain(after, "vdb", base) == after
+    assert _disk_changes.with_shorter_chain(after, "vdb", base) == after
     old = (ChainLink("/images/middle.qcow2", "qcow2"), ChainLink("/images/base.raw", "raw"))
-    assert _disks.unexpected_difference(before, _disks.with_chain(after, "vdb", old)) is None
+    assert _disk_changes.unexpected_difference(before, _disk_changes.with_chain(after, "vdb", old)) is None
 
 
 def test_where_no_chain_is_said_none_is_written() -> None:
     xml = domain(FILE)
-    assert _disks.with_shorter_chain(xml, "vda", None) == xml
-    assert _disks.with_shorter_chain(xml, "vda", "/images/base.raw") == xml
-    assert _disks.with_chain(xml, "vda", [ChainLink("/images/base.raw", "raw")]) == xml
+    assert _disk_changes.with_shorter_chain(xml, "vda", None) == xml
+    assert _disk_changes.with_shorter_chain(xml, "vda", "/images/base.raw") == xml
+    assert _disk_changes.with_chain(xml, "vda", [ChainLink("/images/base.raw", "raw")]) == xml
     none = domain(CHAIN.replace(CHAIN[CHAIN.index("<backingStore") : CHAIN.rindex("<target")], "<backingStore/>"))
-    assert _disks.with_shorter_chain(none, "vdb", None) == none
+    assert _disk_changes.with_shorter_chain(none, "vdb", None) == none
 
 
 def test_a_base_that_the_xml_does_not_name_is_an_error() -> None:
     with pytest.raises(DiskError, match="does not name the backing file /images/other"):
-        _disks.with_shorter_chain(domain(CHAIN), "vdb", "/images/other")
+        _disk_changes.with_shorter_chain(domain(CHAIN), "vdb", "/images/other")
 
 
 def test_the_indexes_of_a_running_domain_are_read() -> None:
