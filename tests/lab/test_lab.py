@@ -151,10 +151,11 @@ def test_libvirt_knows_of_a_restored_domain_what_it_knows_of_a_booted_one(
     guest = make_domain([disk], agent=True, vnc_password="secret", metadata="<x:note xmlns:x='urn:test'>kept</x:note>")
     told = []
     with contextlib.closing(hv.connect()) as connection:
-        domain = connection.lookupByName(guest.name)
         for started in (Hypervisor.wake, start_anew):
             started(hv, guest.name)
-            live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE).replace(f" id='{domain.ID()}'", "")
+            domain = connection.lookupByName(guest.name)
+            live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
+            live = live.replace(f" id='{domain.ID()}'", "").replace(f"/domain-{domain.ID()}-", "/domain-")
             definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
             told.append((live, definition, domain.state()[0], domain.isPersistent(), domain.hasManagedSaveImage()))
             domain.destroy()
