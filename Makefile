@@ -16,9 +16,9 @@ SYSTEM_PACKAGES := \
 # Debian's own Python, because Debian's libvirt bindings are built for it.
 PYTHON := /usr/bin/python3
 PYTEST := .venv/bin/python -m pytest
-# Each process has a hypervisor of its own, and the tests of a file share what is dear. One process more than there are
-# cores, as they wait for guests and disks now and then.
-SHARED_OUT := --numprocesses $(shell expr `nproc` + 1) --dist loadfile
+# Each process has a hypervisor of its own; tests that share what is dear stay in one (tests/conftest.py). One process more
+# than there are cores, as they wait for guests and disks now and then.
+SHARED_OUT := --numprocesses $(shell expr `nproc` + 1) --dist loadgroup
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check
 
 # It writes a log into the home directory: not into the user's.
@@ -41,7 +41,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help system venv test $(TESTS) sanity docs build format test-matrix bench demo clean
+.PHONY: help system venv test $(TESTS) style types playbooks sanity docs build format test-matrix bench demo clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -62,7 +62,7 @@ venv: .venv/installed ## makes .venv with the tools of tests/requirements.txt
 .cache/venv-importer/installed: tests/requirements-importer.txt | system
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install $(PIP_OPTIONS) --requirement $<
+	$(@D)/bin/python -m pip install $(PIP_OPTIONS) --no-compile --requirement $<
 	touch $@
 
 # --- tests, in the order in which `make test` runs them -----------------------------------------------------------
@@ -76,12 +76,19 @@ test: venv ## all tests below, the fast ones first; the first failure ends it
 	done; \
 	printf '\n=== all passed%s\n' "$$report"
 
-lint: venv ## style and types: ruff, mypy, yamllint, shellcheck, ansible-lint
+lint: venv ## style, types and playbooks, side by side
+	python tests/tools/side_by_side.py make style types playbooks
+
+style: venv ## ruff, yamllint and shellcheck
 	ruff format --check .
 	ruff check .
-	mypy
 	yamllint --strict .
 	git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run | xargs -0 shellcheck
+
+types: venv ## mypy
+	mypy
+
+playbooks: venv ## ansible-lint
 	ansible-lint --profile production --offline --strict
 
 format: venv ## formats the Python files and mends what ruff can mend
@@ -91,11 +98,11 @@ format: venv ## formats the Python files and mends what ruff can mend
 unit: venv ## decisions and parsers, without QEMU
 	$(PYTEST) tests/unit --numprocesses auto
 
-static: venv .cache/venv-importer/installed ## sanity, docs and build, side by side
+static: venv ## sanity, docs and build, side by side
 	python tests/tools/side_by_side.py make sanity docs build
 
 sanity: venv ## ansible-test's sanity tests, all of them
-	python tests/tools/run_ansible_test.py sanity
+	python tests/tools/side_by_side.py sanity
 
 docs: venv ## checks and builds the documentation (.cache/docs) and the changelog's fragments
 	antsibull-changelog lint

@@ -78,7 +78,8 @@ def domain_xml(
     firmware is UEFI, which keeps its variables there and wants 256 MiB. METADATA and EXTRA_DEVICES are XML.
     """
     if kernel:
-        command_line = escape(f"{COMMAND_LINE} {cmdline_extra}".strip())
+        ide = "lab.ide" if any(disk.bus_name == "ide" and disk.device == "disk" for disk in disks) else ""
+        command_line = escape(" ".join([*COMMAND_LINE.split(), *cmdline_extra.split(), *ide.split()]))
         boot = (
             f"<kernel>{escape(str(kernel.kernel))}</kernel><initrd>{escape(str(kernel.initrd))}</initrd>"
             f"<cmdline>{command_line}</cmdline>"

@@ -67,8 +67,7 @@ def make_domain(hv: Hypervisor, images: Path) -> Iterator[MakeDomain]:
         hv.define(hv.domain_xml(unique, disks, **options))
         guest = Guest(hv, unique)
         if start:
-            hv.start(unique)
-            guest.wait_ready()
+            hv.wake(unique)
         return guest
 
     yield make

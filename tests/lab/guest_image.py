@@ -18,23 +18,25 @@ from lab.cache import cache_key, cached
 from lab.initramfs import Initramfs
 
 # Without the checks that take seconds, or fail, on an emulated processor.
-COMMAND_LINE = "console=ttyS0 quiet no_timer_check lpj=4000000 mitigations=off nokaslr audit=0 apparmor=0"
+COMMAND_LINE = (
+    "console=ttyS0 quiet no_timer_check lpj=4000000 mitigations=off nokaslr cryptomgr.notests audit=0 apparmor=0"
+)
 SCRIPTS = Path(__file__).parent / "guest"
 DIRECTORIES = (
     *("bin", "sbin", "dev", "proc", "sys", "mnt", "data", "tmp", "modules", "var", "var/run"),
     *("etc", "etc/acpi", "etc/acpi/PWRF"),
 )
+# Drivers; the guest loads those of what its machine has.
 MODULES = (
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_scsi",
-    "sd_mod",
-    "ahci",
-    "ata_piix",
     "button",
     "evdev",
+    "virtio_blk",
     "virtio_console",
     "virtio_net",
+    "virtio_scsi",
+    "sd_mod",
+    "ata_piix",
+    "virtio_pci",
 )
 
 
@@ -77,17 +79,23 @@ def _build(directory: Path, kernel: list[Path], busybox: Path, agent: Path | Non
     for name in DIRECTORIES:
         archive.directory(name)
     archive.character_device("dev/console", 5, 1)
-    archive.file("bin/busybox", _program(busybox, "busybox").read_bytes())
-    archive.link("bin/sh", "busybox")
+    _add_busybox(archive, _program(busybox, "busybox"))
     for script in SCRIPTS.iterdir():
         archive.file("init" if script.name == "init" else f"bin/{script.name}", script.read_bytes())
     archive.link("etc/acpi/PWRF/00000080", "/bin/power-off")
     if agent:
         _add_agent(archive, _program(agent, "qemu-ga"))
-    load_order = _add_modules(archive, kernel)
-    archive.file("modules/order", "\n".join([*load_order, ""]).encode(), 0o644)
+    _add_modules(archive, kernel)
     archive.write(directory / "initrd.gz")
     shutil.copyfile(next(path for tree in kernel for path in tree.rglob("vmlinuz*")), directory / "vmlinuz")
+
+
+def _add_busybox(archive: Initramfs, binary: Path) -> None:
+    """busybox, and its commands as links to it."""
+    archive.file("bin/busybox", binary.read_bytes())
+    for command in subprocess.run([binary, "--list"], stdout=subprocess.PIPE, text=True, check=True).stdout.split():
+        if command != "busybox":
+            archive.link(f"bin/{command}", "busybox")
 
 
 def _program(tree: Path, name: str) -> Path:
@@ -109,26 +117,27 @@ def _add_agent(archive: Initramfs, binary: Path) -> None:
         archive.file(f"{folder}/{Path(library).name}", Path(library).read_bytes())
 
 
-def _add_modules(archive: Initramfs, kernel: list[Path]) -> list[str]:
-    """Adds the modules that the kernel has of MODULES, with what they need; returns them in loading order."""
+def _add_modules(archive: Initramfs, kernel: list[Path]) -> None:
+    """Adds the modules that the kernel has of MODULES, with what they need; NAME.order lists these in loading order."""
     # Debian moved modules from /lib to /usr/lib, and compresses them since trixie.
     paths = [path for tree in kernel for path in tree.rglob("*.ko*")]
     found = {path.name.partition(".ko")[0].replace("-", "_"): path for path in paths}
-    load_order: list[str] = []
+    needs: dict[str, list[str]] = {}
 
-    def add(name: str) -> None:
-        if name in load_order or name not in found:  # not found: built into the kernel, or not configured at all
-            return
-        content = _module_content(found[name])
-        depends = re.search(rb"\0depends=([^\0]*)\0", content)
-        for other in depends.group(1).decode().split(",") if depends else []:
-            add(other.replace("-", "_"))
-        archive.file(f"modules/{name}.ko", content, 0o644)
-        load_order.append(name)
+    def add(name: str) -> list[str]:
+        """The loading order of module NAME."""
+        if name not in found:  # built into the kernel, or not configured at all
+            return []
+        if name not in needs:
+            content = _module_content(found[name])
+            archive.file(f"modules/{name}.ko", content, 0o644)
+            depends = re.search(rb"\0depends=([^\0]*)\0", content)
+            others = depends.group(1).decode().split(",") if depends else []
+            needs[name] = [*(module for other in others for module in add(other.replace("-", "_"))), name]
+        return needs[name]
 
     for wanted in MODULES:
-        add(wanted)
-    return load_order
+        archive.file(f"modules/{wanted}.order", "\n".join([*add(wanted), ""]).encode(), 0o644)
 
 
 def _module_content(path: Path) -> bytes:

@@ -24,6 +24,7 @@ from lab.guest import Guest
 from lab.guest_image import GuestImage, guest_image
 from lab.namespaces import ENVIRONMENT, LabError, Mount, Namespaces, Plan
 from lab.processes import is_alive, wait_gone
+from lab.saved_guest import saved_state, write_save_file
 
 # sockaddr_un.sun_path is 108 bytes with its terminator; libvirtd's own sockets are the longest names after a base.
 SOCKET_PATH_MAX = 107
@@ -223,6 +224,26 @@ class Hypervisor:
         """Defines and starts a domain, and waits until its guest answers."""
         guest = self.start(self.define(xml))
         guest.wait_ready(timeout)
+        return guest
+
+    def wake(self, name: str) -> Guest:
+        """Has domain NAME run, with a guest that answers and was restored (lab.saved_guest) where that is possible."""
+        with contextlib.closing(self.connect()) as connection:
+            domain = connection.lookupByName(name)
+            definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+            state = saved_state(self, definition)
+            if state is None:
+                guest = self.start(name)
+                guest.wait_ready()
+                return guest
+            file = self.images / f"{name}.save"
+            try:
+                write_save_file(file, definition, state)
+                connection.restore(str(file))
+            finally:
+                file.unlink(missing_ok=True)
+        guest = Guest(self, name)
+        guest.must("find-devices")
         return guest
 
     def remove(self, name: str) -> None:

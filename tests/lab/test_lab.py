@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import libvirt
 import pytest
@@ -33,6 +34,7 @@ from lab import (
     write_pattern,
 )
 from lab.processes import is_alive, processes_of, wait_gone
+from lab.saved_guest import saved_state
 
 if TYPE_CHECKING:
     from lab.fixtures import MakeDomain
@@ -48,6 +50,10 @@ def make_disk(path: Path, mib: int = 64) -> Path:
         disk.truncate(mib << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True)
     return path
+
+
+def start_anew(hv: Hypervisor, name: str) -> None:
+    hv.start(name).wait_ready()
 
 
 def test_two_hypervisors_side_by_side_do_not_see_each_other(hv: Hypervisor) -> None:
@@ -112,6 +118,65 @@ def test_a_guest_finds_its_data_and_survives_restart_and_kill_of_libvirtd(
     connection.close()
     guest.must("touch /tmp/stop; sleep 1")
     assert int(guest.must("check /data/records").split()[1]) >= int(guest.must("cat /tmp/acked"))
+
+
+@pytest.mark.parametrize("started", [Hypervisor.wake, start_anew])
+def test_a_restored_guest_has_what_a_booted_one_has(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, started: Callable[[Hypervisor, str], object]
+) -> None:
+    qcow2 = images / "second.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, "48M"], check=True)
+    disks = [Disk(make_disk(images / "data.raw", 40), serial="lab-data"), Disk(qcow2, "qcow2", "sda", cache="none")]
+    guest = make_domain(disks)
+    before = time.time()
+    started(hv, guest.name)
+    assert before - 1 <= int(guest.must("date +%s")) <= time.time() + 1
+    assert guest.must("cat /sys/block/vda/serial") == "lab-data"
+    assert (guest.disk_size("vda"), guest.disk_size("sda")) == (40 << 20, 48 << 20)
+    guest.must("grep -q '^/dev/vda /data ext4 ' /proc/mounts")
+    guest.must("pattern /data/pattern 1 seed && pattern /dev/sda 1 other && sync")
+    with contextlib.closing(hv.connect()) as connection:
+        connection.lookupByName(guest.name).shutdown()
+        guest.wait_off()
+        connection.lookupByName(guest.name).create()
+    guest.wait_ready()
+    assert guest.must("sha256sum < /data/pattern").split()[0] == pattern_sha256(1, "seed")
+    assert guest.must("head -c 1048576 /dev/sda | sha256sum").split()[0] == pattern_sha256(1, "other")
+
+
+def test_libvirt_knows_of_a_restored_domain_what_it_knows_of_a_booted_one(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    disk = Disk(make_disk(images / "data.raw"), serial="lab-data", io="threads", discard="unmap")
+    guest = make_domain([disk], vnc_password="secret", metadata="<x:note xmlns:x='urn:test'>kept</x:note>")
+    told = []
+    with contextlib.closing(hv.connect()) as connection:
+        for started in (Hypervisor.wake, start_anew):
+            started(hv, guest.name)
+            domain = connection.lookupByName(guest.name)
+            live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE).replace(f" id='{domain.ID()}'", "")
+            definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+            told.append((live, definition, domain.state()[0], domain.isPersistent(), domain.hasManagedSaveImage()))
+            domain.destroy()
+    assert told[0] == told[1]
+
+
+def test_a_guest_boots_once_for_all_domains_with_such_a_machine(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    def saved(disk: Disk, **options: Any) -> Path | None:
+        name = make_domain([disk], **options).name
+        with contextlib.closing(hv.connect()) as connection:
+            return saved_state(hv, connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+    disk, other = Disk(images / "disk.raw"), Disk(images / "other.qcow2", "qcow2", serial="other", cache="none")
+    usual = saved(disk)
+    assert usual
+    assert saved(other, uuid="0f0e0d0c-0b0a-4908-8706-050403020100", metadata="<x:note xmlns:x='urn:test'/>") == usual
+    assert saved(Disk(images / "disk.raw", target="hda")) is None
+    assert saved(disk, kernel=False) is None
+    assert saved(disk, mac="52:54:00:00:00:01") is None
+    assert saved(disk, nvram=images / "nvram.fd", memory_mib=256) is None
 
 
 def test_the_check_command_reports_a_gap(images: Path, make_domain: MakeDomain) -> None:

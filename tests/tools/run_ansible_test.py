@@ -17,7 +17,6 @@ import configparser
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from interpreters import search_path
 
 HOME = ROOT / ".cache" / os.environ.get("KVMOPS_COPY", "") / "home"
 STAND_IN = Path(__file__).with_name("get_pip.py")
+WHEELS = ROOT / ".cache" / "pip"
 
 
 def main() -> None:
@@ -71,19 +71,36 @@ def prepare_home() -> None:
     """A home for ansible-test: its caches, the stand-in for get-pip.py, pip's settings and pip's cache."""
     downloads = HOME / ".ansible" / "test" / "cache"
     downloads.mkdir(parents=True, exist_ok=True)
-    for version in pip_versions():
-        shutil.copyfile(STAND_IN, downloads / f"get_pip_{version.replace('.', '_')}.py")
+    packages = bootstrap_packages()
+    download_wheels(packages)
+    for name, version in packages:
+        if name == "pip":
+            link_to(STAND_IN, downloads / f"get_pip_{version.replace('.', '_')}.py")
     write_pip_settings(HOME / ".config" / "pip" / "pip.conf")
     pip_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pip"
-    link = HOME / ".cache" / "pip"
-    link.parent.mkdir(exist_ok=True)
+    (HOME / ".cache").mkdir(exist_ok=True)
+    link_to(pip_cache, HOME / ".cache" / "pip")
+
+
+def bootstrap_packages() -> set[tuple[str, str]]:
+    """What this ansible-test begins its virtual environments with: ("pip", "24.2")."""
+    pythons = [NativePythonConfig(version=f"3.{minor}") for minor in range(7, 16)]
+    return {package for python in pythons for package in get_venv_packages(python).items()}
+
+
+def download_wheels(packages: set[tuple[str, str]]) -> None:
+    """Has the wheels of PACKAGES where the stand-in for get-pip.py looks for them."""
+    WHEELS.mkdir(parents=True, exist_ok=True)
+    missing = [f"{name}=={version}" for name, version in packages if not any(WHEELS.glob(f"{name}-{version}-*.whl"))]
+    if missing:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*command, "--only-binary", ":all:", "--dest", str(WHEELS), *missing], check=True)
+
+
+def link_to(target: Path, link: Path) -> None:
     if not link.is_symlink():
-        link.symlink_to(pip_cache)
-
-
-def pip_versions() -> set[str]:
-    """The versions of pip that this ansible-test bootstraps its virtual environments with."""
-    return {get_venv_packages(NativePythonConfig(version=f"3.{minor}"))["pip"] for minor in range(7, 16)}
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
 
 
 def write_pip_settings(target: Path) -> None:
@@ -96,6 +113,10 @@ def write_pip_settings(target: Path) -> None:
         settings.add_section("global")
     for name, value in settings_from_environment().items():
         settings.set("global", name, value)
+    # What is never imported needs no bytecode.
+    if not settings.has_section("install"):
+        settings.add_section("install")
+    settings.set("install", "compile", "no")
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("w", encoding="utf-8") as stream:
         os.fchmod(stream.fileno(), 0o600)

@@ -5,8 +5,9 @@
 
     python tests/tools/run_molecule.py [SCENARIO…]
 
-Molecule reports success also when no host matched and nothing ran. Here a scenario has passed only when the recap of
-its verification counts tasks that were ok.
+Each runs beside a private hypervisor of its own (with_hypervisor.py), and knows nothing of an earlier run. Molecule
+reports success also when no host matched and nothing ran. Here a scenario has passed only when the recap of its
+verification counts tasks that were ok.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_HYPERVISOR = [sys.executable, str(Path(__file__).with_name("with_hypervisor.py"))]
 SCENARIOS = ROOT / "extensions" / "molecule"
 NOTHING_MATCHED = ("no hosts matched", "Could not match supplied host pattern")
 
@@ -37,21 +40,23 @@ def main() -> None:
 
 def tasks_verified(scenario: str) -> int:
     """How many tasks of the scenario's verification were ok; 0 when anything in the scenario went wrong."""
-    environment = dict(os.environ, NO_COLOR="1", ANSIBLE_NOCOLOR="1", COLUMNS="160")
-    command = ["molecule", "test", "--scenario-name", scenario]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        lines = []
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            lines.append(line)
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="kvmops-molecule-") as memory:
+        environment = dict(
+            os.environ, NO_COLOR="1", ANSIBLE_NOCOLOR="1", COLUMNS="160", MOLECULE_EPHEMERAL_DIRECTORY=memory
+        )
+        with subprocess.Popen(
+            [*WITH_HYPERVISOR, "molecule", "test", "--destroy", "never", "--scenario-name", scenario],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+                lines.append(line)
     output = "".join(lines)
     if process.returncode or any(words in output for words in NOTHING_MATCHED):
         return 0
