@@ -50,7 +50,7 @@ class Whole:
         chosen = random.Random(f"{self.name} {file} {seed}")
         near = (1, 511, 513, 4 * KIB, 64 * KIB, 65 * KIB, MIB)
         places = [*(whole - gap for gap in near), *(whole * part // 8 for part in (7, 6, 4, 2, 1))]
-        places += [chosen.randrange(1, whole) for _ in range(number)]
+        places += chosen.choices(range(1, whole), k=number)
         return sorted({place for place in places if 0 < place < whole})
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
@@ -18,7 +19,7 @@ from unit import samples
 
 BASE, ONE, TWO = "/images/vm.raw", "/images/vm.s1.qcow2", "/images/vm.s2.qcow2"
 LINKS = (ChainLink(TWO, "qcow2"), ChainLink(ONE, "qcow2"), ChainLink(BASE, "raw"))
-CHAINS: Chains = {"vda": LINKS}
+CHAINS: Chains = MappingProxyType({"vda": LINKS})
 ELEMENT = samples.element(TWO, "qcow2")
 
 
