@@ -68,8 +68,10 @@ options:
   disks:
     description:
       - The disks of a new snapshot, each by its target (such as V(vda)) or by the path of its image.
-      - The default is all disks that the guest may write to. CD-ROMs, floppies and read-only disks are left out. If a
-        snapshot of the name exists, its disks are only compared if this option is given.
+      - The default is all disks that the guest may write to. CD-ROMs, floppies, read-only disks, and disks that
+        libvirt's XML leaves out of snapshots (C(snapshot='no') or C(snapshot='manual')) are left out. A disk that is
+        named here is in the snapshot in any case.
+      - If a snapshot of the name exists, its disks are only compared if this option is given.
     type: list
     elements: str
   quiesce:

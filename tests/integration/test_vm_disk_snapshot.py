@@ -323,6 +323,29 @@ def test_a_paused_domain_gets_a_snapshot_and_stays_paused(
     assert content(disk, "qcow2") == wanted
 
 
+@pytest.mark.parametrize("runs", [False, True])
+def test_disks_that_libvirts_xml_leaves_out_get_an_overlay_only_when_they_are_named(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, runs: bool
+) -> None:
+    marks = {"vda": None, "vdb": "no", "vdc": "manual", "vdd": "external", "vde": "internal"}
+    disks = [Disk(make_image(images / f"{one}.raw"), target=one, snapshot=mark) for one, mark in marks.items()]
+    name = make_domain(disks, kernel=False).name
+    if runs:
+        hv.start(name)
+    before = definition(hv, name)
+    done = run_module(MODULE, {"name": name, "snapshot": "all", "uri": hv.uri})
+    assert [disk["target"] for disk in done["disks"]] == ["vda", "vdd", "vde"], done
+    assert disk_of(hv, name, "vdb")[0] == str(images / "vdb.raw")
+    named = {"name": name, "snapshot": "named", "disks": ["vdb", "vdc"], "uri": hv.uri}
+    done = run_module(MODULE, named)
+    assert [disk["target"] for disk in done["disks"]] == ["vdb", "vdc"], done
+    assert not run_module(MODULE, named)["changed"]
+    for snapshot in ("named", "all"):
+        done = run_module(MODULE, {"name": name, "snapshot": snapshot, "state": "absent", "uri": hv.uri})
+        assert done.get("changed"), done
+    assert definition(hv, name) == before, "the marks are there as before"
+
+
 # Offline
 
 
