@@ -78,8 +78,11 @@ options:
     description:
       - Whether the guest agent freezes the file systems of a running guest while the snapshot is taken, so that they
         are clean in it. Otherwise they are as after a power failure, which journals are made for.
-      - V(auto) asks the agent. If it is silent or fails to freeze, the snapshot is taken without it.
-        RV(quiesced) says which it was. V(required) makes the task fail then. V(never) leaves the agent alone.
+      - V(auto) asks the agent. If it is silent or fails to freeze, the snapshot is taken without it, and a warning says
+        what the agent did. RV(quiesced) says which it was. V(required) makes the task fail then. V(never) leaves the
+        agent alone.
+      - The agent gets a minute to freeze. For that the task sets the response time-out that libvirt has for the agent
+        of the domain, and removes it afterwards (C(virsh guest-agent-timeout)).
       - It has no effect on a domain that is off.
     type: str
     choices: [auto, required, never]

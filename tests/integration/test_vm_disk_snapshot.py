@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import pytest
 from lab import Disk, Guest, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
 from support.guest_writes import acknowledged, file_system, number_in, start_writing, stop_writing
+from support.injection import constants, environment
 from support.playground import Playground, percents
 from support.scene import (
     MIB,
@@ -305,6 +307,59 @@ def test_an_agent_that_does_not_answer_is_as_good_as_none(
     done = run_module(MODULE, {"name": name, "snapshot": "s", "uri": hv.uri})
     assert done.get("changed"), done
     assert done["quiesced"] is False
+
+
+#: An agent that answers each question whether it is there, and does nothing of what it is asked for.
+FEIGNING_AGENT = r"""exec 3<>/dev/virtio-ports/org.qemu.guest_agent.0
+while read -r line <&3; do case "$line" in *guest-sync*)
+    id=${line##*'"id":'}; printf '\377{"return": %s}\n' "${id%%[!0-9]*}" >&3;;
+*) echo "$line" >>/tmp/asked;; esac; done"""
+
+
+@pytest.mark.parametrize("quiesce", ["auto", "required"])
+def test_an_agent_that_answers_and_never_freezes_is_named_and_done_without_or_refused(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, quiesce: str
+) -> None:
+    guest = make_domain([Disk(make_image(images / "vm.raw"))], start=True, agent=True)
+    feign_an_agent(hv, guest)
+    asked = {"name": guest.name, "snapshot": "s", "quiesce": quiesce, "uri": hv.uri}
+    limits = environment(CONSTANTS=constants({"_libvirt.acting": {"_AGENT_SECONDS": 2}}))
+    done = run_module(MODULE, asked, env=limits)
+    said = done["msg"] if quiesce == "required" else "".join(done["warnings"])
+    assert "agent" in said, done
+    assert f"virsh domfsthaw {guest.name}" in said, "it may freeze them yet"
+    assert "fsfreeze-freeze" in guest.must("cat /tmp/asked")
+    if quiesce == "required":
+        assert "set quiesce to auto or never" in said
+        assert disk_of(hv, guest.name)[0] == str(images / "vm.raw")
+        assert os.listdir(images) == ["vm.raw"]
+    else:
+        assert done["quiesced"] is False
+        assert disk_of(hv, guest.name)[0] == str(images / "vm.s.qcow2")
+    assert not leftovers(hv, guest.name, images)
+    assert run_module("vm_disk_resize", {"name": guest.name, "disk": "vda", "size": "16M", "uri": hv.uri})["changed"]
+
+
+def test_a_task_leaves_the_agent_without_a_time_limit_as_it_was(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    guest = make_domain([Disk(make_image(images / "vm.raw"))], start=True, agent=True)
+    wait_for_agent(hv, guest.name)
+    status = Path(f"/proc/{hv.pid}/root/run/libvirt/qemu/{guest.name}.xml")
+    before = re.findall("<agentTimeout.*?>", status.read_text(encoding="utf-8"))
+    done = run_module(MODULE, {"name": guest.name, "snapshot": "s", "quiesce": "required", "uri": hv.uri})
+    assert done.get("quiesced") is True, done
+    assert re.findall("<agentTimeout.*?>", status.read_text(encoding="utf-8")) == before
+
+
+def feign_an_agent(hv: Hypervisor, guest: Guest) -> None:
+    """Puts FEIGNING_AGENT in the place of the guest's own."""
+    wait_for_agent(hv, guest.name)
+    guest.must("kill $(cat /tmp/ga.pid)")
+    with domain_of(hv, guest.name) as domain:
+        wait_for(lambda: "state='disconnected'" in domain.XMLDesc(0), "the agent is gone")
+    guest.must(f"cat >/tmp/feign <<'END'\n{FEIGNING_AGENT}\nEND\nsh /tmp/feign >/dev/null 2>&1 &")
+    wait_for_agent(hv, guest.name)
 
 
 def test_a_paused_domain_gets_a_snapshot_and_stays_paused(

@@ -79,6 +79,8 @@ class VmSnapshotTask(DomainTask):
             snapshots = _result.snapshots(self.then)
             if self.change.reverted is not None:
                 diff = [{"prepared": _disk_changes.definition_diff(definition, self.state.definition)}]
+        for warning in self.works.warnings if self.works else ():
+            self.warn(warning)
         chains = self.then.chains
         return {
             **plan.report(),
