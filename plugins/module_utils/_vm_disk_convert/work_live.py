@@ -114,9 +114,10 @@ class Work(ConvertWork):
         """Lets the guest go on with the new images, one disk after the other, and has the definition say so."""
         for item in conversions:
             self._require_as_decided(item)
+            before = self.domain.xml(inactive=True)
             _block_job.pivot(self.domain, item.target, item.dest)
             # libvirt changes the definition with the pivot where that named the old image (HAZARDS G5)
-            self.name_in_use([_decision_conversion.change(item, self.wish)])
+            self.name_in_use([_decision_conversion.change(item, self.wish)], before)
         _staging.give_back(self._owners)
 
     def end(self, item: Conversion) -> None:

@@ -29,6 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import OVERLAY
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import image_properties as _image_properties
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 
@@ -109,8 +110,11 @@ class Work(DomainWork):
         self.records.remove()
 
     def _define(self, items: t.Sequence[Taking]) -> None:
+        """libvirt drops what the definition says of an image as it puts the overlay in its place."""
         definition = self.domain.xml(inactive=True)
         wanted = with_outcomes(definition, [item.outcome for item in items])
+        targets = [item.target for item in items]
+        wanted = _image_properties.with_dropped(wanted, self.state.definition, targets)
         if wanted != definition:
             self.hypervisor.define(wanted)
 
