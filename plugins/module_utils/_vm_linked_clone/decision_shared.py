@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a definition names outside of its domain, of which a clone can have none of its own: somebody else made it. Pure.
+"""What a definition names outside of its domain, and a clone can have none of its own: somebody else made it. Pure.
 
 Only one of two running domains can have it, or both would write it. Things of which nobody can invent another are told.
 """
