@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase_wish import is_wanted
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase_work import plan_rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Key, KeyChanges, keys_to_add
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import plan_keys
@@ -79,6 +80,7 @@ class Changing:
         require_whole(_survey_chain.read_by(self.task.qemu_img, image, rebase))
         self.task.surroundings.require_unused(self.wish.path, "change it", running)
         self.task.require_no_dependents("change it")
+        _access.require_writable(self.wish.path, "change it")
         self._require_room(wanted, rebase)
         return plan
 

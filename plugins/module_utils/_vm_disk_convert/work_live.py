@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
@@ -73,6 +75,8 @@ class Work(ConvertWork):
         new_file.begin()
         self._create(item, new_file.name)
         _staging.resemble(new_file.name, item.source)
+        mode = os.stat(new_file.name).st_mode & 0o7777
+        os.chmod(new_file.name, mode | stat.S_IWUSR)  # the guest has the source open, whatever its mode is by now
         self._ours(_decision_conversion.recorded(item, self.wish), new_file.identity())
         new_file.publish()
 
