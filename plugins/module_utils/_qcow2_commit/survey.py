@@ -180,6 +180,8 @@ class CommitSurvey:
 
     def _require_space(self, observed: Observed) -> None:
         base = observed.base
+        if base.format == "raw":
+            _space.require_length(base.path, observed.overlay.virtual_size)
         in_base = self.qemu_img.held(base.path, base.format, data=True)
         needed = _merge.bytes_needed(base, observed.overlay.virtual_size, observed.held, in_base)
         demands = [(os.path.realpath(base.path), needed)]

@@ -79,6 +79,8 @@ class ChangeSurvey:
 
     def require_room(self, item: Resizing, policy: str | None) -> None:
         """Raises NotEnoughSpace where the file system cannot take the growth, or promises too much with it."""
+        if item.image.format == "raw":
+            _space.require_length(item.path, item.after)
         added = _decision.bytes_added(item, policy, self._metadata(item) if policy else 0)
         try:
             _space.require_space([(os.path.realpath(item.path), added)])
