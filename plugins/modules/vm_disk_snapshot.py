@@ -236,6 +236,25 @@ removed:
   returned: always
   type: list
   elements: str
+orphans:
+  description:
+    - Overlays that are left of snapshots, and that the domain does not run on, such as after C(virsh snapshot-revert) to an
+      internal snapshot. A warning names them, too.
+    - They read the images below, so that nothing can be merged into these. To remove one, remove its snapshot with
+      O(state=absent), and then the file with M(kvmops.disk.qcow2_image).
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: The path of the overlay.
+      type: str
+    snapshot:
+      description: The snapshot that it is of.
+      type: str
+    target:
+      description: The name of the disk in the definition of the domain, such as V(vda).
+      type: str
 quiesced:
   description:
     - Whether the file systems of the guest were frozen while the snapshot was taken.

@@ -502,6 +502,37 @@ def test_only_the_disks_that_are_named_get_an_overlay(off: Machine) -> None:
     assert refused["snapshot_disks"] == ["vdb"]
 
 
+def test_an_overlay_that_the_domain_left_for_an_internal_snapshot_is_named(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    image = make_image(images / "vm.qcow2", "qcow2")
+    name = make_domain([Disk(image, "qcow2")], kernel=False).name
+    virsh = ["virsh", "-q", "-c", hv.uri]
+    subprocess.run([*virsh, "snapshot-create-as", name, "inside"], check=True)
+    asked = {"name": name, "uri": hv.uri}
+    done = run_module(MODULE, {**asked, "snapshot": "left"})
+    assert (done["changed"], done["orphans"], done.get("warnings", [])) == (True, [], [])
+    subprocess.run([*virsh, "snapshot-revert", name, "inside"], check=True)
+    assert disk_of(hv, name)[0] == str(image)
+
+    orphan = {"path": str(images / "vm.left.qcow2"), "snapshot": "left", "target": "vda"}
+    done = run_module(MODULE, {**asked, "snapshot": "next"})
+    assert done["changed"], done
+    assert done["orphans"] == [orphan]
+    assert orphan["path"] in "".join(done["warnings"])
+    for check in (True, False):
+        refused = run_module(MODULE, {**asked, "snapshot": "next", "state": "absent"}, check=check)
+        assert refused["dependents"] == [orphan["path"]], refused
+        assert f"{orphan['path']}, the overlay of its snapshot left" in refused["msg"]
+    done = run_module(MODULE, {**asked, "snapshot": "left", "state": "absent"})
+    assert done["orphans"] == [orphan], "the file is left, though libvirt knows it no more"
+    assert orphan["path"] in "".join(done["warnings"])
+    assert run_module("qcow2_image", {"path": orphan["path"], "state": "absent"})["changed"]
+    done = run_module(MODULE, {**asked, "snapshot": "next", "state": "absent"})
+    assert (done["changed"], done["orphans"]) == (True, [])
+    assert sorted(os.listdir(images)) == ["vm.qcow2"]
+
+
 def test_retention_alone_needs_no_name(off: Machine) -> None:
     for name in ("a-1", "b-1", "a-2"):
         off.run(snapshot=name, disks=["vdb"])

@@ -75,11 +75,24 @@ class ChangeSurvey:
             for path in (t.cast(str, merge.overlay.path), t.cast(str, merge.into.path)):
                 self._require_own(merge, path)
                 to_do = f"merge {merge.overlay.path} into {merge.into.path}"
-                _dependents.require_none(path, _without(readers.of(path), own), to_do, "keep the snapshot")
+                found = _without(readers.of(path), own)
+                _dependents.require_none(path, found, to_do, self._way_out(found))
                 self.surroundings.require_unused(path, to_do, self._is_other, locks=not self.observed.state.active)
             self._require_whole(merge)
             self._require_writable(merge)
         self._require_space([merge for merge in merges if merge.target not in left.working])
+
+    def _way_out(self, found: t.Sequence[str]) -> str:
+        """What to do about the overlays *found* that stand in the way of a merge."""
+        names = self.observed.names
+        ours = [one for one in self.observed.orphans if any(names.same(one.path, path) for path in found)]
+        if not ours:
+            return "keep the snapshot"
+        told = ", ".join(f"{one.path}, the overlay of its snapshot {one.snapshot}" for one in ours)
+        return (
+            f"keep the snapshot. {self.observed.state.name} does not run on {told}, any more: if nobody needs what it "
+            "holds, remove that snapshot first (state=absent), and then the file"
+        )
 
     def require_no_dependents(self, snapshot: DomainSnapshot) -> None:
         """Raises HasDependents where libvirt removes an overlay, on its way back, that others read, or ImageInUse."""
