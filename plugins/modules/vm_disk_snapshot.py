@@ -238,8 +238,8 @@ removed:
   elements: str
 orphans:
   description:
-    - Overlays that are left of snapshots, and that the domain does not run on, such as after C(virsh snapshot-revert) to an
-      internal snapshot. A warning names them, too.
+    - Overlays that are left of snapshots, and that the domain does not run on, such as after C(virsh snapshot-revert)
+      to an internal snapshot. A warning names them, too.
     - They read the images below, so that nothing can be merged into these. To remove one, remove its snapshot with
       O(state=absent), and then the file with M(kvmops.disk.qcow2_image).
   returned: always
