@@ -220,7 +220,7 @@ notes:
   - The content of the disks is the same in all clones. Host name, SSH host keys and machine ID are up to the guest.
     Before a machine becomes a source, see to it that they are made at the first start (C(virt-sysprep),
     C(cloud-init)).
-  - What somebody else made outside of the domain stays as it is. These are host devices, serial ports on TCP ports or
+  - What is outside of the domain and not made for it alone stays as it is. These are host devices, serial ports on TCP ports or
     devices, character devices and random number generators that connect to a server, leases, C(shmem), directories and
     virtiofs sockets of C(filesystem), input devices, forwarded ports, and command lines for QEMU. Only one of the
     domains that have them can run, or both write the same. They are returned as C(shared), with a warning.

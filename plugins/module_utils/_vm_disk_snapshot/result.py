@@ -58,7 +58,7 @@ def warning_of_orphans(name: str, found: t.Sequence[t.Mapping[str, t.Any]]) -> s
     told = ", ".join(f"{one['path']} (of the snapshot {one['snapshot']})" for one in found)
     return (
         f"{name}: does not run on {told}, any more: what was written there is in no disk of it, and the images below "
-        "cannot be merged into while it is there: remove it if nobody needs it"
+        "cannot be merged into while it is there: remove it if it is not needed"
     )
 
 

@@ -90,8 +90,8 @@ class ChangeSurvey:
             return "keep the snapshot"
         told = ", ".join(f"{one.path}, the overlay of its snapshot {one.snapshot}" for one in ours)
         return (
-            f"keep the snapshot. {self.observed.state.name} does not run on {told}, any more: if nobody needs what it "
-            "holds, remove that snapshot first (state=absent), and then the file"
+            f"keep the snapshot. {self.observed.state.name} does not run on {told}, any more: if what it holds is not "
+            "needed, remove that snapshot first (state=absent), and then the file"
         )
 
     def require_no_dependents(self, snapshot: DomainSnapshot) -> None:
