@@ -220,10 +220,10 @@ notes:
   - The content of the disks is the same in all clones. Host name, SSH host keys and machine ID are up to the guest.
     Before a machine becomes a source, see to it that they are made at the first start (C(virt-sysprep),
     C(cloud-init)).
-  - What is outside of the domain and not made for it alone stays as it is. These are host devices, serial ports on TCP ports or
-    devices, character devices and random number generators that connect to a server, leases, C(shmem), directories and
-    virtiofs sockets of C(filesystem), input devices, forwarded ports, and command lines for QEMU. Only one of the
-    domains that have them can run, or both write the same. They are returned as C(shared), with a warning.
+  - What is outside of the domain and not made for it alone stays as it is. These are host devices, serial ports on TCP
+    ports or devices, character devices and random number generators that connect to a server, leases, C(shmem),
+    directories and virtiofs sockets of C(filesystem), input devices, forwarded ports, and command lines for QEMU. Only
+    one of the domains that have them can run, or both write the same. They are returned as C(shared), with a warning.
   - While a clone is made, hidden files C(.NAME.kvmops) stand beside its images. If a run is killed, the next run
     removes what it began, and makes the clone again.
 seealso:

@@ -8,13 +8,14 @@ tests/unit/_xml/test_kept_in_disks.py goes through all that libvirt's schema all
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from support.scene import definition, disk_of, make_image
+from support.scene import definition, disk_of, make_image, qemu_img
 
 CACHE = "<metadata_cache><max_size unit='bytes'>2097152</max_size></metadata_cache>"
 LABEL = "<seclabel model='dac' relabel='no'/>"
@@ -67,8 +68,11 @@ def test_what_libvirt_dropped_for_a_snapshot_of_somebody_else_is_put_back_when_t
     hv: Hypervisor, images: Path, name: str
 ) -> None:
     before = definition(hv, name)
-    snapshot_as = ["virsh", "-q", "-c", hv.uri, "snapshot-create-as", name, "s", "--disk-only"]
-    hv.exec([*snapshot_as, "--diskspec", f"vda,file={images}/vm.s.qcow2"])
+    overlay = images / "vm.s.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", images / "vm.qcow2", "-F", "qcow2", overlay)
+    overlay.chmod(0o666)
+    argv = ["virsh", "-q", "-c", hv.uri, "snapshot-create-as", name, "s", "--disk-only", "--reuse-external"]
+    subprocess.run([*argv, "--diskspec", f"vda,file={overlay}"], check=True)
     done("vm_disk_snapshot", hv, name, snapshot="s", state="absent")
     assert definition(hv, name) == before
 
