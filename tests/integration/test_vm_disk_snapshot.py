@@ -345,7 +345,7 @@ def test_a_task_leaves_the_agent_without_a_time_limit_as_it_was(
 ) -> None:
     guest = make_domain([Disk(make_image(images / "vm.raw"))], start=True, agent=True)
     wait_for_agent(hv, guest.name)
-    status = Path(f"/proc/{hv.pid}/root/run/libvirt/qemu/{guest.name}.xml")
+    status = hv.directory / f"run/qemu/{guest.name}.xml"
     before = re.findall("<agentTimeout.*", status.read_text(encoding="utf-8"))
     done = run_module(MODULE, {"name": guest.name, "snapshot": "s", "quiesce": "required", "uri": hv.uri})
     assert done.get("quiesced") is True, done
