@@ -15,8 +15,9 @@ import libvirt
 import pytest
 from lab import Disk, Guest, GuestError, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
+from support.agents import feign_an_agent
 from support.arranged import Asked, Cases, Scene
-from support.injection import paused_at
+from support.injection import constants, environment, paused_at
 from support.scene import (
     MIB,
     definition,
@@ -679,6 +680,18 @@ def test_a_guest_that_does_not_hear_yet_is_asked_again_to_shut_down(
     guest.wait_ready()
     assert disk_of(hv, guest.name) == (str(images / "vm.qcow2"), "qcow2")
     assert leftovers(hv, guest.name, images) == []
+
+
+def test_a_guest_whose_agent_only_says_that_it_is_there_hears_the_power_button(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    guest = make_domain([Disk(make_image(images / "vm.raw"))], start=True, agent=True)
+    feign_an_agent(hv, guest)
+    asked = {"name": guest.name, "disk": "vda", "mode": "offline", "shutdown_timeout": 280, "uri": hv.uri}
+    done = run_module(MODULE, asked, env=environment(CONSTANTS=constants({"_libvirt.acting": {"_AGENT_PROMPT": 3}})))
+    assert done.get("changed"), done
+    guest.wait_ready()
+    assert disk_of(hv, guest.name) == (str(images / "vm.qcow2"), "qcow2")
 
 
 def test_a_guest_that_has_been_started_just_now_is_shut_down(

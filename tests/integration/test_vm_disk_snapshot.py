@@ -21,6 +21,7 @@ import libvirt
 import pytest
 from lab import Disk, Guest, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
+from support.agents import feign_an_agent, wait_for_agent
 from support.guest_writes import acknowledged, file_system, number_in, start_writing, stop_writing
 from support.injection import constants, environment
 from support.playground import Playground, percents
@@ -42,7 +43,6 @@ from support.scene import (
     state,
     with_backing,
 )
-from support.waits import wait_for
 
 MODULE = "vm_disk_snapshot"
 #: The images of the guest, without what says their format.
@@ -52,12 +52,6 @@ COUNTER = (
     "n=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); for d in vdb vdc; do "
     "printf '%-512d' $n | dd of=/dev/$d conv=fsync,notrunc 2>/dev/null; done; echo $n >/tmp/count; done"
 )
-
-
-@contextlib.contextmanager
-def domain_of(hv: Hypervisor, name: str) -> Iterator[libvirt.virDomain]:
-    with contextlib.closing(hv.connect()) as connection:
-        yield connection.lookupByName(name)
 
 
 def files_in(xml: str) -> set[Path]:
@@ -154,11 +148,6 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
         same_process=hv.qemu_pid("snap") == process,
     )
     hv.remove("snap")
-
-
-def wait_for_agent(hv: Hypervisor, name: str) -> None:
-    with domain_of(hv, name) as domain:
-        wait_for(lambda: "state='connected'" in domain.XMLDesc(0), "the agent")
 
 
 def needs_recovery(path: Path, image_format: str) -> bool:
@@ -309,13 +298,6 @@ def test_an_agent_that_does_not_answer_is_as_good_as_none(
     assert done["quiesced"] is False
 
 
-#: An agent that answers each question whether it is there, and does nothing of what it is asked for.
-FEIGNING_AGENT = r"""exec 3<>/dev/virtio-ports/org.qemu.guest_agent.0
-while read -r line <&3; do case "$line" in *guest-sync*)
-    id=${line##*'"id":'}; printf '\377{"return": %s}\n' "${id%%[!0-9]*}" >&3;;
-*) echo "$line" >>/tmp/asked;; esac; done"""
-
-
 @pytest.mark.parametrize("quiesce", ["auto", "required"])
 def test_an_agent_that_answers_and_never_freezes_is_named_and_done_without_or_refused(
     hv: Hypervisor, images: Path, make_domain: MakeDomain, quiesce: str
@@ -350,16 +332,6 @@ def test_a_task_leaves_the_agent_without_a_time_limit_as_it_was(
     done = run_module(MODULE, {"name": guest.name, "snapshot": "s", "quiesce": "required", "uri": hv.uri})
     assert done.get("quiesced") is True, done
     assert re.findall("<agentTimeout.*", status.read_text(encoding="utf-8")) == before
-
-
-def feign_an_agent(hv: Hypervisor, guest: Guest) -> None:
-    """Puts FEIGNING_AGENT in the place of the guest's own."""
-    wait_for_agent(hv, guest.name)
-    guest.must("kill $(cat /tmp/ga.pid)")
-    with domain_of(hv, guest.name) as domain:
-        wait_for(lambda: "state='disconnected'" in domain.XMLDesc(0), "the agent is gone")
-    guest.must(f"cat >/tmp/feign <<'END'\n{FEIGNING_AGENT}\nEND\nsh /tmp/feign >/dev/null 2>&1 &")
-    wait_for_agent(hv, guest.name)
 
 
 def test_a_paused_domain_gets_a_snapshot_and_stays_paused(

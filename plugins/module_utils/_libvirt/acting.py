@@ -11,7 +11,7 @@ import time
 import typing as t
 from contextlib import ExitStack, contextmanager, suppress
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed, NoAnswer
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import failure, translated
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI, Domain
@@ -24,6 +24,8 @@ _TICK_SECONDS = 0.5
 _AT_LENGTH = 900.0
 #: Seconds that the guest agent gets to freeze, or to thaw, file systems. libvirt itself would wait for ever.
 _AGENT_SECONDS = 60
+#: Seconds that the guest agent gets to begin with a shutdown, before the power button is pressed.
+_AGENT_PROMPT = 10.0
 #: Seconds until a guest is asked again to shut down: one that is booting does not hear it before its drivers are there.
 _ASKED_AGAIN_AFTER = 5.0
 #: Bytes that a block copy has under way at once. QEMU's 16 MiB make the guest's own writes wait longer (tests/bench).
@@ -141,28 +143,35 @@ class ActingDomain(Domain):
         shutdown() returns at once, a guest without ACPI never goes off (HAZARDS G15), and one that is booting has
         nobody yet who hears it.
         """
-        deadline, due = time.monotonic() + seconds, 0.0
-        ask: t.Callable[[], t.Any] = self._domain.shutdown
+        deadline, due, agent = time.monotonic() + seconds, 0.0, True
         with self.watched() as wait, translated(f"{self.name}: cannot ask the guest to shut down"):
             while self._domain.isActive():
                 now = time.monotonic()
                 if now >= deadline:
                     return False
                 if now >= due:
-                    self._ask_to_shut_down(ask, again=due > 0)
+                    agent = self._ask_to_shut_down(agent=agent, again=due > 0)
                     due = time.monotonic() + _ASKED_AGAIN_AFTER
-                    if due - now > 2 * _ASKED_AGAIN_AFTER:  # the agent is silent, for whom libvirt waits each time
-                        ask = self._press_power_button
                 wait(min(deadline - now, _TICK_SECONDS))
         return True
 
-    def _ask_to_shut_down(self, ask: t.Callable[[], t.Any], *, again: bool) -> None:
-        """*again*: it has been asked before, so that what libvirt refuses now is no failure."""
+    def _ask_to_shut_down(self, *, agent: bool, again: bool) -> bool:
+        """By the guest agent where that answers, else by the power button; without *agent* by the button at once.
+
+        False: an agent that says that it is there does not answer; libvirt waits a minute for it each time. *again*: it
+        was asked before, so that what libvirt refuses now is no failure.
+        """
         try:
-            self._ask(ask)
+            if agent:
+                with suppress(NoAnswer):  # where it is QEMU that is silent, the button will say so
+                    self._ask(self._domain.shutdown, seconds=min(binding.PATIENCE, _AGENT_PROMPT))
+                    return True
+            self._ask(self._press_power_button)
         except binding.libvirt.libvirtError as error:
             if not again and not self._is_because_off(error):
                 raise
+            return agent
+        return False
 
     def _press_power_button(self) -> None:
         self._domain.shutdownFlags(binding.libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
