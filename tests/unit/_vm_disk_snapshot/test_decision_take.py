@@ -60,7 +60,7 @@ def test_all_disks_that_can_be_written_to_are_meant() -> None:
 def test_a_disk_that_libvirts_xml_leaves_out_is_only_meant_when_it_is_named(mark: str, live: bool) -> None:
     marked = disk(target="vdb", snapshot=mark)
     if live:  # in the definition alone: whoever marked it meanwhile means the snapshots to come
-        marked = replace(marked, live=replace(marked.defined, snapshot=None))
+        marked = replace(marked, live=replace(marked.element, snapshot=None))
     domain = state(disk(), marked, disk(target="vdc", snapshot="internal"), disk(target="vdd", snapshot="external"))
     assert [one.target for one in _decision_take.select(domain, VmSnapshotWish("s"))] == ["vda", "vdc", "vdd"]
     assert _decision_take.select(domain, VmSnapshotWish("s", disks=("vdb",))) == [marked]
