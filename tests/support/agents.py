@@ -12,7 +12,8 @@ from support.waits import wait_for
 #: An agent that answers each question whether it is there, and does nothing of what it is asked for.
 FEIGNING_AGENT = r"""exec 3<>/dev/virtio-ports/org.qemu.guest_agent.0
 while read -r line <&3; do case "$line" in *guest-sync*)
-    id=${line##*'"id":'}; printf '\377{"return": %s}\n' "${id%%[!0-9]*}" >&3;;
+    case "$line" in *delimited*) printf '\377' >&3;; esac
+    id=${line##*'"id":'}; printf '{"return": %s}\n' "${id%%[!0-9]*}" >&3;;
 *) echo "$line" >>/tmp/asked;; esac; done"""
 
 
