@@ -13,7 +13,7 @@ from support.waits import wait_for
 FEIGNING_AGENT = r"""exec 3<>/dev/virtio-ports/org.qemu.guest_agent.0
 while read -r line <&3; do case "$line" in *guest-sync*)
     case "$line" in *delimited*) printf '\377' >&3;; esac
-    id=${line##*'"id":'}; printf '{"return": %s}\n' "${id%%[!0-9]*}" >&3;;
+    id=${line##*'"id":'}; id=${id# }; printf '{"return": %s}\n' "${id%%[!0-9]*}" >&3;;
 *) echo "$line" >>/tmp/asked;; esac; done"""
 
 
