@@ -130,25 +130,25 @@ filesystems:
       type: list
       elements: str
     size:
-      description: Its size in bytes.
+      description: Its size in bytes. V(null) if it does not tell, as V(ramfs) does not.
       type: int
     used:
-      description: The bytes that are used, by all files.
+      description: The bytes that are used, by all files. V(null) if the size is unknown.
       type: int
     available:
-      description: The bytes that QEMU, as an unprivileged user, may still write.
+      description: The bytes that QEMU, as an unprivileged user, may still write. V(null) if the size is unknown.
       type: int
     promised:
       description: The bytes that the images on it may come to occupy.
       type: int
     ratio:
-      description: What is promised, as a multiple of the size.
+      description: What is promised, as a multiple of the size. V(null) if the size is unknown.
       type: float
     limit:
       description: The limit, as O(limit) says.
       type: float
     over_limit:
-      description: Whether more is promised than the limit.
+      description: Whether more is promised than the limit. V(null) if the size is unknown.
       type: bool
     images:
       description: What has been counted, by path.

@@ -129,7 +129,8 @@ options:
     default: graceful
   shutdown_timeout:
     description:
-      - How many seconds the guest has to shut down. If it takes longer, the task fails and the domain runs on.
+      - How many seconds the guest has to shut down. It is asked again every few seconds, since a guest that is booting
+        does not hear it at first. If it takes longer, the task fails and the domain runs on.
       - The guest may still go off later. So the request is noted in the domain's metadata, and the next run of this
         module on the domain starts it again, whatever its parameters are. After an hour the note is out of date.
       - It has no effect live.

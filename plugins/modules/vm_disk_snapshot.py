@@ -68,16 +68,21 @@ options:
   disks:
     description:
       - The disks of a new snapshot, each by its target (such as V(vda)) or by the path of its image.
-      - The default is all disks that the guest may write to. CD-ROMs, floppies and read-only disks are left out. If a
-        snapshot of the name exists, its disks are only compared if this option is given.
+      - The default is all disks that the guest may write to. CD-ROMs, floppies, read-only disks, and disks that
+        libvirt's XML leaves out of snapshots (C(snapshot='no') or C(snapshot='manual')) are left out. A disk that is
+        named here is in the snapshot in any case.
+      - If a snapshot of the name exists, its disks are only compared if this option is given.
     type: list
     elements: str
   quiesce:
     description:
       - Whether the guest agent freezes the file systems of a running guest while the snapshot is taken, so that they
         are clean in it. Otherwise they are as after a power failure, which journals are made for.
-      - V(auto) asks the agent. If it is silent or fails to freeze, the snapshot is taken without it.
-        RV(quiesced) says which it was. V(required) makes the task fail then. V(never) leaves the agent alone.
+      - V(auto) asks the agent. If it is silent or fails to freeze, the snapshot is taken without it, and a warning says
+        what the agent did. RV(quiesced) says which it was. V(required) makes the task fail then. V(never) leaves the
+        agent alone.
+      - The agent gets a minute to freeze. For that the task sets the response time-out that libvirt has for the agent
+        of the domain, and removes it afterwards (C(virsh guest-agent-timeout)).
       - It has no effect on a domain that is off.
     type: str
     choices: [auto, required, never]
@@ -231,6 +236,25 @@ removed:
   returned: always
   type: list
   elements: str
+orphans:
+  description:
+    - Overlays that are left of snapshots, and that the domain does not run on, such as after C(virsh snapshot-revert)
+      to an internal snapshot. A warning names them, too.
+    - They read the images below, so that nothing can be merged into these. To remove one, remove its snapshot with
+      O(state=absent), and then the file with M(kvmops.disk.qcow2_image).
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: The path of the overlay.
+      type: str
+    snapshot:
+      description: The snapshot that it is of.
+      type: str
+    target:
+      description: The name of the disk in the definition of the domain, such as V(vda).
+      type: str
 quiesced:
   description:
     - Whether the file systems of the guest were frozen while the snapshot was taken.

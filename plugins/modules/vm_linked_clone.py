@@ -220,8 +220,10 @@ notes:
   - The content of the disks is the same in all clones. Host name, SSH host keys and machine ID are up to the guest.
     Before a machine becomes a source, see to it that they are made at the first start (C(virt-sysprep),
     C(cloud-init)).
-  - Host devices, serial ports on TCP ports, leases and command lines for QEMU stay as they are, and only one of the
-    domains that have them can run. They are returned as C(shared), with a warning.
+  - What is outside of the domain and not made for it alone stays as it is. These are host devices, serial ports on TCP
+    ports or devices, character devices and random number generators that connect to a server, leases, C(shmem),
+    directories and virtiofs sockets of C(filesystem), input devices, forwarded ports, and command lines for QEMU. Only
+    one of the domains that have them can run, or both write the same. They are returned as C(shared), with a warning.
   - While a clone is made, hidden files C(.NAME.kvmops) stand beside its images. If a run is killed, the next run
     removes what it began, and makes the clone again.
 seealso:
@@ -357,7 +359,8 @@ clones:
           type: str
     shared:
       description:
-        - What it shares with its source although only one running domain can have it. Left out with O(state=absent).
+        - What it shares with its source although only one running domain can have it, or write it. Left out with
+          O(state=absent).
       type: list
       elements: str
     kept:

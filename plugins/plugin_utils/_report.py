@@ -35,8 +35,8 @@ def page_of(reported: t.Iterable[Facts]) -> dict[str, t.Any]:
 
 def _system(host: Host, system: Facts) -> dict[str, t.Any]:
     """A file system with its bar: the shares of the bar's length, whose end is a little beyond all that is on it."""
-    size, limit = system["size"], system["limit"]
-    scale = max(1.06, 1.06 * system["ratio"], 1.2 * limit)
+    size, limit, ratio = system["size"], system["limit"], system["ratio"] or 0
+    scale = max(1.06, 1.06 * ratio, 1.2 * limit)
     share = 100 / (size * scale) if size else 0.0
     return {
         "host": host.name,
@@ -44,22 +44,25 @@ def _system(host: Host, system: Facts) -> dict[str, t.Any]:
         "device": system["device"] or "",
         "type": system["type"] or "",
         "pools": system["pools"],
-        "size": short_size(size),
-        "used": short_size(system["used"]),
-        "available": short_size(system["available"]),
+        **{name: _size_or_unknown(system[name]) for name in ("size", "used", "available")},
         "promised": short_size(system["promised"]),
         "used_percent": round(100 * system["used"] / size) if size else 0,
-        "promised_percent": round(100 * system["ratio"]),
+        "promised_percent": round(100 * ratio),
         "limit_percent": round(100 * limit),
-        "over_limit": system["over_limit"],
+        "over_limit": bool(system["over_limit"]),
         "images": len(system["images"]),
         "bar": {
-            "used": round(system["used"] * share, 2),
+            "used": round((system["used"] or 0) * share, 2),
             "promised": round(system["promised"] * share, 2),
             "size": round(100 / scale, 2),
             "limit": round(100 * limit / scale, 2),
         },
     }
+
+
+def _size_or_unknown(size: int | None) -> str:
+    """A file system may not tell."""
+    return "unknown" if size is None else short_size(size)
 
 
 def _disk_rows(host: Host) -> t.Iterator[dict[str, t.Any]]:
@@ -112,7 +115,7 @@ def _totals(hosts: t.Iterable[Host]) -> dict[str, t.Any]:
             device = system["device"] or ""
             owner = "" if ":" in device else host.name
             counted[owner, device, system["mount"] if owner else ""] = system
-    sums = {name: sum(system[name] for system in counted.values()) for name in ("size", "used", "promised")}
+    sums = {name: sum(system[name] or 0 for system in counted.values()) for name in ("size", "used", "promised")}
     return {
         **{name: short_size(value) for name, value in sums.items()},
         "filesystems": len(counted),

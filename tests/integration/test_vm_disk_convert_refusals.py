@@ -15,7 +15,9 @@ import libvirt
 import pytest
 from lab import Disk, Guest, GuestError, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
+from support.agents import feign_an_agent
 from support.arranged import Asked, Cases, Scene
+from support.injection import constants, environment, paused_at
 from support.scene import (
     MIB,
     definition,
@@ -655,6 +657,53 @@ def test_a_guest_that_ignores_acpi_runs_on_after_the_timeout(hv: Hypervisor, ima
     deaf.wait_ready()
     assert deaf.run("cat /tmp/here")[0] != 0
     assert leftovers(hv, deaf.name, images) == []
+
+
+@pytest.mark.parametrize("hears", ["the power button", "the agent"])
+def test_a_guest_that_does_not_hear_yet_is_asked_again_to_shut_down(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, hears: str
+) -> None:
+    """A second after its start, say, when the power button has no driver, and the agent is no process."""
+    agent = hears == "the agent"
+    guest = make_domain([Disk(make_image(images / "vm.raw"))], start=True, agent=agent)
+    guest.must("kill $(cat /tmp/acpid.pid)")
+    if agent:
+        guest.must("kill $(cat /tmp/ga.pid)")
+    asked = {"name": guest.name, "disk": "vda", "mode": "offline", "shutdown_timeout": 280, "uri": hv.uri}
+    with paused_at("virDomainShutdown 1 > virDomainIsActive 1", asked) as run:
+        assert is_running(hv, guest.name)
+        channel = "-m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0"
+        late = f"qemu-ga -d {channel} -t /tmp -f /tmp/ga.pid -l /tmp/ga.log"
+        guest.must(late if agent else "acpid -c /etc/acpi -l /dev/null -p /tmp/acpid.pid 2>/dev/null")
+    done = run.result()
+    assert done.get("changed"), done
+    guest.wait_ready()
+    assert disk_of(hv, guest.name) == (str(images / "vm.qcow2"), "qcow2")
+    assert leftovers(hv, guest.name, images) == []
+
+
+def test_a_guest_whose_agent_only_says_that_it_is_there_hears_the_power_button(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    guest = make_domain([Disk(make_image(images / "vm.raw"))], start=True, agent=True)
+    feign_an_agent(hv, guest)
+    asked = {"name": guest.name, "disk": "vda", "mode": "offline", "shutdown_timeout": 280, "uri": hv.uri}
+    done = run_module(MODULE, asked, env=environment(CONSTANTS=constants({"_libvirt.acting": {"_AGENT_PROMPT": 3}})))
+    assert done.get("changed"), done
+    guest.wait_ready()
+    assert disk_of(hv, guest.name) == (str(images / "vm.qcow2"), "qcow2")
+
+
+def test_a_guest_that_has_been_started_just_now_is_shut_down(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    guest = make_domain([Disk(make_image(images / "vm.raw"))])
+    hv.start(guest.name)
+    asked = {"name": guest.name, "disk": "vda", "mode": "offline", "shutdown_timeout": 280, "uri": hv.uri}
+    done = run_module(MODULE, asked)
+    assert done.get("changed"), done
+    guest.wait_ready()
+    assert disk_of(hv, guest.name) == (str(images / "vm.qcow2"), "qcow2")
 
 
 def test_a_guest_that_goes_off_after_the_timeout_is_started_again_by_the_next_run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ import libvirt
 import pytest
 from lab import Disk, Guest, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
+from support.agents import feign_an_agent, wait_for_agent
 from support.guest_writes import acknowledged, file_system, number_in, start_writing, stop_writing
+from support.injection import constants, environment
 from support.playground import Playground, percents
 from support.scene import (
     MIB,
@@ -40,7 +43,6 @@ from support.scene import (
     state,
     with_backing,
 )
-from support.waits import wait_for
 
 MODULE = "vm_disk_snapshot"
 #: The images of the guest, without what says their format.
@@ -50,12 +52,6 @@ COUNTER = (
     "n=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); for d in vdb vdc; do "
     "printf '%-512d' $n | dd of=/dev/$d conv=fsync,notrunc 2>/dev/null; done; echo $n >/tmp/count; done"
 )
-
-
-@contextlib.contextmanager
-def domain_of(hv: Hypervisor, name: str) -> Iterator[libvirt.virDomain]:
-    with contextlib.closing(hv.connect()) as connection:
-        yield connection.lookupByName(name)
 
 
 def files_in(xml: str) -> set[Path]:
@@ -152,11 +148,6 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
         same_process=hv.qemu_pid("snap") == process,
     )
     hv.remove("snap")
-
-
-def wait_for_agent(hv: Hypervisor, name: str) -> None:
-    with domain_of(hv, name) as domain:
-        wait_for(lambda: "state='connected'" in domain.XMLDesc(0), "the agent")
 
 
 def needs_recovery(path: Path, image_format: str) -> bool:
@@ -307,6 +298,42 @@ def test_an_agent_that_does_not_answer_is_as_good_as_none(
     assert done["quiesced"] is False
 
 
+@pytest.mark.parametrize("quiesce", ["auto", "required"])
+def test_an_agent_that_answers_and_never_freezes_is_named_and_done_without_or_refused(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, quiesce: str
+) -> None:
+    guest = make_domain([Disk(make_image(images / "vm.raw"))], start=True, agent=True)
+    feign_an_agent(hv, guest)
+    asked = {"name": guest.name, "snapshot": "s", "quiesce": quiesce, "uri": hv.uri}
+    limits = environment(CONSTANTS=constants({"_libvirt.acting": {"_AGENT_SECONDS": 2}}))
+    done = run_module(MODULE, asked, env=limits)
+    said = done["msg"] if quiesce == "required" else "".join(done["warnings"])
+    assert "agent" in said, done
+    assert f"virsh domfsthaw {guest.name}" in said, "it may freeze them yet"
+    assert "fsfreeze-freeze" in guest.must("cat /tmp/asked")
+    if quiesce == "required":
+        assert "set quiesce to auto or never" in said
+        assert disk_of(hv, guest.name)[0] == str(images / "vm.raw")
+        assert os.listdir(images) == ["vm.raw"]
+    else:
+        assert done["quiesced"] is False
+        assert disk_of(hv, guest.name)[0] == str(images / "vm.s.qcow2")
+    assert not leftovers(hv, guest.name, images)
+    assert run_module("vm_disk_resize", {"name": guest.name, "disk": "vda", "size": "16M", "uri": hv.uri})["changed"]
+
+
+def test_a_task_leaves_the_agent_without_a_time_limit_as_it_was(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    guest = make_domain([Disk(make_image(images / "vm.raw"))], start=True, agent=True)
+    wait_for_agent(hv, guest.name)
+    status = hv.directory / f"run/qemu/{guest.name}.xml"
+    before = re.findall("<agentTimeout.*", status.read_text(encoding="utf-8"))
+    done = run_module(MODULE, {"name": guest.name, "snapshot": "s", "quiesce": "required", "uri": hv.uri})
+    assert done.get("quiesced") is True, done
+    assert re.findall("<agentTimeout.*", status.read_text(encoding="utf-8")) == before
+
+
 def test_a_paused_domain_gets_a_snapshot_and_stays_paused(
     hv: Hypervisor, images: Path, make_domain: MakeDomain
 ) -> None:
@@ -321,6 +348,29 @@ def test_a_paused_domain_gets_a_snapshot_and_stays_paused(
         assert state(hv, name) == libvirt.VIR_DOMAIN_PAUSED
     assert definition(hv, name) == before
     assert content(disk, "qcow2") == wanted
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_disks_that_libvirts_xml_leaves_out_get_an_overlay_only_when_they_are_named(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, runs: bool
+) -> None:
+    marks = {"vda": None, "vdb": "no", "vdc": "manual", "vdd": "external", "vde": "internal"}
+    disks = [Disk(make_image(images / f"{one}.raw"), target=one, snapshot=mark) for one, mark in marks.items()]
+    name = make_domain(disks, kernel=False).name
+    if runs:
+        hv.start(name)
+    before = definition(hv, name)
+    done = run_module(MODULE, {"name": name, "snapshot": "all", "uri": hv.uri})
+    assert [disk["target"] for disk in done["disks"]] == ["vda", "vdd", "vde"], done
+    assert disk_of(hv, name, "vdb")[0] == str(images / "vdb.raw")
+    named = {"name": name, "snapshot": "named", "disks": ["vdb", "vdc"], "uri": hv.uri}
+    done = run_module(MODULE, named)
+    assert [disk["target"] for disk in done["disks"]] == ["vdb", "vdc"], done
+    assert not run_module(MODULE, named)["changed"]
+    for snapshot in ("named", "all"):
+        done = run_module(MODULE, {"name": name, "snapshot": snapshot, "state": "absent", "uri": hv.uri})
+        assert done.get("changed"), done
+    assert definition(hv, name) == before, "the marks are there as before"
 
 
 # Offline
@@ -422,6 +472,37 @@ def test_only_the_disks_that_are_named_get_an_overlay(off: Machine) -> None:
     refused = run_module(MODULE, {**off.params, "snapshot": "data", "disks": ["vda"]})
     assert "has a snapshot data already, but not of vda and also of vdb" in refused["msg"]
     assert refused["snapshot_disks"] == ["vdb"]
+
+
+def test_an_overlay_that_the_domain_left_for_an_internal_snapshot_is_named(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    image = make_image(images / "vm.qcow2", "qcow2")
+    name = make_domain([Disk(image, "qcow2")], kernel=False).name
+    virsh = ["virsh", "-q", "-c", hv.uri]
+    subprocess.run([*virsh, "snapshot-create-as", name, "inside"], check=True)
+    asked = {"name": name, "uri": hv.uri}
+    done = run_module(MODULE, {**asked, "snapshot": "left"})
+    assert (done["changed"], done["orphans"], done.get("warnings", [])) == (True, [], [])
+    subprocess.run([*virsh, "snapshot-revert", name, "inside"], check=True)
+    assert disk_of(hv, name)[0] == str(image)
+
+    orphan = {"path": str(images / "vm.left.qcow2"), "snapshot": "left", "target": "vda"}
+    done = run_module(MODULE, {**asked, "snapshot": "next"})
+    assert done["changed"], done
+    assert done["orphans"] == [orphan]
+    assert orphan["path"] in "".join(done["warnings"])
+    for check in (True, False):
+        refused = run_module(MODULE, {**asked, "snapshot": "next", "state": "absent"}, check=check)
+        assert refused["dependents"] == [orphan["path"]], refused
+        assert f"{orphan['path']}, the overlay of its snapshot left" in refused["msg"]
+    done = run_module(MODULE, {**asked, "snapshot": "left", "state": "absent"})
+    assert done["orphans"] == [orphan], "the file is left, though libvirt knows it no more"
+    assert orphan["path"] in "".join(done["warnings"])
+    assert run_module("qcow2_image", {"path": orphan["path"], "state": "absent"})["changed"]
+    done = run_module(MODULE, {**asked, "snapshot": "next", "state": "absent"})
+    assert (done["changed"], done["orphans"]) == (True, [])
+    assert sorted(os.listdir(images)) == ["vm.qcow2"]
 
 
 def test_retention_alone_needs_no_name(off: Machine) -> None:

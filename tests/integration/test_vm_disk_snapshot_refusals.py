@@ -180,6 +180,37 @@ def another_domain_has_the_image_below(scene: Scene) -> Asked:
     return asked
 
 
+@case("vm.raw: its mode 0444 does not let QEMU", "asked to merge", "chmod u+w")
+def an_image_below_a_guest_that_nobody_may_write(scene: Scene) -> Asked:
+    asked = taken(scene, start=True)
+    (scene.images / "vm.raw").chmod(0o444)
+    return asked
+
+
+@case("vm.raw: its mode 0400 does not let QEMU")
+def an_image_below_a_guest_that_its_owner_may_only_read(scene: Scene) -> Asked:
+    asked = taken(scene, start=True)
+    (scene.images / "vm.raw").chmod(0o400)
+    return asked
+
+
+@case("vm.raw: its mode 0444 does not let QEMU")
+def an_image_that_would_become_the_disk_of_a_domain_that_is_off(scene: Scene) -> Asked:
+    asked = taken(scene)
+    (scene.images / "vm.raw").chmod(0o444)
+    return asked
+
+
+@case("vm.t.qcow2: its mode 0444 does not let QEMU", "vm.s.qcow2 into")
+def an_overlay_above_the_merged_one_that_nobody_may_write(scene: Scene) -> Asked:
+    asked = taken(scene, start=True)
+    for snapshot in ("t", "u"):
+        done = run_module("vm_disk_snapshot", {**asked, "snapshot": snapshot, "state": "present"})
+        assert done.get("changed"), done
+    (scene.images / "vm.t.qcow2").chmod(0o444)
+    return asked
+
+
 @case("in use by a process that libvirt does not know")
 def somebody_has_the_overlay_open(scene: Scene) -> Asked:
     asked = taken(scene)

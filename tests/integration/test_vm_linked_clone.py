@@ -195,6 +195,34 @@ def test_clones_of_a_machine_with_everything_run_at_once_each_for_itself(golden:
         assert {"name", "uuid", "sysinfo uuid", "genid", "interface 0 mac", "vda source", "graphics 0 port"} <= told
 
 
+def test_what_two_machines_cannot_share_is_a_clones_own_or_told_with_a_warning(
+    golden: MakeGolden, images: Path
+) -> None:
+    devices = (
+        "<vsock model='virtio'><cid auto='no' address='77'/></vsock>"
+        f"<filesystem type='mount'><source dir='{images}'/><target dir='host'/></filesystem>"
+        "<rng model='virtio'><backend model='egd' type='unix'><source mode='connect' path='/run/egd'/></backend></rng>"
+        "<shmem name='pages'><model type='ivshmem-plain'/><size unit='M'>1</size></shmem>"
+    )
+    gold = golden(extra_devices=devices)
+    for check in (True, False):
+        result = gold.clone("a", "b", check=check)
+        assert result.get("changed"), result
+        for clone in result["clones"]:
+            assert set(clone["shared"]) == {
+                "rng 0 connected to /run/egd",
+                "shared memory pages",
+                f"filesystem of {images}",
+            }
+            assert {"what": "vsock cid", "before": "77", "after": None} in clone["identity"]
+        assert any(all(text in warning for text in clone["shared"]) for warning in result["warnings"])
+    for clone in result["clones"]:
+        cid = ET.fromstring(definition(gold.hv, clone["name"])).find("devices/vsock/cid")
+        assert cid is not None
+        assert cid.get("auto") == "yes"
+    assert not gold.clone("a", "b")["changed"]
+
+
 def test_a_clone_goes_in_one_list_with_its_own_clones_but_not_before_them(golden: MakeGolden, images: Path) -> None:
     gold = golden()
     template = gold.made("template")[0]["name"]

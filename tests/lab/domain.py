@@ -32,12 +32,13 @@ class Disk:
     shareable: bool = False
     device: str = "disk"
     boot_order: int | None = None
+    snapshot: str | None = None
 
     def xml(self) -> str:
         kind, source = ("block", "dev") if str(self.path).startswith("/dev/") else ("file", "file")
         driver = {"name": "qemu", "type": self.format, "cache": self.cache, "io": self.io, "discard": self.discard}
         return (
-            f"<disk type='{kind}' device={quoteattr(self.device)}>"
+            f"<disk{_attributes({'type': kind, 'device': self.device, 'snapshot': self.snapshot})}>"
             f"<driver{_attributes(driver)}/>"
             f"<source {source}={quoteattr(str(self.path))}/>"
             f"<target dev={quoteattr(self.target)} bus={quoteattr(self.bus_name)}/>"

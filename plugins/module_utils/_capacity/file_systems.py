@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import Missing
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import SUFFIX
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._host import extents as _extents
+from ansible_collections.kvmops.disk.plugins.module_utils._host import file_systems as _host_file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._host.mounts import Mount, Mounts
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
 
@@ -29,14 +30,15 @@ if t.TYPE_CHECKING:
 class FileSystem:
     """The file system of *directories*, and the images that are known to lie on it; sizes in bytes.
 
-    *available* is what users without rights, QEMU's for one, may still write.
+    *size*, *used* and *available*, which users without rights, QEMU's for one, may still write, are None where it does
+    not tell.
     """
 
     directories: tuple[str, ...]
-    size: int
+    size: int | None
     promises: tuple[Promise, ...] = ()
-    used: int = 0
-    available: int = 0
+    used: int | None = 0
+    available: int | None = 0
     mount: Mount | None = None
 
     @property
@@ -46,9 +48,12 @@ class FileSystem:
     def require_room(self, new: t.Sequence[NewImage], ratio: float, gone: t.Iterable[str] = ()) -> None:
         """Raises NotEnoughSpace where the images *new* promise too much, with those that stay.
 
-        All promises together may be *ratio* times what the file system has. What stands at a place of one of *new* is
-        replaced by it, or grows into it; *gone* are the files that go when it is there.
+        All promises together may be *ratio* times what the file system has; nothing is known of one that does not tell
+        that. What stands at a place of one of *new* is replaced by it, or grows into it; *gone* are the files that go
+        when it is there.
         """
+        if self.size is None:
+            return
         replaced = set(map(identity, (*(one.path for one in new), *gone)))
         others = [one for one in self.promises if one.identity not in replaced]
         asked = sum(one.size for one in new)
@@ -177,13 +182,13 @@ def _is_on(devices: _Devices, key: t.Hashable, directory: str) -> bool:
 
 
 def _measured(directories: tuple[str, ...], mount: Mount | None, promises: tuple[Promise, ...]) -> FileSystem:
-    status = os.statvfs(directories[0])
+    room = _host_file_systems.room(directories[0])
     return FileSystem(
         directories,
-        size=status.f_blocks * status.f_frsize,
+        size=room.size if room else None,
         promises=promises,
-        used=(status.f_blocks - status.f_bfree) * status.f_frsize,
-        available=status.f_bavail * status.f_frsize,
+        used=room.used if room else None,
+        available=room.available if room else None,
         mount=mount,
     )
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether QEMU's user gets to a directory: otherwise it says so only when the domain is to start (HAZARDS G22)."""
+"""Whether QEMU's user gets to a directory, and may write an image, and whether this process may.
+
+Otherwise it is only said when the domain is to start (HAZARDS G22), or in the middle of the work.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ import pwd
 import stat
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+_ACL = "system.posix_acl_access"
 
 
 def require(directory: str, user: t.Callable[[], tuple[int, int] | None], what: str) -> None:
@@ -34,6 +40,39 @@ def require(directory: str, user: t.Callable[[], tuple[int, int] | None], what: 
             )
 
 
+def require_writable(path: str, to_do: str) -> None:
+    """Raises DiskError where this process may not write the file at *path*: by its mode, or as its file system is
+    read-only, which even root may not."""
+    if not os.access(path, os.W_OK):
+        raise DiskError(
+            f"{path}: no permission to write to it (mode {stat.S_IMODE(os.stat(path).st_mode):04o}), asked to {to_do}: "
+            "make it writable first, or mount its file system so",
+            path=path,
+        )
+
+
+def require_writable_by_qemu(path: str, user: t.Callable[[], tuple[int, int] | None], to_do: str) -> None:
+    """Raises DiskError where QEMU may not write the file at *path*.
+
+    libvirt gives QEMU's *user* the images of a domain, and leaves their mode, so that the owner's permission counts;
+    where it does not, that of the others may, too. *user* is only asked for where somebody may not write; None where
+    QEMU runs as whoever asks. QEMU as root may have the rights of root, or not.
+    """
+    require_writable(path, to_do)
+    status = os.stat(path)
+    if status.st_mode & stat.S_IWUSR or _ACL in os.listxattr(path):
+        return
+    who = user()
+    if who is None or who[0] == 0:
+        return
+    if not status.st_mode & _WRITABLE or status.st_uid == who[0]:
+        raise DiskError(
+            f"{path}: its mode {stat.S_IMODE(status.st_mode):04o} does not let QEMU (user {who[0]}) write to it, asked "
+            f"to {to_do}: chmod u+w it first, if nothing else needs it as it is",
+            path=path,
+        )
+
+
 def _ancestors(directory: str) -> list[str]:
     """*directory* and all directories on the way to it."""
     found = [os.path.realpath(directory)]
@@ -45,7 +84,7 @@ def _ancestors(directory: str) -> list[str]:
 def _may_pass(directory: str, user: int, group: int) -> bool:
     """Whether that user may pass *directory*, which not everybody may; an ACL may let it, which nobody can tell here
     without being that user."""
-    if "system.posix_acl_access" in os.listxattr(directory):
+    if _ACL in os.listxattr(directory):
         return True
     status = os.stat(directory)
     if status.st_uid == user:

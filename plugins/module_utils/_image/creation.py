@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 
 if TYPE_CHECKING:
@@ -43,14 +44,27 @@ def creation_options(layout: Layout, encryption: EncryptionWish | None = None) -
     return {**layout.options(), **({"force_size": "on"} if layout.format == "vpc" else {}), **encrypted}
 
 
-def bytes_needed(layout: Layout, size: int, estimate: int) -> int:
+@dataclass(frozen=True)
+class Estimate:
+    """The bytes that the content of an image takes as *qcow2*, with its tables, and those of the *data* alone."""
+
+    qcow2: int = 0
+    data: int = 0
+
+
+def bytes_needed(layout: Layout, size: int, estimate: Estimate) -> int:
     """What the file system must take at once for a disk of *size* bytes.
 
-    *estimate* is what qcow2 would need for its data and metadata; qemu-img measures a raw image at its full length,
-    holes included (raw_measure in block/raw-format.c).
+    qemu-img itself measures a raw image at its full length, holes included (raw_measure in block/raw-format.c).
     """
     if layout.is_fixed:
         return size
     if layout.is_plain:
-        return size if layout.preallocation in ("falloc", "full") else min(size, estimate)
-    return estimate
+        return size if layout.preallocation in ("falloc", "full") else min(size, estimate.data)
+    return estimate.qcow2
+
+
+def file_length(layout: Layout, size: int) -> int:
+    """The length that the file of a disk of *size* bytes has at once, as far as that is known: 0 where it grows."""
+    is_whole = layout.is_plain or layout.is_fixed or layout.preallocation not in (None, "off")
+    return size if is_whole and layout.subformat != "twoGbMaxExtentFlat" else 0

@@ -11,7 +11,7 @@ import time
 import typing as t
 from contextlib import ExitStack, contextmanager, suppress
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed, NoAnswer
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import failure, translated
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI, Domain
@@ -22,6 +22,12 @@ if t.TYPE_CHECKING:
 _TICK_SECONDS = 0.5
 #: Seconds that a start gets, which may have to find and clear memory, and a snapshot for which file systems are frozen.
 _AT_LENGTH = 900.0
+#: Seconds that the guest agent gets to freeze, or to thaw, file systems. libvirt itself would wait for ever.
+_AGENT_SECONDS = 60
+#: Seconds that the guest agent gets to begin with a shutdown, before the power button is pressed.
+_AGENT_PROMPT = 10.0
+#: Seconds until a guest is asked again to shut down: one that is booting does not hear it before its drivers are there.
+_ASKED_AGAIN_AFTER = 5.0
 #: Bytes that a block copy has under way at once. QEMU's 16 MiB make the guest's own writes wait longer (tests/bench).
 _COPY_BUFFER = 1 << 20
 
@@ -37,14 +43,37 @@ class ActingDomain(Domain):
     def take_snapshot(self, xml: str, *, quiesce: bool = False) -> None:
         """A snapshot of disks alone, all of them at one point in time or none, into overlays that are there already.
 
-        *quiesce*: the guest agent freezes the file systems meanwhile.
+        *quiesce*: the guest agent freezes the file systems meanwhile. Raises LibvirtFailed where it does not within its
+        time: nothing was taken then (binding.is_silent_agent).
         """
         library = binding.libvirt
         flags = library.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | library.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
         flags |= library.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
         flags |= library.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE if quiesce else 0
         with translated(f"{self.name}: cannot take the snapshot"):
-            self._ask(self._domain.snapshotCreateXML, xml, flags, seconds=_AT_LENGTH if quiesce else None)
+            if not quiesce:
+                self._ask(self._domain.snapshotCreateXML, xml, flags)
+                return
+            with self._agent_bounded():
+                self._ask(self._domain.snapshotCreateXML, xml, flags, seconds=_AT_LENGTH)
+
+    def thaw(self) -> None:
+        """Has the guest agent thaw the file systems; nothing happens to those that are not frozen. Raises
+        LibvirtFailed where the agent does not answer."""
+        with translated(f"{self.name}: cannot have the guest agent thaw the file systems"), self._agent_bounded():
+            self._ask(self._domain.fsThaw, seconds=_AT_LENGTH)
+
+    @contextmanager
+    def _agent_bounded(self) -> t.Iterator[None]:
+        """Lets libvirt wait for the guest agent for a limited time only. It does not tell which limit it had before:
+        afterwards it has none, as it has by itself."""
+        self._ask(self._domain.agentSetResponseTimeout, _AGENT_SECONDS, 0)
+        try:
+            yield
+        finally:
+            with suppress(binding.libvirt.libvirtError, LibvirtFailed):  # it may have gone off
+                no_limit = binding.libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK
+                self._ask(self._domain.agentSetResponseTimeout, no_limit, 0)
 
     def redefine_snapshot(self, xml: str) -> None:
         """Has libvirt say of a snapshot what *xml* does; nothing happens to images, nor to which one is current."""
@@ -109,23 +138,43 @@ class ActingDomain(Domain):
                     raise
 
     def shut_down(self, seconds: float) -> bool:
-        """Asks the guest to power off and waits for it. False: it was still on after *seconds*.
+        """Asks the guest to power off, again and again, and waits for it. False: it was still on after *seconds*.
 
-        shutdown() returns at once and a guest without ACPI never goes off (HAZARDS G15).
+        shutdown() returns at once, a guest without ACPI never goes off (HAZARDS G15), and one that is booting has
+        nobody yet who hears it.
         """
-        deadline = time.monotonic() + seconds
+        deadline, due, agent = time.monotonic() + seconds, 0.0, True
         with self.watched() as wait, translated(f"{self.name}: cannot ask the guest to shut down"):
-            try:
-                self._ask(self._domain.shutdown)
-            except binding.libvirt.libvirtError as error:
-                if not self._is_because_off(error):
-                    raise
             while self._domain.isActive():
-                left = deadline - time.monotonic()
-                if left <= 0:
+                now = time.monotonic()
+                if now >= deadline:
                     return False
-                wait(min(left, _TICK_SECONDS))
+                if now >= due:
+                    agent = self._ask_to_shut_down(agent=agent, again=due > 0)
+                    due = time.monotonic() + _ASKED_AGAIN_AFTER
+                wait(min(deadline - now, _TICK_SECONDS))
         return True
+
+    def _ask_to_shut_down(self, *, agent: bool, again: bool) -> bool:
+        """By the guest agent where that answers, else by the power button; without *agent* by the button at once.
+
+        False: an agent that says that it is there does not answer; libvirt waits a minute for it each time. *again*: it
+        was asked before, so that what libvirt refuses now is no failure.
+        """
+        try:
+            if agent:
+                with suppress(NoAnswer):  # where it is QEMU that is silent, the button will say so
+                    self._ask(self._domain.shutdown, seconds=min(binding.PATIENCE, _AGENT_PROMPT))
+                    return True
+            self._ask(self._press_power_button)
+        except binding.libvirt.libvirtError as error:
+            if not again and not self._is_because_off(error):
+                raise
+            return agent
+        return False
+
+    def _press_power_button(self) -> None:
+        self._domain.shutdownFlags(binding.libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
     @contextmanager
     def watched(self) -> t.Iterator[t.Callable[[float], None]]:

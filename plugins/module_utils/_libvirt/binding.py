@@ -95,6 +95,13 @@ def is_missing_domain(error: DiskError) -> bool:
     return bool(libvirt is not None and error.facts.get("libvirt_code") == libvirt.VIR_ERR_NO_DOMAIN)
 
 
+def is_silent_agent(error: DiskError) -> bool:
+    """Whether *error* says that the guest agent does not answer. It may still do what it was asked for."""
+    names = ("VIR_ERR_AGENT_UNRESPONSIVE", "VIR_ERR_AGENT_UNSYNCED", "VIR_ERR_AGENT_COMMAND_TIMEOUT")
+    known = [getattr(libvirt, name) for name in names if hasattr(libvirt, name)]
+    return error.facts.get("libvirt_code") in known
+
+
 def answered(
     call: t.Callable[..., _Answer],
     *arguments: t.Any,

@@ -10,6 +10,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -80,6 +81,7 @@ class BitmapTask(InPlaceTask):
         require_writable_alone(observed.image)
         _decision.require_bitmaps(observed.image)
         self._require_unused()
+        _access.require_writable(self.path, _TO_DO)
         if self.wish.state in ("present", "merged") and os.path.isfile(self.path):
             from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 

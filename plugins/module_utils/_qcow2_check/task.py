@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
@@ -76,6 +77,7 @@ class CheckTask(InPlaceTask):
         """*plan* after what is to be done first where a run died on the image."""
         if plan:
             self.require_no_dependents("repair it")
+            _access.require_writable(self.path, "repair it")
         left = _leftovers.left_on(self.path, self.wish.format, operation)
         first = _decision.settling(left, plan, work.discard)
         if not left.is_whole:

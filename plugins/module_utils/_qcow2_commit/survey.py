@@ -12,7 +12,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space
 from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
@@ -103,7 +104,8 @@ class CommitSurvey:
             _require_in_no_snapshot(image.path, users)
         self._require_no_other_users(observed, users)
         if not observed.is_merged:
-            _require_writable(observed)
+            for image in (observed.overlay, observed.base):  # QEMU opens both so
+                _access.require_writable(image.path, "merge them")
             self._require_no_siblings(observed)
             self._require_space(observed)
 
@@ -178,6 +180,8 @@ class CommitSurvey:
 
     def _require_space(self, observed: Observed) -> None:
         base = observed.base
+        if base.format == "raw":
+            _space.require_length(base.path, observed.overlay.virtual_size)
         in_base = self.qemu_img.held(base.path, base.format, data=True)
         needed = _merge.bytes_needed(base, observed.overlay.virtual_size, observed.held, in_base)
         demands = [(os.path.realpath(base.path), needed)]
@@ -200,9 +204,3 @@ def _require_in_no_snapshot(path: str, users: t.Iterable[_users.User]) -> None:
             path=path,
             in_use_by=[dict(vars(user))],
         )
-
-
-def _require_writable(observed: Observed) -> None:
-    for image in (observed.overlay, observed.base):  # QEMU opens both so
-        if not os.access(image.path, os.W_OK):
-            raise DiskError(f"{image.path}: no permission to write to it", path=image.path)

@@ -11,7 +11,7 @@ from functools import partial
 from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Recipe
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import HEADER_BYTES
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -139,8 +139,8 @@ def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
     )
 
 
-def space(wish: ImageConvertWish, found: Observed, estimate: int) -> int:
-    """The bytes that the new image takes at once; *estimate* is what qcow2 would need.
+def space(wish: ImageConvertWish, found: Observed, estimate: Estimate) -> int:
+    """The bytes that the new image takes at once; *estimate* is of its content.
 
     What looks like zeros when it is decrypted has to be written, unless the tables say that it is nothing.
     """

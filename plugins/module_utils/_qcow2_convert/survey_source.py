@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, file_length
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
@@ -172,6 +173,7 @@ class SourceSurvey:
     def _require_space(self, found: Observed) -> None:
         """Raises NotEnoughSpace, as far as it can be known: not how far something shrinks, nor how much differs."""
         wish = self._wish
+        _space.require_length(wish.dest, file_length(wish.layout, found.size))
         if wish.compress or (found.base and not found.reads_base):
             return
         recipe = _decision_image.recipe(wish, found)
@@ -179,7 +181,8 @@ class SourceSurvey:
         measured = self.qemu_img.measure(
             wish.src, wish.src_format, "qcow2", options, snapshot=recipe.snapshot, alone=found.reads_base
         )
-        _space.require_space([(wish.dest, _decision_image.space(wish, found, measured.required))])
+        estimate = Estimate(measured.required, measured.data(found.size))
+        _space.require_space([(wish.dest, _decision_image.space(wish, found, estimate))])
 
     def _require_promise(self, found: Observed) -> None:
         """Raises NotEnoughSpace where the file system would promise too much with the new image."""

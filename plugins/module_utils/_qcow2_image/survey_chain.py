@@ -17,7 +17,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host import image_loc
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed, require_usable_base
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import (
+    Estimate,
+    bytes_needed,
+    require_usable_base,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
@@ -80,11 +84,11 @@ def described(path: str, surroundings: Surroundings) -> t.Iterator[User]:
 
 def bytes_to_create(qemu_img: QemuImg, wish: ImageWish, size: int) -> int:
     """What the file system must take at once for a new image of *size* bytes."""
-    measured = 0
+    estimate = Estimate()
     if wish.layout.format == "qcow2":
-        measured = qemu_img.measure_empty(size, "qcow2", wish.layout.options()).required
+        estimate = Estimate(qemu_img.measure_empty(size, "qcow2", wish.layout.options()).required)
     header = _encryption.HEADER_BYTES if wish.encryption else 0
-    return bytes_needed(wish.layout, size, measured) + header
+    return bytes_needed(wish.layout, size, estimate) + header
 
 
 def bytes_to_rebase(qemu_img: QemuImg, found: _rebase.Rebase, growth: int) -> int:

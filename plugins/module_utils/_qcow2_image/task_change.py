@@ -14,7 +14,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase_wish import is_wanted
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase_work import plan_rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import file_length
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Key, KeyChanges, keys_to_add
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import plan_keys
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
@@ -64,6 +66,7 @@ class Changing:
         below = _survey_chain.wanted_below(qemu_img, wish, "make an overlay of it")
         base = below[0] if below else None
         size = _decision_create.new_size(wish, base)
+        _space.require_length(wish.path, file_length(wish.layout, size))
         _space.require_space([(wish.path, _survey_chain.bytes_to_create(qemu_img, wish, size))])
         self._require_promise(size, wish.backing_file)
         encryption = wish.encryption
@@ -79,6 +82,7 @@ class Changing:
         require_whole(_survey_chain.read_by(self.task.qemu_img, image, rebase))
         self.task.surroundings.require_unused(self.wish.path, "change it", running)
         self.task.require_no_dependents("change it")
+        _access.require_writable(self.wish.path, "change it")
         self._require_room(wanted, rebase)
         return plan
 
@@ -105,6 +109,8 @@ class Changing:
             _decision_change.require_undescribed(rebase, _survey_chain.described(self.wish.path, surroundings))
             needed += _survey_chain.bytes_to_rebase(self.task.qemu_img, rebase, needed)
         _space.require_space([(os.path.realpath(self.wish.path), needed)])
+        if wanted.size is not None and wanted.image.format == "raw":
+            _space.require_length(self.wish.path, wanted.size)
         if wanted.grows and wanted.size is not None:
             self._require_promise(max(wanted.size, wanted.image.actual_size))
 

@@ -11,6 +11,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
@@ -77,6 +78,7 @@ class SnapshotTask(InPlaceTask):
         """Raises where the image cannot be written, or where writing it would hurt somebody."""
         _decision.require_changeable(observed.image)
         self._require_unused()
+        _access.require_writable(self.path, self._to_do)
         if self._reverting:
             self.surroundings.require_no_saved_state(self.path, self._to_do)
         elif self._removed:

@@ -25,12 +25,22 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import L
 COROUTINES = 16
 
 
+#: A disk is measured in whole clusters, of this size unless another one is asked for.
+_MEASURED_CLUSTER = 64 << 10
+
+
 @dataclass(frozen=True)
 class Measure:
     """Bytes that a new image needs now, and once its guest has written everything."""
 
     required: int
     fully_allocated: int
+
+    def data(self, size: int) -> int:
+        """The bytes of the data alone, of a disk of *size* bytes that was measured as qcow2: the tables, which are for
+        the whole disk, are in both figures (qcow2_measure in block/qcow2.c)."""
+        clusters = -(-size // _MEASURED_CLUSTER) * _MEASURED_CLUSTER
+        return max(0, self.required - self.fully_allocated + clusters)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def of_file_system(system: FileSystem, pool_names: t.Mapping[str, str], limit: f
 def of_pool(pool: Pool, limit: float) -> Facts:
     """A pool whose volumes are no files: each promises its disk, or what it takes, where that is more."""
     xml = pool.xml()
-    size, used, available = pool.sizes()
+    sizes = pool.sizes()
+    size, used, available = sizes if sizes[0] else (None, None, None)  # some kinds of pools do not tell
     promises = [
         Promise(volume.path, (0, 0), volume.capacity, volume.allocation, _disks.volume_format(volume.xml))
         for volume in sorted(pool.volumes(), key=lambda one: one.path)
@@ -54,10 +55,11 @@ def of_pool(pool: Pool, limit: float) -> Facts:
     }
 
 
-def _promise(promised: int, size: int, limit: float) -> Facts:
+def _promise(promised: int, size: int | None, limit: float) -> Facts:
+    """*size* is None where nobody knows it: then nobody knows what is too much, either."""
     return {
         "promised": promised,
-        "ratio": round(promised / size, 4) if size else 0.0,
+        "ratio": round(promised / size, 4) if size else None,
         "limit": limit,
-        "over_limit": promised > int(size * limit),
+        "over_limit": promised > int(size * limit) if size else None,
     }

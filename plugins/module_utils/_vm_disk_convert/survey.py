@@ -17,7 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, bytes_needed, file_length
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
@@ -92,10 +92,12 @@ class Survey:
 
     def require_space(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises NotEnoughSpace. Beside a running guest the figures are of the moment."""
+        layout = self.wish.layout
+        for item in conversions if not self.wish.block_device else ():
+            _space.require_length(item.dest, file_length(layout, self.images[item.target].virtual_size))
         if self.wish.compress:
             return
         demands = []
-        layout = self.wish.layout
         for item in conversions:
             image = self.images[item.target]
             if item.backing:  # only what the overlay itself holds is copied
@@ -103,12 +105,13 @@ class Survey:
                 continue
             options = layout.options() if layout.format == "qcow2" else {}
             measured = self.qemu_img.measure(item.source, item.source_format, "qcow2", options)
+            estimate = Estimate(measured.required, measured.data(image.virtual_size))
             if self.wish.block_device:
                 available = _block_device.free_bytes(item.dest)
                 needed = measured.required if layout.format == "qcow2" else image.virtual_size
                 _obstacles.require_fitting_device(item, self.wish, needed, image.virtual_size, available)
                 continue
-            demands.append((item.dest, bytes_needed(layout, image.virtual_size, measured.required)))
+            demands.append((item.dest, bytes_needed(layout, image.virtual_size, estimate)))
         _space.require_space(demands)
 
     def require_promise(self, conversions: t.Sequence[Conversion]) -> None:

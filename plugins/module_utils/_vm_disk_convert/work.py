@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host import block_dev
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import image_properties as _image_properties
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RecordedDisk
@@ -67,18 +68,23 @@ class Work(DomainWork):
             ]
         )
 
-    def name_in_use(self, changes: t.Sequence[_disk_changes.DiskChange]) -> None:
-        """Has the definition name the new images, which the guest uses already.
+    def name_in_use(self, changes: t.Sequence[_disk_changes.DiskChange], before: str | None = None) -> None:
+        """Has the definition name the new images, which the guest uses already, and say of them what it said *before*
+        and libvirt has dropped.
 
         Raises LibvirtFailed where it does not name them afterwards.
         """
+        targets = [change.target for change in changes]
         for attempt in (1, 2):
             definition = self.domain.xml(inactive=True)
             named = {disk.target: (disk.source, disk.format) for disk in _disks.disks(definition)}
-            if all(named.get(change.target) == (change.path, change.format) for change in changes):
+            are_named = all(named.get(change.target) == (change.path, change.format) for change in changes)
+            wanted = definition if are_named else _disk_changes.with_changes(definition, changes)
+            wanted = _image_properties.with_dropped(wanted, before, targets)
+            if wanted == definition or (attempt == 2 and are_named):
                 return
             if attempt == 1:
-                self.hypervisor.define(_disk_changes.with_changes(definition, changes))
+                self.hypervisor.define(wanted)
         raise LibvirtFailed(
             f"{self.domain.name}: runs on {', '.join(change.path for change in changes)}, but libvirt does not "
             "accept that in the definition: name it there with virsh edit before the domain goes off"

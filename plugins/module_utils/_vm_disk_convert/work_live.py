@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
@@ -73,6 +75,8 @@ class Work(ConvertWork):
         new_file.begin()
         self._create(item, new_file.name)
         _staging.resemble(new_file.name, item.source)
+        mode = os.stat(new_file.name).st_mode & 0o7777
+        os.chmod(new_file.name, mode | stat.S_IWUSR)  # the guest has the source open, whatever its mode is by now
         self._ours(_decision_conversion.recorded(item, self.wish), new_file.identity())
         new_file.publish()
 
@@ -114,9 +118,10 @@ class Work(ConvertWork):
         """Lets the guest go on with the new images, one disk after the other, and has the definition say so."""
         for item in conversions:
             self._require_as_decided(item)
+            before = self.domain.xml(inactive=True)
             _block_job.pivot(self.domain, item.target, item.dest)
             # libvirt changes the definition with the pivot where that named the old image (HAZARDS G5)
-            self.name_in_use([_decision_conversion.change(item, self.wish)])
+            self.name_in_use([_decision_conversion.change(item, self.wish)], before)
         _staging.give_back(self._owners)
 
     def end(self, item: Conversion) -> None:

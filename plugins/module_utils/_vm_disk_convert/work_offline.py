@@ -77,8 +77,8 @@ class Work(ConvertWork):
         if not self.domain.shut_down(self.wish.shutdown_timeout):
             raise LibvirtFailed(
                 f"{self.domain.name}: the guest did not shut down within {self.wish.shutdown_timeout} s: it still "
-                "runs and nothing was changed: see whether it obeys ACPI, raise shutdown_timeout, or set shutdown "
-                "to force. If it still goes off later, the next run starts it again",
+                "runs and nothing was changed: see whether it obeys ACPI, and what its guest agent does, raise "
+                "shutdown_timeout, or set shutdown to force. If it still goes off later, the next run starts it again",
                 state=self.domain.state(),
             )
 

@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import NotEnoughSpace
+from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import whole as _whole
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
@@ -71,11 +72,15 @@ class ChangeSurvey:
             return (user.uuid, user.target) != (self.state.uuid, item.target)
 
         self.surroundings.require_unused(item.path, "resize it", is_other, locks=not item.live)
+        if not item.live:
+            _access.require_writable(item.path, "resize it")
         if not self.wish.allow_dependents:
             self.surroundings.require_no_dependents(item.path, "resize it")
 
     def require_room(self, item: Resizing, policy: str | None) -> None:
         """Raises NotEnoughSpace where the file system cannot take the growth, or promises too much with it."""
+        if item.image.format == "raw":
+            _space.require_length(item.path, item.after)
         added = _decision.bytes_added(item, policy, self._metadata(item) if policy else 0)
         try:
             _space.require_space([(os.path.realpath(item.path), added)])

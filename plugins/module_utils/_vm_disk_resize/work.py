@@ -50,7 +50,7 @@ class Work(DomainWork):
             self.domain.resize_disk(item.target, item.after)
         except LibvirtFailed as error:
             left = _space.available_bytes(os.path.dirname(os.path.realpath(item.path)))
-            if left >= _space.FULL:
+            if left is None or left >= _space.FULL:
                 raise
             raise NotEnoughSpace(
                 f"{error}: the file system of {item.path} is full: the disk has {exact_size(item.before)} as before: "

@@ -33,11 +33,22 @@ class Unvouched:
 
 
 @dataclass(frozen=True)
+class Orphan:
+    """An overlay of a snapshot, for the disk *target*, on which the domain does not run any more: it went back by other
+    means, to an internal snapshot for one. It reads the image below it, which so cannot be written."""
+
+    path: str
+    snapshot: str
+    target: str
+
+
+@dataclass(frozen=True)
 class Observed:
     """A domain with its snapshots and the images of its disks, as they are, or as they are going to be.
 
     *unvouched*: where, offline, the chain of a disk ends before a reference that nobody vouches for, by target.
     *named*: of which disks the definition names the backing files. *names*: which names of images mean one file.
+    *orphans*: overlays that are there and no part of a chain.
     """
 
     state: DomainState
@@ -46,6 +57,7 @@ class Observed:
     unvouched: t.Mapping[str, Unvouched] = field(default_factory=dict)
     named: t.Mapping[str, bool] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
+    orphans: tuple[Orphan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,17 @@ class Left:
 def find(name: str | None, snapshots: t.Iterable[DomainSnapshot]) -> DomainSnapshot | None:
     """The snapshot of that name."""
     return next((snapshot for snapshot in snapshots if snapshot.name == name), None)
+
+
+def orphans_of(snapshots: t.Iterable[DomainSnapshot], chains: Chains, names: Names) -> tuple[Orphan, ...]:
+    """The overlays of external *snapshots* that are no part of any of *chains*."""
+    used = [link.path for chain in chains.values() for link in chain]
+    return tuple(
+        Orphan(disk.overlay, snapshot.name, disk.target)
+        for snapshot in snapshots
+        for disk in snapshot.external
+        if disk.overlay is not None and not any(names.same(disk.overlay, path) for path in used)
+    )
 
 
 def image_of(snapshot: DomainSnapshot, target: str) -> str:

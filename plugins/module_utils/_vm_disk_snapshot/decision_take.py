@@ -34,6 +34,10 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
 
 
+#: What a ``<disk>`` says of snapshots where none is to be taken of it, or somebody else takes it by other means.
+_LEFT_OUT = ("no", "manual")
+
+
 class Work(t.Protocol):
     """What is done to the world when a snapshot is taken."""
 
@@ -56,7 +60,7 @@ def select(state: DomainState, wish: VmSnapshotWish) -> list[DomainDisk]:
     Raises InvalidRequest for one that the domain does not have, DiskError for one that cannot get an overlay.
     """
     if wish.disks is None:
-        chosen = [disk for disk in state.disks if disk.element.device == "disk" and not disk.element.readonly]
+        chosen = [disk for disk in state.disks if _is_meant_by_default(disk)]
         advice = ": name in disks those that the snapshot is to be of"
     else:
         chosen, advice = [], ""
@@ -72,7 +76,7 @@ def select(state: DomainState, wish: VmSnapshotWish) -> list[DomainDisk]:
         except DiskError as error:
             raise DiskError(f"{error}{advice}", **error.facts) from error
     if not chosen:
-        raise DiskError(f"{state.name}: has no disk that could be written to: there is nothing to take a snapshot of")
+        raise _nothing_chosen(state)
     return chosen
 
 
@@ -144,6 +148,27 @@ def steps(state: DomainState, name: str, items: t.Sequence[Taking], work: Work) 
     found.append(Step(said, lambda: work.take(items), commits=True))
     found.append(Step("", work.finish))
     return tuple(found)
+
+
+def _is_meant_by_default(disk: DomainDisk) -> bool:
+    """Whether a snapshot that names no disks is of this one, too: the guest can write to it, and libvirt's XML does not
+    leave it out."""
+    return disk.element.device == "disk" and not disk.element.readonly and not _is_left_out(disk)
+
+
+def _is_left_out(disk: DomainDisk) -> bool:
+    """Whether the running domain, or its definition, leaves the disk out of snapshots, or to somebody else."""
+    elements = (disk.live, disk.defined)
+    return any(element is not None and element.snapshot in _LEFT_OUT for element in elements)
+
+
+def _nothing_chosen(state: DomainState) -> DiskError:
+    left_out = [disk.target for disk in state.disks if _is_left_out(disk)]
+    marked = f"; the XML leaves {', '.join(left_out)} out of snapshots: name in disks those that it is to be of"
+    return DiskError(
+        f"{state.name}: has no disk that could be written to: there is nothing to take a snapshot of"
+        + (marked if left_out else "")
+    )
 
 
 def _require_overlayable(name: str, disk: DomainDisk) -> None:

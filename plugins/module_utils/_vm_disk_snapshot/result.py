@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import (
     OVERLAY,
     Observed,
@@ -40,6 +41,25 @@ def snapshots_then(wish: VmSnapshotWish, observed: Observed, change: Change) -> 
     if not change.takings:
         return snapshots(observed)
     return [*({**one, "current": False} for one in snapshots(observed)), _new_snapshot(wish, observed, change)]
+
+
+def orphans(before: Observed, then: Observed, exists: t.Callable[[str], bool]) -> list[dict[str, t.Any]]:
+    """The overlays that the domain does not run on: of its snapshots, and of those that have gone."""
+    used = [link.path for chain in then.chains.values() for link in chain]
+    found = {one.path: one for one in (*before.orphans, *then.orphans)}
+    return [
+        asdict(one)
+        for path, one in found.items()
+        if exists(path) and not any(then.names.same(path, name) for name in used)
+    ]
+
+
+def warning_of_orphans(name: str, found: t.Sequence[t.Mapping[str, t.Any]]) -> str:
+    told = ", ".join(f"{one['path']} (of the snapshot {one['snapshot']})" for one in found)
+    return (
+        f"{name}: does not run on {told}, any more: what was written there is in no disk of it, and the images below "
+        "cannot be merged into while it is there: remove it if it is not needed"
+    )
 
 
 def disk(observed: Observed, target: str, images: t.Sequence[Image]) -> dict[str, t.Any]:

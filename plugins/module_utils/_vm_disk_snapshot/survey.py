@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
     Chains,
     Observed,
     Unvouched,
+    orphans_of,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
@@ -43,7 +44,9 @@ class Survey:
         snapshots = tuple(_snapshots.snapshot(xml, current) for xml in xmls)
         chains, unvouched = self._chains(state, snapshots)
         named = {disk.target: disk.defined is not None and disk.defined.chain is not None for disk in state.disks}
-        return Observed(state, snapshots, chains, unvouched, named, _names(state, snapshots, chains))
+        names = _names(state, snapshots, chains)
+        orphans = tuple(one for one in orphans_of(snapshots, chains, names) if os.path.isfile(one.path))
+        return Observed(state, snapshots, chains, unvouched, named, names, orphans)
 
     def is_at(self, observed: Observed, snapshot: DomainSnapshot) -> bool:
         """Whether the domain is off, and on empty overlays over the images that the snapshot has kept."""
@@ -64,6 +67,10 @@ class Survey:
     def has_agent(self, state: DomainState) -> bool:
         """Whether an agent in the running guest answers."""
         return state.active and _snapshots.has_agent(self.domain.xml(inactive=False))
+
+    def is_there(self, path: str) -> bool:
+        """Whether an image is there."""
+        return os.path.isfile(path)
 
     def images(self, chain: t.Iterable[ChainLink]) -> tuple[_image.Image, ...]:
         """The facts of those images of a disk that are there."""

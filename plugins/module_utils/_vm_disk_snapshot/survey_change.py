@@ -16,9 +16,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import names as _names
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
+from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import whole as _whole
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
@@ -73,10 +75,24 @@ class ChangeSurvey:
             for path in (t.cast(str, merge.overlay.path), t.cast(str, merge.into.path)):
                 self._require_own(merge, path)
                 to_do = f"merge {merge.overlay.path} into {merge.into.path}"
-                _dependents.require_none(path, _without(readers.of(path), own), to_do, "keep the snapshot")
+                found = _without(readers.of(path), own)
+                _dependents.require_none(path, found, to_do, self._way_out(found))
                 self.surroundings.require_unused(path, to_do, self._is_other, locks=not self.observed.state.active)
             self._require_whole(merge)
+            self._require_writable(merge)
         self._require_space([merge for merge in merges if merge.target not in left.working])
+
+    def _way_out(self, found: t.Sequence[str]) -> str:
+        """What to do about the overlays *found* that stand in the way of a merge."""
+        names = self.observed.names
+        ours = [one for one in self.observed.orphans if any(names.same(one.path, path) for path in found)]
+        if not ours:
+            return "keep the snapshot"
+        told = ", ".join(f"{one.path}, the overlay of its snapshot {one.snapshot}" for one in ours)
+        return (
+            f"keep the snapshot. {self.observed.state.name} does not run on {told}, any more: if what it holds is not "
+            "needed, remove that snapshot first (state=absent), and then the file"
+        )
 
     def require_no_dependents(self, snapshot: DomainSnapshot) -> None:
         """Raises HasDependents where libvirt removes an overlay, on its way back, that others read, or ImageInUse."""
@@ -124,6 +140,25 @@ class ChangeSurvey:
         if not self.observed.state.active:
             way_out = "remove them, or merge it while the domain runs, which keeps them"
             _merge.require_no_bitmaps(overlay, _bitmaps.bitmaps_of(overlay.path, overlay.format), way_out)
+
+    def _require_writable(self, merge: Merge) -> None:
+        """Raises DiskError where who writes an image for the merge may not: QEMU, below a guest, or this process. What
+        becomes the image of the disk is QEMU's anyway."""
+        state, to_do = self.observed.state, f"merge {merge.overlay.path} into {merge.into.path}"
+        for link in (merge.into, merge.above):
+            if link is None or link.path is None:
+                continue
+            if state.active or merge.above is None:
+                _access.require_writable_by_qemu(link.path, self._qemu_user, to_do)
+            else:
+                _access.require_writable(link.path, to_do)
+
+    def _qemu_user(self) -> tuple[int, int] | None:
+        """None also where the domain has a user of its own."""
+        hypervisor = self.surroundings.hypervisor
+        if hypervisor is None or _disks.has_own_user(self.observed.state.definition):
+            return None
+        return hypervisor.qemu_user()
 
     def _require_space(self, merges: t.Iterable[Merge]) -> None:
         """Raises NotEnoughSpace; an image grows by what the overlay has and it has not."""

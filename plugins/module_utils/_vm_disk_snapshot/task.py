@@ -79,6 +79,11 @@ class VmSnapshotTask(DomainTask):
             snapshots = _result.snapshots(self.then)
             if self.change.reverted is not None:
                 diff = [{"prepared": _disk_changes.definition_diff(definition, self.state.definition)}]
+        for warning in self.works.warnings if self.works else ():
+            self.warn(warning)
+        orphans = _result.orphans(self.observed, self.then, self.survey.is_there)
+        if orphans:
+            self.warn(_result.warning_of_orphans(self.state.name, orphans))
         chains = self.then.chains
         return {
             **plan.report(),
@@ -86,6 +91,7 @@ class VmSnapshotTask(DomainTask):
             "snapshots": snapshots,
             "removed": [removal.snapshot.name for removal in self.change.removals],
             "quiesced": self.works.quiesced if self.works else None,
+            "orphans": orphans,
             "disks": [_result.disk(self.then, one, self.survey.images(chains.get(one, ()))) for one in targets],
         }
 

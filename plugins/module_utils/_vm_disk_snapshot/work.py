@@ -47,6 +47,11 @@ class Works:
         """Whether the guest's file systems were frozen for a snapshot; None where none of a running guest was taken."""
         return self._taking.quiesced if self._taking is not None else None
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be known of how the snapshot was taken."""
+        return [self._taking.warning] if self._taking is not None and self._taking.warning is not None else []
+
     def settle(self) -> tuple[Step, ...]:
         """The steps that settle what a dead run left."""
         if self.change.settlement is None:
@@ -79,7 +84,7 @@ class Works:
         if snapshot is None:
             return ()
         runs, records = state.active or owed, self._records(state.record if owed else None)
-        work = _work_revert.Work(self.tools["domain"], records, state, snapshot, runs)
+        work = _work_revert.Work(self.tools["hypervisor"], self.tools["domain"], records, state, snapshot, runs)
         return _decision_revert.steps(state, snapshot, work, is_there=is_there, runs=runs)
 
     def _remove(self, removals: t.Sequence[Removal], found: Record | None) -> tuple[Step, ...]:

@@ -25,13 +25,16 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._files import names as _names
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
     Merge,
+    Outcome,
     Removal,
     with_outcomes,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import image_properties as _image_properties
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 
 if t.TYPE_CHECKING:
@@ -41,6 +44,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 @dataclass
@@ -95,7 +99,7 @@ class Work(DomainWork):
         """Has the definition, and the other snapshots, name the images as they are now, and libvirt know the snapshot
         no more. Raises LibvirtFailed where libvirt makes something else of the definition."""
         definition = self.domain.xml(inactive=True)
-        wanted = with_outcomes(definition, removal.outcomes)
+        wanted = self._as_before(with_outcomes(definition, removal.outcomes), removal)
         if wanted != definition:
             self.define(wanted)
         for xml in self.domain.snapshot_xmls()[0]:
@@ -105,6 +109,22 @@ class Work(DomainWork):
             if new != xml:
                 self.domain.redefine_snapshot(new)
         self.domain.forget_snapshot(removal.snapshot.name)
+
+    def _as_before(self, definition: str, removal: Removal) -> str:
+        """The definition with what libvirt has dropped as it exchanged images: in this run, and where a disk is on the
+        image that it had at the snapshot, when that was taken."""
+        targets = [outcome.target for outcome in removal.outcomes]
+        back = [one.target for one in removal.outcomes if self._is_image_of(removal.snapshot, one)]
+        known = _snapshots.definition(removal.snapshot.xml)
+        definition = _image_properties.with_dropped(definition, self.state.definition, targets)
+        definition = _image_properties.with_dropped(definition, known, back)
+        if self.state.active:  # the guest has it by its path now
+            return definition
+        return _image_properties.with_volumes(definition, known, back)
+
+    def _is_image_of(self, snapshot: DomainSnapshot, outcome: Outcome) -> bool:
+        image = snapshot.image(outcome.target)
+        return image is not None and _names.are_same(source_path(image, self.hypervisor), outcome.images[0].path)
 
     def finish(self, removal: Removal) -> None:
         """Removes the overlays, and the record; the images stay locked, as there may be more to do."""

@@ -17,10 +17,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_revert as _decision_revert
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.leftovers import RUNS
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _xml_disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import image_properties as _image_properties
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
     from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 class Work:
     """One method for each step of a way back, no decisions between them. *runs*: the domain is to run afterwards."""
 
+    hypervisor: Hypervisor
     domain: ActingDomain
     records: Records
     state: DomainState
@@ -50,9 +54,17 @@ class Work:
         models = {disk.target: _staging.at_rest(str(disk.path)) for disk in self._disks()}
         self._wait_for_names()
         self.domain.revert(self.snapshot.name)
+        self._put_back()
         for disk in _xml_disks.disks(self.domain.xml(inactive=True)) if not self.domain.is_active() else ():
             if disk.target in models and disk.source is not None and os.path.isfile(disk.source):
                 _staging.lay_to_rest(disk.source, models[disk.target])
+
+    def _put_back(self) -> None:
+        """What the definition said of the images at the snapshot, and libvirt drops with them."""
+        definition, known = self.domain.xml(inactive=True), _snapshots.definition(self.snapshot.xml)
+        wanted = _image_properties.with_dropped(definition, known, [disk.target for disk in self.snapshot.external])
+        if wanted != definition:
+            self.hypervisor.define(wanted)
 
     def start(self) -> None:
         if not self.domain.is_active():

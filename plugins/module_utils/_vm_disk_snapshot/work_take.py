@@ -19,6 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import Do
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding as _binding
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_take as _decision_take
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
@@ -28,6 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_found import OVERLAY
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import image_properties as _image_properties
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 
@@ -41,12 +43,14 @@ class Work(DomainWork):
     """One method for each step of a taking, no decisions between them.
 
     *quiesce*: auto, required or never. *quiesced*: whether the guest's file systems were frozen; None where it is off.
+    *warning*: what is to be known where an agent was asked to freeze them, and did not.
     """
 
     state: DomainState
     name: str
     quiesce: str
     quiesced: bool | None = None
+    warning: str | None = None
     _made: dict[str, list[int]] = field(default_factory=dict, init=False)
 
     def begin(self, items: t.Sequence[Taking]) -> None:
@@ -106,8 +110,11 @@ class Work(DomainWork):
         self.records.remove()
 
     def _define(self, items: t.Sequence[Taking]) -> None:
+        """libvirt drops what the definition says of an image as it puts the overlay in its place."""
         definition = self.domain.xml(inactive=True)
         wanted = with_outcomes(definition, [item.outcome for item in items])
+        targets = [item.target for item in items]
+        wanted = _image_properties.with_dropped(wanted, self.state.definition, targets)
         if wanted != definition:
             self.hypervisor.define(wanted)
 
@@ -118,13 +125,37 @@ class Work(DomainWork):
             quiesce = False
         try:
             self.domain.take_snapshot(xml, quiesce=quiesce)
-        except LibvirtFailed:
+        except LibvirtFailed as error:
             taken = self.name in self.domain.snapshots()
-            if not quiesce or self.quiesce == "required" or taken or not self.domain.is_active():
+            if not quiesce or taken or not self.domain.is_active():
                 raise
+            if self.quiesce == "required":
+                raise self._not_frozen(error) from error
             self.domain.take_snapshot(xml)  # an agent that does not answer, or cannot freeze, is as good as none
+            self.warning = f"{error}: the snapshot was taken without frozen file systems{self._thawed_after(error)}"
             return False
         return quiesce
+
+    def _not_frozen(self, error: LibvirtFailed) -> LibvirtFailed:
+        """*error*, with what is to be done where the guest agent is to blame."""
+        if not _binding.is_silent_agent(error):
+            return error
+        return LibvirtFailed(
+            f"{error}{self._thawed_after(error)}: see what qemu-guest-agent does in the guest, or set quiesce to auto "
+            "or never",
+            **error.facts,
+        )
+
+    def _thawed_after(self, error: LibvirtFailed) -> str:
+        """Takes back what a silent agent may still do, and says so where that cannot be."""
+        if not _binding.is_silent_agent(error):
+            return ""
+        try:
+            self.domain.thaw()
+        except LibvirtFailed:
+            name = self.domain.name
+            return f"; if the agent goes on, it may freeze them yet: then thaw them with virsh domfsthaw {name}"
+        return ""
 
     def _size(self, item: Taking) -> int:
         """The bytes that the guest sees: those of its QEMU, where it runs."""

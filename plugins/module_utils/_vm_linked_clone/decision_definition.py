@@ -15,6 +15,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_shared as _decision_shared
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
@@ -101,6 +102,7 @@ def cloned(xml: str, identity: Identity) -> Definition:
     editing.characters()
     editing.graphics()
     editing.vtpm()
+    editing.vsock()
     editing.metadata()
     editing.look_for_shared()
     return Definition(_document.text(editing.domain), tuple(editing.changes), tuple(editing.shared))
@@ -191,6 +193,8 @@ class _Editing:
             for port in interface.iterfind("virtualport/parameters"):
                 for name in ("interfaceid", "instanceid"):
                     self._unset(port, name, f"{what} {name}")
+            for backend in interface.iterfind("backend[@logFile]"):
+                self._set(backend, "logFile", self._own(backend.get("logFile")), f"{what} log")
             if interface.get("type") == "vhostuser":
                 self._free_socket(interface.find("source"), "path", what)
 
@@ -239,24 +243,15 @@ class _Editing:
         if given:
             self._note("metadata", None, ", ".join(str(_document.namespace(node)) for node in given))
 
+    def vsock(self) -> None:
+        """A number on the host by which the guest is reached: libvirt finds a free one where none is said."""
+        for cid in self.domain.iterfind("./devices/vsock/cid"):
+            self._unset(cid, "address", "vsock cid")
+            cid.set("auto", "yes")
+
     def look_for_shared(self) -> None:
         """Notes what only one of two running domains can have, and nobody can invent another of."""
-        found = [
-            *(f"host device {number}" for number, _node in enumerate(self.domain.iterfind("./devices/hostdev"))),
-            *(
-                f"interface of type {node.get('type')}"
-                for node in self.domain.iterfind("./devices/interface")
-                if node.get("type") in ("hostdev", "vdpa")
-            ),
-            *(
-                f"{node.get('type')} TPM"
-                for node in self.domain.iterfind("./devices/tpm/backend")
-                if node.get("type") != "emulator"
-            ),
-            *(f"lease {node.findtext('key')}" for node in self.domain.iterfind("./devices/lease")),
-            *("a command line for QEMU" for node in self.domain if _document.local_name(node.tag) == "commandline"),
-        ]
-        self.shared += found
+        self.shared += _decision_shared.shared_devices(self.domain)
 
     def _free_character_device(self, device: t.Any, what: str) -> None:
         """A socket or a file that is the source's alone gets another name; a server of somebody else stays."""
@@ -276,10 +271,7 @@ class _Editing:
             self._free_socket(source, "path", what)
         elif kind == "file" and path:
             self._set(source, "path", self._own(path), f"{what} file")
-        elif kind in ("tcp", "udp") and source.get("mode") == "bind":
-            self.shared.append(f"{what} on port {source.get('service')}")
-        elif kind in ("dev", "pipe") and path:
-            self.shared.append(f"{what} on {path}")
+        self.shared += [f"{what} {end}" for end in _decision_shared.shared_end(device)]
 
     def _free_socket(self, node: t.Any, name: str, what: str) -> None:
         path = self._own(node.get(name))

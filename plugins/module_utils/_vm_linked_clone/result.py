@@ -104,7 +104,9 @@ def warnings(wish: CloneWish, new: t.Sequence[Blueprint], missing: t.Sequence[st
         found.append(f"seed: {', '.join(missing)}: does not exist yet: make it before the task runs outside check mode")
     if new and new[0].definition.shared:
         shared = ", ".join(new[0].definition.shared)
-        found.append(f"{wish.source} and its clones cannot run at once: they share {shared}")
+        found.append(
+            f"{wish.source} and its clones share what only one of them can have, or write, while it runs: {shared}"
+        )
     return found
 
 

@@ -12,7 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import bytes_needed
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
     NewImage,
     Setting,
@@ -21,7 +21,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decis
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, REFLINK, CloneWish
 
 if t.TYPE_CHECKING:
-    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import Measure, QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 
@@ -36,34 +36,41 @@ class Room:
     source: Source
     setting: Setting
     _available: int | None = None
+    _taken_bytes: int = 0
     _system: _file_systems.FileSystem | None = None
     _taken: list[_space.NewImage] = field(default_factory=list)
-    _measured: dict[str, int] = field(default_factory=dict)
+    _measured: dict[str, Measure] = field(default_factory=dict)
 
     def take(self, images: t.Sequence[NewImage]) -> None:
         """Counts the *images* of a clone. Raises NotEnoughSpace where they do not fit."""
-        if self._available is None:
+        if not self._taken_bytes:
             self._available = _space.available_bytes(self.setting.directory)
+        for image in images:
+            if self.setting.mode != LINKED and image.format == "raw":
+                _space.require_length(image.path, image.size)
         needed = sum(self._needed(image) for image in images)
-        _space.require_bytes([image.path for image in images], needed, self._available)
+        left = self._available - self._taken_bytes if self._available is not None else None
+        _space.require_bytes([image.path for image in images], needed, left)
         if self.wish.max_overcommit is not None:
             self._system = self._system or self._promises()
             new = [_space.NewImage(image.path, image.size) for image in images]
             self._system.require_room([*self._taken, *new], self.wish.max_overcommit)
             self._taken += new
-        self._available -= needed
+        self._taken_bytes += needed
 
     def _needed(self, image: NewImage) -> int:
         if self.setting.mode == LINKED:
             return overlay_bytes(image.size, self.wish.cluster_size)
         if self.setting.mode == REFLINK:
             return 0
-        return bytes_needed(self.wish.layout(image.disk.format), image.size, self._content(image.disk))
+        measured = self._content(image.disk)
+        estimate = Estimate(measured.required, measured.data(image.disk.size))
+        return bytes_needed(self.wish.layout(image.disk.format), image.size, estimate)
 
-    def _content(self, disk: SourceDisk) -> int:
-        """The bytes that a copy of a disk of the source needs, measured once."""
+    def _content(self, disk: SourceDisk) -> Measure:
+        """What a copy of a disk of the source needs, measured once."""
         if disk.path not in self._measured:
-            self._measured[disk.path] = self.qemu_img.measure(disk.path, disk.format, "qcow2", {}).required
+            self._measured[disk.path] = self.qemu_img.measure(disk.path, disk.format, "qcow2", {})
         return self._measured[disk.path]
 
     def _promises(self) -> _file_systems.FileSystem:

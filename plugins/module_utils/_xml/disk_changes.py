@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import copy
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import comparison as _comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import image_properties as _image_properties
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, disks, source_file
 
 
@@ -48,6 +50,7 @@ def change_disk(element: t.Any, change: DiskChange) -> None:
         driver = _document.child(element, "driver", {"name": "qemu"})
         element.insert(0, driver)
     driver.set("type", change.format)
+    _image_properties.drop_unfit(driver)
     source = element.find("source")
     if source is None:
         raise DiskError(f"{change.target}: the disk has no source in the domain's XML")
@@ -86,10 +89,11 @@ def with_chain(xml: str, target: str, links: t.Sequence[ChainLink]) -> str:
     The same text where it says nothing of backing files. Raises DiskError where the disk is not in the XML.
     """
     domain = _document.parse(xml)
-    old = find_disk(domain, target).find("backingStore")
+    disk = find_disk(domain, target)
+    old = disk.find("backingStore")
     if old is None:
         return xml
-    chain = chain_element(links)
+    chain = chain_element(links, _image_properties.known_links(disk))
     chain.tail = old.tail
     old.getparent().replace(old, chain)
     return _document.text(domain)
@@ -103,15 +107,17 @@ def with_image(xml: str, target: str, image: ChainLink, chain: t.Sequence[ChainL
     wanted = None if chain is None else tuple(chain)
     if before is not None and (before.source, before.format, before.chain) == (image.path, image.format, wanted):
         return xml
-    changed = with_changes(xml, [DiskChange(target, image.path or "", image.format or "raw")])
-    if wanted is None:
-        return changed
-    domain = _document.parse(changed)
+    domain = _document.parse(xml)
     element = find_disk(domain, target)
-    source = element.find("source")
-    store = chain_element(wanted)
-    store.tail = source.tail
-    source.addnext(store)
+    known = _image_properties.known_links(element)
+    change_disk(element, DiskChange(target, image.path or "", image.format or "raw"))
+    if image.path in known:  # it was one of the backing files, of which the XML may have said something
+        _image_properties.put_back(element, known[image.path])
+    if wanted is not None:
+        source = element.find("source")
+        store = chain_element(wanted, known)
+        store.tail = source.tail
+        source.addnext(store)
     return _document.text(domain)
 
 
@@ -133,16 +139,26 @@ def without_link(xml: str, target: str, path: str) -> str:
     return _document.text(domain)
 
 
-def chain_element(links: t.Sequence[ChainLink]) -> t.Any:
-    """The ``<backingStore>`` that names *links*, the upper ones first; an empty one says that there are none."""
+def chain_element(links: t.Sequence[ChainLink], known: t.Mapping[str, t.Any] | None = None) -> t.Any:
+    """The ``<backingStore>`` that names *links*, the upper ones first; an empty one says that there are none.
+
+    *known*: by path, what the XML said before of images that stay (image_properties.known_links).
+    """
     chain = _document.element("backingStore")
     for link in reversed(links):
-        kind, attribute = _kind(block=link.block)
-        below, chain = chain, _document.element("backingStore", {"type": kind})
-        _document.child(chain, "format", {"type": link.format or "raw"})
-        _document.child(chain, "source", {attribute: link.path or ""})
+        said = (known or {}).get(link.path or "")
+        below, chain = chain, _link_element(link) if said is None else copy.deepcopy(said)
+        chain.find("format").set("type", link.format or "raw")
         chain.append(below)
     return chain
+
+
+def _link_element(link: ChainLink) -> t.Any:
+    kind, attribute = _kind(block=link.block)
+    element = _document.element("backingStore", {"type": kind})
+    _document.child(element, "format")
+    _document.child(element, "source", {attribute: link.path or ""})
+    return element
 
 
 def copy_destination(path: str, image_format: str, *, block: bool = False) -> str:
@@ -200,8 +216,9 @@ def _point_to(element: t.Any, source: t.Any, change: DiskChange) -> None:
     kind, attribute = _kind(block=change.block)
     if element.get("type") != kind:
         element.set("type", kind)
-        for name in ("file", "dev", "pool", "volume", "mode", "index"):
+        for name in _image_properties.PLACE:
             source.attrib.pop(name, None)
+    source.attrib.pop("fdgroup", None)
     source.set(attribute, change.path)
 
 

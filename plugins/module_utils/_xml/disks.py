@@ -31,7 +31,8 @@ class DiskElement:
     the driver type; libvirt takes raw where the XML says nothing. *chain* is what the XML says of the backing files:
     None where it says nothing, an empty tuple where it says that there is none. *mirror* is the destination of a block
     job, and *mirror_ready* is ``yes`` once it holds the same as the disk. *sliced*: the disk is a part of its source.
-    *index* is libvirt's number of the image in a running domain.
+    *index* is libvirt's number of the image in a running domain. *snapshot* is what the disk says of snapshots that do
+    not name it: external, internal, manual or no; None where it says nothing.
     """
 
     target: str
@@ -51,6 +52,7 @@ class DiskElement:
     mirror_ready: str | None = None
     sliced: bool = False
     index: str | None = None
+    snapshot: str | None = None
 
 
 def disks(xml: str) -> tuple[DiskElement, ...]:
@@ -115,6 +117,7 @@ def disk(element: t.Any) -> DiskElement:
         mirror_ready=mirror.get("ready") if mirror is not None else None,
         sliced=element.find("source/slices") is not None,
         index=source.get("index") if source is not None else None,
+        snapshot=element.get("snapshot"),
     )
 
 

@@ -199,6 +199,7 @@ def test_several_directories_of_one_file_system_are_one(tmp_path: Path) -> None:
     assert found.promised == 2 * MIB
     status = os.statvfs(tmp_path)
     assert found.size == status.f_blocks * status.f_frsize
+    assert found.used is not None
     assert 0 < found.used < found.size
     assert found.mount is not None
     assert os.path.ismount(found.mount.point)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import (
+    Estimate,
     bytes_needed,
     creation_options,
+    file_length,
     require_usable_base,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
@@ -41,12 +43,32 @@ def test_a_vhd_keeps_the_size_that_was_asked_for() -> None:
     ("layout", "needed"),
     [
         (Layout("qcow2"), 1000),
-        (Layout("raw"), 1000),
-        (Layout("raw", "off"), 1000),
+        (Layout("raw"), 400),
+        (Layout("raw", "off"), 400),
+        (Layout("vmdk", subformat="monolithicFlat"), 400),
+        (Layout("vmdk", subformat="monolithicSparse"), 1000),
         (Layout("raw", "falloc"), 5 * MIB),
         (Layout("raw", "full"), 5 * MIB),
     ],
     ids=str,
 )
 def test_the_space_needed_at_once_follows_the_allocation(layout: Layout, needed: int) -> None:
-    assert bytes_needed(layout, 5 * MIB, 1000) == needed
+    assert bytes_needed(layout, 5 * MIB, Estimate(1000, 400)) == needed
+
+
+@pytest.mark.parametrize(
+    ("layout", "length"),
+    [
+        (Layout("raw"), 5 * MIB),
+        (Layout("qcow2"), 0),
+        (Layout("qcow2", "off"), 0),
+        (Layout("qcow2", "metadata"), 5 * MIB),
+        (Layout("vdi", subformat="fixed"), 5 * MIB),
+        (Layout("vmdk", subformat="monolithicFlat"), 5 * MIB),
+        (Layout("vmdk", subformat="twoGbMaxExtentFlat"), 0),
+        (Layout("vmdk", subformat="monolithicSparse"), 0),
+    ],
+    ids=str,
+)
+def test_a_file_is_as_long_as_its_disk_where_it_holds_all_of_it(layout: Layout, length: int) -> None:
+    assert file_length(layout, 5 * MIB) == length

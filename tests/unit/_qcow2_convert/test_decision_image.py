@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
+from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import facts
@@ -89,12 +90,12 @@ def test_a_prediction_says_what_the_image_will_be() -> None:
 
 
 def test_what_is_encrypted_takes_its_header_and_its_zeros_where_nothing_tells_of_them() -> None:
-    found, header = Observed((SOURCE,)), 4 << 20
-    assert space(wish(), found, GIB) == GIB
-    assert space(wish(encryption=KEY), found, GIB) == GIB + header
-    assert space(wish("luks", encryption=KEY), found, GIB) == 10 * GIB + header
+    found, header, estimate = Observed((SOURCE,)), 4 << 20, Estimate(GIB, GIB // 2)
+    assert space(wish(), found, estimate) == GIB
+    assert space(wish(encryption=KEY), found, estimate) == GIB + header
+    assert space(wish("luks", encryption=KEY), found, estimate) == 10 * GIB + header
     layout = Layout("qcow2", preallocation="metadata")
-    assert space(wish(layout=layout, encryption=KEY), found, GIB) == 10 * GIB + header
+    assert space(wish(layout=layout, encryption=KEY), found, estimate) == 10 * GIB + header
 
 
 def test_an_image_in_the_clear_is_not_taken_for_an_encrypted_one() -> None:

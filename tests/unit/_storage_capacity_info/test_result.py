@@ -26,5 +26,10 @@ def test_a_file_system_is_over_its_limit_where_it_promises_more(promises: int, r
 
 
 def test_without_a_mount_the_directory_stands_for_its_file_system() -> None:
-    facts = of_file_system(FileSystem(("/images",), size=0), {}, 1.2)
+    facts = of_file_system(FileSystem(("/images",), size=100), {}, 1.2)
     assert (facts["mount"], facts["device"], facts["ratio"]) == ("/images", None, 0.0)
+
+
+def test_of_a_file_system_that_does_not_tell_its_size_nothing_is_known() -> None:
+    facts = of_file_system(FileSystem(("/images",), None, used=None, available=None), {}, 1.2)
+    assert {facts[name] for name in ("size", "used", "available", "ratio", "over_limit")} == {None}

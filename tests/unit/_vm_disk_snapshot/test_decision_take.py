@@ -55,6 +55,25 @@ def test_all_disks_that_can_be_written_to_are_meant() -> None:
     assert [one.target for one in found] == ["vda", "vdc"]
 
 
+@pytest.mark.parametrize("mark", ["no", "manual"])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_disk_that_libvirts_xml_leaves_out_is_only_meant_when_it_is_named(mark: str, live: bool) -> None:
+    marked = disk(target="vdb", snapshot=mark)
+    if live:  # in the definition alone: whoever marked it meanwhile means the snapshots to come
+        marked = replace(marked, live=replace(marked.element, snapshot=None))
+    domain = state(disk(), marked, disk(target="vdc", snapshot="internal"), disk(target="vdd", snapshot="external"))
+    assert [one.target for one in _decision_take.select(domain, VmSnapshotWish("s"))] == ["vda", "vdc", "vdd"]
+    assert _decision_take.select(domain, VmSnapshotWish("s", disks=("vdb",))) == [marked]
+
+
+def test_a_domain_whose_disks_are_all_left_out_is_told_which_marks_are_in_the_way() -> None:
+    with pytest.raises(DiskError, match="the XML leaves vda, vdb out of snapshots: name in disks"):
+        _decision_take.select(
+            state(disk(snapshot="no"), disk(target="vdb", snapshot="manual")),
+            VmSnapshotWish("s"),
+        )
+
+
 @pytest.mark.parametrize(
     ("element", "said"),
     [

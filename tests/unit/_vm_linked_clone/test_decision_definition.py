@@ -180,6 +180,7 @@ def graphics(kind: str = "vnc", **attributes: str) -> str:
         (character("channel", "unix", mode="bind", path="/run/x.golden"), "channel/source path", "/run/x.pc-1"),
         (f"<rng>{character('backend', 'unix', mode='bind', path='/golden')}</rng>", "rng/backend/source path", "/pc-1"),
         ("<audio id='1' type='file' path='/tmp/golden.wav'/>", "audio path", "/tmp/pc-1.wav"),
+        ("<interface><backend type='passt' logFile='/l/golden'/></interface>", "interface/backend logFile", "/l/pc-1"),
         (graphics("spice"), "graphics/listen socket", "/run/pc-1.spice"),
         (graphics(port="5901", autoport="no"), "graphics autoport", "yes"),
         (graphics(port="5901", autoport="no"), "graphics passwd", "x"),
@@ -219,10 +220,60 @@ def test_what_libvirt_chooses_by_itself_is_left_to_it(device: str, gone: str) ->
         ("<interface type='hostdev'/>", "interface of type hostdev"),
         ("<tpm><backend type='passthrough'/></tpm>", "passthrough TPM"),
         ("<lease><key>k</key></lease>", "lease k"),
+        (character("serial", "unix", mode="connect", path="/run/hub.sock"), "serial 0 connected to /run/hub.sock"),
+        (character("serial", "tcp", mode="connect", host="hub", service="99"), "serial 0 connected to hub:99"),
+        (f"<rng>{character('backend', 'tcp', mode='connect', host='e', service='1')}</rng>", "rng 0 connected to e:1"),
+        (f"<rng>{character('backend', 'unix', mode='connect', path='/egd')}</rng>", "rng 0 connected to /egd"),
+        (character("redirdev", "tcp", mode="connect", host="u", service="4"), "redirdev 0 connected to u:4"),
+        (
+            "<serial type='udp'><source mode='connect' service='1'/><source mode='bind' service='2'/></serial>",
+            "serial 0 on port 2",
+        ),
+        (character("channel", "dbus", channel="org.qemu.x"), "channel 0 on D-Bus as org.qemu.x"),
+        ("<shmem name='pages'/>", "shared memory pages"),
+        ("<shmem name='s'><server path='/run/iv'/></shmem>", "shared memory s of the server /run/iv"),
+        ("<filesystem type='mount'><driver type='path'/><source dir='/srv'/></filesystem>", "filesystem of /srv"),
+        (
+            "<filesystem><driver type='virtiofs'/><source socket='/run/fs'/><readonly/></filesystem>",
+            "filesystem on the socket /run/fs",
+        ),
+        ("<input type='evdev'><source dev='/dev/input/event1'/></input>", "input device /dev/input/event1"),
+        ("<input type='passthrough'><source evdev='/dev/input/e2'/></input>", "input device /dev/input/e2"),
+        ("<graphics type='dbus' address='unix:path=/b'/>", "graphics 0 on D-Bus at unix:path=/b"),
+        (
+            "<interface type='direct'><source dev='eth1' mode='passthrough'/></interface>",
+            "interface 0 with all of eth1",
+        ),
+        (
+            "<interface type='user'><portForward proto='tcp'><range start='2022'/></portForward></interface>",
+            "interface 0 with the port 2022 of the host",
+        ),
     ],
 )
 def test_what_only_one_of_them_can_have_is_told(device: str, said: str) -> None:
     assert cloned(golden(device), IDENTITY).shared == (said,)
+
+
+def test_what_both_can_read_is_not_told() -> None:
+    for device in (
+        "<filesystem><source dir='/srv'/><readonly/></filesystem>",
+        "<rng><backend model='random'>/dev/urandom</backend></rng>",
+        "<interface type='direct'><source dev='eth1' mode='bridge'/></interface>",
+    ):
+        assert cloned(golden(device), IDENTITY).shared == ()
+
+
+def test_firmware_that_keeps_its_variables_in_itself_is_told() -> None:
+    loader = "<loader readonly='no' type='pflash'>/fw/OVMF.fd</loader>"
+    shared = cloned(golden(os=loader), IDENTITY).shared
+    assert shared == ("the firmware /fw/OVMF.fd, which keeps its variables in itself",)
+    assert cloned(golden(os=loader.replace("'no'", "'yes'")), IDENTITY).shared == ()
+
+
+def test_the_number_of_a_socket_to_the_host_is_found_by_libvirt() -> None:
+    device = "<vsock model='virtio'><cid auto='no' address='7'/></vsock>"
+    assert dict(made(device).find("./devices/vsock/cid").attrib) == {"auto": "yes"}
+    assert told(device)["vsock cid"] == ("7", None)
 
 
 def test_a_socket_with_too_long_a_name_is_refused() -> None:
