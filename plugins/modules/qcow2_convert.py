@@ -222,9 +222,15 @@ options:
     choices: [zlib, zstd]
   keep_bitmaps:
     description:
-      - Whether the dirty bitmaps of O(src) are copied, from V(qcow2) to V(qcow2).
-    type: bool
-    default: false
+      - What becomes of the persistent dirty bitmaps of O(src), by which incremental backups are made.
+      - V(auto) keeps them where the new image can have them, which only V(qcow2) images of O(compat=1.1) can, and warns
+        with their names where it cannot. A bitmap that a program has left open says nothing, and is never copied.
+      - V(required) fails before anything is changed if one would be lost. V(yes) means the same.
+      - V(no) leaves them behind without a warning.
+      - An image that stands at O(dest) already and is left alone is not looked at for bitmaps.
+    type: str
+    choices: [auto, required, 'no', 'yes']
+    default: auto
   rate_limit:
     description:
       - The most bytes to write in a second; a number with V(K), V(M) or V(G) (powers of 1024), such as V(50M).
@@ -415,6 +421,7 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import CHOICES as BITMAP_CHOICES
 from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import UPDATES
@@ -455,7 +462,7 @@ def main() -> None:
             "backing_file": {"type": "path"},
             "backing_format": {"type": "str", "choices": list(FORMATS)},
             "compress": {"type": "bool", "default": False},
-            "keep_bitmaps": {"type": "bool", "default": False},
+            "keep_bitmaps": {"type": "str", "choices": list(BITMAP_CHOICES), "default": "auto"},
             "rate_limit": {"type": "str"},
             "verify": {"type": "bool", "default": True},
             "remove_src": {"type": "bool", "default": False},

@@ -155,6 +155,17 @@ options:
       - If the source is a symbolic link, the file that it leads to is removed, and then the link.
     type: bool
     default: true
+  keep_bitmaps:
+    description:
+      - What becomes of the persistent dirty bitmaps of the old images, by which incremental backups are made.
+      - V(auto) keeps them where the new image can have them, which are V(qcow2) images that are made offline, and warns
+        with their names where it cannot. A live copy does not take them along. A bitmap that a program has left open
+        says nothing, and is never copied.
+      - V(required) fails before anything is changed if one would be lost. V(yes) means the same.
+      - V(no) leaves them behind without a warning.
+    type: str
+    choices: [auto, required, 'no', 'yes']
+    default: auto
   compress:
     description:
       - Whether the new images are compressed. What the guest writes later is stored uncompressed.
@@ -337,6 +348,7 @@ state:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import CHOICES as BITMAP_CHOICES
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
@@ -376,6 +388,7 @@ def main() -> None:
             "restart": {"type": "bool", "default": True},
             "verify": {"type": "bool", "default": True},
             "keep_source": {"type": "bool", "default": True},
+            "keep_bitmaps": {"type": "str", "choices": list(BITMAP_CHOICES), "default": "auto"},
             "compress": {"type": "bool", "default": False},
             "compression_type": {"type": "str", "choices": ["zlib", "zstd"]},
         },

@@ -12,6 +12,7 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import transcode as _transcode
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
@@ -37,12 +38,14 @@ if t.TYPE_CHECKING:
 class Work(ConvertWork):
     """One method for each step of an offline conversion.
 
-    *chains*: the images of each target, top first, as they were found. *runs* says whether the domain ran when all this
+    *chains*: the images of each target, top first, as they were found. *with_bitmaps*: the targets whose new image
+    gets the dirty bitmaps of the old one. *runs* says whether the domain ran when all this
     began, before a run that died meanwhile, too. *measure* looks at the space again and raises NotEnoughSpace.
     """
 
     wish: ConvertWish
     chains: t.Mapping[str, t.Sequence[Image]]
+    with_bitmaps: t.Container[str]
     runs: bool
     measure: t.Callable[[], None]
     _new: dict[str, _staging.NewFile] = field(default_factory=dict, init=False)
@@ -62,8 +65,8 @@ class Work(ConvertWork):
         That the guest was asked to shut down, and has not done so yet, is remembered apart from them.
         """
         self.records.keep()
-        if self.runs and not self.domain.is_active():
-            self.domain.start()
+        if self.runs:
+            _start.start_again(self.hypervisor, self.domain)
         self.settle_shutdown()
         self.records.remove()
 
@@ -92,7 +95,7 @@ class Work(ConvertWork):
         self.require_off()
         _unused.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
-        source, recipe = self.chains[item.target], _recipe(item, self.wish)
+        source, recipe = self.chains[item.target], _recipe(item, self.wish, bitmaps=item.target in self.with_bitmaps)
         size = source[0].virtual_size
         _transcode.make(self.qemu_img, recipe, source, size, new_file, partial(self.phase, item.target))
         _staging.resemble(new_file.name, item.source)
@@ -129,8 +132,11 @@ class Work(ConvertWork):
         self._named = False
 
     def start(self) -> None:
-        """Starts the domain, as its new definition says, and tells from then on for how long it was off."""
-        super().start()
+        """Starts the domain, as its new definition says, and tells from then on for how long it was off.
+
+        Raises LibvirtFailed: the domain may still run on its old disks, once all is undone.
+        """
+        _start.start(self.domain)
         if self._off_since is not None:
             self.downtime = time.monotonic() - self._off_since
 
@@ -149,7 +155,7 @@ def _runs_on(domain: ActingDomain, changes: t.Sequence[_disk_changes.DiskChange]
     return all(live.get(change.target) == change.path for change in changes)
 
 
-def _recipe(item: Conversion, wish: ConvertWish) -> _transcode.Recipe:
+def _recipe(item: Conversion, wish: ConvertWish, *, bitmaps: bool) -> _transcode.Recipe:
     """How the new image is made offline; what is below the old one is read as a part of it, or kept below both."""
     base = item.backing
     return _transcode.Recipe(
@@ -157,5 +163,6 @@ def _recipe(item: Conversion, wish: ConvertWish) -> _transcode.Recipe:
         base=(base.path or "", base.format or "") if base else None,
         reads_base=True,
         compress=wish.compress,
+        bitmaps=bitmaps,
         verify=wish.verify,
     )

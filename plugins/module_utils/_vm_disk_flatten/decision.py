@@ -96,7 +96,7 @@ def select(state: DomainState, wish: FlattenWish) -> list[DomainDisk]:
         if disk is None:
             raise state.no_such_disk(wanted)
         if disk.element.device != "disk" or disk.path is None:
-            _ready.require_plain_disk(state.name, disk, "flatten")
+            _ready.require_plain_disk(state, disk, "flatten")
         if disk not in meant:
             meant.append(disk)
     return meant

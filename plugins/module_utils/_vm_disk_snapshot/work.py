@@ -79,7 +79,7 @@ class Works:
         if snapshot is None:
             return ()
         runs, records = state.active or owed, self._records(state.record if owed else None)
-        work = _work_revert.Work(self.tools["domain"], records, state, snapshot, runs)
+        work = _work_revert.Work(self.tools["hypervisor"], self.tools["domain"], records, state, snapshot, runs)
         return _decision_revert.steps(state, snapshot, work, is_there=is_there, runs=runs)
 
     def _remove(self, removals: t.Sequence[Removal], found: Record | None) -> tuple[Step, ...]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_revert as _decision_revert
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.leftovers import RUNS
@@ -21,6 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
     from ansible_collections.kvmops.disk.plugins.module_utils._recovery.records import Records
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 class Work:
     """One method for each step of a way back, no decisions between them. *runs*: the domain is to run afterwards."""
 
+    hypervisor: Hypervisor
     domain: ActingDomain
     records: Records
     state: DomainState
@@ -55,8 +58,8 @@ class Work:
                 _staging.lay_to_rest(disk.source, models[disk.target])
 
     def start(self) -> None:
-        if not self.domain.is_active():
-            self.domain.start()
+        """Raises DomainIsOff where the domain, which ran before, cannot be started."""
+        _start.start_again(self.hypervisor, self.domain)
 
     def finish(self) -> None:
         self.records.remove()

@@ -69,8 +69,7 @@ def snapshot(xml: str, current: str | None = None) -> DomainSnapshot:
     root = _document.parse(xml)
     memory = root.find("./memory")
     created = root.findtext("./creationTime")
-    domain = root.find("./inactiveDomain")
-    domain = root.find("./domain") if domain is None else domain
+    domain = definition(xml)
     name = root.findtext("./name") or ""
     return DomainSnapshot(
         name=name,
@@ -79,13 +78,21 @@ def snapshot(xml: str, current: str | None = None) -> DomainSnapshot:
         state=root.findtext("./state"),
         memory=memory.get("snapshot", "no") if memory is not None else "no",
         disks=tuple(_disk(disk) for disk in root.iterfind("./disks/disk")),
-        defined=_disks.disks(_document.text(domain)) if domain is not None else (),
+        defined=_disks.disks(domain) if domain is not None else (),
         reverted=tuple(
             str(source.get("file")) for source in root.iterfind("./revertDisks/disk/source") if source.get("file")
         ),
         current=name == current,
         xml=xml,
     )
+
+
+def definition(xml: str) -> str | None:
+    """The definition that the domain had at the snapshot of that XML; None where libvirt has not kept it."""
+    root = _document.parse(xml)
+    found = root.find("./inactiveDomain")
+    found = root.find("./domain") if found is None else found
+    return _document.text(found) if found is not None else None
 
 
 def new_snapshot(name: str, overlays: t.Mapping[str, tuple[str, str] | None]) -> str:
