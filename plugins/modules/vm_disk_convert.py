@@ -27,11 +27,16 @@ description:
     ends the copy and removes its image.
   - If the module is killed offline, the next run finishes or reverts what was in flight, and starts a domain that was
     left off.
-  - The sources are kept unless O(keep_source=false).
+  - A running domain is only shut down if all is there that its definition needs for the next start, and if its guest
+    would get back all devices that it has. A warning names devices that it would have in addition. If the start fails
+    all the same, the message begins with C(the domain is off).
+  - The sources are kept unless O(keep_source=false). A block device as a source is only read, and never removed. It
+    needs O(dest) or O(dest_dir).
   - The task refuses a transient domain, and a domain that has a managed-save image, snapshots or checkpoints, or is
     being migrated, saved, dumped or backed up. It refuses to work beside a block job of another program, and never
     touches that job. It refuses CD-ROMs and floppies, and disks that are read-only, shareable or transient, or whose
-    source is not an image file or is in use by another domain. It refuses an encrypted or corrupt image, and a guest
+    source is neither an image file nor a block device or is in use by another domain. It refuses a disk that only the
+    definition of a running domain has. It refuses an encrypted or corrupt image, and a guest
     that runs on another image than the definition names. It also refuses a destination that exists, a directory that is
     missing, and a file system with too little space. All of this is found before anything changes.
 extends_documentation_fragment:
@@ -74,6 +79,8 @@ options:
       - The absolute path of the new image, if the task converts one disk.
       - If both this and O(dest_dir) are left out, the new image stands beside the old one, under its name with the
         suffix of the new format. A disk that has the format already is then left alone, wherever it is.
+      - If the old image has that name itself, or another disk gets it, the new one gets a number, such as
+        C(web.1.qcow2) for a raw disk that is called C(web.qcow2).
     type: path
   dest_dir:
     description:

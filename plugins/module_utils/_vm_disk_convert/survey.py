@@ -84,6 +84,8 @@ class Survey:
         """Finds out what becomes of dirty bitmaps. Raises DiskError where one would be lost that is required."""
         for item in conversions:
             found = bitmaps_of(item.source, item.source_format)
+            if self.state.active:  # its own QEMU has them open, and writes them back as it ends
+                found = tuple(replace(bitmap, in_use=False) for bitmap in found)
             self.bitmaps[item.target] = _decision_conversion.carried_bitmaps(item, found, self.wish, mode)
 
     def _require_passable(self, item: Conversion) -> None:

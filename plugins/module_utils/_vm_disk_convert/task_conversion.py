@@ -150,7 +150,8 @@ class Converting:
             **self.task.tools(operation),
             wish=self.wish,
             chains=survey.chains,
-            with_bitmaps=frozenset(target for target, carried in survey.bitmaps.items() if carried.kept),
+            bitmaps=survey.bitmaps,
+            warn=self.task.warn,
             runs=runs,
             measure=lambda: survey.require_space(conversions),
         )

@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import bitmaps_of
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
@@ -27,6 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_chang
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import Carried
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
@@ -38,14 +40,15 @@ if t.TYPE_CHECKING:
 class Work(ConvertWork):
     """One method for each step of an offline conversion.
 
-    *chains*: the images of each target, top first, as they were found. *with_bitmaps*: the targets whose new image
-    gets the dirty bitmaps of the old one. *runs* says whether the domain ran when all this
+    *chains*: the images of each target, top first, as they were found. *bitmaps*: what was to become of the dirty
+    bitmaps of each target; *warn* tells a person what becomes of them otherwise. *runs* says whether the domain ran when all this
     began, before a run that died meanwhile, too. *measure* looks at the space again and raises NotEnoughSpace.
     """
 
     wish: ConvertWish
     chains: t.Mapping[str, t.Sequence[Image]]
-    with_bitmaps: t.Container[str]
+    bitmaps: t.Mapping[str, Carried]
+    warn: t.Callable[[str], None]
     runs: bool
     measure: t.Callable[[], None]
     _new: dict[str, _staging.NewFile] = field(default_factory=dict, init=False)
@@ -95,12 +98,23 @@ class Work(ConvertWork):
         self.require_off()
         _unused.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
-        source, recipe = self.chains[item.target], _recipe(item, self.wish, bitmaps=item.target in self.with_bitmaps)
+        source, recipe = self.chains[item.target], _recipe(item, self.wish, bitmaps=self._has_bitmaps(item))
         size = source[0].virtual_size
         _transcode.make(self.qemu_img, recipe, source, size, new_file, partial(self.phase, item.target))
         _staging.resemble(new_file.name, item.source)
         self.records.note(_decision_conversion.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
+
+    def _has_bitmaps(self, item: Conversion) -> bool:
+        """Whether the new image gets dirty bitmaps of the old one: QEMU has only now written back what it had open.
+
+        Raises DiskError where one gets lost that is required.
+        """
+        found = bitmaps_of(item.source, item.source_format)
+        carried = _decision_conversion.carried_bitmaps(item, found, self.wish, "offline")
+        if carried.warning is not None and carried.warning != self.bitmaps[item.target].warning:
+            self.warn(carried.warning)
+        return bool(carried.kept)
 
     def name(self, changes: t.Sequence[_disk_changes.DiskChange]) -> None:
         """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""
