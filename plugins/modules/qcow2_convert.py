@@ -421,8 +421,11 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import CHOICES as BITMAP_CHOICES
-from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import (
+    FORMATS,
+    KEEP_WORDS,
+    READ_ONLY_FORMATS,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import UPDATES
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
@@ -462,7 +465,7 @@ def main() -> None:
             "backing_file": {"type": "path"},
             "backing_format": {"type": "str", "choices": list(FORMATS)},
             "compress": {"type": "bool", "default": False},
-            "keep_bitmaps": {"type": "str", "choices": list(BITMAP_CHOICES), "default": "auto"},
+            "keep_bitmaps": {"type": "str", "choices": list(KEEP_WORDS), "default": "auto"},
             "rate_limit": {"type": "str"},
             "verify": {"type": "bool", "default": True},
             "remove_src": {"type": "bool", "default": False},

@@ -355,7 +355,7 @@ state:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import CHOICES as BITMAP_CHOICES
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import KEEP_WORDS
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
@@ -395,7 +395,7 @@ def main() -> None:
             "restart": {"type": "bool", "default": True},
             "verify": {"type": "bool", "default": True},
             "keep_source": {"type": "bool", "default": True},
-            "keep_bitmaps": {"type": "str", "choices": list(BITMAP_CHOICES), "default": "auto"},
+            "keep_bitmaps": {"type": "str", "choices": list(KEEP_WORDS), "default": "auto"},
             "compress": {"type": "bool", "default": False},
             "compression_type": {"type": "str", "choices": ["zlib", "zstd"]},
         },

@@ -12,14 +12,10 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import KEEP_NO, KEEP_REQUIRED
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
-
-#: What a task may want of them: kept where that is possible, kept or nothing is done, left behind.
-AUTO, REQUIRED, NO = "auto", "required", "no"
-#: The choices of ``keep_bitmaps``. ``yes`` is another word for ``required``.
-CHOICES = (AUTO, REQUIRED, NO, "yes")
 
 
 @dataclass(frozen=True)
@@ -48,11 +44,6 @@ class Carried:
         return sum(bitmap.bytes_needed(size, cluster or 1 << 16) for bitmap in self.kept)
 
 
-def wish(choice: str) -> str:
-    """What the parameter ``keep_bitmaps`` means."""
-    return REQUIRED if choice == "yes" else choice
-
-
 def carried(path: str, bitmaps: t.Sequence[Bitmap], wanted: str, obstacle: str | None) -> Carried:
     """What becomes of the *bitmaps* of the image at *path*, as the task *wanted*; *obstacle* is why a new image cannot
     have any of them, None where it can.
@@ -60,12 +51,12 @@ def carried(path: str, bitmaps: t.Sequence[Bitmap], wanted: str, obstacle: str |
     One that nobody wrote back says nothing, and is left behind. Raises DiskError where one would be lost that is
     required. Facts: ``bitmaps``.
     """
-    if wanted == NO:
+    if wanted == KEEP_NO:
         return Carried(path, lost=tuple(bitmap.text for bitmap in bitmaps), meant=True)
     kept = tuple(bitmap for bitmap in bitmaps if obstacle is None and not bitmap.in_use)
     lost = tuple(bitmap.text for bitmap in bitmaps if bitmap not in kept)
     reason = obstacle or "whoever had it open did not write it back, so that it says nothing"
-    if lost and wanted == REQUIRED:
+    if lost and wanted == KEEP_REQUIRED:
         raise DiskError(
             f"{path}: the new image would not have its dirty bitmap(s) {', '.join(lost)}: {reason}, and keep_bitmaps "
             f"is required: set keep_bitmaps to auto, or remove them (kvmops.disk.qcow2_bitmap)",

@@ -121,8 +121,8 @@ def _lacking_of_host(needs: Needs) -> t.Iterator[str]:
 
 
 def _lacking_of_libvirt(hypervisor: Hypervisor, needs: Needs) -> t.Iterator[str]:
-    """What libvirt does not have, or not ready."""
+    """What libvirt does not have, or not ready; of interfaces it may only know those that somebody has configured."""
     for kind, name in needs.offered:
         lack = hypervisor.lack(kind, name)
-        if lack is not None:
+        if lack is not None and (kind != "interface" or _devices.lacks_interface(name)):
             yield f"the {kind} {name} ({lack})"

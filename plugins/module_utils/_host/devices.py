@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 _BUS = "/sys/bus"
+_NETWORK = "/sys/class/net"
 
 
 def is_missing(path: str) -> bool:
@@ -25,6 +26,11 @@ def lacks_device(bus: str, name: str) -> bool:
     """Whether the host has no device of that *name* on the *bus*: pci, mdev."""
     devices = os.path.join(_BUS, bus, "devices")
     return not is_missing(devices) and is_missing(os.path.join(devices, name))
+
+
+def lacks_interface(name: str) -> bool:
+    """Whether the host has no network interface of that name."""
+    return not is_missing(_NETWORK) and is_missing(os.path.join(_NETWORK, name))
 
 
 def lacks_usb_device(vendor: str, product: str) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import KEEP_REQUIRED
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import require_usable_base
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import require_provable
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_not_corrupt
@@ -80,7 +80,7 @@ def require_convertible(wish: ImageConvertWish, found: Observed) -> None:
             snapshots=names,
         )
     wish.layout.require_valid(size=found.size, overlay=bool(found.base))
-    if wish.keep_bitmaps == _bitmaps.REQUIRED and source.compat == "0.10":
+    if wish.keep_bitmaps == KEEP_REQUIRED and source.compat == "0.10":
         raise InvalidRequest(f"keep_bitmaps: {source.path} is of compat 0.10, which has no bitmaps: leave it out")
     carried(wish, found)
     for image in found.base:
@@ -146,7 +146,7 @@ def _require_fitting_base(wish: ImageConvertWish, found: Observed, base: Image) 
                 path=wish.src,
             )
         return
-    bitmaps = wish.keep_bitmaps == _bitmaps.REQUIRED
+    bitmaps = wish.keep_bitmaps == KEEP_REQUIRED
     for name, given in (("snapshot", wish.snapshot), ("keep_bitmaps", bitmaps), ("rate_limit", wish.rate)):
         if given:
             raise InvalidRequest(

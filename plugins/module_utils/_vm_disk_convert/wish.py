@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._content import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import OVERLAY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import (
+    KEEP_AUTO,
+    KEEP_WORDS,
+    OVERLAY_FORMATS,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout, known_suffixes, suffix
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from, overcommit_from
@@ -45,7 +48,7 @@ class ConvertWish:
     bandwidth: int | None = None
     copy_timeout: int = 86400
     max_overcommit: float | None = None
-    keep_bitmaps: str = _bitmaps.AUTO
+    keep_bitmaps: str = KEEP_AUTO
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -106,7 +109,7 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
         disks=tuple(params["disks"] or [params["disk"]]),
         layout=layout_from(params),
         max_overcommit=max_overcommit,
-        keep_bitmaps=_bitmaps.wish(params["keep_bitmaps"]),
+        keep_bitmaps=KEEP_WORDS[params["keep_bitmaps"]],
         bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
         **{
             name: params[name]

@@ -41,8 +41,9 @@ class Work(ConvertWork):
     """One method for each step of an offline conversion.
 
     *chains*: the images of each target, top first, as they were found. *bitmaps*: what was to become of the dirty
-    bitmaps of each target; *warn* tells a person what becomes of them otherwise. *runs* says whether the domain ran when all this
-    began, before a run that died meanwhile, too. *measure* looks at the space again and raises NotEnoughSpace.
+    bitmaps of each target; *warn* tells a person what becomes of them otherwise. *runs* says whether the domain ran
+    when all this began, before a run that died meanwhile, too. *measure* looks at the space again and raises
+    NotEnoughSpace.
     """
 
     wish: ConvertWish

@@ -17,12 +17,7 @@ _KINDS: dict[str, tuple[tuple[str, str], ...]] = {
     "disk": (("target", "dev"),),
     "interface": (("mac", "address"),),
     "filesystem": (("target", "dir"),),
-    "hostdev": (
-        *((".", "type"), ("source/address", "domain"), ("source/address", "bus"), ("source/address", "slot")),
-        *(("source/address", "function"), ("source/address", "uuid"), ("source/vendor", "id")),
-        *(("source/product", "id"), ("source/adapter", "name"), ("source/address", "target")),
-        ("source/address", "unit"),
-    ),
+    "hostdev": ((".", "type"),),
     "memory": ((".", "model"), ("target/node", "")),
     "channel": ((".", "type"), ("target", "name")),
     "serial": ((".", "type"), ("target", "port")),
@@ -56,4 +51,14 @@ def _named(node: t.Any) -> str:
         if place is not None:
             word = place.get(attribute) if attribute else place.text
             words += [word] if word else []
-    return " ".join(words)
+    return " ".join([*words, *(_of_host(node) if node.tag == "hostdev" else ())])
+
+
+def _of_host(node: t.Any) -> t.Iterator[str]:
+    """What tells a device of the host from others. One that is known by its vendor gets an address when it is found."""
+    source = node.find("source")
+    parts = list(source) if source is not None else []
+    known = [part for part in parts if part.tag in ("vendor", "product")]
+    for part in known or parts:
+        if isinstance(part.tag, str):
+            yield from (str(value) for _name, value in sorted(part.items()))

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import CHOICES, carried, wish
+from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import carried
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import KEEP_WORDS
 
 
 def bitmap(name: str, *, in_use: bool = False) -> Bitmap:
@@ -44,4 +45,4 @@ def test_nothing_is_said_where_nothing_is_lost_or_that_is_meant() -> None:
 
 
 def test_yes_means_required() -> None:
-    assert [wish(choice) for choice in CHOICES] == ["auto", "required", "no", "required"]
+    assert KEEP_WORDS == {"auto": "auto", "required": "required", "no": "no", "yes": "required"}
