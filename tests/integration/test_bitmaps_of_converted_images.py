@@ -142,6 +142,19 @@ def test_a_source_goes_with_its_bitmaps_only_with_a_word_where_the_copy_was_ther
     assert not source.exists()
 
 
+def test_an_image_is_replaced_with_its_bitmaps_only_with_a_word(tmp_path: Path) -> None:
+    source, dest = with_bitmaps(tmp_path / "disk.qcow2", NIGHTLY), with_bitmaps(tmp_path / "old", NIGHTLY, WEEKLY)
+    params = {"src": str(source), "src_format": "qcow2", "dest": str(dest), "update": "always"}
+    refused = run_module("qcow2_convert", {**params, "keep_bitmaps": "required"})
+    assert refused["bitmaps"] == [WEEKLY]
+    assert set(bitmaps_of(dest)) == {NIGHTLY, WEEKLY}
+    done = run_module("qcow2_convert", params)
+    assert done.get("changed"), done
+    (told,) = warnings(done)
+    assert f"{dest}: the new image does not have its dirty bitmap(s) {WEEKLY}:" in told
+    assert list(bitmaps_of(dest)) == [NIGHTLY]
+
+
 # Disks of machines
 
 

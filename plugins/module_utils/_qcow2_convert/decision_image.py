@@ -139,6 +139,14 @@ def left_with_source(wish: ImageConvertWish, found: Observed, there: t.Sequence[
     return _bitmaps.carried(wish.src, missing, wish.keep_bitmaps, f"{wish.dest} was made without them")
 
 
+def lost_with_replaced(wish: ImageConvertWish, found: Observed, there: t.Sequence[Bitmap]) -> _bitmaps.Carried:
+    """What becomes of the dirty bitmaps that are *there* in the image which the new one replaces. Raises DiskError
+    where one would be lost that is required."""
+    names = {bitmap.name for bitmap in carried(wish, found).kept}
+    missing = [bitmap for bitmap in there if bitmap.name not in names]
+    return _bitmaps.carried(wish.dest, missing, wish.keep_bitmaps, f"{wish.src} has none to give of that name")
+
+
 def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
     """What is to be made of what."""
     return Recipe(

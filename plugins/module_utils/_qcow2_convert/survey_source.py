@@ -198,7 +198,7 @@ class SourceSurvey:
 
 def dest_bitmaps(dest: Image) -> tuple[Bitmap, ...]:
     """The dirty bitmaps of the image that stands at the destination."""
-    return bitmaps_of(dest.path, dest.format)
+    return bitmaps_of(_file_set.stands_at(dest.path), dest.format)
 
 
 def source_files(wish: ImageConvertWish) -> SourceFiles:

@@ -73,6 +73,8 @@ class SourceWalk:
         survey.require_possible()
         self._predict()
         self._tell_of_bitmaps(_decision_image.carried(wish, survey.found))
+        if dest is not None:
+            self._tell_of_bitmaps(_decision_image.lost_with_replaced(wish, survey.found, dest_bitmaps(dest)))
         replaced, source = survey.replaced(), source_files(wish)
         return _decision_image.plan_conversion(wish, survey.found, dest, reason, replaced, source, self._working(dest))
 
@@ -86,7 +88,7 @@ class SourceWalk:
         return _decision_image.plan_removal(self._wish, dest, source_files(self._wish), self._working(dest))
 
     def _tell_of_bitmaps(self, carried: Carried) -> None:
-        """Says once which bitmaps of the source get lost."""
+        """Says once which bitmaps get lost."""
         if carried.warning is not None and self._operation is None:
             self._warn(carried.warning)
 
