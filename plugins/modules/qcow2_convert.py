@@ -41,6 +41,7 @@ options:
   src:
     description:
       - The absolute path of the image to convert.
+      - It may be a block device, such as a logical volume, that is not mounted. It is only read.
     type: path
     required: true
   src_format:
@@ -245,7 +246,8 @@ options:
     description:
       - Whether O(src) is removed afterwards. If it is a V(vmdk) of several files, its extents are removed as well.
       - It is kept if the task does not know that its content is at O(dest). If other images or domains use it, or it
-        holds internal snapshots, the task fails before it changes anything.
+        holds internal snapshots, the task fails before it changes anything. A block device is never removed, and so the
+        task fails.
     type: bool
     default: false
   search_paths:
@@ -388,6 +390,11 @@ image:
     - RV(kvmops.disk.qcow2_image#module:image) lists its facts.
   returned: always
   type: dict
+bitmaps:
+  description: The names of the dirty bitmaps that made the task fail.
+  returned: failure
+  type: list
+  elements: str
 in_use_by:
   description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure

@@ -28,17 +28,17 @@ description:
   - If the module is killed offline, the next run finishes or reverts what was in flight, and starts a domain that was
     left off.
   - A running domain is only shut down if all is there that its definition needs for the next start, and if its guest
-    would get back all devices that it has. A warning names devices that it would have in addition. If the start fails
-    all the same, the message begins with C(the domain is off).
+    would get back all devices that it has. A warning names devices that it would have in addition. If the start still
+    fails, the message begins with C(the domain is off).
   - The sources are kept unless O(keep_source=false). A block device as a source is only read, and never removed. It
     needs O(dest) or O(dest_dir).
   - The task refuses a transient domain, and a domain that has a managed-save image, snapshots or checkpoints, or is
     being migrated, saved, dumped or backed up. It refuses to work beside a block job of another program, and never
     touches that job. It refuses CD-ROMs and floppies, and disks that are read-only, shareable or transient, or whose
     source is neither an image file nor a block device or is in use by another domain. It refuses a disk that only the
-    definition of a running domain has. It refuses an encrypted or corrupt image, and a guest
-    that runs on another image than the definition names. It also refuses a destination that exists, a directory that is
-    missing, and a file system with too little space. All of this is found before anything changes.
+    definition of a running domain has, an encrypted or corrupt image, and a guest that runs on another image than the
+    definition names. It also refuses a destination that exists, a directory that is missing, and a file system with too
+    little space. All of this is found before anything changes.
 extends_documentation_fragment:
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
@@ -160,6 +160,7 @@ options:
         off, they are removed after its new definition has been verified.
       - If other images have an old image as their backing file, the task fails before it changes anything.
       - If the source is a symbolic link, the file that it leads to is removed, and then the link.
+      - A block device is never removed, and so the task fails.
     type: bool
     default: true
   keep_bitmaps:
@@ -334,6 +335,21 @@ filesystem_bytes:
   description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
+missing:
+  description: What the domain needs for its start and is not there, in words, if that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+live_only:
+  description: The devices that only the running domain has, in words, if that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+bitmaps:
+  description: The names of the dirty bitmaps that made the task fail.
+  returned: failure
+  type: list
+  elements: str
 block_jobs:
   description: The disks on which a block job runs, if that made the task fail.
   returned: failure

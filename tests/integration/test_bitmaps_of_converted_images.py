@@ -124,7 +124,7 @@ def test_a_bitmap_that_was_left_open_is_named_and_does_not_stop_the_conversion(t
     done = run_module("qcow2_convert", params)
     assert done.get("changed"), done
     (told,) = warnings(done)
-    assert "did not write it back" in told
+    assert "has not written it back" in told
     assert bitmaps_of(tmp_path / "new") == {}
 
 

@@ -55,7 +55,7 @@ def carried(path: str, bitmaps: t.Sequence[Bitmap], wanted: str, obstacle: str |
         return Carried(path, lost=tuple(bitmap.text for bitmap in bitmaps), meant=True)
     kept = tuple(bitmap for bitmap in bitmaps if obstacle is None and not bitmap.in_use)
     lost = tuple(bitmap.text for bitmap in bitmaps if bitmap not in kept)
-    reason = obstacle or "whoever had it open did not write it back, so that it says nothing"
+    reason = obstacle or "a program that had it open has not written it back, so that it says nothing"
     if lost and wanted == KEEP_REQUIRED:
         raise DiskError(
             f"{path}: the new image would not have its dirty bitmap(s) {', '.join(lost)}: {reason}, and keep_bitmaps "

@@ -42,7 +42,7 @@ def require_readable_device(wish: ImageConvertWish) -> None:
     if wish.remove_src:
         raise InvalidRequest(
             f"remove_src: {wish.src} is a block device, which is never removed: leave remove_src out, and remove it "
-            "(lvremove, ...) when nobody needs it",
+            "(lvremove, ...) when it is not needed any more",
             path=wish.src,
         )
 

@@ -110,7 +110,7 @@ def require_convertible_device(item: Conversion, wish: ConvertWish) -> None:
     if not wish.keep_source:
         raise InvalidRequest(
             f"keep_source: {item.source} is a block device, which is never removed: leave keep_source out, and remove "
-            "it (lvremove, ...) when nobody needs it",
+            "it (lvremove, ...) when it is not needed any more",
             path=item.source,
         )
 
