@@ -102,6 +102,7 @@ def the_lowest_base_that_the_definition_names_is_gone(scene: Scene) -> Asked:
 def the_data_file_of_another_disk_is_gone(scene: Scene) -> Asked:
     data, content = scene.images / "data.qcow2", scene.images / "data.content"
     qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={content}", data, "4M")
+    content.chmod(0o666)
     return running_without(scene, content, Disk(data, "qcow2", target="vdb"))
 
 

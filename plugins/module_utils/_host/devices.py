@@ -24,8 +24,7 @@ def is_missing(path: str) -> bool:
 
 def lacks_device(bus: str, name: str) -> bool:
     """Whether the host has no device of that *name* on the *bus*: pci, mdev."""
-    devices = os.path.join(_BUS, bus, "devices")
-    return not is_missing(devices) and is_missing(os.path.join(devices, name))
+    return not is_missing(_BUS) and is_missing(os.path.join(_BUS, bus, "devices", name))
 
 
 def lacks_interface(name: str) -> bool:
@@ -37,11 +36,11 @@ def lacks_usb_device(vendor: str, product: str) -> bool:
     """Whether the host has no USB device of these two numbers, in hexadecimal digits."""
     devices = os.path.join(_BUS, "usb", "devices")
     try:
-        names = os.listdir(devices)
+        names = os.listdir(devices) if not is_missing(devices) else []
     except OSError:
         return False
     wanted = (int(vendor, 16), int(product, 16))
-    return wanted not in [_numbers(os.path.join(devices, name)) for name in names]
+    return not is_missing(_BUS) and wanted not in [_numbers(os.path.join(devices, name)) for name in names]
 
 
 def _numbers(device: str) -> tuple[int, int] | None:
