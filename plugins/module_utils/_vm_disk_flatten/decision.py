@@ -88,8 +88,8 @@ class Work(t.Protocol):
 def select(state: DomainState, wish: FlattenWish) -> list[DomainDisk]:
     """The disks that the task means.
 
-    Raises InvalidRequest for one that the domain does not have, DiskError for one that is no disk, has no image, or is none of the
-    running guest.
+    Raises InvalidRequest for one that the domain does not have, DiskError for one that is no disk, has no image, or is
+    none of the running guest.
     """
     meant: list[DomainDisk] = []
     for wanted in wish.disks:
