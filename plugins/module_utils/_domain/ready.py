@@ -57,7 +57,7 @@ def require_quiet(state: DomainState, jobs: t.Sequence[str], change: str, why_no
 
 def require_return(state: DomainState) -> str | None:
     """What will be different for the guest of a running domain once that went off and was started again, as a warning;
-    None where nothing will. Pure: the definition says how it comes back.
+    None where nothing will (HAZARDS G24).
 
     Raises DiskError where it would lose a device, or the content of a disk. Facts: ``live_only``.
     """
