@@ -24,8 +24,8 @@ if t.TYPE_CHECKING:
 
 
 def require_startable(hypervisor: Hypervisor, name: str, definition: str, exchanged: t.Container[str] = ()) -> None:
-    """Raises DiskError where the domain called *name* could not be started with its *definition* once it is off (HAZARDS
-    G23).
+    """Raises DiskError where the domain called *name* could not be started with its *definition* once it is off
+    (HAZARDS G23).
 
     *exchanged* are the targets of disks that get other images meanwhile. Facts: ``missing``, in words.
     """
