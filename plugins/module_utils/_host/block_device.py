@@ -36,9 +36,10 @@ def require_idle(path: str) -> None:
 
 
 def last_write(path: str) -> tuple[int, int]:
-    """How many writes, and sectors, the kernel has brought to the device: equal as long as nobody writes.
+    """How many sectors the kernel has written to the device, and discarded: equal as long as nobody writes.
 
-    Its node says nothing of that. What others wrote before this call counts (admin-guide/iostats of the kernel).
+    Its node says nothing of that (HAZARDS G26). What others wrote before this call counts, and is flushed for that,
+    which is no write itself (admin-guide/iostats of the kernel).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -48,7 +49,7 @@ def last_write(path: str) -> tuple[int, int]:
         os.close(descriptor)
     with open(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat", encoding="ascii") as stream:
         figures = stream.read().split()
-    return int(figures[4]), int(figures[6])
+    return int(figures[6]), int(figures[13])
 
 
 def _alone(path: str, access: int) -> int:

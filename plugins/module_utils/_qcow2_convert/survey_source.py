@@ -116,7 +116,7 @@ class SourceSurvey:
         if _block_device.is_block_device(wish.src):
             _obstacles.require_readable_device(wish)
             _block_device.require_idle(wish.src)
-        source = self._trust.look(self.qemu_img, wish.src, wish.src_format)
+        source = self._trust.look(self.qemu_img, wish.src, wish.src_format, devices=True)
         require_whole((*source, *base))
         self._unlock(source)
         _still.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
