@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
 from support.arranged import Scene, assert_refused
@@ -104,6 +105,16 @@ def test_an_image_is_made_of_a_device(images: Path, device: MakeDevice, image_fo
     assert content(dest, "qcow2") == content_of(source, image_format, images)
     assert looks(source) == before
     assert not run_module("qcow2_convert", {**params, "update": "changed"})["changed"]
+
+
+def test_a_device_tells_that_it_was_written_to_and_not_that_it_was_read(images: Path, device: MakeDevice) -> None:
+    name = with_disk(device(8), images / "scratch")
+    before = block_device.last_write(name)
+    Path(name).read_bytes()
+    assert block_device.last_write(name) == before
+    with open(name, "r+b") as stream:
+        stream.write(b"somebody")
+    assert block_device.last_write(name) != before
 
 
 def test_a_format_is_never_guessed_from_a_device(images: Path, device: MakeDevice) -> None:
