@@ -151,7 +151,7 @@ def test_a_device_that_is_mounted_is_not_read(scene: Scene, device: MakeDevice) 
     place.mkdir()
     scene.stack.callback(place.rmdir)
     subprocess.run(["mount", source, place], check=True)
-    scene.stack.callback(subprocess.run, ["umount", place], check=True)
+    scene.stack.callback(lambda: subprocess.run(["umount", place], check=True))
     name = scene.domain(Disk(source))
     asked = {"name": name, "disk": "vda", "dest_dir": str(scene.images), "uri": scene.hv.uri}
     assert_refused("vm_disk_convert", scene, asked, ["is in use: mounted"])
