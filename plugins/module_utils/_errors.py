@@ -57,6 +57,10 @@ class LibvirtFailed(DiskError):
     """libvirt refused, or cannot be reached. Facts: ``libvirt_code`` where libvirt gave one."""
 
 
+class DomainIsOff(LibvirtFailed):
+    """A domain that ran before could not be started again: what a person has to know first. Facts: ``missing``."""
+
+
 class NoAnswer(DiskError):
     """A call to libvirt was given up, as QEMU or libvirt itself is silent: what was asked may still be done, later.
 

@@ -41,6 +41,7 @@ options:
   src:
     description:
       - The absolute path of the image to convert.
+      - It may be a block device, such as a logical volume, that is not mounted. It is only read.
     type: path
     required: true
   src_format:
@@ -222,9 +223,15 @@ options:
     choices: [zlib, zstd]
   keep_bitmaps:
     description:
-      - Whether the dirty bitmaps of O(src) are copied, from V(qcow2) to V(qcow2).
-    type: bool
-    default: false
+      - What becomes of the persistent dirty bitmaps of O(src), by which incremental backups are made.
+      - V(auto) keeps them where the new image can have them, which only V(qcow2) images of O(compat=1.1) can, and warns
+        with their names where it cannot. A bitmap that a program has left open says nothing, and is never copied.
+      - V(required) fails before anything is changed if one would be lost. V(yes) means the same.
+      - V(no) leaves them behind without a warning.
+      - An image that stands at O(dest) already and is left alone is not looked at for bitmaps.
+    type: str
+    choices: [auto, required, 'no', 'yes']
+    default: auto
   rate_limit:
     description:
       - The most bytes to write in a second; a number with V(K), V(M) or V(G) (powers of 1024), such as V(50M).
@@ -239,7 +246,8 @@ options:
     description:
       - Whether O(src) is removed afterwards. If it is a V(vmdk) of several files, its extents are removed as well.
       - It is kept if the task does not know that its content is at O(dest). If other images or domains use it, or it
-        holds internal snapshots, the task fails before it changes anything.
+        holds internal snapshots, the task fails before it changes anything. A block device is never removed, and so the
+        task fails.
     type: bool
     default: false
   search_paths:
@@ -382,6 +390,11 @@ image:
     - RV(kvmops.disk.qcow2_image#module:image) lists its facts.
   returned: always
   type: dict
+bitmaps:
+  description: The names of the dirty bitmaps that made the task fail.
+  returned: failure
+  type: list
+  elements: str
 in_use_by:
   description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure
@@ -415,7 +428,11 @@ filesystem_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, READ_ONLY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import (
+    FORMATS,
+    KEEP_WORDS,
+    READ_ONLY_FORMATS,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import UPDATES
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
@@ -455,7 +472,7 @@ def main() -> None:
             "backing_file": {"type": "path"},
             "backing_format": {"type": "str", "choices": list(FORMATS)},
             "compress": {"type": "bool", "default": False},
-            "keep_bitmaps": {"type": "bool", "default": False},
+            "keep_bitmaps": {"type": "str", "choices": list(KEEP_WORDS), "default": "auto"},
             "rate_limit": {"type": "str"},
             "verify": {"type": "bool", "default": True},
             "remove_src": {"type": "bool", "default": False},

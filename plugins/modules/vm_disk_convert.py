@@ -27,13 +27,18 @@ description:
     ends the copy and removes its image.
   - If the module is killed offline, the next run finishes or reverts what was in flight, and starts a domain that was
     left off.
-  - The sources are kept unless O(keep_source=false).
+  - A running domain is only shut down if all is there that its definition needs for the next start, and if its guest
+    would get back all devices that it has. A warning names devices that it would have in addition. If the start still
+    fails, the message begins with C(the domain is off).
+  - The sources are kept unless O(keep_source=false). A block device as a source is only read, and never removed. It
+    needs O(dest) or O(dest_dir).
   - The task refuses a transient domain, and a domain that has a managed-save image, snapshots or checkpoints, or is
     being migrated, saved, dumped or backed up. It refuses to work beside a block job of another program, and never
     touches that job. It refuses CD-ROMs and floppies, and disks that are read-only, shareable or transient, or whose
-    source is not an image file or is in use by another domain. It refuses an encrypted or corrupt image, and a guest
-    that runs on another image than the definition names. It also refuses a destination that exists, a directory that is
-    missing, and a file system with too little space. All of this is found before anything changes.
+    source is neither an image file nor a block device or is in use by another domain. It refuses a disk that only the
+    definition of a running domain has, an encrypted or corrupt image, and a guest that runs on another image than the
+    definition names. It also refuses a destination that exists, a directory that is missing, and a file system with too
+    little space. All of this is found before anything changes.
 extends_documentation_fragment:
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
@@ -74,6 +79,8 @@ options:
       - The absolute path of the new image, if the task converts one disk.
       - If both this and O(dest_dir) are left out, the new image stands beside the old one, under its name with the
         suffix of the new format. A disk that has the format already is then left alone, wherever it is.
+      - If the old image has that name itself, or another disk gets it, the new one gets a number, such as
+        C(web.1.qcow2) for a raw disk that is called C(web.qcow2).
     type: path
   dest_dir:
     description:
@@ -154,8 +161,20 @@ options:
         off, they are removed after its new definition has been verified.
       - If other images have an old image as their backing file, the task fails before it changes anything.
       - If the source is a symbolic link, the file that it leads to is removed, and then the link.
+      - A block device is never removed, and so the task fails.
     type: bool
     default: true
+  keep_bitmaps:
+    description:
+      - What becomes of the persistent dirty bitmaps of the old images, by which incremental backups are made.
+      - V(auto) keeps them where the new image can have them, which are V(qcow2) images that are made offline, and warns
+        with their names where it cannot. A live copy does not take them along. A bitmap that a program has left open
+        says nothing, and is never copied.
+      - V(required) fails before anything is changed if one would be lost. V(yes) means the same.
+      - V(no) leaves them behind without a warning.
+    type: str
+    choices: [auto, required, 'no', 'yes']
+    default: auto
   compress:
     description:
       - Whether the new images are compressed. What the guest writes later is stored uncompressed.
@@ -317,6 +336,21 @@ filesystem_bytes:
   description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
+missing:
+  description: What the domain needs for its start and is not there, in words, if that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+live_only:
+  description: The devices that only the running domain has, in words, if that made the task fail.
+  returned: failure
+  type: list
+  elements: str
+bitmaps:
+  description: The names of the dirty bitmaps that made the task fail.
+  returned: failure
+  type: list
+  elements: str
 block_jobs:
   description: The disks on which a block job runs, if that made the task fail.
   returned: failure
@@ -338,6 +372,7 @@ state:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import KEEP_WORDS
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
@@ -377,6 +412,7 @@ def main() -> None:
             "restart": {"type": "bool", "default": True},
             "verify": {"type": "bool", "default": True},
             "keep_source": {"type": "bool", "default": True},
+            "keep_bitmaps": {"type": "str", "choices": list(KEEP_WORDS), "default": "auto"},
             "compress": {"type": "bool", "default": False},
             "compression_type": {"type": "str", "choices": ["zlib", "zstd"]},
         },

@@ -282,6 +282,11 @@ snapshot_disks:
   returned: failure
   type: list
   elements: str
+missing:
+  description: What the domain needs for its start and is not there, in words, if that made the task fail.
+  returned: failure
+  type: list
+  elements: str
 block_jobs:
   description: The disks on which a block job runs, if that made the task fail.
   returned: failure

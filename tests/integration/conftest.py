@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ import pytest
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
 from support.arranged import Scene
+from support.block_devices import MakeDevice
 from support.held_qemu_img import HeldQemuImg
 from support.playground import LARGE_MIB, MakeWeb, Playground
-from support.scene import make_image
+from support.scene import MIB, make_image
 
 _numbers = itertools.count(1)
 
@@ -35,6 +37,24 @@ def scene(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Iterator[Sce
     """Where an arranger of a refusal works."""
     with contextlib.ExitStack() as stack:
         yield Scene(hv, images, make_domain, stack)
+
+
+@pytest.fixture
+def device(images: Path) -> Iterator[MakeDevice]:
+    """Makes loop devices of so many MiB."""
+    made: list[str] = []
+
+    def make(mib: int) -> str:
+        backing = images / f"device-{len(made)}"
+        with backing.open("wb") as file:
+            file.truncate(mib * MIB)
+        losetup = ["losetup", "--find", "--show", str(backing)]
+        made.append(subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip())
+        return made[-1]
+
+    yield make
+    for name in made:
+        subprocess.run(["losetup", "--detach", name], check=True)
 
 
 @pytest.fixture

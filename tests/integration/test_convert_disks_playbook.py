@@ -151,6 +151,54 @@ def test_a_domain_that_cannot_be_converted_does_not_hold_up_the_others(
     assert disk_of(hv, free) == (str(images / "free.qcow2"), "qcow2")
 
 
+def test_a_disk_that_cannot_be_converted_does_not_hold_up_its_siblings(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, play: Play
+) -> None:
+    good, blocked = make_image(images / "good.raw"), make_image(images / "blocked.raw")
+    first = make_domain([Disk(blocked), Disk(good, target="vdb")], name="a").name
+    alone = make_domain([Disk(make_image(images / "alone.raw"))], name="b").name
+    for name in ("blocked", "alone"):
+        (images / f"{name}.qcow2").write_text("somebody's")
+
+    wanted = {"disk_convert_domains": f"{first},{alone}"}
+    checked, done = play("--check", **wanted), play(**wanted)
+
+    assert not checked.succeeded
+    assert not done.succeeded
+    for name in ("blocked", "alone"):
+        assert f"{images}/{name}.qcow2: exists already" in done.output
+    assert disk_of(hv, first, "vda") == (str(blocked), "raw")
+    assert disk_of(hv, first, "vdb") == (str(images / "good.qcow2"), "qcow2")
+    assert content(images / "good.qcow2", "qcow2") == content(good, "raw")
+    assert disk_of(hv, alone) == (str(images / "alone.raw"), "raw")
+    assert "(raw, " in done.output, "what was done is told of"
+
+    for name in ("blocked", "alone"):
+        (images / f"{name}.qcow2").unlink()
+    again = play(**wanted)
+    assert again.succeeded, again.output
+    assert disk_of(hv, first) == (str(images / "blocked.qcow2"), "qcow2")
+
+
+def test_a_raw_disk_that_is_called_like_the_new_one_is_converted_with_its_sibling(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, play: Play
+) -> None:
+    misnamed, good = make_image(images / "x.qcow2"), make_image(images / "x.raw", seed="good")
+    seen = content(misnamed, "raw"), content(good, "raw")
+    name = make_domain([Disk(misnamed), Disk(good, target="vdb")]).name
+
+    predicted = play("--check", disk_convert_domains=name)
+    done = play(disk_convert_domains=name)
+
+    assert predicted.succeeded, predicted.output
+    assert done.succeeded, done.output
+    made = [disk_of(hv, name, target) for target in ("vda", "vdb")]
+    assert made == [(str(images / "x.1.qcow2"), "qcow2"), (str(images / "x.2.qcow2"), "qcow2")]
+    assert tuple(content(path, "qcow2") for path, _format in made) == seen
+    assert content(misnamed, "raw") == seen[0], "the old image is kept"
+    assert play(disk_convert_domains=name).changed == 0
+
+
 def test_a_domain_that_a_killed_run_left_off_is_started(
     hv: Hypervisor, images: Path, make_domain: MakeDomain, play: Play
 ) -> None:

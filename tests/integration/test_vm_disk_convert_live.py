@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import pytest
 from lab import Disk, Guest, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
+from support.block_devices import MakeDevice
 from support.guest_writes import acknowledged, file_system, start_writing, stop_writing
 from support.injection import wait_in
 from support.scene import (
@@ -304,31 +305,13 @@ def test_a_hypervisor_that_does_not_change_owners_can_use_the_live_copy(static_h
 # To a block device
 
 
-@pytest.fixture
-def device(images: Path) -> Iterator[Callable[[int], str]]:
-    """Makes loop devices of so many MiB."""
-    made: list[str] = []
-
-    def make(mib: int) -> str:
-        backing = images / f"device-{len(made)}"
-        with backing.open("wb") as file:
-            file.truncate(mib * MIB)
-        losetup = ["losetup", "--find", "--show", str(backing)]
-        made.append(subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip())
-        return made[-1]
-
-    yield make
-    for name in made:
-        subprocess.run(["losetup", "--detach", name], check=True)
-
-
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
 def test_a_running_disk_moves_to_a_block_device_only_where_that_is_meant(
     hv: Hypervisor,
     module: Module,
     images: Path,
     make_domain: MakeDomain,
-    device: Callable[[int], str],
+    device: MakeDevice,
     image_format: str,
 ) -> None:
     source = make_image(images / "vm.qcow2", "qcow2")
@@ -356,7 +339,7 @@ def test_a_running_disk_moves_to_a_block_device_only_where_that_is_meant(
 
 
 def test_a_block_device_that_does_not_fit_is_refused(
-    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain, device: Callable[[int], str]
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain, device: MakeDevice
 ) -> None:
     source = make_image(images / "vm.raw", mib=6)
     name = make_domain([Disk(source)], kernel=False).name

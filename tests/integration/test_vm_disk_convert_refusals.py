@@ -270,9 +270,14 @@ def the_disk_is_a_floppy(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw("floppy.raw"), target="fda", device="floppy")), "disk": "fda"}
 
 
-@case("vda: its source is of type block")
-def the_disk_is_a_block_device(scene: Scene) -> Asked:
-    return {"name": scene.domain(Disk("/dev/loop7"))}
+@case("vda: is on the block device /dev/nothing", "give dest or dest_dir")
+def the_disk_is_a_block_device_and_no_place_is_given(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk("/dev/nothing"))}
+
+
+@case("/dev/nothing: cannot be opened")
+def the_disk_is_a_block_device_that_is_missing(scene: Scene) -> Asked:
+    return {"name": scene.domain(Disk("/dev/nothing")), "dest_dir": str(scene.images)}
 
 
 @case("vda: its source is of type network")
@@ -476,7 +481,9 @@ def one_destination_is_given_for_two_disks(scene: Scene) -> Asked:
 
 @case("two disks would become", "same.qcow2")
 def two_disks_would_become_one_file(scene: Scene) -> Asked:
-    name = scene.domain(Disk(scene.raw("same.raw")), Disk(scene.raw("same.img"), target="vdb"))
+    (scene.images / "link").symlink_to(scene.images)
+    scene.raw("same.img")
+    name = scene.domain(Disk(scene.raw("same.raw")), Disk(scene.images / "link/same.img", target="vdb"))
     return {"name": name, "disks": ["vda", "vdb"]}
 
 

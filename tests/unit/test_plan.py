@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, DomainIsOff, Interrupted
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import whole_story
 
@@ -119,3 +119,16 @@ def test_what_failed_first_is_told_before_what_failed_when_that_was_undone() -> 
     with pytest.raises(DiskError) as failed:
         plan(Step("", lambda: None, lambda: None), Step("", refusing("start"))).apply()
     assert whole_story(failed.value) == "cannot start"
+
+
+def test_that_a_domain_is_off_is_told_before_all_else() -> None:
+    def start_again() -> None:
+        try:
+            refusing("start it on the old disk")()
+        except DiskError as error:
+            raise DomainIsOff("the domain is off: run again") from error
+
+    with pytest.raises(DiskError) as failed:
+        plan(Step("", lambda: None, start_again), Step("", refusing("start it on the new disk"))).apply()
+    story = "the domain is off: run again. That was while this was being undone: cannot start it on the new disk"
+    assert whole_story(failed.value) == story

@@ -49,7 +49,7 @@ class DomainDisk:
 
 @dataclass(frozen=True)
 class DomainState:
-    """Everything about a domain that a decision needs; read-only."""
+    """Everything about a domain that a decision needs; read-only. *live* is the XML of the running one."""
 
     name: str
     uuid: str
@@ -63,10 +63,15 @@ class DomainState:
     definition: str
     disks: tuple[DomainDisk, ...]
     record: _records.Record | None
+    live: str | None = None
 
     def disk(self, wanted: str) -> DomainDisk | None:
         """The disk with that target or source path; None where the domain has none."""
         return next((disk for disk in self.disks if wanted in (disk.target, disk.path)), None)
+
+    def has(self, disk: DomainDisk) -> bool:
+        """Whether the guest has the disk now, or, offline, will have it at the next start."""
+        return (disk.live if self.active else disk.defined) is not None
 
     def no_such_disk(self, wanted: str) -> InvalidRequest:
         """The error for a disk that the domain does not have."""
@@ -83,6 +88,7 @@ def observe(hypervisor: Hypervisor, domain: Domain, *, ask: bool = True) -> Doma
     """
     active, persistent = domain.is_active(), domain.is_persistent()
     definition = domain.xml(inactive=True)
+    live = domain.xml(inactive=False) if active else None
     record = domain.record() if persistent else None
     return DomainState(
         name=domain.name,
@@ -95,8 +101,9 @@ def observe(hypervisor: Hypervisor, domain: Domain, *, ask: bool = True) -> Doma
         checkpoints=tuple(domain.checkpoints()),
         busy=ask and active and domain.has_domain_job(),
         definition=definition,
-        disks=disks(hypervisor, definition if persistent else None, domain.xml(inactive=False) if active else None),
+        disks=disks(hypervisor, definition if persistent else None, live),
         record=_records.record_from_xml(record) if record else None,
+        live=live,
     )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import devices as _devices
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
 
 
 def require_ready(state: DomainState, jobs: t.Sequence[str], change: str, why_not_saved: str) -> None:
@@ -53,17 +55,57 @@ def require_quiet(state: DomainState, jobs: t.Sequence[str], change: str, why_no
         )
 
 
-def require_plain_disk(name: str, disk: DomainDisk, verb: str, done: str | None = None) -> None:
+def require_return(state: DomainState) -> str | None:
+    """What will be different for the guest of a running domain once that went off and was started again, as a warning;
+    None where nothing will (HAZARDS G24).
+
+    Raises DiskError where it would lose a device, or the content of a disk. Facts: ``live_only``.
+    """
+    if not state.active or state.live is None:
+        return None
+    lost = _devices.only_in(state.live, state.definition)
+    lost += [f"disk {disk.target} ({disk.path})" for disk in state.disks if _has_other_content(disk)]
+    if lost:
+        raise DiskError(
+            f"{state.name}: the running domain has what its definition does not: {', '.join(lost)}: its guest would "
+            "come back without that: make it a part of the definition (virsh attach-device --config, virsh edit), or "
+            "shut the domain down yourself first",
+            live_only=lost,
+        )
+    gained = _devices.only_in(state.definition, state.live)
+    gained += [f"{disk.element.device} {disk.target}" for disk in state.disks if _has_other_source(disk)]
+    if not gained:
+        return None
+    return (
+        f"{state.name}: its definition says what the running domain does not have yet: {', '.join(gained)}: the guest "
+        "has that once it is started again"
+    )
+
+
+def require_plugged_in(state: DomainState, disk: DomainDisk) -> None:
+    """Raises DiskError where only the definition of a running domain has the disk."""
+    if state.active and not state.has(disk):
+        raise DiskError(
+            f"{state.name}: {disk.target}: is only in the definition, and the running guest does not have it: attach "
+            "it (virsh attach-device --live), or shut the domain down first"
+        )
+
+
+def require_plain_disk(
+    state: DomainState, disk: DomainDisk, verb: str, done: str | None = None, *, devices: bool = False
+) -> None:
     """Raises DiskError where the disk is none of those whose image may be exchanged; *verb*: convert, flatten, and
-    *done* what is said of one to which that was done."""
-    element, target, done = disk.element, f"{name}: {disk.target}", done or f"{verb}ed"
+    *done* what is said of one to which that was done. *devices*: that may be a block device, too."""
+    element, target, done = disk.element, f"{state.name}: {disk.target}", done or f"{verb}ed"
     if element.device != "disk":
         raise DiskError(f"{target}: is a {element.device}, asked to {verb} a disk: name another")
-    if disk.path is None or element.type not in ("file", "volume"):
-        raise DiskError(f"{target}: its source is of type {element.type}, and only image files are {done}")
+    if disk.path is None or element.type not in ("file", "volume", *(("block",) if devices else ())):
+        kinds = "image files and block devices" if devices else "image files"
+        raise DiskError(f"{target}: its source is of type {element.type}, and only {kinds} are {done}")
     if element.readonly or element.shareable or element.transient:
         kind = "read-only" if element.readonly else "shareable" if element.shareable else "transient"
         raise DiskError(f"{target}: is {kind}, so it may have other users or must stay as it is: not {done}")
+    require_plugged_in(state, disk)
     if disk.defined is None or (
         disk.live is not None and (disk.live.source, disk.live.format) != (disk.defined.source, disk.defined.format)
     ):
@@ -73,3 +115,18 @@ def require_plain_disk(name: str, disk: DomainDisk, verb: str, done: str | None 
             "bring the two together first, "
             "by a restart or with virsh"
         )
+
+
+def _has_other_source(disk: DomainDisk) -> bool:
+    """Whether the definition names another source than the running domain has."""
+    live, defined = disk.live, disk.defined
+    return live is not None and defined is not None and _source(live) != _source(defined)
+
+
+def _has_other_content(disk: DomainDisk) -> bool:
+    """The same of a disk that a guest keeps its data on, unlike the drive of a medium."""
+    return disk.element.device == "disk" and _has_other_source(disk)
+
+
+def _source(element: DiskElement) -> tuple[str | None, ...]:
+    return element.source, element.pool, element.volume, element.format

@@ -27,6 +27,7 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name, staging_directory
+from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off, refuse
 
@@ -132,7 +133,10 @@ def file_identity(path: str) -> list[int]:
 
 
 def last_write(path: str) -> tuple[int, int]:
-    """When the file at *path* was last written to (ns), and its length: equal as long as nobody writes."""
+    """When the file at *path* was last written to (ns), and its length, or what has been written to the block device
+    there: equal as long as nobody writes."""
+    if _block_device.is_block_device(path):
+        return _block_device.last_write(path)
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size
 
@@ -243,10 +247,12 @@ def resemble(path: str, model: str) -> None:
     """Gives *path* the owner, group, mode and extended attributes (SELinux context and ACLs among them) of *model*.
 
     Where a guest runs on *model*, libvirt has lent it to QEMU's user; its owner is the one that it gets back then. What
-    an unprivileged user may not give is left: the file then is that user's own.
+    an unprivileged user may not give is left: the file then is that user's own. Of a block device it takes owner, group
+    and mode alone.
     """
     lay_to_rest(path, at_rest(model))
-    for name in os.listxattr(model):
+    names = os.listxattr(model) if not _block_device.is_block_device(model) else []
+    for name in names:
         if not name.startswith(_NOT_OURS):
             _copy_attribute(name, model, path)
 

@@ -31,3 +31,9 @@ MODES = ("xts", "cbc", "ctr", "ecb")
 GENERATORS = ("plain64", "plain", "essiv")
 #: Digests with their bytes.
 DIGESTS = {"sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64, "ripemd160": 20}
+
+#: What a task may want of the dirty bitmaps of an image of which another is made: kept where that is possible, kept or
+#: nothing is done, left behind.
+KEEP_AUTO, KEEP_REQUIRED, KEEP_NO = "auto", "required", "no"
+#: The words of ``keep_bitmaps``, and what they mean.
+KEEP_WORDS = {KEEP_AUTO: KEEP_AUTO, KEEP_REQUIRED: KEEP_REQUIRED, KEEP_NO: KEEP_NO, "yes": KEEP_REQUIRED}

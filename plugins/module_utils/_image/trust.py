@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size, format_size
 
@@ -37,14 +38,17 @@ class Trust:
     trusted: bool
     declared: tuple[str, ...] = ()
 
-    def look(self, qemu_img: QemuImg, path: str, image_format: str) -> tuple[_image.Image, ...]:
+    def look(
+        self, qemu_img: QemuImg, path: str, image_format: str, *, devices: bool = False
+    ) -> tuple[_image.Image, ...]:
         """The image at *path*, and those below it; *qemu_img* gets to see only what may be followed.
 
         What is below a declared backing file belongs to that and is followed. Raises UnsafeImage where something is
         not to be followed, where the disk is larger than any sound one, where a raw image does not look like one, or
-        where it is no file; and what _image.inspect and _image.chain raise.
+        where it is no file, nor, with *devices*, a block device; and what _image.inspect and _image.chain raise.
         """
-        _image.require_regular_file(path)
+        if not (devices and _block_device.is_block_device(path)):
+            _image.require_regular_file(path)
         _image.require_format(path, image_format)
         self.require_harmless(path, image_format)
         look = functools.partial(_image.inspect, qemu_img, knows=self.knows)

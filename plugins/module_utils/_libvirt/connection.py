@@ -21,6 +21,16 @@ _BASELABEL = (
     r"<baselabel type='qemu'>\+(?P<user>\d+):\+(?P<group>\d+)</baselabel>"
 )
 
+#: How libvirt finds what a start needs, by kind: the call, the error for what is not there, and whether the thing is
+#: only of use while it is active.
+_OFFERS = {
+    "network": ("networkLookupByName", "VIR_ERR_NO_NETWORK", True),
+    "storage pool": ("storagePoolLookupByName", "VIR_ERR_NO_STORAGE_POOL", True),
+    "interface": ("interfaceLookupByName", "VIR_ERR_NO_INTERFACE", False),
+    "network filter": ("nwfilterLookupByName", "VIR_ERR_NO_NWFILTER", False),
+    "secret": ("secretLookupByUUIDString", "VIR_ERR_NO_SECRET", False),
+}
+
 
 class Hypervisor:
     """One connection to libvirt. Every call raises LibvirtFailed in words of ours, with libvirt's as the reason."""
@@ -122,6 +132,19 @@ class Hypervisor:
         if not active:
             raise LibvirtFailed(f"{name}: the storage pool is not active: start it first (virsh pool-start)")
         return Pool(found)
+
+    def lack(self, kind: str, name: str) -> str | None:
+        """What is wrong with the *kind* of thing called *name* that a start needs: ``missing`` or ``inactive``.
+
+        None where nothing is, or this libvirt cannot tell. Kinds: network, storage pool, interface, network filter,
+        secret.
+        """
+        call, code, needs_life = _OFFERS[kind]
+        try:
+            found = getattr(self._connection, call)(name)
+            return "inactive" if needs_life and not found.isActive() else None
+        except binding.libvirt.libvirtError as error:
+            return "missing" if error.get_error_code() == getattr(binding.libvirt, code) else None
 
     def volume_path(self, pool: str, volume: str) -> str:
         with translated(f"{pool}/{volume}: cannot find the storage volume"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 from functools import partial
 
+from ansible_collections.kvmops.disk.plugins.module_utils._content import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._content.transcode import Recipe
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names
@@ -19,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decisio
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
     from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 
@@ -30,13 +32,15 @@ IS_THERE, HAS_OTHER_CONTENT = "is there", "has other content"
 class Observed:
     """What a conversion starts from: the source and what is below it, top first, and the same of the backing file.
 
-    *names* has the real names of these files, and of the destination and its backing file.
+    *names* has the real names of these files, and of the destination and its backing file. *bitmaps* are the dirty
+    bitmaps of the source.
     """
 
     source: tuple[Image, ...]
     base: tuple[Image, ...] = ()
     snapshot: Snapshot | None = None
     names: Names = field(default_factory=Names)
+    bitmaps: tuple[Bitmap, ...] = ()
 
     @property
     def size(self) -> int:
@@ -122,6 +126,27 @@ def visible_difference(wish: ImageConvertWish, found: Observed, dest: Image) -> 
     return f"is encrypted with another {', '.join(sorted(different))}" if different else None
 
 
+def carried(wish: ImageConvertWish, found: Observed) -> _bitmaps.Carried:
+    """What becomes of the source's dirty bitmaps. Raises DiskError where one would be lost that is required."""
+    return _bitmaps.carried(wish.src, found.bitmaps, wish.keep_bitmaps, _obstacle_of_bitmaps(wish, found))
+
+
+def left_with_source(wish: ImageConvertWish, found: Observed, there: t.Sequence[Bitmap]) -> _bitmaps.Carried:
+    """What becomes of the source's dirty bitmaps where it goes, and the image at the destination, which has those that
+    are *there*, stays as it is. Raises DiskError where one would be lost that is required."""
+    names = {bitmap.name for bitmap in there}
+    missing = [bitmap for bitmap in found.bitmaps if bitmap.name not in names]
+    return _bitmaps.carried(wish.src, missing, wish.keep_bitmaps, f"{wish.dest} was made without them")
+
+
+def lost_with_replaced(wish: ImageConvertWish, found: Observed, there: t.Sequence[Bitmap]) -> _bitmaps.Carried:
+    """What becomes of the dirty bitmaps that are *there* in the image which the new one replaces. Raises DiskError
+    where one would be lost that is required."""
+    names = {bitmap.name for bitmap in carried(wish, found).kept}
+    missing = [bitmap for bitmap in there if bitmap.name not in names]
+    return _bitmaps.carried(wish.dest, missing, wish.keep_bitmaps, f"{wish.src} has none to give of that name")
+
+
 def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
     """What is to be made of what."""
     return Recipe(
@@ -132,7 +157,7 @@ def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
         base=(found.base[0].path, found.base[0].format) if found.base else None,
         reads_base=found.reads_base,
         compress=wish.compress,
-        bitmaps=wish.keep_bitmaps,
+        bitmaps=bool(carried(wish, found).kept),
         rate=wish.rate,
         verify=wish.verify,
         encryption=wish.encryption,
@@ -145,6 +170,7 @@ def space(wish: ImageConvertWish, found: Observed, estimate: Estimate) -> int:
     What looks like zeros when it is decrypted has to be written, unless the tables say that it is nothing.
     """
     needed = bytes_needed(wish.layout, found.size, estimate)
+    needed += carried(wish, found).bytes_needed(found.size, wish.layout.cluster_size)
     if wish.encryption is None:
         return needed
     whole = wish.layout.format == "luks" or wish.layout.preallocation not in (None, "off")
@@ -175,6 +201,17 @@ def summary(wish: ImageConvertWish, found: Observed, reason: str | None) -> str:
     instead = f", in place of the one that {reason}" if reason else ""
     origin = f"encrypted {wish.src_format}" if found.encrypted else wish.src_format
     return f"convert {wish.src} ({origin}){at} to {wish.dest} ({kind}){over}{instead}"
+
+
+def _obstacle_of_bitmaps(wish: ImageConvertWish, found: Observed) -> str | None:
+    """Why the new image cannot have the bitmaps of the source; None where it can."""
+    if wish.layout.format != "qcow2" or wish.layout.compat == "0.10":
+        return "only qcow2 images of compat 1.1 have bitmaps"
+    if wish.snapshot is not None:
+        return "they say nothing about its snapshot"
+    if found.base and not found.reads_base:
+        return "only the differences to another backing file are copied"
+    return None
 
 
 def _removal(wish: ImageConvertWish, source: SourceFiles, work: Work) -> tuple[Step, ...]:

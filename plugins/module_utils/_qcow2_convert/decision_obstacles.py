@@ -8,9 +8,11 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import KEEP_REQUIRED
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import require_usable_base
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import require_provable
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import require_not_corrupt
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision_image import carried
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
 if t.TYPE_CHECKING:
@@ -33,6 +35,16 @@ def find_snapshot(image: Image, name: str) -> Snapshot:
         "delete the others",
         snapshots=names,
     )
+
+
+def require_readable_device(wish: ImageConvertWish) -> None:
+    """Raises InvalidRequest where the source is a block device, and is to be removed."""
+    if wish.remove_src:
+        raise InvalidRequest(
+            f"remove_src: {wish.src} is a block device, which is never removed: leave remove_src out, and remove it "
+            "(lvremove, ...) when it is not needed any more",
+            path=wish.src,
+        )
 
 
 def require_decryptable(wish: ImageConvertWish, images: t.Iterable[Image]) -> None:
@@ -68,8 +80,9 @@ def require_convertible(wish: ImageConvertWish, found: Observed) -> None:
             snapshots=names,
         )
     wish.layout.require_valid(size=found.size, overlay=bool(found.base))
-    if wish.keep_bitmaps and source.compat == "0.10":
+    if wish.keep_bitmaps == KEEP_REQUIRED and source.compat == "0.10":
         raise InvalidRequest(f"keep_bitmaps: {source.path} is of compat 0.10, which has no bitmaps: leave it out")
+    carried(wish, found)
     for image in found.base:
         require_usable_base(image, encrypted=wish.encryption is not None)
     if found.base:
@@ -133,7 +146,8 @@ def _require_fitting_base(wish: ImageConvertWish, found: Observed, base: Image) 
                 path=wish.src,
             )
         return
-    for name, given in (("snapshot", wish.snapshot), ("keep_bitmaps", wish.keep_bitmaps), ("rate_limit", wish.rate)):
+    bitmaps = wish.keep_bitmaps == KEEP_REQUIRED
+    for name, given in (("snapshot", wish.snapshot), ("keep_bitmaps", bitmaps), ("rate_limit", wish.rate)):
         if given:
             raise InvalidRequest(
                 f"{name}: only works with an unencrypted backing_file that {wish.src} reads: for another one only "

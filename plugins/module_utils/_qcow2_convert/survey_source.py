@@ -13,6 +13,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import bitmaps_of
+from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, file_length
@@ -27,6 +29,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task import still as 
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import counting as _counting
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
@@ -111,12 +114,16 @@ class SourceSurvey:
         if wish.backing_file is not None:  # first, since the source may refer to it
             base = self._trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))
             self._unlock_below(base)
-        source = self._trust.look(self.qemu_img, wish.src, wish.src_format)
+        if _block_device.is_block_device(wish.src):
+            _obstacles.require_readable_device(wish)
+            _block_device.require_idle(wish.src)
+        source = self._trust.look(self.qemu_img, wish.src, wish.src_format, devices=True)
         require_whole((*source, *base))
         self._unlock(source)
         _still.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
         snapshot = _obstacles.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None
-        found = Observed(source, base, snapshot, self._names(source, base))
+        bitmaps = bitmaps_of(wish.src, wish.src_format)
+        found = Observed(source, base, snapshot, self._names(source, base), bitmaps)
         _obstacles.require_convertible(wish, found)
         for image in (*source, *base):
             _still.require_unwritten(image)
@@ -190,6 +197,11 @@ class SourceSurvey:
         new = _space.NewImage(wish.dest, found.size, wish.backing_file)
         gone = [wish.src] if wish.remove_src else []
         self._surroundings.require_promises([new], wish.max_overcommit, self.qemu_img, gone=gone)
+
+
+def dest_bitmaps(dest: Image) -> tuple[Bitmap, ...]:
+    """The dirty bitmaps of the image that stands at the destination."""
+    return bitmaps_of(_file_set.stands_at(dest.path), dest.format)
 
 
 def source_files(wish: ImageConvertWish) -> SourceFiles:

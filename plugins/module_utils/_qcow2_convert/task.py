@@ -94,7 +94,7 @@ class ConversionTask(InPlaceTask):
         from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task_source import SourceWalk
 
         survey = SourceSurvey(self.wish, dest, self.qemu_img, self.surroundings, self._comparison, note)
-        return SourceWalk(self.wish, survey, operation, functools.partial(dress, self.module), self._phase)
+        return SourceWalk(self.wish, survey, operation, functools.partial(dress, self.module), self._phase, self.warn)
 
     def _phase(self, verb: str, total: int) -> AbstractContextManager[Phase]:
         return self._progress.phase(os.path.basename(self.wish.dest), verb, total)

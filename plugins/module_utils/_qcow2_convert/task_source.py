@@ -10,11 +10,16 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import Course, Source
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.survey_source import SourceSurvey, source_files
+from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.survey_source import (
+    SourceSurvey,
+    dest_bitmaps,
+    source_files,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.work import Work
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import Carried
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
     from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
@@ -25,7 +30,7 @@ if t.TYPE_CHECKING:
 class SourceWalk:
     """One decision; *predicted* is the wanted image, where that was looked into.
 
-    *dress* gives a new file the owner, mode and attributes that the task wants.
+    *dress* gives a new file the owner, mode and attributes that the task wants. *warn* tells a person.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class SourceWalk:
         operation: Operation | None,
         dress: t.Callable[[str], object],
         phases: Phases,
+        warn: t.Callable[[str], None],
     ) -> None:
         self.predicted: Image | None = None
         self._wish = wish
@@ -42,6 +48,7 @@ class SourceWalk:
         self._operation = operation
         self._dress = dress
         self._phases = phases
+        self._warn = warn
         self._work: Work | None = None
 
     @property
@@ -65,6 +72,9 @@ class SourceWalk:
         wish, survey = self._wish, self._survey
         survey.require_possible()
         self._predict()
+        self._tell_of_bitmaps(_decision_image.carried(wish, survey.found))
+        if dest is not None:
+            self._tell_of_bitmaps(_decision_image.lost_with_replaced(wish, survey.found, dest_bitmaps(dest)))
         replaced, source = survey.replaced(), source_files(wish)
         return _decision_image.plan_conversion(wish, survey.found, dest, reason, replaced, source, self._working(dest))
 
@@ -74,7 +84,13 @@ class SourceWalk:
         if course is Course.REMOVE_IF_SAME:
             self._survey.require_source_same(dest)
             self._predict()
+            self._tell_of_bitmaps(_decision_image.left_with_source(self._wish, self._survey.found, dest_bitmaps(dest)))
         return _decision_image.plan_removal(self._wish, dest, source_files(self._wish), self._working(dest))
+
+    def _tell_of_bitmaps(self, carried: Carried) -> None:
+        """Says once which bitmaps get lost."""
+        if carried.warning is not None and self._operation is None:
+            self._warn(carried.warning)
 
     def _predict(self) -> None:
         self.predicted = _decision_image.predicted(self._wish, self._survey.found)

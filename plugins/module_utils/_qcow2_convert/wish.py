@@ -10,6 +10,11 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import (
+    KEEP_AUTO,
+    KEEP_REQUIRED,
+    KEEP_WORDS,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import (
     EncryptionWish,
     Openers,
@@ -48,7 +53,7 @@ class ImageConvertWish:
     backing_file: str | None = None
     backing_format: str | None = None
     compress: bool = False
-    keep_bitmaps: bool = False
+    keep_bitmaps: str = KEEP_AUTO
     rate: int | None = None
     verify: bool = True
     remove_src: bool = False
@@ -86,7 +91,7 @@ class ImageConvertWish:
             raise InvalidRequest(f"backing_file: only offered for qcow2 images, the format is {self.layout.format}")
 
     def _require_valid_bitmaps(self) -> None:
-        if not self.keep_bitmaps:
+        if self.keep_bitmaps != KEEP_REQUIRED:
             return
         if (self.src_format, self.layout.format) != ("qcow2", "qcow2") or self.layout.compat == "0.10":
             raise InvalidRequest("keep_bitmaps: only qcow2 images of compat 1.1 have bitmaps: leave it out")
@@ -109,7 +114,7 @@ def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
         backing_file=absolute(backing_file, "backing_file") if backing_file is not None else None,
         backing_format=params["backing_format"],
         compress=params["compress"],
-        keep_bitmaps=params["keep_bitmaps"],
+        keep_bitmaps=KEEP_WORDS[params["keep_bitmaps"]],
         rate=parse_size(rate, "rate_limit") if rate is not None else None,
         verify=params["verify"],
         remove_src=params["remove_src"],

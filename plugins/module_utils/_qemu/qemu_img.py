@@ -164,15 +164,15 @@ class QemuImg(Unlocking):
         """Copies what a guest sees in *source*, its chain included, to *target*, a name of ours. Not synced.
 
         *snapshot*: what it saw at that one, by its ID and name. *backing*: a backing file and its format, for a target
-        that only gets what lies in *source* itself. *bitmaps*: its dirty bitmaps, too. *rate*: bytes in a second.
-        *report* is told how much of the data has been copied.
+        that only gets what lies in *source* itself. *bitmaps*: its dirty bitmaps, too, but for broken ones. *rate*:
+        bytes in a second. *report* is told how much of the data has been copied.
         """
         argv = ["convert", "-p" if report else "-q", "-m", str(COROUTINES), *_snapshot(snapshot)]
         source_options, name = self._name(source, source_format)
         argv += [*source_options, "-O", target_format, *option_list(options)]
         argv += ["-c"] if compress else []
         argv += ["-W"] if out_of_order else []
-        argv += ["--bitmaps"] if bitmaps else []
+        argv += ["--bitmaps", "--skip-broken-bitmaps"] if bitmaps else []
         argv += ["-r", str(rate)] if rate else []
         argv += ["-B", backing[0], "-F", backing[1]] if backing else []
         self._write(*argv, "--", name, target, report=report)

@@ -9,7 +9,12 @@ import signal
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, MissingLibrary
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    DomainIsOff,
+    Interrupted,
+    MissingLibrary,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import END
 
 
@@ -26,13 +31,22 @@ def run_module(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict
 
 
 def whole_story(error: BaseException) -> str:
-    """The message of *error*; where it came up while another one was being undone, that one's first."""
-    first = error.__context__
-    if first is not None and first is error.__cause__:  # what a library said, told already
-        first = first.__context__
+    """The message of *error*; where it came up while another one was being undone, that one's first, unless a domain
+    is off now that ran before."""
+    first = _undone(error)
+    if isinstance(error, DomainIsOff) and isinstance(first, DiskError):
+        return f"{error}. That was while this was being undone: {whole_story(first)}"
     if isinstance(error, DiskError) and isinstance(first, DiskError):
         return f"{whole_story(first)}. Then, while that was being undone: {error}"
     return str(error)
+
+
+def _undone(error: BaseException) -> BaseException | None:
+    """What was being undone when *error* came up, if anything: not what a library said of it, told already."""
+    cause, first = error.__cause__, error.__context__
+    while first is not None and first is cause:
+        cause, first = first.__cause__, first.__context__
+    return first
 
 
 def _on_signal(number: int, _frame: t.Any) -> None:

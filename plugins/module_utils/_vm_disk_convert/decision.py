@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import itertools
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
@@ -51,6 +52,25 @@ def select(state: DomainState, wish: ConvertWish) -> tuple[list[DomainDisk], lis
     return meant, [_conversion(disk, wish) for disk in meant if not _is_granted(disk, wish)]
 
 
+def renamed(
+    conversions: t.Sequence[Conversion], wish: ConvertWish, is_taken: t.Callable[[str, Conversion], bool]
+) -> list[Conversion]:
+    """*conversions*, of which those get the next name that is free which would become their own source, or what another
+    one is. A name that the task gives is left as it is.
+
+    *is_taken*: whether something stands at a path that is not what a dead run has left of this conversion.
+    """
+    found: list[Conversion] = []
+    for item in conversions:
+        if wish.dest is None:
+            used = {known.source for known in conversions} | {known.dest for known in found}
+            names = (wish.numbered(item.source, number) for number in itertools.count(1))
+            free = (name for name in names if name not in used and not is_taken(name, item))
+            item = replace(item, dest=next(free)) if item.dest in used else item
+        found.append(item)
+    return found
+
+
 def without_pivoted(
     conversions: t.Sequence[Conversion], pivoted: t.Iterable[RecordedDisk], wish: ConvertWish
 ) -> list[Conversion]:
@@ -62,8 +82,13 @@ def without_pivoted(
 def _converted_from(state: DomainState, wish: ConvertWish, wanted: str) -> DomainDisk | None:
     if not wanted.startswith("/"):
         return None
-    disk = state.disk(wish.destination(wanted))
-    return disk if disk is not None and _is_granted(disk, wish) else None
+    made = (disk for disk in state.disks if disk.path is not None and _is_made_of(wanted, disk.path, wish))
+    return next((disk for disk in made if _is_granted(disk, wish)), None)
+
+
+def _is_made_of(source: str, path: str, wish: ConvertWish) -> bool:
+    """Whether the image at *path* has a name that a conversion of *source* gives."""
+    return path == wish.destination(source) or wish.is_numbered(source, path)
 
 
 def _is_granted(disk: DomainDisk, wish: ConvertWish) -> bool:

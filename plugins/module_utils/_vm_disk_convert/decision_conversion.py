@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._content import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -17,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Re
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
     from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
@@ -38,6 +40,16 @@ def kept_backing(state: DomainState, item: Conversion, image: Image, layout: Lay
         )
     layout.require_valid(overlay=True)
     return ChainLink(image.backing_file, backing_format)
+
+
+def carried_bitmaps(item: Conversion, bitmaps: t.Sequence[Bitmap], wish: ConvertWish, mode: str) -> _bitmaps.Carried:
+    """What becomes of the dirty *bitmaps* of an old image. Raises DiskError where one gets lost that is required."""
+    obstacle = None
+    if wish.layout.format != "qcow2" or wish.layout.compat == "0.10":
+        obstacle = "only qcow2 images have bitmaps"
+    elif mode == "live":
+        obstacle = f"a copy below a running guest does not take them along, only mode=offline does ({item.target})"
+    return _bitmaps.carried(item.source, bitmaps, wish.keep_bitmaps, obstacle)
 
 
 def predicted(item: Conversion, source: Image, image_format: str) -> Image:

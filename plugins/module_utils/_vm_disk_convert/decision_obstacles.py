@@ -78,7 +78,7 @@ def require_convertible(state: DomainState, conversions: t.Sequence[Conversion],
     """Raises DiskError where the domain, or a disk of it, is in no state to be converted; *jobs* are its block jobs."""
     _ready.require_ready(state, jobs, "a conversion", "which would resume on the old disk")
     for conversion in conversions:
-        _ready.require_plain_disk(state.name, conversion.disk, "convert")
+        _ready.require_plain_disk(state, conversion.disk, "convert", devices=True)
 
 
 def require_stoppable(state: DomainState, wish: ConvertWish) -> None:
@@ -95,6 +95,23 @@ def require_stoppable(state: DomainState, wish: ConvertWish) -> None:
         raise DiskError(
             f"{state.name}: is {state.state}, so its guest cannot shut down: resume it, or set shutdown to force",
             state=state.state,
+        )
+
+
+def require_convertible_device(item: Conversion, wish: ConvertWish) -> None:
+    """Raises InvalidRequest where the source is a block device, and would be removed, or says where the new image is to
+    be."""
+    if wish.dest is None and wish.dest_dir is None:
+        raise InvalidRequest(
+            f"{item.target}: is on the block device {item.source}, beside which is no place for an image: give dest or "
+            "dest_dir",
+            path=item.source,
+        )
+    if not wish.keep_source:
+        raise InvalidRequest(
+            f"keep_source: {item.source} is a block device, which is never removed: leave keep_source out, and remove "
+            "it (lvremove, ...) when it is not needed any more",
+            path=item.source,
         )
 
 

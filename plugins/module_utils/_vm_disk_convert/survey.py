@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import bitmaps_of
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -29,6 +30,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import Carried
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainState
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
@@ -41,7 +43,7 @@ if t.TYPE_CHECKING:
 class Survey:
     """One look at everything around the disks of *state* that *wish* means.
 
-    *images* are the sources by target, *chains* those with what is below them.
+    *images* are the sources by target, *chains* those with what is below them, *bitmaps* what becomes of theirs.
     """
 
     hypervisor: Hypervisor
@@ -51,14 +53,15 @@ class Survey:
     wish: ConvertWish
     images: dict[str, _image.Image] = field(default_factory=dict, init=False)
     chains: dict[str, tuple[_image.Image, ...]] = field(default_factory=dict, init=False)
+    bitmaps: dict[str, Carried] = field(default_factory=dict, init=False)
 
     def examined(self, item: Conversion) -> Conversion:
         """The conversion with what its image says of it. Raises DiskError where the image cannot be converted."""
+        self._require_source(item)
         _document.require_expressible(item.dest, "dest")
         if not self.wish.block_device:
             _staging.require_directory(item.dest, "dest")
             self._require_passable(item)
-        _image.require_regular_file(item.source)
         image = _image.inspect(self.qemu_img, item.source, item.source_format)
         images = _disk_chain.followed(self.qemu_img, self.state, item.disk, image, trusted=self.wish.trusted)
         _disk_chain.require_same_chain(self.state, item.disk, images)
@@ -67,6 +70,23 @@ class Survey:
         if not (self.wish.shallow and image.backing_file):
             return item
         return replace(item, backing=_decision_conversion.kept_backing(self.state, item, image, self.wish.layout))
+
+    def _require_source(self, item: Conversion) -> None:
+        """Raises DiskError where the source is neither a file nor a block device that may be read."""
+        if item.disk.element.type != "block" and not _block_device.is_block_device(item.source):
+            _image.require_regular_file(item.source)
+            return
+        _obstacles.require_convertible_device(item, self.wish)
+        if not self.state.active:
+            _block_device.require_idle(item.source)
+
+    def look_at_bitmaps(self, conversions: t.Iterable[Conversion], mode: str) -> None:
+        """Finds out what becomes of dirty bitmaps. Raises DiskError where one would be lost that is required."""
+        for item in conversions:
+            found = bitmaps_of(item.source, item.source_format)
+            if self.state.active:  # its own QEMU has them open, and writes them back as it ends
+                found = tuple(replace(bitmap, in_use=False) for bitmap in found)
+            self.bitmaps[item.target] = _decision_conversion.carried_bitmaps(item, found, self.wish, mode)
 
     def _require_passable(self, item: Conversion) -> None:
         """Raises InvalidRequest where QEMU's user cannot get to the new image: in another directory than it knows, and
@@ -111,7 +131,8 @@ class Survey:
                 needed = measured.required if layout.format == "qcow2" else image.virtual_size
                 _obstacles.require_fitting_device(item, self.wish, needed, image.virtual_size, available)
                 continue
-            demands.append((item.dest, bytes_needed(layout, image.virtual_size, estimate)))
+            bitmaps = self.bitmaps[item.target].bytes_needed(image.virtual_size, layout.cluster_size)
+            demands.append((item.dest, bytes_needed(layout, image.virtual_size, estimate) + bitmaps))
         _space.require_space(demands)
 
     def require_promise(self, conversions: t.Sequence[Conversion]) -> None:

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
     decision_conversion as _decision_conversion,
 )
@@ -56,13 +60,18 @@ class Converting:
         state = self.task.state
         _obstacles.require_convertible(state, wanted, self._foreign_jobs())
         self._mode = mode = _obstacles.way(state, self.wish)
+        wanted = _decision.renamed(wanted, self.wish, self._is_taken)
         self.left = self._find([item.dest for item in wanted], operation)
         left = self.left if self.left is not None else Unfinished()
         self.conversions = wanted
         self.conversions = conversions = [self._survey.examined(item) for item in wanted]
+        self._survey.look_at_bitmaps(conversions, mode)
         adopted = _leftovers.adoptable(left, conversions, self.wish) if mode == "live" else frozenset()
         self.left = left = _leftovers.without(left, {item.dest for item in conversions if item.target in adopted})
         self._require_possible(adopted, left)
+        if mode == "offline":
+            self._require_way_back(left, operation)
+        self._tell_of_bitmaps(operation)
         work = Work(**self.task.tools(operation))
         steps = (
             *_leftovers.settled_images(conversions, _beside.notes(operation), self.task.qemu_img),
@@ -71,6 +80,12 @@ class Converting:
             *_leftovers.removals(removable(self.task, self.wish, left), work),
         )
         return _decision_conversion.plan(state, self.wish, conversions, steps)
+
+    def _is_taken(self, path: str, item: Conversion) -> bool:
+        """Whether something stands at *path* that no dead run has made of the same disk."""
+        record = self.left.record if self.left is not None else None
+        made = {(disk.target, disk.source): disk.dest for disk in record.disks} if record is not None else {}
+        return made.get((item.target, item.source)) != path and os.path.lexists(path)
 
     def facts(self, disk: DomainDisk) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as it would be."""
@@ -96,6 +111,22 @@ class Converting:
         survey.require_space(new)
         survey.require_promise(self.conversions)
 
+    def _require_way_back(self, left: Unfinished, operation: Operation | None) -> None:
+        """Raises DiskError where the guest could not run again as it ran; says once how it will run otherwise."""
+        state = self.task.state
+        changes = _ready.require_return(state)
+        if changes and operation is None:
+            self.task.warn(changes)
+        if self.wish.restart and (state.active or left.owed):
+            exchanged = {item.target for item in self.conversions}
+            _start.require_startable(self.task.hypervisor, state.name, state.definition, exchanged)
+
+    def _tell_of_bitmaps(self, operation: Operation | None) -> None:
+        """Says once which dirty bitmaps get lost."""
+        for carried in self._survey.bitmaps.values():
+            if carried.warning is not None and operation is None:
+                self.task.warn(carried.warning)
+
     def _live(self, adopted: t.Container[str], left: Unfinished, operation: Operation | None) -> tuple[Step, ...]:
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
             decision_live as _decision_live,
@@ -119,6 +150,8 @@ class Converting:
             **self.task.tools(operation),
             wish=self.wish,
             chains=survey.chains,
+            bitmaps=survey.bitmaps,
+            warn=self.task.warn,
             runs=runs,
             measure=lambda: survey.require_space(conversions),
         )

@@ -10,7 +10,11 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import OVERLAY_FORMATS
+from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import (
+    KEEP_AUTO,
+    KEEP_WORDS,
+    OVERLAY_FORMATS,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout, known_suffixes, suffix
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, layout_from, overcommit_from
@@ -44,6 +48,7 @@ class ConvertWish:
     bandwidth: int | None = None
     copy_timeout: int = 86400
     max_overcommit: float | None = None
+    keep_bitmaps: str = KEEP_AUTO
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -73,6 +78,17 @@ class ConvertWish:
         renamed = (stem if found.lower() in known_suffixes() else name) + suffix(self.layout.format)
         return os.path.join(self.dest_dir or directory, renamed)
 
+    def numbered(self, source: str, number: int) -> str:
+        """The same under another name, where that one is taken: x.1.qcow2 for x.qcow2."""
+        stem, ending = os.path.splitext(self.destination(source))
+        return f"{stem}.{number}{ending}"
+
+    def is_numbered(self, source: str, path: str) -> bool:
+        """Whether *path* is one of those names."""
+        stem, ending = os.path.splitext(self.destination(source))
+        number = path[len(stem) + 1 : len(path) - len(ending)]
+        return self.dest is None and number.isdecimal() and path == self.numbered(source, int(number))
+
     def is_granted(self, path: str, image_format: str) -> bool:
         """Whether a disk at *path* in *image_format* is what the task wants."""
         if image_format != self.layout.format:
@@ -93,6 +109,7 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
         disks=tuple(params["disks"] or [params["disk"]]),
         layout=layout_from(params),
         max_overcommit=max_overcommit,
+        keep_bitmaps=KEEP_WORDS[params["keep_bitmaps"]],
         bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
         **{
             name: params[name]

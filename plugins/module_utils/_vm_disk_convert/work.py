@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
@@ -28,11 +29,8 @@ class Work(DomainWork):
     """What both ways have in common, and all that a dead run asks for."""
 
     def start(self) -> None:
-        """Starts the domain, unless somebody was faster. Raises LibvirtFailed where it goes off again at once."""
-        if not self.domain.is_active():
-            self.domain.start()
-        if not self.domain.is_active():
-            raise LibvirtFailed(f"{self.domain.name}: went off right after its start")
+        """Starts the domain, which ran before, unless somebody was faster. Raises DomainIsOff where it is off then."""
+        _start.start_again(self.hypervisor, self.domain)
 
     def remove(self, source: str) -> None:
         """Removes the image that a disk had."""

@@ -12,8 +12,10 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import transcode as _transcode
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import bitmaps_of
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
@@ -26,6 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_chang
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import Carried
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
@@ -37,12 +40,16 @@ if t.TYPE_CHECKING:
 class Work(ConvertWork):
     """One method for each step of an offline conversion.
 
-    *chains*: the images of each target, top first, as they were found. *runs* says whether the domain ran when all this
-    began, before a run that died meanwhile, too. *measure* looks at the space again and raises NotEnoughSpace.
+    *chains*: the images of each target, top first, as they were found. *bitmaps*: what was to become of the dirty
+    bitmaps of each target; *warn* tells a person what becomes of them otherwise. *runs* says whether the domain ran
+    when all this began, before a run that died meanwhile, too. *measure* looks at the space again and raises
+    NotEnoughSpace.
     """
 
     wish: ConvertWish
     chains: t.Mapping[str, t.Sequence[Image]]
+    bitmaps: t.Mapping[str, Carried]
+    warn: t.Callable[[str], None]
     runs: bool
     measure: t.Callable[[], None]
     _new: dict[str, _staging.NewFile] = field(default_factory=dict, init=False)
@@ -62,8 +69,8 @@ class Work(ConvertWork):
         That the guest was asked to shut down, and has not done so yet, is remembered apart from them.
         """
         self.records.keep()
-        if self.runs and not self.domain.is_active():
-            self.domain.start()
+        if self.runs:
+            _start.start_again(self.hypervisor, self.domain)
         self.settle_shutdown()
         self.records.remove()
 
@@ -92,12 +99,23 @@ class Work(ConvertWork):
         self.require_off()
         _unused.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
-        source, recipe = self.chains[item.target], _recipe(item, self.wish)
+        source, recipe = self.chains[item.target], _recipe(item, self.wish, bitmaps=self._has_bitmaps(item))
         size = source[0].virtual_size
         _transcode.make(self.qemu_img, recipe, source, size, new_file, partial(self.phase, item.target))
         _staging.resemble(new_file.name, item.source)
         self.records.note(_decision_conversion.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
+
+    def _has_bitmaps(self, item: Conversion) -> bool:
+        """Whether the new image gets dirty bitmaps of the old one: QEMU has only now written back what it had open.
+
+        Raises DiskError where one gets lost that is required.
+        """
+        found = bitmaps_of(item.source, item.source_format)
+        carried = _decision_conversion.carried_bitmaps(item, found, self.wish, "offline")
+        if carried.warning is not None and carried.warning != self.bitmaps[item.target].warning:
+            self.warn(carried.warning)
+        return bool(carried.kept)
 
     def name(self, changes: t.Sequence[_disk_changes.DiskChange]) -> None:
         """Names the new images in the definition as it is now, and makes sure that libvirt took just that."""
@@ -129,8 +147,11 @@ class Work(ConvertWork):
         self._named = False
 
     def start(self) -> None:
-        """Starts the domain, as its new definition says, and tells from then on for how long it was off."""
-        super().start()
+        """Starts the domain, as its new definition says, and tells from then on for how long it was off.
+
+        Raises LibvirtFailed: the domain may still run on its old disks, once all is undone.
+        """
+        _start.start(self.domain)
         if self._off_since is not None:
             self.downtime = time.monotonic() - self._off_since
 
@@ -149,7 +170,7 @@ def _runs_on(domain: ActingDomain, changes: t.Sequence[_disk_changes.DiskChange]
     return all(live.get(change.target) == change.path for change in changes)
 
 
-def _recipe(item: Conversion, wish: ConvertWish) -> _transcode.Recipe:
+def _recipe(item: Conversion, wish: ConvertWish, *, bitmaps: bool) -> _transcode.Recipe:
     """How the new image is made offline; what is below the old one is read as a part of it, or kept below both."""
     base = item.backing
     return _transcode.Recipe(
@@ -157,5 +178,6 @@ def _recipe(item: Conversion, wish: ConvertWish) -> _transcode.Recipe:
         base=(base.path or "", base.format or "") if base else None,
         reads_base=True,
         compress=wish.compress,
+        bitmaps=bitmaps,
         verify=wish.verify,
     )

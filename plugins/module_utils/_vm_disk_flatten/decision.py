@@ -88,15 +88,17 @@ class Work(t.Protocol):
 def select(state: DomainState, wish: FlattenWish) -> list[DomainDisk]:
     """The disks that the task means.
 
-    Raises InvalidRequest for one that the domain does not have, DiskError for one that is no disk or has no image.
+    Raises InvalidRequest for one that the domain does not have, DiskError for one that is no disk, has no image, or is
+    none of the running guest.
     """
     meant: list[DomainDisk] = []
     for wanted in wish.disks:
         disk = state.disk(wanted)
         if disk is None:
             raise state.no_such_disk(wanted)
+        _ready.require_plugged_in(state, disk)
         if disk.element.device != "disk" or disk.path is None:
-            _ready.require_plain_disk(state.name, disk, "flatten")
+            _ready.require_plain_disk(state, disk, "flatten")
         if disk not in meant:
             meant.append(disk)
     return meant

@@ -47,7 +47,7 @@ def require_flattenable(state: DomainState, items: t.Sequence[Flattening], jobs:
     """Raises DiskError where the domain, or a disk of it, is in no state to be flattened; *jobs* are its block jobs."""
     _ready.require_ready(state, jobs, "a flattening", "which knows the old backing files")
     for item in items:
-        _ready.require_plain_disk(state.name, item.disk, "flatten")
+        _ready.require_plain_disk(state, item.disk, "flatten")
         require_as_named(state, item)
         if item.disk.element.sliced:
             raise DiskError(f"{state.name}: {item.target}: is a slice of {item.path}: not flattened", path=item.path)

@@ -10,6 +10,7 @@ import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
@@ -39,6 +40,7 @@ class Survey:
         if os.path.exists(path) and not os.path.isfile(path):
             raise _decision.refused_device(what, path)
         _decision.require_valid_policy(self.wish, disk.format)
+        _ready.require_plugged_in(self.state, disk)
         live = self.state.active
         image = self.image(disk)
         before = self.domain.capacity(disk.target) if live else image.virtual_size

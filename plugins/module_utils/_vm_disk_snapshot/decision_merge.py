@@ -14,6 +14,7 @@ import typing as t
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
@@ -205,6 +206,9 @@ def _removal(observed: Observed, snapshot: DomainSnapshot, recorded: t.Mapping[s
                 f"{state.name}: its snapshot {snapshot.name} is of {one.target}, which the domain no longer has: "
                 "attach the disk again, or remove libvirt's record with virsh snapshot-delete --metadata"
             )
+        disk = state.disk(one.target)
+        if disk is not None:
+            _ready.require_plugged_in(state, disk)
         number = next((number for number, link in enumerate(chain) if names.same(link.path, one.overlay)), None)
         if number is None:
             known = recorded.get(str(one.overlay))

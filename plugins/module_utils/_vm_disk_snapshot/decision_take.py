@@ -60,7 +60,7 @@ def select(state: DomainState, wish: VmSnapshotWish) -> list[DomainDisk]:
     Raises InvalidRequest for one that the domain does not have, DiskError for one that cannot get an overlay.
     """
     if wish.disks is None:
-        chosen = [disk for disk in state.disks if _is_meant_by_default(disk)]
+        chosen = [disk for disk in state.disks if _is_meant_by_default(state, disk)]
         advice = ": name in disks those that the snapshot is to be of"
     else:
         chosen, advice = [], ""
@@ -72,7 +72,7 @@ def select(state: DomainState, wish: VmSnapshotWish) -> list[DomainDisk]:
                 chosen.append(disk)
     for disk in chosen:
         try:
-            _require_overlayable(state.name, disk)
+            _require_overlayable(state, disk)
         except DiskError as error:
             raise DiskError(f"{error}{advice}", **error.facts) from error
     if not chosen:
@@ -150,10 +150,12 @@ def steps(state: DomainState, name: str, items: t.Sequence[Taking], work: Work) 
     return tuple(found)
 
 
-def _is_meant_by_default(disk: DomainDisk) -> bool:
-    """Whether a snapshot that names no disks is of this one, too: the guest can write to it, and libvirt's XML does not
-    leave it out."""
-    return disk.element.device == "disk" and not disk.element.readonly and not _is_left_out(disk)
+def _is_meant_by_default(state: DomainState, disk: DomainDisk) -> bool:
+    """Whether a snapshot that names no disks is of this one, too: the guest can write to it, and has it where it runs,
+    and libvirt's XML does not leave it out."""
+    return (
+        disk.element.device == "disk" and not disk.element.readonly and state.has(disk) and not _is_left_out(disk)
+    )
 
 
 def _is_left_out(disk: DomainDisk) -> bool:
@@ -171,9 +173,9 @@ def _nothing_chosen(state: DomainState) -> DiskError:
     )
 
 
-def _require_overlayable(name: str, disk: DomainDisk) -> None:
-    _ready.require_plain_disk(name, disk, "snapshot", "snapshotted")
-    what = f"{name}: {disk.target}"
+def _require_overlayable(state: DomainState, disk: DomainDisk) -> None:
+    _ready.require_plain_disk(state, disk, "snapshot", "snapshotted")
+    what = f"{state.name}: {disk.target}"
     if disk.element.encrypted:
         raise DiskError(f"{what}: is encrypted, and an overlay would hold new data unencrypted: not snapshotted")
     if disk.element.sliced:

@@ -10,6 +10,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
@@ -24,12 +25,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.deci
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.survey import Survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.wish import VmSnapshotWish, wish_from
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import snapshots as _snapshots
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
     from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.survey_change import ChangeSurvey
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.work import Works
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.snapshots import DomainSnapshot
 
 
 class VmSnapshotTask(DomainTask):
@@ -215,9 +218,17 @@ class VmSnapshotTask(DomainTask):
         _decision.require_quiet(self.state, self._foreign_jobs())
         if not is_there:
             self._around.require_no_dependents(found)
+            self._require_startable_at(found)
         works = self._works(operation)
         steps = works.go_back(is_there=is_there, owed=owed)
         return _decision.plan_of_return(self.wish, works.settle(), steps, is_there=is_there)
+
+    def _require_startable_at(self, snapshot: DomainSnapshot) -> None:
+        """Raises DiskError where the domain runs, and could not with the definition that it had at the snapshot."""
+        definition = _snapshots.definition(snapshot.xml)
+        if self.state.active and definition is not None:
+            exchanged = {disk.target for disk in snapshot.external}
+            _start.require_startable(self.hypervisor, self.state.name, definition, exchanged)
 
     def _settling(self, operation: Operation | None) -> tuple[Step, ...]:
         """The steps that only settle what a dead run left."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_revert as _decision_revert
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.leftovers import RUNS
@@ -67,8 +68,8 @@ class Work:
             self.hypervisor.define(wanted)
 
     def start(self) -> None:
-        if not self.domain.is_active():
-            self.domain.start()
+        """Raises DomainIsOff where the domain, which ran before, cannot be started."""
+        _start.start_again(self.hypervisor, self.domain)
 
     def finish(self) -> None:
         self.records.remove()

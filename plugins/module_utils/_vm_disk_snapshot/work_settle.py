@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work import merge_offline
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
@@ -47,8 +48,8 @@ class Work(DomainWork):
         leave_no_record(self.domain, name)
 
     def start(self) -> None:
-        """Starts the domain, which the dead run owes that."""
-        self.domain.start()
+        """Starts the domain, which the dead run owes that. Raises DomainIsOff."""
+        _start.start_again(self.hypervisor, self.domain)
 
     def forget(self) -> None:
         """Removes the records of the dead run."""

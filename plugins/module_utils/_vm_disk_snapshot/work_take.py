@@ -90,7 +90,9 @@ class Work(DomainWork):
         """Takes the snapshot of all disks, and has the definition name their images. Raises DiskError where it is not
         taken."""
         self._require_as_decided(items)
-        overlays: dict[str, tuple[str, str] | None] = {disk.target: None for disk in self.state.disks}
+        overlays: dict[str, tuple[str, str] | None] = {
+            disk.target: None for disk in self.state.disks if self.state.has(disk)
+        }
         overlays.update({item.target: (item.overlay, OVERLAY) for item in items})
         xml = _snapshots.new_snapshot(self.name, overlays)
         self.quiesced = self._take(xml) if self.state.active else None

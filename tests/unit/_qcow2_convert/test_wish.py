@@ -26,9 +26,9 @@ from unit._qcow2_convert.images import KEY, OVER_BASE, wish
         (wish(backing_format="raw"), "needs backing_format"),
         (wish("qed", **OVER_BASE), "only offered for qcow2"),
         (wish("vdi", **OVER_BASE), "vdi images have no backing file"),
-        (wish("raw", keep_bitmaps=True), "only qcow2 images of compat 1.1"),
-        (wish(layout=Layout("qcow2", compat="0.10"), keep_bitmaps=True), "only qcow2 images of compat 1.1"),
-        (wish(snapshot="x", keep_bitmaps=True), "say nothing about its snapshot"),
+        (wish("raw", keep_bitmaps="required"), "only qcow2 images of compat 1.1"),
+        (wish(layout=Layout("qcow2", compat="0.10"), keep_bitmaps="required"), "only qcow2 images of compat 1.1"),
+        (wish(snapshot="x", keep_bitmaps="required"), "say nothing about its snapshot"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -43,6 +43,6 @@ def test_wishes_that_go_together_are_valid() -> None:
         wish(compress=True, layout=Layout("qcow2", compression_type="zstd"), **OVER_BASE),
         wish(compress=True, layout=Layout("vmdk", subformat="streamOptimized")),
         wish(snapshot="nightly", verify=False, update="always"),
-        wish(keep_bitmaps=True, rate=1 << 20, remove_src=True),
+        wish(keep_bitmaps="required", rate=1 << 20, remove_src=True),
     ):
         wanted.require_valid()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -131,7 +132,7 @@ def test_a_domain_with_a_block_job_is_refused() -> None:
         ({"device": "cdrom"}, "is a cdrom"),
         ({"device": "floppy"}, "is a floppy"),
         ({"device": "lun", "type": "block"}, "is a lun"),
-        ({"type": "block"}, "of type block"),
+        ({"type": "vhostuser"}, "of type vhostuser"),
         ({"type": "network", "source": None}, "of type network"),
         ({"readonly": True}, "is read-only"),
         ({"shareable": True}, "is shareable"),
@@ -260,3 +261,31 @@ def test_the_new_image_is_predicted_alone_and_as_large_as_its_source() -> None:
     found = _decision_conversion.predicted(conversion(), replace(IMAGE, backing_file="/base"), "qcow2")
     assert (found.path, found.format, found.virtual_size) == ("/images/vm.qcow2", "qcow2", 1 << 20)
     assert found.backing_file is None
+
+
+def renamed(*items: Conversion, taken: Sequence[str] = (), wanted: ConvertWish | None = None) -> list[str]:
+    found = _decision.renamed(items, wanted or wish(), lambda path, _item: path in taken)
+    return [item.dest for item in found]
+
+
+def test_an_image_that_has_the_name_of_the_new_one_already_gives_it_the_next() -> None:
+    own = Conversion(disk(element(source="/images/x.qcow2")), "/images/x.qcow2", "/images/x.qcow2")
+    assert renamed(own) == ["/images/x.1.qcow2"]
+    assert renamed(own, taken=["/images/x.1.qcow2"]) == ["/images/x.2.qcow2"]
+    other = Conversion(disk(element("vdb", "/images/x.raw")), "/images/x.raw", "/images/x.qcow2")
+    assert renamed(own, other) == ["/images/x.1.qcow2", "/images/x.2.qcow2"]
+    assert renamed(other, other) == ["/images/x.qcow2", "/images/x.1.qcow2"], "two disks never become one file"
+
+
+def test_a_name_that_is_given_or_free_stays() -> None:
+    own = Conversion(disk(element(source="/images/x.qcow2")), "/images/x.qcow2", "/images/x.qcow2")
+    assert renamed(own, wanted=wish(dest="/images/x.qcow2")) == ["/images/x.qcow2"], "to be refused"
+    assert renamed(conversion(), taken=["/images/vm.qcow2"]) == ["/images/vm.qcow2"], "to be refused, too"
+
+
+def test_a_disk_with_such_a_name_is_known_by_its_old_path() -> None:
+    new = element(source="/images/x.1.qcow2", image_format="qcow2")
+    assert _decision.select(state(disk(new)), wish("/images/x.qcow2"))[1] == []
+    strange = element(source="/images/x.old.qcow2", image_format="qcow2")
+    with pytest.raises(InvalidRequest, match="has no disk"):
+        _decision.select(state(disk(strange)), wish("/images/x.qcow2"))
