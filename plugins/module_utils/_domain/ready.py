@@ -59,6 +59,8 @@ def require_plain_disk(name: str, disk: DomainDisk, verb: str, done: str | None 
     element, target, done = disk.element, f"{name}: {disk.target}", done or f"{verb}ed"
     if element.device != "disk":
         raise DiskError(f"{target}: is a {element.device}, asked to {verb} a disk: name another")
+    if disk.problem is not None:
+        raise DiskError(f"{target}: {disk.problem}")
     if disk.path is None or element.type not in ("file", "volume"):
         raise DiskError(f"{target}: its source is of type {element.type}, and only image files are {done}")
     if element.readonly or element.shareable or element.transient:
