@@ -64,7 +64,9 @@ def beside(own: Hypervisor) -> Libvirts:
 
 
 def _with_others(found: Libvirts, uri: str | None) -> Libvirts:
-    own, foreign, silent = [*found.own], [], {}
+    own = [*found.own]
+    foreign: list[Hypervisor] = []
+    silent: dict[_places.Place, str] = {}
     for place in _places.beside(uri):
         try:
             answered = _first_that_answers(place)
