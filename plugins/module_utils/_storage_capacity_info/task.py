@@ -21,8 +21,8 @@ def run(module: AnsibleModule) -> _result.Facts:
     """One run of the module."""
     wish = wish_from(module.params)
     around = _surroundings(module, wish)
-    found = _survey.places(wish, around.libvirts.all, around.users)
-    directories = _dependents.directories_to_search(found.places, found.below, around.libvirts.all)
+    found = _survey.places(wish, around.libvirts.own, around.users)
+    directories = _dependents.directories_to_search(found.places, found.below, around.libvirts.own)
     systems = _file_systems.file_systems(found.places, directories, around.users, _door.find(limited=True))
     facts = [
         *(_result.of_file_system(system, found.pool_names, wish.limit) for system in systems),

@@ -32,10 +32,6 @@ class Libvirts:
     foreign: tuple[Hypervisor, ...] = ()
     unasked: tuple[str, ...] = ()
 
-    @property
-    def all(self) -> tuple[Hypervisor, ...]:
-        return (*self.own, *self.foreign)
-
 
 def ask(uri: str | None, *, must_answer: bool = True) -> Libvirts:
     """The libvirt at *uri*, which the task gives, with those of this host beside it; all of this host for None.
@@ -74,9 +70,8 @@ def _with_others(found: Libvirts, uri: str | None) -> Libvirts:
             silent[place] = _reason(error)
         else:
             (foreign if place.foreign else own).append(answered)
-    reasons = [*dict.fromkeys(silent.values())]
-    if silent and not own:
-        unasked = [_nobody_asked(reasons)]
+    if silent and not (own or foreign):
+        unasked = [_nobody_asked([*dict.fromkeys(silent.values())])]
     else:
         unasked = [f"{place.uris[0]} was not asked, because {silent[place]}" for place in silent if place.seen]
     return Libvirts(tuple(own), tuple(foreign), tuple(unasked))

@@ -9,7 +9,7 @@ import os
 import typing as t
 from functools import cached_property
 
-from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     ImageInUse,
@@ -32,6 +32,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import Claim, Unresolved, User, Uses
 
 _SHOWN = 5
+_Answer = t.TypeVar("_Answer")
 
 #: The way out where a task may say that it gives up the overlays of what it writes.
 GIVE_THEM_UP = "set allow_dependents=true to give them up"
@@ -88,13 +89,14 @@ class Surroundings:
 
     @cached_property
     def _known(self) -> list[tuple[Hypervisor, Uses]]:
-        """Who uses what, by the libvirt that says so. What another user's session does not say is only warned of."""
+        """Who uses what, by the libvirt that says so."""
         found = [(hypervisor, _users.domain_uses(hypervisor)) for hypervisor in self.libvirts.own]
         for hypervisor in self.libvirts.foreign:
-            try:
-                found.append((hypervisor, _users.domain_uses(hypervisor)))
-            except DiskError as error:
-                self._warn(f"{hypervisor.uri} was not asked, because {error}")
+            uses = self._of_another_user(hypervisor, _users.domain_uses)
+            if uses is not None:
+                for claim in uses.unresolved:
+                    self._warn(f"{hypervisor.uri}: {claim}: {claim.problem}")
+                found.append((hypervisor, replace(uses, unresolved=[])))
         self._warn_of_unread({path for _hypervisor, uses in found for path in uses.unread})
         return found
 
@@ -135,7 +137,19 @@ class Surroundings:
 
     def directories(self, paths: t.Iterable[str] = ()) -> list[str]:
         """Where images may lie: beside *paths*, in the directories that the task names, and in libvirt's pools."""
-        return _dependents.directories_to_search(paths, self._search_paths, self.libvirts.all)
+        found = {*_dependents.directories_to_search(paths, self._search_paths, self.libvirts.own)}
+        for hypervisor in self.libvirts.foreign:
+            found.update(self._of_another_user(hypervisor, _dependents.directories_of_pools) or ())
+        return sorted(found)
+
+    def _of_another_user(self, hypervisor: Hypervisor, ask: t.Callable[[Hypervisor], _Answer]) -> _Answer | None:
+        """What the session of another user answers. That it does not, or does not know, is no reason to fail: that user
+        would have the last word on each task of root's."""
+        try:
+            return ask(hypervisor)
+        except DiskError as error:
+            self._warn(f"{hypervisor.uri} was not asked, because {error}")
+            return None
 
     def readers(self, paths: t.Iterable[str]) -> _dependents.Dependents:
         """Which images read which, of those that may have one of *paths* as their backing file."""

@@ -33,15 +33,19 @@ def directories_to_search(
     paths: t.Iterable[str], search_paths: t.Iterable[str], hypervisors: t.Iterable[Hypervisor]
 ) -> list[str]:
     """Where overlays of *paths* may lie: beside them, in *search_paths*, in the directories of libvirt's pools."""
-    from ansible_collections.kvmops.disk.plugins.module_utils._xml import pools as _pools
-
     directories = {*search_paths}
     for path in paths:
         directories |= {os.path.dirname(os.path.realpath(path)), os.path.dirname(path)}
-    for hypervisor in hypervisors:
-        pools = (_pools.path(pool.xml()) for pool in hypervisor.pools(active_only=False))
-        directories |= {directory for directory in pools if directory}
-    return sorted({os.path.realpath(directory) for directory in directories if _may_be_there(directory)})
+    found = {os.path.realpath(directory) for directory in directories if _may_be_there(directory)}
+    return sorted(found.union(*map(directories_of_pools, hypervisors)))
+
+
+def directories_of_pools(hypervisor: Hypervisor) -> list[str]:
+    """The directories of a libvirt's storage pools, active or not."""
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml import pools as _pools
+
+    paths = (_pools.path(pool.xml()) for pool in hypervisor.pools(active_only=False))
+    return [os.path.realpath(path) for path in paths if path and _may_be_there(path)]
 
 
 class Dependents:
