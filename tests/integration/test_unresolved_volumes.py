@@ -170,6 +170,36 @@ def test_where_a_pool_is_gone_any_image_may_be_the_one(
     assert run_module("qcow2_image", forced)["changed"], "as for any other domain that is off"
 
 
+def test_no_module_gives_up_an_image_that_may_be_the_one(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
+) -> None:
+    golden = make_domain([Disk(create(images / "golden.qcow2"), "qcow2")]).name
+    overlay(images / "top.qcow2", create(images / "base.qcow2"))
+    machine = make_domain([Disk(create(images / "machine.qcow2"), "qcow2")]).name
+    linked = make_domain([Disk(overlay(images / "linked.qcow2", images / "base.qcow2"), "qcow2")]).name
+    clones = {"source": golden, "clones": [{"name": f"{golden}-clone"}]}
+    assert module("vm_linked_clone", clones)["changed"]
+    snapshot = {"name": machine, "snapshot": "before"}
+    assert module("vm_disk_snapshot", snapshot)["changed"]
+    claimant = make_domain([], extra_devices=DISK.format("gone", "vm.qcow2")).name
+    given_up = {"allow_dependents": True, "uri": hv.uri}
+    before = tree_state(images)
+    tasks: list[tuple[str, dict[str, Any]]] = [
+        ("vm_linked_clone", {**clones, "state": "absent"}),
+        ("vm_disk_snapshot", {**snapshot, "state": "absent"}),
+        ("vm_disk_flatten", {"name": linked, "disk": "vda", "trusted": True}),
+        ("qcow2_commit", {"path": str(images / "top.qcow2"), "overlay": "remove", **given_up}),
+    ]
+    for name, params in tasks:
+        for check in (True, False):
+            told = module(name, params, check=check)
+            assert f"may be in use by defined domain {claimant} (disk vdb)" in told["msg"], (name, told)
+    assert tree_state(images) == before
+    hv.remove(claimant)
+    for name, params in tasks[:2]:
+        assert module(name, params)["changed"], name
+
+
 def test_a_volume_of_a_pool_of_devices_is_no_file(
     hv: Hypervisor, module: Module, volume: Path, make_pool: MakePool, make_domain: MakeDomain
 ) -> None:
