@@ -61,6 +61,11 @@ def in_another_view(directory: Path, *commands: str, then: str = "") -> str:
     return str(outside)
 
 
+def becoming(session: SessionHypervisor) -> str:
+    """The words before a program that is to run as the user of SESSION."""
+    return f"setpriv --reuid={session.uid} --regid={session.uid} --clear-groups"
+
+
 @pytest.fixture
 def without_libvirt(tmp_path: Path) -> dict[str, Any]:
     """Options of a run on a host where no libvirt is, or ever was."""
@@ -90,6 +95,23 @@ def test_a_user_without_rights_keeps_the_disks_of_the_own_session(session: Sessi
     assert tree_state(disk.parent) == before
 
 
+def test_a_session_that_does_not_run_is_started_to_be_asked(
+    session: SessionHypervisor, disk: Path, tmp_path: Path
+) -> None:
+    known = [f"mount --bind {session.directory}/{name} /etc/{name}" for name in ("passwd", "group")]
+    python = in_another_view(tmp_path, *known, then=becoming(session))
+    before = tree_state(disk.parent)
+    session.stop_libvirtd()
+    try:
+        params = {"path": str(disk), "state": "absent"}
+        result = run_module("qcow2_image", params, python=python, env=session.environment)
+        session.stop_libvirtd()
+    finally:
+        session.start_libvirtd()
+    assert "in use by defined domain vm-" in result["msg"]
+    assert tree_state(disk.parent) == before
+
+
 def test_the_session_is_found_by_a_task_that_became_this_user(
     session: SessionHypervisor, disk: Path, tmp_path: Path
 ) -> None:
@@ -99,7 +121,7 @@ def test_the_session_is_found_by_a_task_that_became_this_user(
         "mount -t tmpfs none /run/user",
         f"ln -s {session.directory}/user-run /run/user/{session.uid}",
         "unset XDG_RUNTIME_DIR",
-        then=f"setpriv --reuid={session.uid} --regid={session.uid} --clear-groups",
+        then=becoming(session),
     )
     before = tree_state(disk.parent)
     result = run_module("qcow2_image", {"path": str(disk), "state": "absent"}, python=python)
