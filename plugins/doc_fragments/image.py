@@ -14,16 +14,21 @@ class ModuleDocFragment:
 options:
   uri:
     description:
-      - The libvirt connection that is asked which domains use an image. If it does not answer, only QEMU's own locks
-        are consulted.
+      - The libvirt connection that is asked which domains use an image. If it does not answer, a task that would write
+        or remove something fails, and nothing is changed. A task that only reads continues with a warning.
+      - If it is left out, all libvirts of this host are asked that the user of the task can reach. These are
+        V(qemu:///system), the V(qemu:///session) of this user and, for root, the sessions of other users that run.
+        If none of them can be asked, the result has a warning that says why. Only QEMU's own locks protect the disk of
+        a running guest then, and nothing protects the disk of a domain that is off.
+      - A given V(qemu:///system) or V(qemu:///session) is asked together with the others of this host. Any other URI
+        is asked alone.
     type: str
-    default: qemu:///system
 requirements:
   - python >= 3.9
   - qemu-img >= 6.2
 notes:
-  - libvirt-python and lxml are optional. If both are installed and libvirt answers, libvirt is asked as well which
-    domains use an image.
+  - libvirt-python and lxml are needed to ask libvirt which domains use an image. Without them a task warns that it
+    did not ask, or fails if it gives O(uri).
 """
 
     PATH = r"""

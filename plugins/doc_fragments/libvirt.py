@@ -16,6 +16,8 @@ options:
     description:
       - The libvirt connection that manages the domains.
       - V(qemu:///session) works without root.
+      - For V(qemu:///system) and V(qemu:///session), the other libvirts of this host are asked as well who uses an
+        image, as far as the user of the task can reach them. Any other URI is asked alone.
     type: str
     default: qemu:///system
 """

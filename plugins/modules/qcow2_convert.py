@@ -439,12 +439,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_m
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    ASKED_URI_SPEC,
     OVERCOMMIT_SPEC,
     PROGRESS_SPEC,
     QCOW2_SPEC,
     SEARCH_SPEC,
     TRUST_SPEC,
-    URI_SPEC,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption import NEW_SPEC, OPENING_SPEC
 
@@ -452,7 +452,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **URI_SPEC,
+            **ASKED_URI_SPEC,
             **ALLOCATION_SPEC,
             **OVERCOMMIT_SPEC,
             **NEW_SPEC,

@@ -425,11 +425,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_m
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
+    ASKED_URI_SPEC,
     DEPENDENTS_SPEC,
     OVERCOMMIT_SPEC,
     QCOW2_SPEC,
     TRUST_SPEC,
-    URI_SPEC,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption import ENCRYPTION_SPEC
 
@@ -437,7 +437,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs_encryption
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **URI_SPEC,
+            **ASKED_URI_SPEC,
             **ALLOCATION_SPEC,
             **OVERCOMMIT_SPEC,
             **DEPENDENTS_SPEC,

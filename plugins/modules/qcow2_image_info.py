@@ -105,9 +105,10 @@ options:
   uri:
     description:
       - The libvirt connection whose pools and domains are asked for dependents. If it does not answer, only files are
-        searched.
+        searched, with a warning.
+      - If it is left out, or is V(qemu:///system) or V(qemu:///session), all libvirts of this host are asked that the
+        user of the task can reach. Any other URI is asked alone.
     type: str
-    default: qemu:///system
 requirements:
   - python >= 3.9
   - qemu-img >= 6.2
@@ -284,7 +285,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, READ_ONLY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image_info.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
-from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import SEARCH_SPEC, TRUST_SPEC, URI_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import ASKED_URI_SPEC, SEARCH_SPEC, TRUST_SPEC
 
 
 def main() -> None:
@@ -301,7 +302,7 @@ def main() -> None:
             "dependents": {"type": "bool", "default": False},
             **SEARCH_SPEC,
             **TRUST_SPEC,
-            **URI_SPEC,
+            **ASKED_URI_SPEC,
         },
         supports_check_mode=True,
     )

@@ -71,10 +71,12 @@ options:
     default: 1.2
   uri:
     description:
-      - The libvirt connection whose pools and domains are asked for images.
-      - If it does not answer, and the task asks only for O(paths), only the files in them are counted.
+      - The libvirt connection whose pools and domains are asked for images. For O(pools), and for what libvirt knows,
+        it is V(qemu:///system) if it is left out.
+      - If it does not answer, and the task asks only for O(paths), only the files in them are counted, with a warning.
+      - If it is left out, or is V(qemu:///system) or V(qemu:///session), the other libvirts of this host are asked too.
+        Any other URI is asked alone.
     type: str
-    default: qemu:///system
 requirements:
   - python >= 3.9
   - qemu-img >= 6.2
@@ -217,13 +219,13 @@ failures:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
-from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import URI_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import ASKED_URI_SPEC
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **URI_SPEC,
+            **ASKED_URI_SPEC,
             "paths": {"type": "list", "elements": "path", "default": [], "aliases": ["path"]},
             "pools": {"type": "list", "elements": "str", "aliases": ["pool"]},
             "libvirt": {"type": "bool"},

@@ -129,7 +129,9 @@ disks:
         - The next run of M(kvmops.disk.vm_disk_convert) finishes or reverts it, whatever the format is by then.
       type: bool
     problem:
-      description: Why the image or its chain is unreadable, or why the domain does not answer. V(null) if all is well.
+      description:
+        - Why the image or its chain is unreadable, which storage volume cannot be found, or why the domain does not
+          answer. V(null) if all is well.
       type: str
 """
 

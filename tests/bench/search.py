@@ -44,8 +44,8 @@ def search(hv: Hypervisor) -> Row:
     connection = Libvirt.connect(hv.uri)
 
     def ours() -> None:
-        users = _users.domain_users(connection)
-        directories = _dependents.directories_to_search([str(base)], [str(directory)], connection)
+        users = _users.domain_uses(connection).users
+        directories = _dependents.directories_to_search([str(base)], [str(directory)], [connection])
         if len(_dependents.of(str(base), directories, users)) != CLONES:
             raise RuntimeError("not all clones were found")
 

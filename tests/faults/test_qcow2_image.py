@@ -18,6 +18,7 @@ from lab.tree import tree_state
 from support.held_qemu_img import HeldQemuImg
 from support.image_tools import (
     MIB,
+    NOBODY,
     allocated,
     begin,
     content,
@@ -323,7 +324,7 @@ def test_an_unprivileged_user_manages_images_in_a_directory_of_his_own(open_dire
     own.mkdir()
     os.chown(own, 65533, 65533)
     other.mkdir(mode=0o755)
-    own_disk = {"path": str(own / "disk"), "size": "2M", "uri": "qemu+unix:///system?socket=/nonexistent"}
+    own_disk = {"path": str(own / "disk"), "size": "2M", "uri": NOBODY}
     result = run_module(MODULE, own_disk, as_user=65533)
     assert result["changed"], result
     assert (own / "disk").stat().st_uid == 65533

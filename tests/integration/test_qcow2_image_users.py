@@ -95,7 +95,7 @@ def test_an_image_of_a_running_guest_that_is_as_wanted_is_no_change(
     assert tree_state(images) == before
 
 
-def test_a_guests_lock_is_respected_where_libvirt_does_not_answer(images: Path, running: Guest) -> None:
+def test_a_guests_lock_is_respected_where_libvirt_does_not_know_the_guest(images: Path, running: Guest) -> None:
     before = tree_state(images)
     for name, params in (("disk.qcow2", {"state": "absent"}), ("data.raw", {"format": "raw", "size": "20M"})):
         result = refused(images / name, **params)

@@ -22,7 +22,7 @@ from lab.module import run_module
 from lab.tree import tree_state
 from support.effort import run_within
 from support.file_systems import in_memory, mounted
-from support.image_tools import NOBODY, allocated, create, overlay, qemu_img
+from support.image_tools import NOBODY, SILENT, allocated, create, overlay, qemu_img
 from support.scene import MIB, make_image, unchanged
 
 MODULE = "storage_capacity_info"
@@ -228,7 +228,7 @@ def test_odd_names_are_just_names(name: str, small: Path) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_refused_with_the_reason(params: Facts, reason: str) -> None:
-    found = run_module(MODULE, {"uri": NOBODY, **params})
+    found = run_module(MODULE, {"uri": SILENT, **params})
     assert found["failed"]
     assert reason in found["msg"]
 

@@ -45,7 +45,7 @@ DOMAINS = {
 LOADED = {
     "qcow2_image": {
         *("_content.rebase_wish", "_host.image_locks", "_recovery.noting"),
-        *("_task.attributes", "_task.hypervisor", "_task.image_task", "_task.specs_encryption"),
+        *("_task.attributes", "_task.image_task", "_task.specs_encryption"),
         *("_qcow2_image.wish", "_qcow2_image.decision", "_qcow2_image.survey"),
         *("_qcow2_image.task", "_qcow2_image.task_present"),
     },

@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images made and looked at with qemu-img and qemu-io, beside the modules, and the modules without a libvirt to ask."""
+"""Images made and looked at with qemu-img and qemu-io, beside the modules, and the modules where nobody is a user."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from lab.tree import tree_state
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-#: A connection at which nothing answers: who uses an image is then known by QEMU's locks alone.
-NOBODY = "qemu+unix:///system?socket=/nonexistent/libvirt-sock"
+#: A libvirt of the process's own, whose one domain has no disk: who uses an image is then known by QEMU's locks alone.
+NOBODY = "test:///default"
+#: A connection at which nothing answers.
+SILENT = "qemu+unix:///system?socket=/nonexistent/libvirt-sock"
 
 Result = dict[str, Any]
 

@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, NoAnswer
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import sources as _sources
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
@@ -25,13 +25,14 @@ class DomainDisk:
 
     *defined* is what the next start will use, None where the disk was plugged into the running domain only; *live*
     is what the guest uses now, None where it is off. *path* is the file of the one that counts: the live one of a
-    running domain, else the defined one.
+    running domain, else the defined one. *problem* says why it is not known, where that is so.
     """
 
     target: str
     path: str | None
     defined: _disks.DiskElement | None
     live: _disks.DiskElement | None
+    problem: str | None = None
 
     @property
     def element(self) -> _disks.DiskElement:
@@ -111,15 +112,11 @@ def disks(hypervisor: Hypervisor, definition: str | None, live: str | None) -> t
     """The disks of a domain from its two XMLs, in their order; those of the running one first."""
     defined = {disk.target: disk for disk in _disks.disks(definition)} if definition else {}
     running = {disk.target: disk for disk in _disks.disks(live)} if live else {}
-    return tuple(
-        DomainDisk(
-            target=target,
-            path=source_path(running.get(target) or defined[target], hypervisor),
-            defined=defined.get(target),
-            live=running.get(target),
-        )
-        for target in {**running, **defined}
-    )
+    found = []
+    for target in {**running, **defined}:
+        meant = _sources.source(running.get(target) or defined[target], hypervisor)
+        found.append(DomainDisk(target, meant.path, defined.get(target), running.get(target), meant.problem))
+    return tuple(found)
 
 
 def block_jobs(domain: Domain, state: DomainState) -> list[str]:

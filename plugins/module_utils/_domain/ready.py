@@ -99,6 +99,8 @@ def require_plain_disk(
     element, target, done = disk.element, f"{state.name}: {disk.target}", done or f"{verb}ed"
     if element.device != "disk":
         raise DiskError(f"{target}: is a {element.device}, asked to {verb} a disk: name another")
+    if disk.problem is not None:
+        raise DiskError(f"{target}: {disk.problem}")
     if disk.path is None or element.type not in ("file", "volume", *(("block",) if devices else ())):
         kinds = "image files and block devices" if devices else "image files"
         raise DiskError(f"{target}: its source is of type {element.type}, and only {kinds} are {done}")

@@ -67,6 +67,12 @@ def open_image(path: str) -> t.BinaryIO:
     raise UnsafeImage(f"{path}: neither a regular file nor a block device, so it cannot hold a disk", path=path)
 
 
+def is_unreadable(error: Exception) -> bool:
+    """Whether *error* says that a file is there and cannot be read: not that it is gone, or no sound image."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, (FileNotFoundError, NotADirectoryError))
+
+
 def recognise(stream: t.BinaryIO) -> str | None:
     """The format that the first bytes of *stream* claim, in QEMU's word for it; None where they claim none (raw)."""
     stream.seek(0)

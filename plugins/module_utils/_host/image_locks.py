@@ -34,6 +34,11 @@ def is_locked(path: str, *, against_readers: bool = False) -> bool:
         os.close(descriptor)
 
 
+def can_be_asked(path: str) -> bool:
+    """Whether is_locked() can tell: not of a file that is there and may not be read."""
+    return os.access(path, os.R_OK, effective_ids=True) or not os.path.exists(path)
+
+
 def _is_byte_locked(descriptor: int, byte: int) -> bool:
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
     return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, _F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)

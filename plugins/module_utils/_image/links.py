@@ -17,15 +17,20 @@ class Links:
 
     def __init__(self) -> None:
         self._below: dict[tuple[str, str], tuple[str, str | None] | None] = {}
+        #: The images that are there, and cannot be read.
+        self.unread: set[str] = set()
 
-    def of(self, top: str, image_format: str) -> t.Iterator[tuple[str, str | None]]:
-        """The references below *top* as (path, format), until one does not resolve or repeats."""
+    def of(self, top: str, image_format: str, *, known: bool = False) -> t.Iterator[tuple[str, str | None]]:
+        """The references below *top* as (path, format), until one does not resolve or repeats.
+
+        *known*: somebody else says them, too, so that it is no loss where they cannot be read.
+        """
         seen: set[tuple[str, str]] = set()
         path, fmt = top, image_format
         while (path, fmt) not in seen and len(seen) < DEEPEST_CHAIN:
             seen.add((path, fmt))
             if (path, fmt) not in self._below:
-                self._below[path, fmt] = _link(path, fmt)
+                self._below[path, fmt] = self._link(path, fmt, known=known)
             below = self._below[path, fmt]
             if below is None:
                 return
@@ -34,13 +39,14 @@ class Links:
                 return
             path, fmt = below[0], below[1]
 
-
-def _link(path: str, image_format: str) -> tuple[str, str | None] | None:
-    """The backing file of the image at *path* and its format; None where there is none, or it cannot be read."""
-    try:
-        with _headers.open_image(path) as stream:
-            found = _headers.references(stream, image_format, path)
-    except (DiskError, OSError):
-        return None
-    below = _headers.resolve(found.backing_file, path) if found.backing_file else None
-    return (below, found.backing_format) if below is not None else None
+    def _link(self, path: str, image_format: str, *, known: bool) -> tuple[str, str | None] | None:
+        """The backing file of the image at *path* and its format; None where there is none, or it cannot be read."""
+        try:
+            with _headers.open_image(path) as stream:
+                found = _headers.references(stream, image_format, path)
+        except (DiskError, OSError) as error:
+            if not known and _headers.is_unreadable(error):
+                self.unread.add(path)
+            return None
+        below = _headers.resolve(found.backing_file, path) if found.backing_file else None
+        return (below, found.backing_format) if below is not None else None

@@ -56,9 +56,9 @@ def _serve_events() -> None:
         libvirt.virEventRunDefaultImpl()
 
 
-def connect(uri: str, *, readonly: bool) -> t.Any:
-    """A connection that ends where libvirtd is silent for too long. Raises libvirtError."""
-    opened = answered(libvirt.openReadOnly if readonly else libvirt.open, uri)
+def connect(uri: str, *, readonly: bool, seconds: float | None = None) -> t.Any:
+    """A connection that ends where libvirtd is silent for too long. Raises libvirtError, and NoAnswer."""
+    opened = answered(libvirt.openReadOnly if readonly else libvirt.open, uri, seconds=seconds)
     with suppress(libvirt.libvirtError):  # a driver without a daemon has nobody to ask
         opened.setKeepAlive(*KEEPALIVE)
     return opened

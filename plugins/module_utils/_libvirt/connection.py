@@ -40,11 +40,12 @@ class Hypervisor:
         self.uri = uri
 
     @classmethod
-    def connect(cls, uri: str, *, readonly: bool = False) -> Hypervisor:
-        """Raises MissingLibrary without libvirt-python, LibvirtFailed where nothing answers at *uri*."""
+    def connect(cls, uri: str, *, readonly: bool = False, seconds: float | None = None) -> Hypervisor:
+        """Raises MissingLibrary without libvirt-python, LibvirtFailed where nothing answers at *uri*, NoAnswer where
+        whoever is there says nothing for so many *seconds*."""
         binding.load()
         with translated(f"{uri}: cannot connect to libvirt"):
-            return cls(binding.connect(uri, readonly=readonly), uri)
+            return cls(binding.connect(uri, readonly=readonly, seconds=seconds), uri)
 
     def version(self) -> tuple[int, int]:
         """The release of libvirt that answers, such as (9, 10): for what it tells in no other way."""
@@ -124,6 +125,11 @@ class Hypervisor:
                 return []
             raise failure(f"{self.uri}: cannot list the storage pools", error) from error
 
+    def try_pool(self, xml: str) -> None:
+        """Makes a storage pool, which libvirt fills, and drops it. Raises LibvirtFailed where it cannot be filled."""
+        with translated("cannot read the directory as a storage pool"):
+            self._connection.storagePoolCreateXML(xml, 0).destroy()
+
     def pool(self, name: str) -> Pool:
         """The active storage pool of that name. Raises LibvirtFailed where there is none."""
         with translated(f"{name}: cannot find the storage pool"):
@@ -145,6 +151,11 @@ class Hypervisor:
             return "inactive" if needs_life and not found.isActive() else None
         except binding.libvirt.libvirtError as error:
             return "missing" if error.get_error_code() == getattr(binding.libvirt, code) else None
+
+    def pool_xml(self, name: str) -> str:
+        """The definition of a storage pool, active or not. Raises LibvirtFailed where there is none."""
+        with translated(f"{name}: cannot find the storage pool"):
+            return Pool(self._connection.storagePoolLookupByName(name)).xml()
 
     def volume_path(self, pool: str, volume: str) -> str:
         with translated(f"{pool}/{volume}: cannot find the storage volume"):
@@ -185,6 +196,14 @@ class Pool:
         with translated(f"{self.name}: cannot list the volumes of the storage pool"):
             volumes = self._pool.listAllVolumes(0)
             return [Volume(one.path(), int(one.info()[1]), int(one.info()[2]), one.XMLDesc(0)) for one in volumes]
+
+    def is_active(self) -> bool:
+        with translated(f"{self.name}: cannot read the state of the storage pool"):
+            return bool(self._pool.isActive())
+
+    def start(self) -> None:
+        with translated(f"{self.name}: cannot start the storage pool"):
+            self._pool.create(0)
 
     def refresh(self) -> None:
         with translated(f"{self.name}: cannot refresh the storage pool"):

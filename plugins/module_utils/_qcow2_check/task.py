@@ -38,6 +38,10 @@ class CheckTask(InPlaceTask):
         self.wish = wish
         self._work: Work
 
+    @property
+    def only_reads(self) -> bool:
+        return self.wish.repair == "none"
+
     def result(self, plan: Plan) -> dict[str, t.Any]:
         """What the module returns; in check mode, what was found."""
         if self._work.content_unchanged is False:

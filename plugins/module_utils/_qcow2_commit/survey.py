@@ -102,6 +102,7 @@ class CommitSurvey:
         for image in observed.images:
             self._surroundings.require_no_saved_state(image.path, "merge it")
             _require_in_no_snapshot(image.path, users)
+            self._surroundings.require_resolved(image.path, "merge it")
         self._require_no_other_users(observed, users)
         if not observed.is_merged:
             for image in (observed.overlay, observed.base):  # QEMU opens both so
@@ -125,6 +126,7 @@ class CommitSurvey:
         readers = self._surroundings.readers(images)
         for path in images:
             _unused.require_unused(path, self._surroundings.users, "remove it after its merge")
+            self._surroundings.require_resolved(path, "remove it after its merge")
             others = [reader for reader in readers.of(path) if reader not in images]
             _dependents.require_none(path, others, "remove it after its merge", "remove its record")
 

@@ -20,7 +20,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     wish, progress = wish_from(module.params), Progress.wanted()
     qemu_img = _door.find(limited=not wish.trusted)
-    qemu_img, (one, other) = _survey.look(qemu_img, wish, Surroundings.at(module.params["uri"]))
+    surroundings = Surroundings.at(module.params["uri"], warn=module.warn)
+    qemu_img, (one, other) = _survey.look(qemu_img, wish, surroundings)
     subject = f"{os.path.basename(one.path)} and {os.path.basename(other.path)}"
     compare = qemu_img.identical if wish.strict else qemu_img.same_content
     with progress.phase(subject, "compare", max(one.virtual_size, other.virtual_size)) as phase:

@@ -18,7 +18,7 @@ def run(module: AnsibleModule) -> Facts:
     """One run of the module."""
     wish = wish_from(module.params)
     files = files_meant(wish.paths, wish.recurse)
-    surroundings = Surroundings.at(module.params["uri"], module.params["search_paths"])
+    surroundings = Surroundings.at(module.params["uri"], module.params["search_paths"], warn=module.warn)
     dependents = surroundings.readers(files) if wish.dependents else None
     survey = Survey(_door.find(limited=not wish.trusted), wish, files, dependents)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity.promises import Promise
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import pools as _pools
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._capacity.file_systems import FileSystem
@@ -39,13 +39,13 @@ def of_pool(pool: Pool, limit: float) -> Facts:
     sizes = pool.sizes()
     size, used, available = sizes if sizes[0] else (None, None, None)  # some kinds of pools do not tell
     promises = [
-        Promise(volume.path, (0, 0), volume.capacity, volume.allocation, _disks.volume_format(volume.xml))
+        Promise(volume.path, (0, 0), volume.capacity, volume.allocation, _pools.volume_format(volume.xml))
         for volume in sorted(pool.volumes(), key=lambda one: one.path)
     ]
     return {
         "mount": None,
-        "device": _disks.pool_path(xml),
-        "type": _disks.pool_type(xml),
+        "device": _pools.path(xml),
+        "type": _pools.kind(xml),
         "pools": [pool.name],
         "size": size,
         "used": used,

@@ -11,15 +11,12 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import pools as _pools
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Pool
     from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.wish import CapacityWish
     from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
-
-#: The pools whose volumes are files in a directory; those of the others are counted as libvirt tells.
-_IN_DIRECTORIES = frozenset({"dir", "fs", "netfs", "vstorage"})
 
 
 @dataclass
@@ -52,12 +49,13 @@ class Places:
             self.failures += failed
 
     def add_pool(self, pool: Pool, *, named: bool) -> None:
-        """A pool that is *named* has to be there; of all others those that are."""
+        """A pool that is *named* has to be there; of all others those that are. The volumes of a pool without a
+        directory are counted as libvirt tells."""
         xml = pool.xml()
-        if _disks.pool_type(xml) not in _IN_DIRECTORIES:
+        if _pools.kind(xml) not in _pools.OF_FILES:
             self.pools.append(pool)
             return
-        directory = _disks.pool_path(xml)
+        directory = _pools.path(xml)
         if directory and os.path.isdir(directory):
             self.places.append(directory)
             self.pool_names[directory] = pool.name
@@ -65,16 +63,19 @@ class Places:
             raise MissingImage(f"pools: {pool.name} has no directory {directory} on this host", path=directory)
 
 
-def places(wish: CapacityWish, hypervisor: Hypervisor | None, users: t.Iterable[User]) -> Places:
-    """The places that *wish* means. Raises MissingImage where one that it names is not there."""
+def places(wish: CapacityWish, hypervisors: t.Sequence[Hypervisor], users: t.Iterable[User]) -> Places:
+    """The places that *wish* means; the first of *hypervisors* has the pools that it names.
+
+    Raises MissingImage where one that it names is not there.
+    """
     found = Places()
     for path in wish.paths:
         found.add_path(path, recurse=wish.recurse)
-    if hypervisor:
-        for name in wish.pools:
-            found.add_pool(hypervisor.pool(name), named=True)
-        for pool in hypervisor.pools() if wish.everything else ():
-            if pool.name not in wish.pools:
+    for name in wish.pools:
+        found.add_pool(hypervisors[0].pool(name), named=True)
+    for number, hypervisor in enumerate(hypervisors if wish.everything else ()):
+        for pool in hypervisor.pools():
+            if number or pool.name not in wish.pools:
                 found.add_pool(pool, named=False)
     if wish.everything:
         disks = {one.path for one in users if os.path.isfile(one.path)}

@@ -8,24 +8,22 @@ from __future__ import annotations
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.places import SYSTEM
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.wish import wish_from
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
+from ansible_collections.kvmops.disk.plugins.module_utils._storage_capacity_info.wish import CapacityWish, wish_from
+from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 
 def run(module: AnsibleModule) -> _result.Facts:
     """One run of the module."""
     wish = wish_from(module.params)
-    connect = Hypervisor.connect if wish.needs_libvirt else hypervisor_if_any
-    hypervisor = connect(module.params["uri"])
-    users = _users.domain_users(hypervisor) if hypervisor else []
-    found = _survey.places(wish, hypervisor, users)
-    directories = _dependents.directories_to_search(found.places, found.below, hypervisor)
-    systems = _file_systems.file_systems(found.places, directories, users, _door.find(limited=True))
+    around = _surroundings(module, wish)
+    found = _survey.places(wish, around.libvirts.own, around.users)
+    directories = _dependents.directories_to_search(found.places, found.below, around.libvirts.own)
+    systems = _file_systems.file_systems(found.places, directories, around.users, _door.find(limited=True))
     facts = [
         *(_result.of_file_system(system, found.pool_names, wish.limit) for system in systems),
         *(_result.of_pool(pool, wish.limit) for pool in found.pools),
@@ -35,3 +33,11 @@ def run(module: AnsibleModule) -> _result.Facts:
         "filesystems": sorted(facts, key=lambda one: (one["mount"] is None, one["mount"], one["pools"])),
         "failures": [{"path": path, "msg": reason} for path, reason in found.failures],
     }
+
+
+def _surroundings(module: AnsibleModule, wish: CapacityWish) -> Surroundings:
+    """The libvirts of this host; one of them has to answer where the task asks for what libvirt alone knows."""
+    uri = module.params["uri"]
+    if wish.needs_libvirt:
+        return Surroundings.of(Hypervisor.connect(uri or SYSTEM), warn=module.warn)
+    return Surroundings.at(uri, warn=module.warn)

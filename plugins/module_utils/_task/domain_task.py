@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import typing as t
 from abc import abstractmethod
@@ -23,6 +24,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.libvirts import Libvirts
 
 
 class DomainTask(Task):
@@ -31,12 +33,17 @@ class DomainTask(Task):
     def __init__(self, module: AnsibleModule) -> None:
         qemu_img = _door.find(limited=not module.params["trusted"])
         self.hypervisor = Hypervisor.connect(module.params["uri"])
-        super().__init__(module, qemu_img, lambda: self.hypervisor)
+        super().__init__(module, qemu_img, functools.lru_cache(None)(self._find_libvirts))
         self.domain = self.hypervisor.domain(module.params["name"])
         self.progress = Progress.wanted()
         self.state: DomainState
         self.mode: str | None = None
         self._places: list[str] = []
+
+    def _find_libvirts(self) -> Libvirts:
+        from ansible_collections.kvmops.disk.plugins.module_utils._task.libvirts import beside
+
+        return beside(self.hypervisor)
 
     def decide(self, operation: Operation | None) -> Plan:
         """The plan, from a new look at the world. Where the wish is refused, but a dead run left something, it settles

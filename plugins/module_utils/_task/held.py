@@ -61,7 +61,8 @@ def readers(module: AnsibleModule) -> _base_note.Readers:
     """Searches for the images that read a base as a module's parameters say: by uri and search_paths."""
 
     def search(base: str) -> list[str]:
-        surroundings = Surroundings.at(module.params["uri"], module.params.get("search_paths", ()))
+        search_paths = module.params.get("search_paths", ())
+        surroundings = Surroundings.at(module.params["uri"], search_paths, warn=module.warn)
         return surroundings.readers([base]).of(base)
 
     return search

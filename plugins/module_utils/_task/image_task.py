@@ -11,7 +11,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import hypervisor_if_any
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
 
 if t.TYPE_CHECKING:
@@ -19,6 +18,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
     from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.libvirts import Libvirts
 
 
 class InPlaceTask(Task):
@@ -30,11 +30,20 @@ class InPlaceTask(Task):
     def __init__(
         self, module: AnsibleModule, path: str, openers: Openers | None = None, *, limited: bool = True
     ) -> None:
-        uri = module.params["uri"]
         qemu_img = _door.find().limiting(limited)
-        super().__init__(module, qemu_img, functools.lru_cache(None)(lambda: hypervisor_if_any(uri)))
+        super().__init__(module, qemu_img, functools.lru_cache(None)(self._find_libvirts))
         self.path = path
         self.openers = openers
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether the task asks for nothing that writes: then a libvirt that does not answer is only warned of."""
+        return False
+
+    def _find_libvirts(self) -> Libvirts:
+        from ansible_collections.kvmops.disk.plugins.module_utils._task.libvirts import ask
+
+        return ask(self.module.params["uri"], must_answer=not self.only_reads)
 
     def paths(self) -> t.Iterable[str]:
         return [self.path]

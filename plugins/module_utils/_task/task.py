@@ -15,27 +15,33 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
     from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.libvirts import Libvirts
     from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
 
 class Task(ABC):
     """A task at hand: its way to qemu-img, and who else has to do with images. *verb* is its name in the records.
 
-    *hypervisor* is asked for the libvirt of the task, once it matters; None where there is none.
+    *libvirts* finds those of the task, once it matters. Raises DiskError where one that has to answer does not.
     """
 
     verb: str
 
-    def __init__(self, module: AnsibleModule, qemu_img: QemuImg, hypervisor: t.Callable[[], Hypervisor | None]) -> None:
+    def __init__(self, module: AnsibleModule, qemu_img: QemuImg, libvirts: t.Callable[[], Libvirts]) -> None:
         self.module = module
         self.check_mode: bool = module.check_mode
-        self.warn: t.Callable[[str], None] = module.warn
         self.qemu_img = qemu_img
-        self._ask_hypervisor = hypervisor
+        self._libvirts = libvirts
+        self._warned: set[str] = set()
         self._surroundings: Surroundings | None = None
+
+    def warn(self, sentence: str) -> None:
+        """Warns, once, however often the task decides."""
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            self.module.warn(sentence)
 
     def walk(self) -> dict[str, t.Any]:
         """Decides, does what is to be done, and says what became of it: what the module returns."""
@@ -46,9 +52,15 @@ class Task(ABC):
         return carry_out(self.decide, self.verb, self.paths, self.module, counted=self.counted)
 
     def decide(self, operation: Operation | None) -> Plan:
-        """The plan, from a new look at the world; the second time *operation* holds the records of paths()."""
+        """The plan, from a new look at the world; the second time *operation* holds the records of paths().
+
+        Raises DiskError, too, where something is to be done, and a libvirt that the task names does not answer.
+        """
         self._surroundings = None
-        return self._plan(operation)
+        plan = self._plan(operation)
+        if plan:
+            self.surroundings.require_libvirts()
+        return plan
 
     @property
     def surroundings(self) -> Surroundings:
@@ -56,7 +68,8 @@ class Task(ABC):
         if self._surroundings is None:
             from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 
-            self._surroundings = Surroundings(self._ask_hypervisor, self.module.params.get("search_paths", ()))
+            search_paths = self.module.params.get("search_paths", ())
+            self._surroundings = Surroundings(self._libvirts, search_paths, warn=self.warn)
         return self._surroundings
 
     @abstractmethod

@@ -8,19 +8,19 @@ from __future__ import annotations
 import typing as t
 
 if t.TYPE_CHECKING:
-    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import Claim
 
 
-def anybody(_user: User) -> bool:
+def anybody(_user: Claim) -> bool:
     """Every user counts."""
     return True
 
 
-def running(user: User) -> bool:
+def running(user: Claim) -> bool:
     """Only a user that runs counts: one that is off reads the image when it starts, as it is then."""
     return user.running
 
 
-def running_as_disk(user: User) -> bool:
+def running_as_disk(user: Claim) -> bool:
     """Only a user that runs counts, and not where it has the image as a backing file, which it does not write."""
     return user.running and not user.role.startswith("backing file")

@@ -11,14 +11,16 @@ or not, and of their snapshots (HAZARDS B6), and where somebody noted them (base
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import references as _references
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
@@ -28,30 +30,43 @@ _SHOWN = 5
 
 
 def directories_to_search(
-    paths: t.Iterable[str], search_paths: t.Iterable[str], hypervisor: Hypervisor | None
+    paths: t.Iterable[str], search_paths: t.Iterable[str], hypervisors: t.Iterable[Hypervisor]
 ) -> list[str]:
     """Where overlays of *paths* may lie: beside them, in *search_paths*, in the directories of libvirt's pools."""
     directories = {*search_paths}
     for path in paths:
         directories |= {os.path.dirname(os.path.realpath(path)), os.path.dirname(path)}
-    if hypervisor is not None:
-        pools = (_disks.pool_path(pool.xml()) for pool in hypervisor.pools(active_only=False))
-        directories |= {directory for directory in pools if directory}
-    return sorted({os.path.realpath(directory) for directory in directories if os.path.isdir(directory)})
+    found = {os.path.realpath(directory) for directory in directories if _may_be_there(directory)}
+    return sorted(found.union(*map(directories_of_pools, hypervisors)))
+
+
+def directories_of_pools(hypervisor: Hypervisor) -> list[str]:
+    """The directories of a libvirt's storage pools, active or not."""
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml import pools as _pools
+
+    paths = (_pools.path(pool.xml()) for pool in hypervisor.pools(active_only=False))
+    return [os.path.realpath(path) for path in paths if path and _may_be_there(path)]
 
 
 class Dependents:
-    """Which images read which, found by headers alone: one look at each file, for any number of questions."""
+    """Which images read which, found by headers alone: one look at each file, for any number of questions.
+
+    *unread* are the files and directories that could not be looked at.
+    """
 
     def __init__(self, directories: t.Iterable[str], users: t.Iterable[User] = ()) -> None:
-        places = {path: directory for directory in directories for path in _files(directory)}
+        unread: set[str] = set()
+        places = {path: directory for directory in directories for path in _files(directory, unread)}
         places.update((user.path, os.path.dirname(user.path)) for user in users)
         self._readers: dict[_references.Identity, dict[_references.Identity, str]] = {}
+        self.unread = unread
         meant: dict[tuple[str, str], set[_references.Identity]] = {}  # a thousand clones refer to one base
         for path, directory in places.items():
             try:
                 own, written = _references.written(path)
-            except (DiskError, OSError):  # no image, or none that we may read
+            except (DiskError, OSError) as error:  # no image, or none that we may read
+                if _headers.is_unreadable(error):
+                    unread.add(path)
                 continue
             for reference in written:
                 found = meant.get((reference, directory))
@@ -114,9 +129,29 @@ def _noted(path: str, known: t.Container[str]) -> list[str]:
     return _base_note.noted_dependents(path, known)
 
 
-def _files(directory: str) -> t.Iterator[str]:
+def _files(directory: str, unread: set[str]) -> t.Iterator[str]:
     try:
         with os.scandir(directory) as entries:
-            yield from [entry.path for entry in entries if entry.is_file()]
-    except OSError:
+            found = list(entries)
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError:
+        unread.add(directory)
+        return
+    for entry in found:
+        try:
+            if entry.is_file():
+                yield entry.path
+        except OSError as error:  # a link into a directory that is closed
+            if error.errno != errno.ELOOP:
+                unread.add(entry.path)
+
+
+def _may_be_there(directory: str) -> bool:
+    """Whether a directory is there, or nobody may tell us."""
+    try:
+        return stat.S_ISDIR(os.stat(directory).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True

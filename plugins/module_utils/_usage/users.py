@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
@@ -13,7 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import Identity, identity
 from ansible_collections.kvmops.disk.plugins.module_utils._image import links as _links
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import sources as _sources
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 if t.TYPE_CHECKING:
@@ -23,39 +24,74 @@ _DISK, _BACKING = "disk", "backing file of"
 
 
 @dataclass(frozen=True)
-class User:
-    """A domain that has something to do with a file: as what, and whether it runs.
-
-    *format* is what the domain reads the file as, None where its definition does not say that.
-    """
+class Claim:
+    """A domain that has something to do with a file: as what, and whether it runs."""
 
     domain: str
     uuid: str
     running: bool
     target: str
     role: str
-    path: str
-    format: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{'running' if self.running else 'defined'} domain {self.domain} ({self.role} {self.target})"
 
 
-def domain_users(hypervisor: Hypervisor, *, skip: str | None = None) -> list[User]:
-    """Every file that a domain names or reads: disks, mirrors, backing files, disks of snapshots.
+@dataclass(frozen=True)
+class User(Claim):
+    """The claim on the file at *path*.
 
-    *skip* is the UUID of a domain to leave out.
+    *format* is what the domain reads the file as, None where its definition does not say that.
     """
-    found: list[User] = []
+
+    path: str
+    format: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Unresolved(Claim):
+    """The claim on a file that nobody can name, as *problem* says; *device*: it can only be a block device."""
+
+    problem: str
+    device: bool = False
+
+    def facts(self) -> dict[str, t.Any]:
+        """As in the facts of a User, whose path and format are not known here."""
+        of_both = ("domain", "uuid", "running", "target", "role")
+        return {**{name: getattr(self, name) for name in of_both}, "path": None, "format": None}
+
+    def may_be(self, path: str) -> bool:
+        """Whether it may be what is at *path*."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._host.block_device import is_block_device
+
+        return os.path.exists(path) and (not self.device or is_block_device(path))
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What the domains of a libvirt use: *users*, and what could not be seen.
+
+    *unread* are images of domains that cannot be read, so that nobody knows what they read in turn.
+    """
+
+    users: list[User] = field(default_factory=list)
+    unresolved: list[Unresolved] = field(default_factory=list)
+    unread: t.Collection[str] = ()
+
+
+def domain_uses(hypervisor: Hypervisor) -> Uses:
+    """Every file that a domain names or reads: disks, mirrors, backing files, disks of snapshots."""
     below = _links.Links()
+    found = Uses(unread=below.unread)
     for listed in hypervisor.listing():
-        if listed.domain.uuid == skip:
-            continue
         try:
-            found.extend(_users_by(listed, hypervisor, below))
+            claims = list(_claims_of(listed, hypervisor, below))
         except DiskError as error:
             if not is_missing_domain(error):
                 raise
+            continue
+        found.users.extend(one for one in claims if isinstance(one, User))
+        found.unresolved.extend(one for one in claims if isinstance(one, Unresolved))
     return found
 
 
@@ -84,7 +120,7 @@ def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
     return sorted({user.path for user in users if user.role == _DISK and (user.uuid, user.target) in readers})
 
 
-def _users_by(listed: Listed, hypervisor: Hypervisor, below: _links.Links) -> t.Iterator[User]:
+def _claims_of(listed: Listed, hypervisor: Hypervisor, below: _links.Links) -> t.Iterator[Claim]:
     domain = listed.domain
     definitions = []
     if listed.persistent:
@@ -93,25 +129,29 @@ def _users_by(listed: Listed, hypervisor: Hypervisor, below: _links.Links) -> t.
         definitions.append((_disks.disks(domain.xml(inactive=False, secrets=False)), _DISK))
     snapshots = domain.snapshot_definitions() if listed.has_snapshots else ()
     definitions += [(_disks.snapshot_disks(xml), "disk in a snapshot") for xml in snapshots]
-    seen = set()
+    seen: set[Claim] = set()
     for disks, role in definitions:
         for disk in disks:
-            for path, part, image_format in _files_of(disk, hypervisor, below):
-                user = User(domain.name, domain.uuid, listed.active, disk.target, part or role, path, image_format)
-                if user not in seen:
-                    seen.add(user)
-                    yield user
+            who = (domain.name, domain.uuid, listed.active, disk.target)
+            source = _sources.source(disk, hypervisor)
+            claims: list[Claim] = [
+                User(*who, part or role, path, image_format)
+                for path, part, image_format in _files_of(disk, source.path, below)
+            ]
+            if source.problem is not None:
+                claims.append(Unresolved(*who, role, source.problem, source.device))
+            yield from [claim for claim in claims if claim not in seen]
+            seen.update(claims)
 
 
 def _files_of(
-    disk: _disks.DiskElement, hypervisor: Hypervisor, below: _links.Links
+    disk: _disks.DiskElement, source: str | None, below: _links.Links
 ) -> t.Iterator[tuple[str, str | None, str | None]]:
     """The files that a disk means, each with its part in it (None: it is the disk) and its format."""
-    source = source_path(disk, hypervisor)
     if source:
         yield source, None, disk.format
         if disk.device == "disk":
-            for path, image_format in below.of(source, disk.format):
+            for path, image_format in below.of(source, disk.format, known=disk.chain is not None):
                 yield path, _BACKING, image_format
     for link in disk.chain or ():
         if link.path:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import typing as t
 
@@ -102,10 +103,12 @@ class Survey:
     def require_unused(self, conversions: t.Sequence[Conversion]) -> None:
         """Raises ImageInUse or HasDependents where somebody else has to do with a source or a destination."""
         for item in conversions:
-            others = [user for user in self.surroundings.users if self._is_other(user, item)]
+            is_other = functools.partial(self._is_other, item)
+            others = [user for user in self.surroundings.users if is_other(user)]
             for path in (*_file_set.files_meant(item.source), item.dest):
                 to_do = "put a new image there" if path == item.dest else "convert it"
                 _unused.require_unused(path, others, to_do, locks=not self.state.active)
+                self.surroundings.require_resolved(path, to_do, is_other)
             if not self.wish.keep_source:
                 to_do = "remove it after its conversion (keep_source=false)"
                 self.surroundings.require_no_dependents(item.source, to_do, "keep the source")
@@ -156,12 +159,13 @@ class Survey:
             for source in sources
             if os.path.lexists(source)
             and not _users.users_of(source, users)
+            and not any(claim.may_be(source) for claim in self.surroundings.unresolved)
             and not self.surroundings.readers([source]).of(source)
         ]
 
-    def _is_other(self, user: _users.User, item: Conversion) -> bool:
-        """Whether a user is not the disk that is converted, nor uses its images through it."""
-        return (user.uuid, user.target) != (self.state.uuid, item.target)
+    def _is_other(self, item: Conversion, claim: _users.Claim) -> bool:
+        """Whether a claim is not that of the disk that is converted, nor one through it."""
+        return (claim.uuid, claim.target) != (self.state.uuid, item.target)
 
 
 def _place(item: Conversion, doomed: t.Container[str]) -> Place:

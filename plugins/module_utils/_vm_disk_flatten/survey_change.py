@@ -48,11 +48,11 @@ class ChangeSurvey:
                         in_use_by=[],
                     )
 
-    def _is_in_the_way_of(self, item: Flattening) -> t.Callable[[_users.User], bool]:
-        def counts(user: _users.User) -> bool:
-            if (user.uuid, user.target) == (self.state.uuid, item.target):
+    def _is_in_the_way_of(self, item: Flattening) -> t.Callable[[_users.Claim], bool]:
+        def counts(claim: _users.Claim) -> bool:
+            if (claim.uuid, claim.target) == (self.state.uuid, item.target):
                 return False
-            return self.state.active or user.running or user.role != "backing file of"
+            return self.state.active or claim.running or claim.role != "backing file of"
 
         return counts
 

@@ -74,7 +74,7 @@ class SeenImages:
 def images(qemu_img: QemuImg, disk: _domain.DomainDisk) -> SeenImages:
     """The images of a disk; none where it has no file."""
     if disk.path is None:
-        return SeenImages()
+        return SeenImages(problem=disk.problem)
     found: tuple[_image.Image, ...] = ()
     try:
         found = (_image.inspect(qemu_img, disk.path, disk.format),)

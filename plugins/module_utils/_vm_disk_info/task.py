@@ -30,9 +30,13 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     qemu_img = _door.find()
     domains = _survey.domains(hypervisor, names)
     seen = [found for one in domains if (found := _survey.observe(hypervisor, one, names is not None))]
-    users = _users.domain_users(hypervisor)
+    uses = _users.domain_uses(hypervisor)
+    described = {observed.state.uuid for observed in seen}
+    for claim in uses.unresolved:
+        if claim.uuid not in described:
+            module.warn(f"{claim}: {claim.problem}: it may use any of the images")
     pairs = [(observed, disk) for observed in seen for disk in observed.state.disks]
-    disks = in_parallel(lambda pair: _described(qemu_img, *pair, users), pairs)
+    disks = in_parallel(lambda pair: _described(qemu_img, *pair, uses.users), pairs)
     for (observed, _disk), facts in zip(pairs, disks):
         warning = _result.warning(observed, facts)
         if warning is not None:

@@ -88,6 +88,8 @@ def require_image_file(state: DomainState, disk: DomainDisk) -> None:
         raise DiskError(f"{what}: is a {element.device}, asked to resize a disk: name another")
     if element.type == "block":
         raise refused_device(what, disk.path or "a block device")
+    if disk.problem is not None:
+        raise DiskError(f"{what}: {disk.problem}")
     if disk.path is None or element.type not in ("file", "volume"):
         raise DiskError(
             f"{what}: its source is of type {element.type}, and only image files are resized: resize it where it is "

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
-    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import Claim
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.decision import Resizing
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.wish import ResizeWish
 
@@ -68,8 +68,8 @@ class ChangeSurvey:
     def require_unused(self, item: Resizing) -> None:
         """Raises ImageInUse or HasDependents where others have to do with the image."""
 
-        def is_other(user: User) -> bool:
-            return (user.uuid, user.target) != (self.state.uuid, item.target)
+        def is_other(claim: Claim) -> bool:
+            return (claim.uuid, claim.target) != (self.state.uuid, item.target)
 
         self.surroundings.require_unused(item.path, "resize it", is_other, locks=not item.live)
         if not item.live:

@@ -25,7 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
-    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import Claim
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
         Merge,
         Removal,
@@ -105,9 +105,9 @@ class ChangeSurvey:
             _dependents.require_none(path, _without(readers.of(path), known), to_do, "take a new snapshot instead")
             self.surroundings.require_unused(path, to_do, self._is_other, locks=False)
 
-    def _is_other(self, user: User) -> bool:
-        """Whether a user of an image is not the domain itself."""
-        return user.uuid != self.observed.state.uuid
+    def _is_other(self, claim: Claim) -> bool:
+        """Whether a claim on an image is not that of the domain itself."""
+        return claim.uuid != self.observed.state.uuid
 
     def _require_known(self, merges: t.Iterable[Merge]) -> None:
         """Raises UnsafeImage where a chain goes on below what somebody vouches for."""

@@ -135,11 +135,12 @@ def own_disks(state: DomainState, wish: CloneWish) -> list[DomainDisk]:
             continue
         if element.device == "lun":
             raise DiskError(f"{what}: passes a SCSI device through to the guest, which only one domain can have")
+        if disk.problem is not None:
+            raise DiskError(f"{what}: {disk.problem}")
         if element.type not in _LOCAL or disk.path is None:
             raise DiskError(
-                f"{what}: its source is of type {element.type}"
-                + (f" ({element.pool}/{element.volume}, which cannot be found)" if element.type == "volume" else "")
-                + ": only image files, block devices and storage volumes of this host are cloned"
+                f"{what}: its source is of type {element.type}: only image files, block devices and storage volumes of "
+                "this host are cloned"
             )
         if element.encrypted:
             raise DiskError(f"{what}: is encrypted: a clone would hold its changes, or all of it, unencrypted")

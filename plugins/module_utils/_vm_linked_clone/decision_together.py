@@ -14,7 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependen
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 
 if t.TYPE_CHECKING:
-    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import Unresolved, User
 
 _TO_DO = "remove it with its clone"
 
@@ -22,13 +22,14 @@ _TO_DO = "remove it with its clone"
 @dataclass(frozen=True)
 class Use:
     """Who has to do with the file at *path*, whose real name is *file*: the images that read it, each with its real
-    name, the *users* whose definition names it, and whether somebody has it *locked*."""
+    name, the *users* whose definition names it, whether somebody has it *locked*, and the claims that may be on it."""
 
     path: str
     file: str
     readers: tuple[tuple[str, str], ...] = ()
     users: tuple[User, ...] = ()
     locked: bool = False
+    unresolved: tuple[Unresolved, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,13 @@ class Together:
         for use in clone.uses:
             found = [reader for reader, file in use.readers if file not in self._files and file not in own]
             _dependents.require_none(use.path, found, _TO_DO, "remove them (snapshots, for example) first")
-            others = [user for user in use.users if user.uuid not in self._uuids and user.uuid != clone.uuid]
+            going = {*self._uuids, clone.uuid}
+            others = [user for user in use.users if user.uuid not in going]
             if others or use.locked:
                 raise _unused.in_use(use.path, others, _TO_DO)
+            unresolved = [claim for claim in use.unresolved if claim.uuid not in going]
+            if unresolved:
+                raise _unused.may_be_in_use(use.path, unresolved, _TO_DO)
 
     def refusals(self) -> dict[str, DiskError]:
         """Why some of them must stay, by name, as long as that makes others stay, which they read."""

@@ -16,7 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import sources as _sources
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_source as _decision_source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import (
     Neighbour,
@@ -64,7 +64,7 @@ def look_at(hypervisor: Hypervisor, domain: Domain) -> Neighbour:
     live = _identity.looks(domain.xml(inactive=False)).macs if active else ()
     disks = []
     for element in _disks.disks(xml):
-        path = source_path(element, hypervisor)
+        path = _sources.source(element, hypervisor).path
         if path:
             disks.append(NeighbourDisk(element.target, path, element.format))
     return Neighbour(found, frozenset([*found.macs, *live]), active, tuple(disks), xml)

@@ -30,7 +30,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decis
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import Unresolved, User
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_existing import Neighbour
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import Left
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish_absent import RemovalWish
@@ -44,6 +44,7 @@ class Survey:
     hypervisor: Hypervisor
     wish: RemovalWish
     known: t.Mapping[str, Neighbour]
+    warn: t.Callable[[str], None]
 
     @cached_property
     def marks(self) -> dict[str, Mark | None]:
@@ -80,7 +81,8 @@ class Survey:
     def _use(self, path: str, *, locks: bool) -> Use:
         readers = tuple((reader, os.path.realpath(reader)) for reader in self._readers.of(path))
         users = tuple(self._users.get(identity(path), ()))
-        return Use(path, os.path.realpath(path), readers, users, locks and _image_locks.is_locked(path))
+        unresolved = tuple(claim for claim in self._unresolved if claim.may_be(path))
+        return Use(path, os.path.realpath(path), readers, users, locks and _image_locks.is_locked(path), unresolved)
 
     @cached_property
     def _listed(self) -> list[Neighbour]:
@@ -88,7 +90,7 @@ class Survey:
 
     @cached_property
     def _surroundings(self) -> Surroundings:
-        return Surroundings(lambda: self.hypervisor, self.wish.search_paths)
+        return Surroundings.of(self.hypervisor, self.wish.search_paths, warn=self.warn)
 
     @cached_property
     def _directories(self) -> list[str]:
@@ -103,12 +105,17 @@ class Survey:
 
     @cached_property
     def _readers(self) -> Dependents:
-        return Dependents((), ()) if self._is_empty else Dependents(self._directories, self._surroundings.users)
+        return Dependents(()) if self._is_empty else self._surroundings.readers_in(self._directories)
 
     @cached_property
     def _users(self) -> dict[Identity, list[User]]:
         """The domains that name a file, by that file."""
         return {} if self._is_empty else _users.by_file(self._surroundings.users)
+
+    @cached_property
+    def _unresolved(self) -> list[Unresolved]:
+        """What domains have of which nobody knows which file it is."""
+        return [] if self._is_empty else self._surroundings.unresolved
 
     def _places(self) -> list[str]:
         """Where a dead run may have left something: by names in the directories that are meant, as far as known."""
@@ -120,9 +127,9 @@ class Survey:
         return found
 
 
-def look(hypervisor: Hypervisor, wish: RemovalWish) -> Survey:
+def look(hypervisor: Hypervisor, wish: RemovalWish, warn: t.Callable[[str], None]) -> Survey:
     """Looks at all domains."""
-    return Survey(hypervisor, wish, {one.looks.name: one for one in _survey.look_around(hypervisor)})
+    return Survey(hypervisor, wish, {one.looks.name: one for one in _survey.look_around(hypervisor)}, warn)
 
 
 def files_of(found: Neighbour, mark: Mark) -> Files:

@@ -58,6 +58,7 @@ class Survey:
     directory: str
     mode: str
     left: t.Mapping[str, t.Sequence[Left]]
+    warn: t.Callable[[str], None]
 
     @cached_property
     def known(self) -> dict[str, Neighbour]:
@@ -93,7 +94,7 @@ class Survey:
         """A new look at what the file system of the new images has for them."""
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.survey_room import Room
 
-        surroundings = Surroundings(lambda: self.hypervisor, self.wish.search_paths)
+        surroundings = Surroundings.of(self.hypervisor, self.wish.search_paths, warn=self.warn)
         return Room(surroundings, self.qemu_img, self.wish, self.source, self.setting)
 
     def existing(self, spec: CloneSpec, found: Neighbour) -> Existing:
@@ -155,7 +156,7 @@ class Survey:
         return ExistingDisk(disk.target, disk.path, disk.format, there, chain, over, size)
 
 
-def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Survey:
+def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish, warn: t.Callable[[str], None]) -> Survey:
     """Looks around. Raises DiskError where the source cannot be cloned, or not as *wish* has it."""
     source = _survey.look_at_source(hypervisor, qemu_img, wish)
     _traces.require_own(wish.source, source.state.record, MAKE, _beside.notes(None))
@@ -166,7 +167,7 @@ def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish) -> Survey:
     mode = _decision_source.effective_mode(wish, directory, _not_reflinkable(source, wish, directory))
     for disk in source.disks:
         _decision_source.require_clonable_images(disk, mode)
-    survey = Survey(hypervisor, qemu_img, wish, source, neighbours, directory, mode, {})
+    survey = Survey(hypervisor, qemu_img, wish, source, neighbours, directory, mode, {}, warn)
     survey.left = _leftovers.left_behind(survey.places, {spec.name for spec in wish.clones})
     return survey
 

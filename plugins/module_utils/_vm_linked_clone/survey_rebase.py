@@ -76,7 +76,7 @@ class Survey:
         """Raises ImageInUse or NotEnoughSpace where the images of the clone *name* cannot be replaced."""
         demands = []
         for move in moves:
-            self.surroundings.require_unused(move.path, "give it another base", lambda user: user.domain != name)
+            self.surroundings.require_unused(move.path, "give it another base", lambda claim: claim.domain != name)
             if move.rebase:
                 for below in move.rebase.below:
                     _still.require_unwritten(below)
@@ -98,11 +98,11 @@ class Survey:
         return [path for path in sorted(bases) if _base_note.is_in_use(path) and not {*readers.of(path)} - {*going}]
 
 
-def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: MoveWish) -> Survey:
+def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: MoveWish, warn: t.Callable[[str], None]) -> Survey:
     """Looks at the new base. Raises DiskError where nothing can become a clone of it."""
     target = _survey.look_at_source(hypervisor, qemu_img, wish.target)
     for disk in target.disks:
         for image in disk.images:
             _still.require_unwritten(image)
-    surroundings = Surroundings(lambda: hypervisor, wish.wish.search_paths)
+    surroundings = Surroundings.of(hypervisor, wish.wish.search_paths, warn=warn)
     return Survey(hypervisor, qemu_img, wish, surroundings, target)

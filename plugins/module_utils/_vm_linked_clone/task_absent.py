@@ -16,9 +16,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._task import pools as _pools
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
 from ansible_collections.kvmops.disk.plugins.module_utils._task.held import readers
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_remove as _decision_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
@@ -65,7 +65,7 @@ class RemovalTask:
             self._carry_out(items)
             for base in released:  # its last clone may have gone before
                 _noted_bases.forget(base, paths, readers(self.module))
-            refresh_pools(self.survey.hypervisor, {os.path.dirname(path) for path in paths})
+            _pools.refresh([self.survey.hypervisor], {os.path.dirname(path) for path in paths}, self.module.warn)
         self._warn(items)
         told = {"before": {"clones": [item.name for item in items if item.plan]}, "after": {"clones": []}}
         return report(items, "clones", {"diff": [told]}, last=[f"release {base}" for base in released])
@@ -153,4 +153,5 @@ class RemovalTask:
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     wish = wish_from(module.params)
-    return RemovalTask(module, wish, _survey_absent.look(Hypervisor.connect(module.params["uri"]), wish)).absent()
+    survey = _survey_absent.look(Hypervisor.connect(module.params["uri"]), wish, module.warn)
+    return RemovalTask(module, wish, survey).absent()

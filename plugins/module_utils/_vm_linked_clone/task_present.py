@@ -22,8 +22,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection im
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
+from ansible_collections.kvmops.disk.plugins.module_utils._task import pools as _pools
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
     decision_existing as _decision_existing,
@@ -96,7 +96,7 @@ class CloneTask:
         unprotected = _noted_bases.unprotected(item.bases for item in items) if self.wish.protect_base else []
         if not self.module.check_mode and (unprotected or any(item.open for item in items)):
             self._carry_out(items)
-            refresh_pools(self.survey.hypervisor, self.survey.places)
+            _pools.refresh([self.survey.hypervisor], self.survey.places, self.module.warn)
         self._warn(items)
         return report(items, "clones", {"diff": self._diff(items)}, first=[f"protect {path}" for path in unprotected])
 
@@ -278,5 +278,5 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     wish = wish_from(module.params)
     qemu_img = _door.find(limited=not wish.trusted)
-    survey = _survey_present.look(Hypervisor.connect(module.params["uri"]), qemu_img, wish)
+    survey = _survey_present.look(Hypervisor.connect(module.params["uri"]), qemu_img, wish, module.warn)
     return CloneTask(module, wish, survey).present()

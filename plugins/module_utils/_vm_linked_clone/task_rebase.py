@@ -18,10 +18,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection im
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
+from ansible_collections.kvmops.disk.plugins.module_utils._task import pools as _pools
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import PATIENCE, Item, Several, report
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import decide_after_others
 from ansible_collections.kvmops.disk.plugins.module_utils._task.held import readers
-from ansible_collections.kvmops.disk.plugins.module_utils._task.hypervisor import refresh_pools
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_rebase as _decision_rebase
@@ -90,7 +90,7 @@ class RebaseTask:
             paths = [move.path for item in items for move in item.moves]
             for path in released:  # the clones may have left it earlier
                 _noted_bases.forget(path, paths, readers(self.module))
-            refresh_pools(self.survey.hypervisor, {os.path.dirname(path) for path in paths})
+            _pools.refresh([self.survey.hypervisor], {os.path.dirname(path) for path in paths}, self.module.warn)
         return report(
             items,
             "clones",
@@ -192,5 +192,5 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     wish = wish_from(module.params)
     qemu_img = _door.find(limited=not wish.wish.trusted)
-    survey = _survey_rebase.look(Hypervisor.connect(module.params["uri"]), qemu_img, wish)
+    survey = _survey_rebase.look(Hypervisor.connect(module.params["uri"]), qemu_img, wish, module.warn)
     return RebaseTask(module, wish, survey).rebased()

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What XML of libvirt's says of the disks of a domain, of pools and of volumes."""
+"""What XML of libvirt's says of the disks of a domain."""
 
 from __future__ import annotations
 
@@ -70,22 +70,6 @@ def internal_snapshot(xml: str) -> str | None:
     root = _document.parse(xml)
     inside = root.find("./disks/disk[@snapshot='internal']") is not None
     return t.cast("str | None", root.findtext("./name")) if inside else None
-
-
-def pool_path(xml: str) -> str | None:
-    """The directory of a storage pool; None for pools that have none."""
-    return t.cast("str | None", _document.parse(xml).findtext("./target/path"))
-
-
-def pool_type(xml: str) -> str:
-    """The type of a storage pool: dir, fs, netfs, logical, rbd, ..."""
-    return t.cast(str, _document.parse(xml).get("type", ""))
-
-
-def volume_format(xml: str) -> str | None:
-    """The format that a storage volume has; None where the XML does not say that."""
-    element = _document.parse(xml).find("./target/format")
-    return t.cast("str | None", element.get("type")) if element is not None else None
 
 
 def has_own_user(xml: str) -> bool:

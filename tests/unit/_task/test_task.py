@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import beside a
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._task.libvirts import Libvirts
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task, holding, keeping
 from unit.samples import NO_QEMU_IMG
@@ -30,7 +31,7 @@ class Writing(Task):
     def __init__(self, *files: Path, check_mode: bool = False) -> None:
         params = {"uri": "test:///default", "search_paths": []}
         module: Any = SimpleNamespace(params=params, check_mode=check_mode, warn=pytest.fail)
-        super().__init__(module, NO_QEMU_IMG, lambda: None)
+        super().__init__(module, NO_QEMU_IMG, Libvirts)
         self.files = list(files)
         self.held: list[tuple[str, ...] | None] = []
         self.looks: list[Surroundings] = []

@@ -62,7 +62,7 @@ def test_an_emulated_tpm_may_be_dropped() -> None:
         (replace(ELEMENT, device="lun", type="block"), "passes a SCSI device through"),
         (replace(ELEMENT, encrypted=True), "is encrypted"),
         (replace(ELEMENT, sliced=True), "is a slice"),
-        (replace(ELEMENT, type="volume", source=None, pool="p", volume="v"), "p/v, which cannot be found"),
+        (replace(ELEMENT, type="volume", source=None, pool="p", volume="v"), "its source is of type volume"),
         (replace(ELEMENT, device="cdrom"), "there is nothing to clone"),
     ],
 )
