@@ -11,8 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: How each is made; one of xfs has 300 MiB at least.
-MAKERS = {"xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "btrfs": ["mkfs.btrfs", "--quiet"], "ext4": ["mkfs.ext4", "-q"]}
+#: How each is made; one of xfs has 300 MiB at least. Files on ext2 have no space that is only reserved.
+MAKERS = {
+    "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
+    "btrfs": ["mkfs.btrfs", "--quiet"],
+    "ext4": ["mkfs.ext4", "-q"],
+    "ext2": ["mkfs.ext2", "-q"],
+}
 
 
 @contextmanager
@@ -38,6 +43,22 @@ def in_memory(place: Path, mib: int) -> Iterator[Path]:
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0711", "images", place], check=True)
     try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@contextmanager
+def over(place: Path) -> Iterator[Path]:
+    """A file system mounted at PLACE that passes on what another one says: of a type that could be above any."""
+    layers = place.with_name(f"{place.name}.layers")
+    lower, upper, work = (layers / name for name in ("lower", "upper", "work"))
+    for made in (place, layers, lower, upper, work):
+        made.mkdir()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "over", place], check=True)
+    try:
+        place.chmod(0o711)
         yield place
     finally:
         subprocess.run(["umount", place], check=True)

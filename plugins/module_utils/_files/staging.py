@@ -27,6 +27,7 @@ from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name, staging_directory
+from ansible_collections.kvmops.disk.plugins.module_utils._host import inode as _inode
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off, refuse
 
@@ -56,8 +57,12 @@ class NewFile:
     """A file on its way to *path*: begun, filled by somebody at ``name``, then published where nothing is, or put in
     the place of another file; or withdrawn at any moment."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, model: str | None = None, *, nocow: bool = False) -> None:
+        """*model* is the file that the new one is to be like; resemble() gives it what can be given later. *nocow*: its
+        data is written in place, on a file system that would copy it."""
         self.path = path
+        self._model = model
+        self._nocow = nocow
         self.name = os.path.join(staging_directory(path), os.path.basename(path))
         self._own: list[int] | None = None
         self._replaces = False
@@ -71,6 +76,7 @@ class NewFile:
             raise DiskError(
                 f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path
             ) from error
+        _inode.prepare(staging_directory(self.path), self._model, nocow=self._nocow)
 
     def names(self) -> list[str]:
         """Of what files it consists: this one."""
@@ -239,12 +245,21 @@ def sync(path: str) -> None:
         os.close(descriptor)
 
 
+def sync_all(paths: t.Iterable[str]) -> None:
+    """Brings the files that are to be read to stable storage: some file systems tell true holes only of what is there
+    (HAZARDS P6)."""
+    for path in paths:
+        sync(path)
+
+
 def resemble(path: str, model: str) -> None:
-    """Gives *path* the owner, group, mode and extended attributes (SELinux context and ACLs among them) of *model*.
+    """Gives *path* the owner, group, mode, flags, project and extended attributes (SELinux context and ACLs among them)
+    of *model*.
 
     Where a guest runs on *model*, libvirt has lent it to QEMU's user; its owner is the one that it gets back then. What
     an unprivileged user may not give is left: the file then is that user's own.
     """
+    _inode.resemble(path, model)
     lay_to_rest(path, at_rest(model))
     for name in os.listxattr(model):
         if not name.startswith(_NOT_OURS):
@@ -282,6 +297,12 @@ def give_back(wanted: t.Mapping[str, tuple[int, int]]) -> None:
     for path, owner in owners(path for path in wanted if os.path.exists(path)).items():
         if owner != wanted[path] and os.geteuid() == 0:
             os.chown(path, *wanted[path])
+
+
+def has_no_holes(path: str) -> bool:
+    """Whether the file at *path* occupies all of its length."""
+    status = os.stat(path)
+    return status.st_blocks * 512 >= status.st_size > 0
 
 
 def reserve(path: str) -> None:

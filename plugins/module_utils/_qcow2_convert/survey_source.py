@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
@@ -13,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
+from ansible_collections.kvmops.disk.plugins.module_utils._host.direct_io import alignment
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
@@ -115,11 +117,16 @@ class SourceSurvey:
         self._unlock(source)
         _still.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
         snapshot = _obstacles.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None
-        found = Observed(source, base, snapshot, self._names(source, base))
+        found = Observed(source, base, snapshot, self._names(source, base), self._step())
         _obstacles.require_convertible(wish, found)
         for image in (*source, *base):
             _still.require_unwritten(image)
         return found
+
+    def _step(self) -> int:
+        """Of how many bytes the size of the new image is to be a multiple."""
+        wanted = self._wish.align_size and self._wish.layout.format == "raw"
+        return alignment(os.path.dirname(self._wish.dest)) if wanted else 1
 
     def _names(self, source: t.Sequence[Image], base: t.Sequence[Image]) -> Names:
         read = [image.path for image in (*source, *base)]

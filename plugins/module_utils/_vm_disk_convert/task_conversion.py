@@ -10,6 +10,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_compressed
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
     decision_conversion as _decision_conversion,
 )
@@ -63,6 +64,8 @@ class Converting:
         adopted = _leftovers.adoptable(left, conversions, self.wish) if mode == "live" else frozenset()
         self.left = left = _leftovers.without(left, {item.dest for item in conversions if item.target in adopted})
         self._require_possible(adopted, left)
+        for item in conversions if operation is None else ():
+            warn_of_compressed(item.source, item.source_format, self.task.warn)
         work = Work(**self.task.tools(operation))
         steps = (
             *_leftovers.settled_images(conversions, _beside.notes(operation), self.task.qemu_img),

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work import merge_offline
+from ansible_collections.kvmops.disk.plugins.module_utils._content.thickness import staying_thick
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
@@ -80,7 +81,8 @@ class Work(DomainWork):
         """Merges one overlay. Raises DiskError where it fails; the disk reads the same then."""
         self._require_as_decided(item)
         if self.state.active:
-            with self._phase(item, "merge") as phase:
+            into = _pair(item.into)
+            with staying_thick(self.qemu_img, *into, self.warn), self._phase(item, "merge") as phase:
                 self._merge_live(item, phase.at)
         else:
             self._merge_offline(item)
@@ -159,7 +161,7 @@ class Work(DomainWork):
         for path in item.paths:
             _unused.require_unused(path, (), to_do)
         self._begun.add(item.target)
-        merge_offline(self._door, _pair(overlay), _pair(into), partial(self._phase, item))
+        merge_offline(self._door, _pair(overlay), _pair(into), partial(self._phase, item), self.warn)
         if item.above is not None:
             above = str(item.above.path)
             self._door.refer(above, str(item.above.format), (str(into.path), str(into.format)))

@@ -31,7 +31,7 @@ class DiskElement:
     the driver type; libvirt takes raw where the XML says nothing. *chain* is what the XML says of the backing files:
     None where it says nothing, an empty tuple where it says that there is none. *mirror* is the destination of a block
     job, and *mirror_ready* is ``yes`` once it holds the same as the disk. *sliced*: the disk is a part of its source.
-    *index* is libvirt's number of the image in a running domain.
+    *index* is libvirt's number of the image in a running domain. *cache* is the mode in which QEMU opens it.
     """
 
     target: str
@@ -51,6 +51,7 @@ class DiskElement:
     mirror_ready: str | None = None
     sliced: bool = False
     index: str | None = None
+    cache: str | None = None
 
 
 def disks(xml: str) -> tuple[DiskElement, ...]:
@@ -115,6 +116,7 @@ def disk(element: t.Any) -> DiskElement:
         mirror_ready=mirror.get("ready") if mirror is not None else None,
         sliced=element.find("source/slices") is not None,
         index=source.get("index") if source is not None else None,
+        cache=driver.get("cache") if driver is not None else None,
     )
 
 
