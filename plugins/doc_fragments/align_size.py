@@ -15,8 +15,8 @@ options:
   align_size:
     description:
       - Whether the size of a raw image is rounded up to what QEMU needs there for C(cache=none) and
-        C(cache=directsync), usually a multiple of 4096 bytes. QEMU cannot open a raw image of another size in these
-        modes. Other formats are not concerned.
+        C(cache=directsync). QEMU cannot open a raw image in these modes whose size is no multiple of the sectors of its
+        storage, such as 4096 bytes. Other formats are not concerned.
     type: bool
     default: false
 """

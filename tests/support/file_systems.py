@@ -38,6 +38,28 @@ def mounted(place: Path, kind: str, mib: int = 320) -> Iterator[Path]:
 
 
 @contextmanager
+def of_large_sectors(place: Path, mib: int = 64) -> Iterator[Path]:
+    """An ext4 at PLACE on a device whose sectors have 4096 bytes."""
+    image = place.with_name(f"{place.name}.sectors")
+    image.touch()
+    os.truncate(image, mib << 20)
+    attach = ["losetup", "--find", "--show", "--sector-size", "4096", image]
+    device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        subprocess.run([*MAKERS["ext4"], device], check=True, capture_output=True)
+        place.mkdir()
+        subprocess.run(["mount", device, place], check=True)
+        try:
+            place.chmod(0o711)
+            yield place
+        finally:
+            subprocess.run(["umount", place], check=True)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+        image.unlink()
+
+
+@contextmanager
 def in_memory(place: Path, mib: int) -> Iterator[Path]:
     """A tmpfs of exactly MIB mebibytes, mounted at PLACE."""
     place.mkdir()

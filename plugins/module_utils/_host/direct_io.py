@@ -6,7 +6,7 @@
 
 QEMU (find_request_alignment in block/file-posix.c) reads at the beginning of the file in longer and longer steps, and
 takes the first that the kernel grants. Where the kernel grants one byte, as it does where a file begins with a hole,
-QEMU takes a whole page. Every image may come to begin so, by a discard of its guest.
+QEMU takes a whole page. So qemu-img has no image begin with a hole.
 """
 
 from __future__ import annotations
@@ -20,21 +20,36 @@ _STEPS = (1, 512, 1024, 2048, 4096)
 _LEAST_PAGE = 4096
 
 
-def alignment(directory: str) -> int:
-    """The bytes of a step in *directory*; a sector where nothing past the page cache is possible, or nobody can tell.
+def alignment(path: str) -> int:
+    """The bytes of a step for the image at *path*, which may not be there yet.
 
-    It is tried with a file that has no name, and no content.
+    A new one is tried with a file that has no name. A sector where nothing is possible past the page cache, or nobody
+    can tell.
     """
-    flags = os.O_TMPFILE | os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC
     try:
-        descriptor = os.open(directory, flags, 0o600)
+        descriptor = _opened(path) if os.path.exists(path) else _new_file(os.path.dirname(path))
     except OSError:
         return SECTOR
     try:
-        os.ftruncate(descriptor, 2 * _STEPS[-1])
         return _smallest_step(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _opened(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _new_file(directory: str) -> int:
+    """A file in *directory* that begins with data, as one of qemu-img's does."""
+    descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC, 0o600)
+    try:
+        with mmap.mmap(-1, _STEPS[-1]) as zeros:
+            os.pwrite(descriptor, zeros, 0)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _smallest_step(descriptor: int) -> int:

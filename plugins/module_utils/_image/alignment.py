@@ -48,7 +48,7 @@ def misfit(path: str, image_format: str, size: int) -> Misfit | None:
     """What is wrong with an image of *size* bytes that is to be at *path*; None where nothing is."""
     if image_format != "raw":
         return None
-    step = alignment(os.path.dirname(os.path.realpath(path)))
+    step = alignment(os.path.realpath(path))
     return Misfit(path, size, step) if size % step else None
 
 

@@ -126,7 +126,7 @@ class SourceSurvey:
     def _step(self) -> int:
         """Of how many bytes the size of the new image is to be a multiple."""
         wanted = self._wish.align_size and self._wish.layout.format == "raw"
-        return alignment(os.path.dirname(self._wish.dest)) if wanted else 1
+        return alignment(os.path.realpath(self._wish.dest)) if wanted else 1
 
     def _names(self, source: t.Sequence[Image], base: t.Sequence[Image]) -> Names:
         read = [image.path for image in (*source, *base)]

@@ -50,7 +50,7 @@ class Survey:
             return 1
         from ansible_collections.kvmops.disk.plugins.module_utils._host.direct_io import alignment
 
-        return alignment(os.path.dirname(os.path.realpath(path)))
+        return alignment(os.path.realpath(path))
 
     def image(self, disk: DomainDisk) -> _image.Image:
         """The facts of a disk's image. An encrypted raw disk is shorter than its file, by the header with its keys."""
