@@ -51,7 +51,7 @@ def compressed(path: Path, program: str = "gzip") -> Path:
 def warned(result: dict[str, Any], path: Path, program: str = "gzip") -> None:
     assert not result.get("failed"), result
     (warning,) = result["warnings"]
-    assert f"{path}: is read as a raw disk, but looks compressed ({program})" in warning
+    assert f"{path}: is read as a raw disk, but looks compressed ({program})" in str(warning)
 
 
 @pytest.mark.parametrize("program", WAYS)
