@@ -102,6 +102,17 @@ def test_a_file_that_takes_the_place_of_another_counts_for_its_project(xfs: Path
     assert "1234" in subprocess.run(["getfacl", "-np", path], check=True, capture_output=True, text=True).stdout
 
 
+def test_a_directory_whose_files_all_count_for_one_project_gets_no_other(xfs: Path) -> None:
+    source = an_overlay(xfs)
+    subprocess.run(["chattr", "-p", PROJECT, source], check=True)
+    (xfs / "quota").mkdir()
+    subprocess.run(["chattr", "+P", "-p", "7", xfs / "quota"], check=True)
+    dest = xfs / "quota" / "copy.qcow2"
+    asked = {"src": str(source), "src_format": "qcow2", "dest": str(dest), "trusted": True, "uri": NOBODY}
+    assert run_module("qcow2_convert", asked).get("changed")
+    assert project(dest) == "7"
+
+
 def test_a_converted_image_is_written_in_place_as_its_source_is(btrfs: Path) -> None:
     source = btrfs / "disk.raw"
     done(source, format="raw", size="4M", nocow=True)

@@ -44,7 +44,7 @@ class Exchange:
     def begin(self) -> None:
         """Makes room for the new file. Raises ImageInUse where somebody has the image open."""
         _unused.require_unused(self.path, (), self._to_do)
-        _staging.sync(self.file)
+        _staging.sync_before_reading(self.file)
         self._as_read = _staging.last_write(self.file)
         self._old = _staging.file_identity(self.file)
         self._new.begin()

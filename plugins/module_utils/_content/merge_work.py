@@ -30,7 +30,7 @@ def merge_offline(
     Both are a path and its format; *phase* begins a part of the progress, *tell* is told what a person should know.
     Raises DiskError; the disk reads the same.
     """
-    _staging.sync(overlay[0])
+    _staging.sync_before_reading(overlay[0])
     with staying_thick(qemu_img, *into, tell), phase("merge") as merging:
         qemu_img.commit(*overlay, report=merging.percent)
     with phase("compare") as comparing, _staging.syncing(into[0]):

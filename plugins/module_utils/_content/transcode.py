@@ -79,7 +79,7 @@ def make(
     yet. Raises DiskError where it is not what was to be made, or where the source was written to meanwhile; to
     withdraw the file is up to the caller.
     """
-    _staging.sync_all(file for image in source for file in image.files)
+    _staging.sync_before_reading(*(file for image in source for file in image.files))
     as_read = [_staging.last_write(file) for file in source[0].files]
     qemu_img = qemu_img.unlocking(_layers(qemu_img, recipe, new_file.name))
     new_file.begin()

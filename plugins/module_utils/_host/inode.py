@@ -55,7 +55,7 @@ def resemble(path: str, model: str) -> None:
     with _opened(path) as descriptor, _opened(model) as source:
         _add(descriptor, (_flags(source) or 0) & _AT_ANY_TIME)
         if os.fstat(descriptor).st_dev == os.fstat(source).st_dev:
-            _copy_project(descriptor, source, os.path.dirname(model))
+            _copy_project(descriptor, source, os.path.dirname(path))
 
 
 def can_be_nocow(directory: str) -> bool:

@@ -88,7 +88,7 @@ class Work:
         overlay, base = observed.overlay, observed.base
         below = base.path if observed.between else None
         qemu_img = holding(self._survey.qemu_img, self._operation)
-        _staging.sync_all(file for image in observed.images for file in image.files)
+        _staging.sync_before_reading(*(file for image in observed.images for file in image.files))
         kept = staying_thick(self._survey.qemu_img, base.path, base.format, self._warn)
         with kept, self._phases("merge", length(observed.held)) as phase:
             qemu_img.commit(overlay.path, overlay.format, below, rate=self._wish.rate, report=phase.percent)

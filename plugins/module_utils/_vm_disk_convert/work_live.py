@@ -101,7 +101,7 @@ class Work(ConvertWork):
             _staging.sync(item.dest)
 
     def _begin_copy(self, item: Conversion) -> None:
-        _staging.sync(item.source)
+        _staging.sync_before_reading(item.source)
         destination = _disk_changes.copy_destination(item.dest, self.wish.layout.format, block=self.wish.block_device)
         try:
             self.domain.block_copy(item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth)
