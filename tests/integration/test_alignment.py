@@ -143,6 +143,12 @@ def test_modes_of_the_page_cache_take_every_size(place: Place, cache: str | None
     place.start(name)
 
 
+def test_what_is_asked_for_is_rounded_up_in_every_mode(place: Place) -> None:
+    name = place.domain(create(place.directory / "disk.qcow2", "qcow2", ODD), "qcow2", "writeback")
+    result = place.run("vm_disk_convert", name=name, disk="vda", format="raw", align_size=True)
+    assert result["disks"][0]["virtual_size"] == EVEN
+
+
 @pytest.mark.parametrize("running", [False, True])
 def test_a_raw_disk_is_only_given_sizes_that_open(place: Place, running: bool) -> None:
     path = create(place.directory / "disk.raw", "raw", 4 * MIB)

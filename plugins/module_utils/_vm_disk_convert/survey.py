@@ -81,7 +81,7 @@ class Survey:
         """The conversion to an image that the domain can open in the disk's cache mode. Raises DiskError where a task
         has to say how."""
         image_format, cache = self.wish.layout.format, item.disk.element.cache
-        if self.wish.block_device or cache not in _alignment.PAST_THE_CACHE:
+        if self.wish.block_device or not (self.wish.align_size or cache in _alignment.PAST_THE_CACHE):
             return item
         found = _alignment.misfit(item.dest, image_format, size)
         if found is not None and self.wish.align_size and _obstacles.way(self.state, self.wish) == "offline":
