@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import socket
 import struct
+import typing as t
+from contextlib import ExitStack, contextmanager, suppress
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
 
@@ -31,18 +33,19 @@ class ServedDisk:
 
     def __init__(self, path: str) -> None:
         """Raises QemuImgFailed where the server does not serve one."""
-        self._socket = socket.socket(socket.AF_UNIX)
-        try:
-            self._socket.connect(path)
-            self.size = self._shake_hands()
-        except OSError as error:
-            raise _failed(str(error)) from error
+        self._asked = 0, 0
+        with ExitStack() as broken_off:
+            self._socket = broken_off.enter_context(socket.socket(socket.AF_UNIX))
+            with _talking():
+                self._socket.connect(path)
+                self.size = self._shake_hands()
+            broken_off.pop_all()
 
     def __enter__(self) -> ServedDisk:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        with self._socket:
+        with self._socket, suppress(QemuImgFailed):
             self._send(_DISCONNECT, 0, 0)
 
     def ask(self, start: int, end: int) -> None:
@@ -70,17 +73,27 @@ class ServedDisk:
         return size
 
     def _send(self, what: int, start: int, length: int) -> None:
-        self._socket.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, what, 0, start, length))
+        with _talking():
+            self._socket.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, what, 0, start, length))
 
     def _receive(self, length: int) -> bytearray:
         found = bytearray(length)
         left = memoryview(found)
         while left:
-            count = self._socket.recv_into(left)
+            with _talking():
+                count = self._socket.recv_into(left)
             if not count:
                 raise _failed("it hung up")
             left = left[count:]
         return found
+
+
+@contextmanager
+def _talking() -> t.Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _failed(str(error)) from error
 
 
 def _failed(why: str) -> QemuImgFailed:
