@@ -18,7 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.nbd import ServedDisk
 
 GREETING = b"NBDMAGIC" + b"IHAVEOPT" + struct.pack(">H", 3)
-BROKEN_OFF = "it hung up|Connection reset by peer"
+BROKEN_OFF = "it hung up|Connection reset by peer|Broken pipe"
 EXPORT = struct.pack(">QH", 4096, 1)
 
 
