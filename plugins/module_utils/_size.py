@@ -49,6 +49,11 @@ def parse_size(value: str | int, what: str = "size") -> int:
     return size
 
 
+def rounded_up(size: int, step: int) -> int:
+    """The next multiple of *step* bytes."""
+    return -(-size // step) * step
+
+
 def format_size(size: int) -> str:
     """Bytes in the largest IEC unit, exact where two decimals are enough: ``40 GiB``, ``1.5 TiB``, ``1000 bytes``."""
     power = min((abs(size).bit_length() - 1) // 10, len(_UNITS)) if size else 0

@@ -15,7 +15,8 @@ author:
 description:
   - Writes what an overlay holds into its backing file, or into an image deeper in its chain, with all images between.
     Afterwards that image, the base, is by itself the disk that the overlay shows.
-  - A base that is smaller than the overlay grows. A base keeps its owner, group and mode.
+  - A base that is smaller than the overlay grows. A base keeps its owner, group and mode. One that was fully allocated
+    stays so. If its file system cannot reserve space, a warning says how much is not reserved any more.
   - The whole base is compared with the overlay before the overlay is emptied or removed.
   - Writing to a base destroys all other overlays of it. If there are any, the task fails, unless
     O(allow_dependents=true).

@@ -16,6 +16,8 @@ description:
   - Compares what a guest would read from two images, whatever their formats and options are.
   - If one image is longer, its rest must be zeros, unless O(strict=true).
   - If the images differ, the task succeeds and RV(equal) is false. The examples show a task that fails then.
+  - On a file system that is not known to tell holes truly, all that the images hold is read, see
+    O(kvmops.disk.qcow2_convert#module:verify).
   - Images that a running guest or another program writes to are refused.
   - Encrypted images need their secrets, O(encryption) and O(other_encryption).
   - Nothing is changed.

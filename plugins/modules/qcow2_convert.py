@@ -25,6 +25,7 @@ description:
 extends_documentation_fragment:
   - ansible.builtin.files
   - kvmops.disk.allocation
+  - kvmops.disk.align_size
   - kvmops.disk.overcommit
   - kvmops.disk.progress
   - kvmops.disk.image
@@ -240,6 +241,9 @@ options:
   verify:
     description:
       - Whether the new image is compared with its source before it is put in its place.
+      - If one of them lies on a file system that is not known to tell holes truly, all that they hold is read for that,
+        with C(qemu-nbd). This takes longer. Known are C(btrfs), C(ext2), C(ext3), C(ext4), C(ramfs), C(tmpfs) and
+        C(xfs).
     type: bool
     default: true
   remove_src:
@@ -437,6 +441,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.task im
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import UPDATES
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
+    ALIGN_SPEC,
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     ASKED_URI_SPEC,
@@ -454,6 +459,7 @@ def main() -> None:
         argument_spec={
             **ASKED_URI_SPEC,
             **ALLOCATION_SPEC,
+            **ALIGN_SPEC,
             **OVERCOMMIT_SPEC,
             **NEW_SPEC,
             **PROGRESS_SPEC,

@@ -24,6 +24,7 @@ description:
 extends_documentation_fragment:
   - ansible.builtin.files
   - kvmops.disk.allocation
+  - kvmops.disk.align_size
   - kvmops.disk.overcommit
   - kvmops.disk.image
   - kvmops.disk.image.qcow2
@@ -58,11 +59,21 @@ options:
       - Required to create an image without a backing file. An overlay gets the size of its backing file, unless the
         task gives a larger one.
       - An existing image grows to this size. It shrinks only with O(shrink=true).
+      - The task does not know in which cache mode a domain will open the image. If QEMU could not open a V(raw) image
+        of this size with C(cache=none), the task warns, or rounds the size up (O(align_size)).
     type: str
   shrink:
     description:
       - Allows O(size) to be less than the size of an existing image.
       - What lies beyond the new end is lost. Shrink the file system inside first.
+    type: bool
+    default: false
+  nocow:
+    description:
+      - Whether the data of a new image is written in place, on a file system that copies on write (btrfs). This is the
+        attribute C(C) of C(chattr). An image that fragments with each write of its guest is slow there.
+      - If the file system cannot do that, the task fails. An existing image is left as it is. A file that takes its
+        place is like it.
     type: bool
     default: false
   backing_file:
@@ -423,6 +434,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import 
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.task import run
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
+    ALIGN_SPEC,
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     ASKED_URI_SPEC,
@@ -439,6 +451,8 @@ def main() -> None:
         argument_spec={
             **ASKED_URI_SPEC,
             **ALLOCATION_SPEC,
+            **ALIGN_SPEC,
+            "nocow": {"type": "bool", "default": False},
             **OVERCOMMIT_SPEC,
             **DEPENDENTS_SPEC,
             **ENCRYPTION_SPEC,

@@ -43,6 +43,7 @@ extends_documentation_fragment:
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
+  - kvmops.disk.align_size
   - kvmops.disk.overcommit
   - kvmops.disk.progress
   - kvmops.disk.attributes
@@ -151,6 +152,8 @@ options:
   verify:
     description:
       - Whether the new images are compared with their sources before they are used.
+      - If one of them lies on a file system that is not known to tell holes truly, all that they hold is read for that,
+        see O(kvmops.disk.qcow2_convert#module:verify).
       - Offline only. A live copy cannot be compared with a disk that changes. QEMU keeps both the same until the guest
         switches to the new one. After that, libvirt's live and inactive definitions are checked.
     type: bool
@@ -369,12 +372,17 @@ state:
   description: The state of the domain, if that made the task fail.
   returned: failure
   type: str
+next_size:
+  description: The next size that a raw image can have in the cache mode of the disk, if its size made the task fail.
+  returned: failure
+  type: int
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import KEEP_WORDS
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
+    ALIGN_SPEC,
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
@@ -392,6 +400,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **ALLOCATION_SPEC,
+            **ALIGN_SPEC,
             **OVERCOMMIT_SPEC,
             **PROGRESS_SPEC,
             **SEARCH_SPEC,

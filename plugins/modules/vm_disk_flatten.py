@@ -64,6 +64,8 @@ options:
     description:
       - V(live) pulls while the domain runs or is paused. V(offline) makes a new image while it is off. V(auto) does
         what fits the state of the domain. The other two make the task fail if they do not fit.
+      - A QEMU before 8.2 aborts when it pulls into an image with O(kvmops.disk.qcow2_image#module:extended_l2=true).
+        The task fails then, and does not try.
     type: str
     choices: [auto, offline, live]
     default: auto
@@ -199,6 +201,11 @@ available_bytes:
     - If a block job failed, what was left then.
   returned: failure
   type: int
+qemu_version:
+  description: The version of the domain's QEMU, if that made the task fail.
+  returned: failure
+  type: str
+  sample: "7.2"
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -26,6 +26,7 @@ description:
 extends_documentation_fragment:
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
+  - kvmops.disk.align_size
   - kvmops.disk.overcommit
   - kvmops.disk.attributes
   - kvmops.disk.attributes.changing
@@ -263,11 +264,16 @@ filesystem_bytes:
   description: The size of the file system, if O(max_overcommit) made the task fail.
   returned: failure
   type: int
+next_size:
+  description: The next size that a raw image can have in the cache mode of the disk, if its size made the task fail.
+  returned: failure
+  type: int
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
+    ALIGN_SPEC,
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     DEPENDENTS_SPEC,
@@ -283,6 +289,7 @@ def main() -> None:
         argument_spec={
             **URI_SPEC,
             **DEPENDENTS_SPEC,
+            **ALIGN_SPEC,
             **OVERCOMMIT_SPEC,
             **TRUST_SPEC,
             "preallocation": ALLOCATION_SPEC["preallocation"],

@@ -321,6 +321,10 @@ available_bytes:
     - If a block job failed, what was left then.
   returned: failure
   type: int
+next_size:
+  description: The next size that a raw image can have in the cache mode of the disk, if its size made the task fail.
+  returned: failure
+  type: int
 """
 
 from ansible.module_utils.basic import AnsibleModule

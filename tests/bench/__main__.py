@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole_image
 from lab import Disk, Hypervisor
 
 from bench.ansiballz import empty_module, unchanged_run
@@ -141,6 +142,37 @@ def comparison(directory: Path) -> Row:
     return row
 
 
+def wholeness(directory: Path) -> Row:
+    """A conversion after the look whether its image was cut short, beside one without that look."""
+    raw, source, target = (directory / name for name in ("bench.raw", "bench.qcow2", "typed.raw"))
+    half_full_disk(raw, 4 * GIB)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, source], check=True)
+    raw.unlink()
+    os.sync()
+
+    def convert() -> None:
+        subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", source, target], check=True)
+
+    def look_and_convert() -> None:
+        require_whole_image(str(source), "qcow2")
+        convert()
+
+    def start_over() -> None:
+        target.unlink(missing_ok=True)
+        os.sync()
+
+    row = compare(
+        "the look for cut images and convert, 2 GiB, beside convert",
+        Way(look_and_convert, start_over),
+        Way(convert, start_over),
+        rounds=5,
+        goal=1.05,
+    )
+    start_over()
+    source.unlink()
+    return row
+
+
 def information(directory: Path) -> Row:
     """One look at 200 images beside 200 times qemu-img info."""
     paths = [directory / f"{number}.qcow2" for number in range(IMAGES)]
@@ -260,6 +292,7 @@ def main() -> None:
                 print(row, flush=True)
             print(comparison(directory), flush=True)
             print(compression(directory), flush=True)
+            print(wholeness(directory), flush=True)
             print(conversion(hv), flush=True)
             for line in pauses(hv):
                 print(line, flush=True)

@@ -135,7 +135,7 @@ def test_one_that_is_not_the_last_is_forgotten(place: Place) -> None:
 #: When the overlay has gone, and the base is about to be looked at.
 AT_THE_END = [
     (removed, "fsync 2"),
-    (merged, "fsync 6"),
+    (merged, "fsync 8"),
     (converted, "virDomainDefineXMLFlags 2"),
     (flattened, "virDomainDefineXMLFlags 1"),
 ]

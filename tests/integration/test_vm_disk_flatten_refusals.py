@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ import pytest
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
 from support.arranged import Asked, Cases, Scene
-from support.scene import make_image, make_overlay, qemu_img, unchanged, with_backing
+from support.scene import (
+    content,
+    image_chain,
+    is_running,
+    make_image,
+    make_overlay,
+    qemu_img,
+    unchanged,
+    with_backing,
+)
 
 MODULE = "vm_disk_flatten"
 CASES = Cases(MODULE, disk="vda", trusted=True)
@@ -237,3 +247,29 @@ def cramped(scene: Scene) -> Disk:
     """A disk on a small file system, over much elsewhere."""
     small = scene.small_file_system("6m")
     return Disk(make_overlay(small / "vm.qcow2", scene.raw("base.raw", mib=8)), "qcow2")
+
+
+def test_a_pull_in_which_qemu_would_abort_is_not_tried_and_done_once_the_domain_is_off(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    """A QEMU that knows subclusters pulls into them; an older one would take its guest with it (HAZARDS P9)."""
+    base, top = make_image(images / "base.raw"), images / "vm.qcow2"
+    options = "extended_l2=on,cluster_size=64k"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, "-b", base, "-F", "raw", top)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 1028k 4k", top], check=True, capture_output=True)
+    before = content(top, "qcow2")
+    name = make_domain([Disk(top, "qcow2")], kernel=False).name
+    hv.start(name)
+    asked = {"name": name, "disk": "vda", "trusted": True, "uri": hv.uri}
+    result = run_module(MODULE, asked)
+    if result.get("failed"):
+        assert "extended_l2" in result["msg"], result
+        assert tuple(map(int, result["qemu_version"].split("."))) < (8, 2)
+        assert run_module(MODULE, asked, check=True)["msg"] == result["msg"]
+        assert image_chain(top, "qcow2") == [str(base)]
+        assert is_running(hv, name)
+        with contextlib.closing(hv.connect()) as connection:
+            connection.lookupByName(name).destroy()
+        result = run_module(MODULE, asked)
+    assert result.get("changed"), result
+    assert (image_chain(top, "qcow2"), content(top, "qcow2")) == ([], before)

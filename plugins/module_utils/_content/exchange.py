@@ -10,8 +10,10 @@ it. So a verb that leaves a worthless image where it is killed (HAZARDS A1) work
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ansible_collections.kvmops.disk.plugins.module_utils._content import comparison as _comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
@@ -30,7 +32,7 @@ class Exchange:
         self.path = path
         self.file = os.path.realpath(path)
         self._to_do = to_do
-        self._new = _staging.NewFile(self.file)
+        self._new = _staging.NewFile(self.file, self.file)
         self._old: list[int] = []
         self._as_read: tuple[int, int] = (0, 0)
 
@@ -42,6 +44,7 @@ class Exchange:
     def begin(self) -> None:
         """Makes room for the new file. Raises ImageInUse where somebody has the image open."""
         _unused.require_unused(self.path, (), self._to_do)
+        _staging.sync_before_reading(self.file)
         self._as_read = _staging.last_write(self.file)
         self._old = _staging.file_identity(self.file)
         self._new.begin()
@@ -49,7 +52,8 @@ class Exchange:
     def require_same_content(self, image_format: str, qemu_img: QemuImg, report: Report | None = None) -> None:
         """Raises DiskError where a guest would not see the same in the new file; it is on stable storage afterwards."""
         with _staging.syncing(self.name):
-            same = qemu_img.same_content(self.path, image_format, self.name, image_format, report=report)
+            old, new = (self.path, image_format), (self.name, image_format)
+            same = _comparison.same_content(qemu_img, old, new, report=report)
         if not same:
             raise DiskError(
                 f"{self.path}: the new image has other content than the old one: it was removed, and the old one is "
@@ -58,8 +62,12 @@ class Exchange:
             )
 
     def dress(self) -> list[int]:
-        """Gives the new file the owner, mode and attributes of the old one; returns its identity, for a record."""
+        """Gives the new file the owner, mode and attributes of the old one, and its space where that has no holes;
+        returns its identity, for a record."""
         _staging.resemble(self.name, self.file)
+        if _staging.has_no_holes(self.file):
+            with suppress(DiskError):  # a file system that cannot reserve has reserved nothing before
+                _staging.reserve(self.name)
         return self._new.identity()
 
     def put_in_place(self) -> None:

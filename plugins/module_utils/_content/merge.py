@@ -90,13 +90,14 @@ def require_no_bitmaps(overlay: Image, bitmaps: t.Sequence[Bitmap], way_out: str
 
 def bytes_needed(base: Image, size: int, held: Ranges, in_base: Ranges) -> int:
     """What *base* may have to take more, at most, where the ranges *held* of a disk of *size* bytes are merged into it;
-    *in_base* are the ranges of data that it holds already."""
+    *in_base* are the ranges of data that it holds already. One that is fully allocated stays so."""
     size = max(base.virtual_size, size)
     cluster = base.cluster_size or 1
     aligned = united([(start // cluster * cluster, min(-(-end // cluster) * cluster, size)) for start, end in held])
     new = length(aligned) - (0 if base.snapshots else overlap(aligned, in_base))
     if base.format == "raw":
-        return min(new, max(0, size - base.actual_size))
+        left = max(0, size - base.actual_size)
+        return left if base.is_thick else min(new, left)
     clusters = -(-new // cluster)
     tables = -(-clusters * (8 + (base.refcount_bits or 0) // 8) // cluster) + 3 if clusters else 0
     return new + tables * cluster

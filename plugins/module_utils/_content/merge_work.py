@@ -8,6 +8,8 @@ from __future__ import annotations
 import typing as t
 from contextlib import AbstractContextManager
 
+from ansible_collections.kvmops.disk.plugins.module_utils._content import comparison as _comparison
+from ansible_collections.kvmops.disk.plugins.module_utils._content.thickness import staying_thick
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 
@@ -21,15 +23,18 @@ def merge_offline(
     overlay: tuple[str, str],
     into: tuple[str, str],
     phase: t.Callable[[str], AbstractContextManager[Phase]],
+    tell: t.Callable[[str], object],
 ) -> None:
     """Merges an overlay that nobody has open into what it reads, and believes it once both read the same.
 
-    Both are a path and its format; *phase* begins a part of the progress. Raises DiskError; the disk reads the same.
+    Both are a path and its format; *phase* begins a part of the progress, *tell* is told what a person should know.
+    Raises DiskError; the disk reads the same.
     """
-    with phase("merge") as merging:
+    _staging.sync_before_reading(overlay[0])
+    with staying_thick(qemu_img, *into, tell), phase("merge") as merging:
         qemu_img.commit(*overlay, report=merging.percent)
     with phase("compare") as comparing, _staging.syncing(into[0]):
-        same = qemu_img.same_content(*overlay, *into, report=comparing.percent)
+        same = _comparison.same_content(qemu_img, overlay, into, report=comparing.percent)
     if not same:
         raise DiskError(
             f"{into[0]}: has other content than {overlay[0]}, which was merged into it: the disk reads the same as "

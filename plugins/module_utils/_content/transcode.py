@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._content import comparison as _comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -15,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import s
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
+from ansible_collections.kvmops.disk.plugins.module_utils._size import rounded_up
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
@@ -31,7 +33,8 @@ class Recipe:
 
     *snapshot* is the ID and the name of an internal snapshot of the source, to be read instead of what it is now.
     *base* is the backing file of the new image, and its format; *reads_base*: the source itself reads it directly, so
-    that only what lies in the source is copied. *rate* is in bytes in a second. *encryption* is that of the new image.
+    that only what lies in the source is copied. *rate* is in bytes in a second. *encryption* is that of the new image,
+    whose size is rounded up to a multiple of *step* bytes.
     """
 
     source: str
@@ -45,6 +48,7 @@ class Recipe:
     rate: int | None = None
     verify: bool = True
     encryption: EncryptionWish | None = None
+    step: int = 1
 
     @property
     def options(self) -> dict[str, str]:
@@ -75,15 +79,16 @@ def make(
     yet. Raises DiskError where it is not what was to be made, or where the source was written to meanwhile; to
     withdraw the file is up to the caller.
     """
+    _staging.sync_before_reading(*(file for image in source for file in image.files))
     as_read = [_staging.last_write(file) for file in source[0].files]
     qemu_img = qemu_img.unlocking(_layers(qemu_img, recipe, new_file.name))
     new_file.begin()
     with phases("convert", occupied(source)) as phase:
         _fill(qemu_img, recipe, source[0].virtual_size, new_file, phase.percent)
-    if recipe.snapshot and source[0].virtual_size > size:  # a snapshot is read at the size that the image has now
-        qemu_img.resize(new_file.name, recipe.layout.format, size, shrink=True)
+    wanted = rounded_up(size, recipe.step)
+    _fit(qemu_img, recipe, new_file.name, source[0].virtual_size, size)
     image = _image.inspect(qemu_img, new_file.name, recipe.layout.format)
-    _require_whole(new_file.path, image.virtual_size, size)
+    _require_whole(new_file.path, image.virtual_size, wanted)
     if recipe.verify:
         with phases("compare", size) as phase, _staging.syncing(new_file.name):
             same = same_content(qemu_img, recipe, new_file.name, phase.percent)
@@ -104,9 +109,7 @@ def make(
 def same_content(qemu_img: QemuImg, recipe: Recipe, path: str, report: Report | None = None) -> bool:
     """Whether a guest would see in the image at *path* what *recipe* reads."""
     source, target = (recipe.source, recipe.source_format), (path, recipe.layout.format)
-    if recipe.snapshot is None:
-        return qemu_img.same_content(*source, *target, report=report)
-    return qemu_img.same_as_snapshot(*source, recipe.snapshot, *target, report=report)
+    return _comparison.same_content(qemu_img, source, target, snapshot=recipe.snapshot, report=report)
 
 
 def occupied(images: t.Sequence[_image.Image]) -> int:
@@ -169,9 +172,17 @@ def _fill_with_differences(
         )
 
 
+def _fit(qemu_img: QemuImg, recipe: Recipe, name: str, found: int, size: int) -> None:
+    """Gives the new image, which has *found* bytes, its own size. A snapshot, which has *size* bytes, was read at the
+    size that its image has now; where that is less, nothing is made up for it."""
+    wanted = rounded_up(size, recipe.step)
+    if found != wanted and found >= size and (recipe.snapshot or recipe.step > 1):
+        qemu_img.resize(name, recipe.layout.format, wanted, shrink=found > wanted)
+
+
 def _require_whole(path: str, found: int, wanted: int) -> None:
     if found < wanted:
         raise DiskError(
-            f"{path}: the new image has {found} bytes, its source {wanted}: the formats do not fit: choose another",
+            f"{path}: the new image has {found} bytes, wanted {wanted}: the formats do not fit: choose another",
             path=path,
         )

@@ -12,7 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._host import devices as _devices
 from ansible_collections.kvmops.disk.plugins.module_utils._image.links import Links
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import needs as _needs
 
@@ -75,7 +75,7 @@ def start_again(hypervisor: Hypervisor, domain: ActingDomain) -> None:
 
 def _lacking_of_disk(hypervisor: Hypervisor, disk: DiskElement) -> t.Iterator[str]:
     """Those files of a disk that are missing: its image, those below it, and those that hold their data."""
-    path = source_path(disk, hypervisor)
+    path = source(disk, hypervisor).path
     if path is None and disk.volume is not None and hypervisor.lack("storage pool", str(disk.pool)) is None:
         yield f"the storage volume {disk.pool}/{disk.volume} of {disk.target}"
     if path is None or not os.path.isabs(path):

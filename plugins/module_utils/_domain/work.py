@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
+import typing as t
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 
-if TYPE_CHECKING:
+if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
     from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase, Progress
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class DomainWork:
-    """One method for each step, no decisions between them. *qemu_img* keeps the locks of the operation as it works."""
+    """One method for each step, no decisions between them. *qemu_img* keeps the locks of the operation as it works, and
+    *warn* tells a person."""
 
     hypervisor: Hypervisor
     domain: ActingDomain
     qemu_img: QemuImg
     records: Records
     progress: Progress
+    warn: t.Callable[[str], None]
 
     def phase(self, target: str, verb: str, total: int) -> AbstractContextManager[Phase]:
         """The progress of a step on a disk; *total* is in bytes, 0 where that is not known yet."""

@@ -112,8 +112,8 @@ def settle(path: str) -> None:
 class NewFiles(_staging.NewFile):
     """As NewFile, for an image that may have extents, or that replaces one which has the extents *old*."""
 
-    def __init__(self, path: str, old: t.Iterable[str] = ()) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, model: str | None = None, old: t.Iterable[str] = ()) -> None:
+        super().__init__(path, model)
         self._old = tuple(old)
 
     def begin(self) -> None:

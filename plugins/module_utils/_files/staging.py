@@ -28,6 +28,7 @@ from functools import partial
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name, staging_directory
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
+from ansible_collections.kvmops.disk.plugins.module_utils._host import inode as _inode
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off, refuse
 
@@ -57,8 +58,12 @@ class NewFile:
     """A file on its way to *path*: begun, filled by somebody at ``name``, then published where nothing is, or put in
     the place of another file; or withdrawn at any moment."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, model: str | None = None, *, nocow: bool = False) -> None:
+        """*model* is the file that the new one is to be like; resemble() gives it what can be given later. *nocow*: its
+        data is written in place, on a file system that would copy it."""
         self.path = path
+        self._model = model
+        self._nocow = nocow
         self.name = os.path.join(staging_directory(path), os.path.basename(path))
         self._own: list[int] | None = None
         self._replaces = False
@@ -72,6 +77,7 @@ class NewFile:
             raise DiskError(
                 f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path
             ) from error
+        _inode.prepare(staging_directory(self.path), self._model, nocow=self._nocow)
 
     def names(self) -> list[str]:
         """Of what files it consists: this one."""
@@ -243,13 +249,26 @@ def sync(path: str) -> None:
         os.close(descriptor)
 
 
+def sync_before_reading(*paths: str) -> None:
+    """Brings the files that are to be read to stable storage: some file systems tell holes truly only of what is there
+    (HAZARDS P6). On one that is only read (EINVAL: it knows no such call), all is."""
+    for path in paths:
+        try:
+            sync(path)
+        except DiskError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in (errno.EINVAL, errno.EROFS):
+                raise
+
+
 def resemble(path: str, model: str) -> None:
-    """Gives *path* the owner, group, mode and extended attributes (SELinux context and ACLs among them) of *model*.
+    """Gives *path* the owner, group, mode, flags, project and extended attributes (SELinux context and ACLs among them)
+    of *model*.
 
     Where a guest runs on *model*, libvirt has lent it to QEMU's user; its owner is the one that it gets back then. What
     an unprivileged user may not give is left: the file then is that user's own. Of a block device it takes owner, group
     and mode alone.
     """
+    _inode.resemble(path, model)
     lay_to_rest(path, at_rest(model))
     names = os.listxattr(model) if not _block_device.is_block_device(model) else []
     for name in names:
@@ -288,6 +307,12 @@ def give_back(wanted: t.Mapping[str, tuple[int, int]]) -> None:
     for path, owner in owners(path for path in wanted if os.path.exists(path)).items():
         if owner != wanted[path] and os.geteuid() == 0:
             os.chown(path, *wanted[path])
+
+
+def has_no_holes(path: str) -> bool:
+    """Whether the file at *path* occupies all of its length."""
+    status = os.stat(path)
+    return status.st_blocks * 512 >= status.st_size > 0
 
 
 def reserve(path: str) -> None:

@@ -83,6 +83,11 @@ class Image:
         data = self.extents or ((self.data_file,) if self.data_file is not None else ())
         return (self.path, *data)
 
+    @property
+    def is_thick(self) -> bool:
+        """Whether it occupies as much as its disk has: it was reserved, or written to the last cluster."""
+        return self.actual_size >= self.virtual_size > 0
+
     def facts(self) -> dict[str, t.Any]:
         """The image as a module returns it."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}

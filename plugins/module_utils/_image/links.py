@@ -50,3 +50,19 @@ class Links:
             return None
         below = _headers.resolve(found.backing_file, path) if found.backing_file else None
         return (below, found.backing_format) if below is not None else None
+
+
+def files_read(top: str, image_format: str) -> t.Iterator[str]:
+    """The files that QEMU reads for the image at *top*: its own and those of all below it, as far as headers tell."""
+    for path, fmt in ((top, image_format), *Links().of(top, image_format)):
+        yield path
+        yield from _data_files(path, fmt) if fmt is not None else ()
+
+
+def _data_files(path: str, image_format: str) -> list[str]:
+    try:
+        with _headers.open_image(path) as stream:
+            names = _headers.references(stream, image_format, path).data_files
+    except (DiskError, OSError):
+        return []
+    return [file for name in names for file in (_headers.resolve(name, path),) if file is not None]

@@ -266,6 +266,14 @@ class ActingDomain(Domain):
         jobs = self._ask_monitor(what, "query-block-jobs")
         return commit_nodes(target, jobs, self._ask_monitor(what, "query-named-block-nodes", {"flat": True}))
 
+    def qemu_version(self) -> tuple[int, int]:
+        """The version of the QEMU in which the domain runs: the installed one may be another by now.
+
+        libvirt does not tell, so QEMU's monitor is asked, as in flush(). Raises LibvirtFailed.
+        """
+        told = self._ask_monitor(f"{self.name}: cannot ask for the version of its QEMU", "query-version")["qemu"]
+        return int(told["major"]), int(told["minor"])
+
     def _ask_monitor(self, what: str, command: str, arguments: dict[str, t.Any] | None = None) -> t.Any:
         """The answer of QEMU's monitor. Raises LibvirtFailed, with *what* it was for."""
         words = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})

@@ -89,11 +89,12 @@ class CommitSurvey:
 
     def is_same_content(self, observed: Observed) -> bool:
         """Whether the base, by itself, is the disk that the overlay shows."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._content.comparison import same_content
+
         overlay, base = observed.overlay, observed.base
         with self._phases("compare", overlay.virtual_size) as phase:
-            self.verified = self.qemu_img.same_content(
-                overlay.path, overlay.format, base.path, base.format, report=phase.percent
-            )
+            shown, merged = (overlay.path, overlay.format), (base.path, base.format)
+            self.verified = same_content(self.qemu_img, shown, merged, report=phase.percent)
         return self.verified
 
     def require_nobody_hurt(self, observed: Observed) -> None:

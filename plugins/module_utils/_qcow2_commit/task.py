@@ -83,10 +83,12 @@ class CommitTask(InPlaceTask):
         qemu_img = holding(survey.qemu_img, operation)
         first = _leftovers.settling(self._paths, formats, images[:-1], operation, qemu_img)
         observed = survey.observe(images)
-        plan = _decision.plan_commit(wish, observed, Work(wish, survey, operation, self._phase))
+        plan = _decision.plan_commit(wish, observed, Work(wish, survey, operation, self._phase, self.warn))
         self._fate = _decision.fate(wish, observed, plan)
         if plan:
             self._require_possible(observed)
+        if plan and operation is None:
+            self._warn_of_doubts(observed)
         stage = MERGED if observed.is_merged else MERGING
         return noting(first, plan, operation, lambda: _leftovers.record(observed, self._fate.removed, stage))
 
@@ -101,7 +103,7 @@ class CommitTask(InPlaceTask):
         self._fate = Fate(next(iter(formats.items()), None), rest.images)
         first = _leftovers.settling(self._paths, formats, (), operation, holding(survey.qemu_img, operation))
         survey.require_removable(rest.images)
-        return _decision.plan_rest(rest, first, Work(wish, survey, operation, self._phase))
+        return _decision.plan_rest(rest, first, Work(wish, survey, operation, self._phase, self.warn))
 
     def _require_possible(self, observed: Observed) -> None:
         """Raises where the images cannot be merged, or where that would hurt somebody."""
@@ -109,6 +111,18 @@ class CommitTask(InPlaceTask):
         overlay = observed.overlay
         _decision.require_endable(self.wish, overlay, _bitmaps.bitmaps_of(overlay.path, overlay.format))
         self._survey.require_nobody_hurt(observed)
+
+    def _warn_of_doubts(self, observed: Observed) -> None:
+        """Says what the task may not know of the base: what it is, and what size it gets."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._image import doubts as _doubts
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.alignment import warn_of_misfit
+
+        base, size = observed.base, observed.overlay.virtual_size
+        _doubts.warn_of_compressed(base.path, base.format, self.warn)
+        if not observed.is_merged:
+            _doubts.warn_of_partial_sector(base.path, base.format, self.warn)
+        if base.virtual_size < size:
+            warn_of_misfit(base.path, base.format, size, self.warn, "grow it to that size afterwards")
 
     def _new_survey(self) -> CommitSurvey:
         return CommitSurvey(self.wish, self.qemu_img, self.surroundings, self._phase)

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._content.thickness import staying_thick
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -23,7 +24,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding, keeping
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 
-if TYPE_CHECKING:
+if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._content.merge import Observed
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
@@ -33,14 +34,22 @@ if TYPE_CHECKING:
 
 
 class Work:
-    """The steps of one plan, which was made by *survey*, while *operation* holds the records."""
+    """The steps of one plan, which was made by *survey*, while *operation* holds the records; *warn* tells a person."""
 
-    def __init__(self, wish: CommitWish, survey: CommitSurvey, operation: Operation | None, phases: Phases) -> None:
+    def __init__(
+        self,
+        wish: CommitWish,
+        survey: CommitSurvey,
+        operation: Operation | None,
+        phases: Phases,
+        warn: t.Callable[[str], object],
+    ) -> None:
         self._wish = wish
         self._survey = survey
         self._operation = operation
         self._phases = phases
-        self._new_file = _staging.NewFile(wish.path)
+        self._warn = warn
+        self._new_file = _staging.NewFile(wish.path, wish.path)
 
     def merge(self, observed: Observed) -> None:
         """Writes the base, and proves that it then is what the overlay shows, which itself stays as it is.
@@ -79,7 +88,9 @@ class Work:
         overlay, base = observed.overlay, observed.base
         below = base.path if observed.between else None
         qemu_img = holding(self._survey.qemu_img, self._operation)
-        with self._phases("merge", length(observed.held)) as phase:
+        _staging.sync_before_reading(*(file for image in observed.images for file in image.files))
+        kept = staying_thick(self._survey.qemu_img, base.path, base.format, self._warn)
+        with kept, self._phases("merge", length(observed.held)) as phase:
             qemu_img.commit(overlay.path, overlay.format, below, rate=self._wish.rate, report=phase.percent)
         _staging.sync(base.path)
 

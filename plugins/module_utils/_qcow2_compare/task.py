@@ -9,6 +9,8 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._content.comparison import same_content
+from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_compressed
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_compare.wish import wish_from
@@ -22,8 +24,10 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     qemu_img = _door.find(limited=not wish.trusted)
     surroundings = Surroundings.at(module.params["uri"], warn=module.warn)
     qemu_img, (one, other) = _survey.look(qemu_img, wish, surroundings)
+    for image in (one, other):
+        warn_of_compressed(image.path, image.format, module.warn)
     subject = f"{os.path.basename(one.path)} and {os.path.basename(other.path)}"
-    compare = qemu_img.identical if wish.strict else qemu_img.same_content
     with progress.phase(subject, "compare", max(one.virtual_size, other.virtual_size)) as phase:
-        equal = compare(one.path, one.format, other.path, other.format, report=phase.percent)
+        named = (one.path, one.format), (other.path, other.format)
+        equal = same_content(qemu_img, *named, strict=wish.strict, report=phase.percent)
     return {"changed": False, "equal": equal, "images": [one.facts(), other.facts()]}

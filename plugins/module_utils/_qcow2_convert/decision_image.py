@@ -17,7 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.decision import facts
-from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
+from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size, rounded_up
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
@@ -33,7 +33,7 @@ class Observed:
     """What a conversion starts from: the source and what is below it, top first, and the same of the backing file.
 
     *names* has the real names of these files, and of the destination and its backing file. *bitmaps* are the dirty
-    bitmaps of the source.
+    bitmaps of the source. The size of the new image is rounded up to a multiple of *step* bytes.
     """
 
     source: tuple[Image, ...]
@@ -41,10 +41,16 @@ class Observed:
     snapshot: Snapshot | None = None
     names: Names = field(default_factory=Names)
     bitmaps: tuple[Bitmap, ...] = ()
+    step: int = 1
 
     @property
     def size(self) -> int:
         """The virtual size of the disk to be made."""
+        return rounded_up(self.content_size, self.step)
+
+    @property
+    def content_size(self) -> int:
+        """The bytes of that which are read of the source."""
         return self.snapshot.virtual_size if self.snapshot else self.source[0].virtual_size
 
     @property
@@ -161,6 +167,7 @@ def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
         rate=wish.rate,
         verify=wish.verify,
         encryption=wish.encryption,
+        step=found.step,
     )
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
@@ -15,6 +16,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import bitmaps_of
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
+from ansible_collections.kvmops.disk.plugins.module_utils._host.direct_io import alignment
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, file_length
@@ -123,11 +125,16 @@ class SourceSurvey:
         _still.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
         snapshot = _obstacles.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None
         bitmaps = bitmaps_of(wish.src, wish.src_format)
-        found = Observed(source, base, snapshot, self._names(source, base), bitmaps)
+        found = Observed(source, base, snapshot, self._names(source, base), bitmaps=bitmaps, step=self._step())
         _obstacles.require_convertible(wish, found)
         for image in (*source, *base):
             _still.require_unwritten(image)
         return found
+
+    def _step(self) -> int:
+        """Of how many bytes the size of the new image is to be a multiple."""
+        wanted = self._wish.align_size and self._wish.layout.format == "raw"
+        return alignment(os.path.realpath(self._wish.dest)) if wanted else 1
 
     def _names(self, source: t.Sequence[Image], base: t.Sequence[Image]) -> Names:
         read = [image.path for image in (*source, *base)]

@@ -66,10 +66,24 @@ class ConversionTask(InPlaceTask):
     def result(self, plan: Plan) -> dict[str, t.Any]:
         if plan:
             self.surroundings.refresh_pools(self.paths())
+            self._warn_of_misfit()
         made = self._source.verified if self._source else None
         verified = self._comparison.is_same if made is None else made
         predicted = self._source.predicted if self._source else None
         return result(self.module, self.wish, plan, self.qemu_img, verified=verified, predicted=predicted)
+
+    def _warn_of_compressed(self) -> None:
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_compressed
+
+        warn_of_compressed(self.wish.src, self.wish.src_format, self.warn)
+
+    def _warn_of_misfit(self) -> None:
+        """Says so where a domain might not open the new image."""
+        predicted = self._source.predicted if self._source else None
+        if predicted is not None and predicted.format == "raw":
+            from ansible_collections.kvmops.disk.plugins.module_utils._image.alignment import warn_of_misfit
+
+            warn_of_misfit(predicted.path, predicted.format, predicted.virtual_size, self.warn)
 
     def _plan(self, operation: Operation | None) -> Plan:
         wish, self._source = self.wish, None
@@ -85,6 +99,8 @@ class ConversionTask(InPlaceTask):
         else:
             self._source = self._source_walk(dest, note, operation)
             plan = self._source.plan(course, dest, source)
+            if self._source.predicted is not None and operation is None:
+                self._warn_of_compressed()
         return noting(first, plan, operation, lambda: {"source": wish.src, "dest": wish.dest})
 
     def _source_walk(

@@ -42,6 +42,7 @@ class ImageConvertWish:
     *rate* is in bytes in a second, *backing_file* the one that the new image is to have. *openers* are the secrets of
     an encrypted source; *decrypt*: its content may be stored in the clear. *encryption* is that of the new image.
     *trusted* images may refer to any file. *max_overcommit* is how many times its size the file system may promise.
+    *align_size*: the size of a raw image is rounded up to what its file system needs.
     """
 
     src: str
@@ -62,6 +63,7 @@ class ImageConvertWish:
     encryption: EncryptionWish | None = None
     trusted: bool = False
     max_overcommit: float | None = None
+    align_size: bool = False
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -123,6 +125,7 @@ def wish_from(params: dict[str, t.Any]) -> ImageConvertWish:
         encryption=_key_slots.wish_from(params["encryption"]),
         trusted=params["trusted"],
         max_overcommit=max_overcommit,
+        align_size=params["align_size"],
     )
     wish.require_valid()
     return wish

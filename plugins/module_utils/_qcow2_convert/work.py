@@ -57,7 +57,7 @@ class Work:
         """
         wish, new_file = self._wish, self._new_file
         recipe = _decision_image.recipe(wish, found)
-        _transcode.make(self._qemu_img, recipe, found.source, found.size, new_file, self._phases)
+        _transcode.make(self._qemu_img, recipe, found.source, found.content_size, new_file, self._phases)
         for name in new_file.names():
             _staging.resemble(name, wish.dest if replaced else wish.src)
             self._dress(name)
@@ -86,6 +86,7 @@ class Work:
 
 def _new_file(wish: ImageConvertWish, dest: Image | None) -> _staging.NewFile:
     """The image on its way, where it, or the one in its place, may have extents: several files."""
+    model = wish.dest if dest else wish.src
     if wish.layout.has_extents or (dest is not None and dest.extents):
-        return _file_set.NewFiles(wish.dest, dest.extents if dest else ())
-    return _staging.NewFile(wish.dest)
+        return _file_set.NewFiles(wish.dest, model, dest.extents if dest else ())
+    return _staging.NewFile(wish.dest, model)

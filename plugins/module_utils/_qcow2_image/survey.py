@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 
@@ -49,6 +49,15 @@ def look(qemu_img: QemuImg, wish: ImageWish) -> Found:
     opening = _key_slots.opening(qemu_img, image, wish.encryption.secrets)
     changes = _encryption.key_changes(wish.encryption, image, opening)
     return Found(image, changes, qemu_img.unlocking([Layer(image.path, image.format, changes.opener)]))
+
+
+def fitting(wish: ImageWish) -> ImageWish:
+    """The wish with the size that a raw image can have at its place, where the task leaves that open."""
+    if not wish.align_size or wish.size is None or wish.layout.format != "raw":
+        return wish
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.alignment import fitting_size
+
+    return replace(wish, size=fitting_size(wish.path, "raw", wish.size))
 
 
 def _existing(qemu_img: QemuImg, wish: ImageWish) -> Image | None:

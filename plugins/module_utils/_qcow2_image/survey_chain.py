@@ -12,8 +12,14 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase as _rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._content import rebase_wish as _rebase_wish
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, MissingImage, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    ImageInUse,
+    InvalidRequest,
+    MissingImage,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
+from ansible_collections.kvmops.disk.plugins.module_utils._host.inode import can_be_nocow
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
@@ -30,6 +36,17 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
     from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+
+
+def require_nocow_possible(wish: ImageWish) -> None:
+    """Raises InvalidRequest where the task wants data written in place, and the file system knows no such files."""
+    directory = os.path.dirname(wish.path)
+    if wish.nocow and not can_be_nocow(directory):
+        raise InvalidRequest(
+            f"nocow: {wish.path}: the file system of {directory} cannot be told to write the data of a file in place: "
+            "leave it out, as it is for file systems that copy on write (btrfs)",
+            path=wish.path,
+        )
 
 
 def wanted_below(qemu_img: QemuImg, wish: ImageWish, to_do: str) -> tuple[_image.Image, ...]:

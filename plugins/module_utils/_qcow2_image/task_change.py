@@ -15,7 +15,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase_wish i
 from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase_work import plan_rebase
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
+from ansible_collections.kvmops.disk.plugins.module_utils._image import doubts as _doubts
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image.alignment import warn_of_misfit
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import file_length
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Key, KeyChanges, keys_to_add
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import plan_keys
@@ -63,10 +65,15 @@ class Changing:
     def _creation(self, operation: Operation | None) -> Plan:
         wish, qemu_img = self.wish, self.task.qemu_img
         _staging.require_directory(wish.path, "path")
+        _survey_chain.require_nocow_possible(wish)
         below = _survey_chain.wanted_below(qemu_img, wish, "make an overlay of it")
         base = below[0] if below else None
         size = _decision_create.new_size(wish, base)
         _space.require_length(wish.path, file_length(wish.layout, size))
+        if operation is None:
+            warn_of_misfit(wish.path, wish.layout.format, size, self.task.warn)
+            for image in below[:1]:
+                _doubts.warn_of_compressed(image.path, image.format, self.task.warn)
         _space.require_space([(wish.path, _survey_chain.bytes_to_create(qemu_img, wish, size))])
         self._require_promise(size, wish.backing_file)
         encryption = wish.encryption
@@ -84,7 +91,18 @@ class Changing:
         self.task.require_no_dependents("change it")
         _access.require_writable(self.wish.path, "change it")
         self._require_room(wanted, rebase)
+        if operation is None:
+            self._warn_of_doubts(wanted, rebase)
         return plan
+
+    def _warn_of_doubts(self, wanted: Change, rebase: Rebase | None) -> None:
+        """Says what the task may not know of the sizes that it asks for, and of what it has the image read."""
+        image = wanted.image
+        if wanted.size is not None:
+            warn_of_misfit(image.path, image.format, wanted.size, self.task.warn)
+            _doubts.warn_of_partial_sector(image.path, image.format, self.task.warn)
+        if rebase is not None and rebase.wanted is not None:
+            _doubts.warn_of_compressed(*rebase.wanted, self.task.warn)
 
     def _planned(
         self, wanted: Change, changes: KeyChanges | None, rebase: Rebase | None, operation: Operation | None

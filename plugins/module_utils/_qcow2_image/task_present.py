@@ -79,4 +79,4 @@ class PresentTask(InPlaceTask):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module with state=present."""
-    return PresentTask(module, wish_from(module.params)).walk()
+    return PresentTask(module, _survey.fitting(wish_from(module.params))).walk()

@@ -28,7 +28,8 @@ class ImageWish:
 
     *backing_file* is empty where it is to have none, None where the task leaves that open. *rebase* (safe, unsafe) is
     how an image gets another one; *trusted* images may be read with what they refer to.
-    *max_overcommit*: how many times its own size the file system may promise.
+    *max_overcommit*: how many times its own size the file system may promise. *align_size*: the size of a raw image is
+    rounded up to what its file system needs. *nocow*: the data of a new image is written in place.
     """
 
     path: str
@@ -41,6 +42,8 @@ class ImageWish:
     trusted: bool = False
     encryption: EncryptionWish | None = None
     max_overcommit: float | None = None
+    align_size: bool = False
+    nocow: bool = False
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -76,7 +79,7 @@ def wish_from(params: t.Mapping[str, t.Any]) -> ImageWish:
         backing_file=absolute(backing_file, "backing_file") if backing_file else backing_file,
         encryption=_encryption_from(params["encryption"]),
         max_overcommit=overcommit_from(params),
-        **{name: params[name] for name in ("backing_format", "shrink", "rebase", "trusted")},
+        **{name: params[name] for name in ("backing_format", "shrink", "rebase", "trusted", "align_size", "nocow")},
     )
     wish.require_valid()
     return wish

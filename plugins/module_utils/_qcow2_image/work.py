@@ -32,7 +32,7 @@ class Work:
     _new_file: NewFile = field(init=False)
 
     def __post_init__(self) -> None:
-        self._new_file = NewFile(self.wish.path)
+        self._new_file = NewFile(self.wish.path, nocow=self.wish.nocow)
 
     def create(self, size: int, backing: tuple[str, str] | None) -> None:
         new, wish, encryption = self._new_file, self.wish, self.wish.encryption

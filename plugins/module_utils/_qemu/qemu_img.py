@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import typing as t
+from contextlib import contextmanager
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
@@ -276,11 +277,18 @@ class QemuImg(Unlocking):
         ``compare`` knows no snapshots, so that qemu-nbd, of the same package, serves it to ``compare``: to nobody
         else, on a socket in a directory of ours.
         """
-        named = [*self._definitions(), *self._named(path, image_format)]
-        with _qemu_nbd.serving(path, named, _snapshot(snapshot)[1], self._ways(writes=True)) as socket:
+        with self.served(path, image_format, snapshot) as socket:
             served = {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": socket}}}
             nodes = (f"json:{json.dumps(served)}", node(self.unlocked.get(other, (Layer(other, other_format),))))
             return self._same("--", *nodes, report=report)
+
+    @contextmanager
+    def served(self, path: str, image_format: str, snapshot: tuple[str, str] | None = None) -> t.Iterator[str]:
+        """The socket at which qemu-nbd serves the image, or a *snapshot* within it, for the length of the block."""
+        named = [*self._definitions(), *self._named(path, image_format)]
+        option = _snapshot(snapshot)[1] if snapshot else None
+        with _qemu_nbd.serving(path, named, option, self._ways(writes=True)) as socket:
+            yield socket
 
     def resize(
         self, path: str, image_format: str, size: int, *, shrink: bool = False, preallocation: str | None = None

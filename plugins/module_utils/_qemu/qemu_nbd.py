@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The only door to qemu-nbd, which shows an internal snapshot as a disk: qemu-img can copy one, and not compare it."""
+"""The only door to qemu-nbd, which serves what qemu-img does not compare: a snapshot, or what it would not read."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _READY_SECONDS = 60
 
 
 @contextmanager
-def serving(path: str, named: t.Sequence[str], snapshot: str, ways: _process.Ways) -> t.Iterator[str]:
+def serving(path: str, named: t.Sequence[str], snapshot: str | None, ways: _process.Ways) -> t.Iterator[str]:
     """The socket at which qemu-nbd serves the image at *path* for the length of the block, read-only.
 
     *named* are the arguments that say which image that is, as qemu-img has them. *snapshot* is an option of its own
-    kind, as qemu-img has it, too. The socket is in a directory that only we may enter. Raises DiskError where there
-    is no qemu-nbd, or it does not open the image.
+    kind, as qemu-img has it, too; None for what the image holds now. The socket is in a directory that only we may
+    enter. Raises DiskError where there is no qemu-nbd, or it does not open the image.
     """
-    import tempfile  # loaded where a snapshot is compared
+    import tempfile  # loaded where a disk is served
 
     try:
         server = get_bin_path("qemu-nbd", opt_dirs=["/usr/bin", "/usr/local/bin"])
     except ValueError as error:
         raise DiskError(
-            "qemu-nbd was not found on this host, without which the content of a snapshot cannot be compared: "
-            "install it (it is in the package of qemu-img), or set verify=false",
+            "qemu-nbd was not found on this host, without which snapshots, and files on a file system that may not "
+            "tell holes truly, cannot be compared: install it (it is in the package of qemu-img), or set verify=false",
             path=path,
         ) from error
     with tempfile.TemporaryDirectory(prefix="kvmops-") as directory:
         socket, ready = os.path.join(directory, "nbd"), os.path.join(directory, "pid")
-        argv = [server, "--read-only", "--persistent", f"--load-snapshot={snapshot}"]
+        argv = [server, "--read-only", "--persistent", *([f"--load-snapshot={snapshot}"] if snapshot else [])]
         argv += [f"--socket={socket}", f"--pid-file={ready}", *named]
         try:
             with _process.serving(argv, ways, lambda: os.path.exists(ready), _READY_SECONDS):

@@ -85,6 +85,7 @@ class DomainTask(Task):
             "qemu_img": self.holding(operation),
             "records": Records(self.hypervisor, domain, operation or Operation(self.verb), self.state.record),
             "progress": self.progress,
+            "warn": self.warn,
         }
 
     def images_of(self, disk: DomainDisk) -> tuple[_image.Image, ...]:

@@ -15,6 +15,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import 
 #: Read by the action plugin of the same name as the module; to the module it says nothing.
 PROGRESS_SPEC: dict[str, t.Any] = {"progress": {"type": "bool", "default": True}}
 
+ALIGN_SPEC: dict[str, t.Any] = {"align_size": {"type": "bool", "default": False}}
+
 OVERCOMMIT_SPEC: dict[str, t.Any] = {"max_overcommit": {"type": "float"}}
 
 #: Of a module that is about domains: where those are.

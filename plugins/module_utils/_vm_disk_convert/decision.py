@@ -20,12 +20,16 @@ if t.TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """One disk that is to be converted; *backing* is the backing file that the new image is to have, if any."""
+    """One disk that is to be converted; *backing* is the backing file that the new image is to have, if any.
+
+    The size of the new image is rounded up to a multiple of *step* bytes.
+    """
 
     disk: DomainDisk
     source: str
     dest: str
     backing: ChainLink | None = None
+    step: int = 1
 
     @property
     def target(self) -> str:

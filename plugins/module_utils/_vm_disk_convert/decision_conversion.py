@@ -11,6 +11,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import bitmap
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._size import rounded_up
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disk_changes import DiskChange
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink
@@ -57,7 +58,7 @@ def predicted(item: Conversion, source: Image, image_format: str) -> Image:
     return Image(
         item.dest,
         image_format,
-        source.virtual_size,
+        rounded_up(source.virtual_size, item.step),
         source.actual_size,
         backing_file=item.backing.path if item.backing else None,
         backing_format=item.backing.format if item.backing else None,

@@ -74,6 +74,13 @@ def way(state: DomainState, wish: ConvertWish) -> str:
     return "live"
 
 
+def way_to_fit(wish: ConvertWish) -> str:
+    """What to do where the domain could not open a raw image of the disk's size."""
+    if wish.align_size:  # a copy below a guest has the size that the guest sees
+        return "grow the disk to that size first (kvmops.disk.vm_disk_resize), or set mode=offline"
+    return "grow the disk to that size first (kvmops.disk.vm_disk_resize), or set align_size=true and mode=offline"
+
+
 def require_convertible(state: DomainState, conversions: t.Sequence[Conversion], jobs: t.Sequence[str]) -> None:
     """Raises DiskError where the domain, or a disk of it, is in no state to be converted; *jobs* are its block jobs."""
     _ready.require_ready(state, jobs, "a conversion", "which would resume on the old disk")

@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import staging 
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import bitmaps_of
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
+from ansible_collections.kvmops.disk.plugins.module_utils._image import alignment as _alignment
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, bytes_needed, file_length
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
@@ -68,6 +69,7 @@ class Survey:
         _disk_chain.require_same_chain(self.state, item.disk, images)
         _obstacles.require_convertible_image(item, image, self.wish.keep_source)
         self.images[item.target], self.chains[item.target] = image, images
+        item = self._fitting(item, image.virtual_size)
         if not (self.wish.shallow and image.backing_file):
             return item
         return replace(item, backing=_decision_conversion.kept_backing(self.state, item, image, self.wish.layout))
@@ -95,6 +97,19 @@ class Survey:
         directory = os.path.dirname(item.dest)
         if directory != os.path.dirname(item.source) and not _disks.has_own_user(self.state.definition):
             _access.require(directory, self.hypervisor.qemu_user, "dest")
+
+    def _fitting(self, item: Conversion, size: int) -> Conversion:
+        """The conversion to an image that the domain can open in the disk's cache mode. Raises DiskError where a task
+        has to say how."""
+        image_format, cache = self.wish.layout.format, item.disk.element.cache
+        if self.wish.block_device or not (self.wish.align_size or cache in _alignment.PAST_THE_CACHE):
+            return item
+        found = _alignment.misfit(item.dest, image_format, size)
+        if found is not None and self.wish.align_size and _obstacles.way(self.state, self.wish) == "offline":
+            return replace(item, step=found.step)
+        what, way_out = f"{self.state.name}: {item.target}", _obstacles.way_to_fit(self.wish)
+        _alignment.require_openable(item.dest, image_format, size, cache, what, way_out)
+        return item
 
     def places(self, conversions: t.Iterable[Conversion], doomed: t.Container[str]) -> dict[str, Place]:
         """What is where the new images are to be, by target; *doomed* is what is about to be removed there."""

@@ -13,6 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready a
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_compressed
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
     decision_conversion as _decision_conversion,
@@ -72,6 +73,8 @@ class Converting:
         if mode == "offline":
             self._require_way_back(left, operation)
         self._tell_of_bitmaps(operation)
+        for item in conversions if operation is None else ():
+            warn_of_compressed(item.source, item.source_format, self.task.warn)
         work = Work(**self.task.tools(operation))
         steps = (
             *_leftovers.settled_images(conversions, _beside.notes(operation), self.task.qemu_img),

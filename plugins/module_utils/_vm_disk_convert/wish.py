@@ -49,6 +49,7 @@ class ConvertWish:
     copy_timeout: int = 86400
     max_overcommit: float | None = None
     keep_bitmaps: str = KEEP_AUTO
+    align_size: bool = False
 
     def require_valid(self) -> None:
         """Raises InvalidRequest where no world could grant the wish."""
@@ -115,7 +116,7 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
             name: params[name]
             for name in (
                 *("dest", "dest_dir", "mode", "shutdown", "shutdown_timeout", "restart", "verify", "keep_source"),
-                *("compress", "trusted", "shallow", "block_device", "copy_timeout"),
+                *("compress", "trusted", "shallow", "block_device", "copy_timeout", "align_size"),
             )
         },
     )

@@ -71,7 +71,7 @@ class Work(ConvertWork):
             if layout.format != "raw":
                 self._create(item, item.dest)
             return
-        new_file = _staging.NewFile(item.dest)
+        new_file = _staging.NewFile(item.dest, item.source)
         new_file.begin()
         self._create(item, new_file.name)
         _staging.resemble(new_file.name, item.source)
@@ -105,6 +105,7 @@ class Work(ConvertWork):
             _staging.sync(item.dest)
 
     def _begin_copy(self, item: Conversion) -> None:
+        _staging.sync_before_reading(item.source)
         destination = _disk_changes.copy_destination(item.dest, self.wish.layout.format, block=self.wish.block_device)
         try:
             self.domain.block_copy(item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth)

@@ -95,7 +95,7 @@ class Work(ConvertWork):
 
     def convert(self, item: Conversion) -> None:
         """Makes, verifies and publishes the new image. Raises DiskError, and leaves it to be withdrawn."""
-        new_file = self._new[item.target] = _staging.NewFile(item.dest)
+        new_file = self._new[item.target] = _staging.NewFile(item.dest, item.source)
         self.require_off()
         _unused.require_unused(item.source, (), "convert it")
         self._as_read[item.source] = _staging.last_write(item.source)
@@ -180,4 +180,5 @@ def _recipe(item: Conversion, wish: ConvertWish, *, bitmaps: bool) -> _transcode
         compress=wish.compress,
         bitmaps=bitmaps,
         verify=wish.verify,
+        step=item.step,
     )

@@ -19,6 +19,9 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.decision import Flattening
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.wish import FlattenWish
 
+#: The first QEMU whose copy-on-read, by which it pulls, knows subclusters.
+PULLS_SUBCLUSTERS = (8, 2)
+
 
 def way(state: DomainState, wish: FlattenWish) -> str:
     """How the disks are to be flattened: live or offline. Raises DiskError where it cannot be as the task wants it."""
@@ -52,6 +55,19 @@ def require_flattenable(state: DomainState, items: t.Sequence[Flattening], jobs:
         if item.disk.element.sliced:
             raise DiskError(f"{state.name}: {item.target}: is a slice of {item.path}: not flattened", path=item.path)
         _require_flattenable_image(item)
+
+
+def require_survivable(state: DomainState, item: Flattening, version: tuple[int, int]) -> None:
+    """Raises DiskError where a QEMU of that *version* would abort in the pull, and the guest with it (HAZARDS P9)."""
+    if item.image.extended_l2 and version < PULLS_SUBCLUSTERS:
+        number = ".".join(map(str, version))
+        raise DiskError(
+            f"{state.name}: {item.target}: {item.path} has subclusters (extended_l2), and QEMU {number} aborts when it "
+            f"pulls into such an image, so that its guest would die: shut {state.name} down, and run again, which "
+            "flattens the disk offline",
+            path=item.path,
+            qemu_version=number,
+        )
 
 
 def require_no_bitmaps(item: Flattening, bitmaps: t.Sequence[str]) -> None:

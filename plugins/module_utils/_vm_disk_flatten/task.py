@@ -128,7 +128,20 @@ class FlattenTask(DomainTask):
         survey.require_unused(items)
         if self.mode == "offline":
             survey.require_no_bitmaps(items)
+        else:
+            self._require_survivable([item for item in items if item.target not in adopted])
         survey.require_space([item for item in items if item.target not in adopted])
+
+    def _require_survivable(self, items: t.Sequence[Flattening]) -> None:
+        """Raises DiskError where the QEMU of the domain would abort in a pull; it is only asked where it might."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import (
+            decision_obstacles as _obstacles,
+        )
+
+        for item in items:
+            if item.image.extended_l2:
+                _obstacles.require_survivable(self.state, item, acting(self.domain).qemu_version())
 
     def _settled(self, adopted: t.Container[str], operation: Operation | None) -> tuple[Step, ...]:
         """The steps that bring order to what dead runs left, before disks are flattened."""

@@ -44,7 +44,15 @@ class Survey:
         live = self.state.active
         image = self.image(disk)
         before = self.domain.capacity(disk.target) if live else image.virtual_size
-        return Resizing(disk, image, before, self.wish.target(what, before), live)
+        return Resizing(disk, image, before, self.wish.target(what, before, self._step(disk, path)), live)
+
+    def _step(self, disk: DomainDisk, path: str) -> int:
+        """Of how many bytes the new size is to be a multiple, where the task wants that."""
+        if not self.wish.align_size or disk.format != "raw":
+            return 1
+        from ansible_collections.kvmops.disk.plugins.module_utils._host.direct_io import alignment
+
+        return alignment(os.path.realpath(path))
 
     def image(self, disk: DomainDisk) -> _image.Image:
         """The facts of a disk's image. An encrypted raw disk is shorter than its file, by the header with its keys."""

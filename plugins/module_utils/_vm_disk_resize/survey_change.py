@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_ch
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
+from ansible_collections.kvmops.disk.plugins.module_utils._image import alignment as _alignment
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import whole as _whole
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
@@ -64,6 +65,14 @@ class ChangeSurvey:
             _obstacles.require_no_cut(item, images[1])
         Trust(self.wish.trusted).require_believable(item.image)
         _disk_chain.require_same_chain(self.state, item.disk, images)
+
+    def require_openable(self, item: Resizing) -> None:
+        """Raises DiskError where the domain could not open the image in its new size."""
+        _alignment.require_openable(
+            *(item.path, item.image.format, item.after, item.disk.element.cache),
+            f"{self.state.name}: {item.target}",
+            _alignment.HAVE_IT_ROUNDED,
+        )
 
     def require_unused(self, item: Resizing) -> None:
         """Raises ImageInUse or HasDependents where others have to do with the image."""

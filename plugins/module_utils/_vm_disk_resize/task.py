@@ -86,6 +86,7 @@ class ResizeTask(DomainTask):
 
     def _resizing(self, item: Resizing, operation: Operation | None) -> Plan:
         """The plan for a disk that has not the size that it is to have. Raises DiskError where it must not get it."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_partial_sector
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize import (
             decision_obstacles as _obstacles,
         )
@@ -97,10 +98,13 @@ class ResizeTask(DomainTask):
         _obstacles.require_resizable(self.state, item, self.wish, around.jobs(item))
         if item.live:
             _obstacles.require_settled(self.state, item, note_of(item.path))
+        around.require_openable(item)
         around.require_known_chain(item)
         around.require_unused(item)
         policy = None if item.live else around.policy(item)
         around.require_room(item, policy)
+        if operation is None:
+            warn_of_partial_sector(item.path, item.image.format, self.warn)
         if item.live and operation is None and around.policy(item):
             self._warn_of_room(item)
         work = Work(**self.tools(operation), item=item, policy=policy)

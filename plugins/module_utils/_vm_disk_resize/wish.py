@@ -10,7 +10,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import ALLOCATIONS
-from ansible_collections.kvmops.disk.plugins.module_utils._size import LARGEST, exact_size, parse_size
+from ansible_collections.kvmops.disk.plugins.module_utils._size import LARGEST, exact_size, parse_size, rounded_up
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import overcommit_from, require_directories
 
 
@@ -28,6 +28,7 @@ class ResizeWish:
     trusted: bool = False
     allow_dependents: bool = False
     max_overcommit: float | None = None
+    align_size: bool = False
 
     @classmethod
     def parse(cls, size: str, from_size: str | None = None, *, shrink: bool = False, **rest: t.Any) -> ResizeWish:
@@ -48,15 +49,15 @@ class ResizeWish:
             size=None if grows else parsed, growth=parsed if grows else None, from_size=start, shrink=shrink, **rest
         )
 
-    def target(self, what: str, current: int) -> int:
-        """The size that the disk *what*, which has *current* bytes, is to have.
+    def target(self, what: str, current: int, step: int = 1) -> int:
+        """The size that the disk *what*, which has *current* bytes, is to have: a multiple of *step* bytes.
 
         Raises DiskError where it has neither the size to grow from nor the one to grow to, or would get too large.
         """
         if self.size is not None:
-            return self.size
+            return rounded_up(self.size, step)
         growth = self.growth or 0
-        if self.from_size is not None and current == self.from_size + growth:
+        if self.from_size is not None and current == rounded_up(self.from_size + growth, step):
             return current
         if self.from_size not in (None, current):
             raise DiskError(
@@ -66,7 +67,7 @@ class ResizeWish:
                 virtual_size=current,
             )
         _require_addressable(current + growth, f"{what}: has {exact_size(current)}, and {exact_size(growth)} more")
-        return current + growth
+        return rounded_up(current + growth, step)
 
 
 def _require_addressable(size: int, what: str) -> None:
@@ -84,5 +85,5 @@ def wish_from(params: dict[str, t.Any]) -> ResizeWish:
         disk=params["disk"],
         preallocation=ALLOCATIONS[allocation] if allocation else params["preallocation"],
         max_overcommit=max_overcommit,
-        **{name: params[name] for name in ("shrink", "trusted", "allow_dependents")},
+        **{name: params[name] for name in ("shrink", "trusted", "allow_dependents", "align_size")},
     )

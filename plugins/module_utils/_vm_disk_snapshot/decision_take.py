@@ -153,9 +153,7 @@ def steps(state: DomainState, name: str, items: t.Sequence[Taking], work: Work) 
 def _is_meant_by_default(state: DomainState, disk: DomainDisk) -> bool:
     """Whether a snapshot that names no disks is of this one, too: the guest can write to it, and has it where it runs,
     and libvirt's XML does not leave it out."""
-    return (
-        disk.element.device == "disk" and not disk.element.readonly and state.has(disk) and not _is_left_out(disk)
-    )
+    return disk.element.device == "disk" and not disk.element.readonly and state.has(disk) and not _is_left_out(disk)
 
 
 def _is_left_out(disk: DomainDisk) -> bool:

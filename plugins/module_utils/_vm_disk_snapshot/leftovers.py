@@ -71,10 +71,14 @@ def lost(left: Left, qemu_img: QemuImg) -> tuple[RecordedDisk, ...]:
     between, or the host fails, and that is gone. The overlay still has it. What is below others is only read, so that
     both are the same where nothing was lost.
     """
+    if not left.doubtful:
+        return ()
+    from ansible_collections.kvmops.disk.plugins.module_utils._content.comparison import same_content
+
     return tuple(
         disk
         for disk in left.doubtful
-        if not qemu_img.same_content(disk.source, disk.source_format, disk.dest, disk.format)
+        if not same_content(qemu_img, (disk.source, disk.source_format), (disk.dest, disk.format))
     )
 
 

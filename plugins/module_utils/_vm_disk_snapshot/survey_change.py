@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import names as
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
+from ansible_collections.kvmops.disk.plugins.module_utils._image import alignment as _alignment
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import whole as _whole
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
@@ -135,6 +136,7 @@ class ChangeSurvey:
             _image.require_regular_file(image.path)
         _merge.require_readable(replace(image, data_file=None) for image in (overlay, into))  # that is vouched for
         _whole.require_whole((overlay, into))
+        self._require_openable(merge, overlay, into)
         _merge.require_mergeable(_merge.Observed((overlay, into), ()))
         _merge.require_no_snapshots(overlay, "delete them first")
         if not self.observed.state.active:
@@ -155,10 +157,18 @@ class ChangeSurvey:
 
     def _qemu_user(self) -> tuple[int, int] | None:
         """None also where the domain has a user of its own."""
-        hypervisor = self.surroundings.hypervisor
+        hypervisor = next(iter(self.surroundings.libvirts.own), None)
         if hypervisor is None or _disks.has_own_user(self.observed.state.definition):
             return None
         return hypervisor.qemu_user()
+
+    def _require_openable(self, merge: Merge, overlay: _image.Image, into: _image.Image) -> None:
+        """Raises DiskError where the domain could not open the merged image, which is to be its disk."""
+        disk = self.observed.state.disk(merge.target)
+        if merge.above is None and disk is not None:
+            size = max(overlay.virtual_size, into.virtual_size)
+            what, way_out = f"{self.observed.state.name}: {merge.target}", "grow the disk to it (vm_disk_resize)"
+            _alignment.require_openable(into.path, into.format, size, disk.element.cache, what, way_out)
 
     def _require_space(self, merges: t.Iterable[Merge]) -> None:
         """Raises NotEnoughSpace; an image grows by what the overlay has and it has not."""

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work import merge_offline
+from ansible_collections.kvmops.disk.plugins.module_utils._content.thickness import staying_thick
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
@@ -25,7 +26,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._files import names as _names
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
-from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source_path
+from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
     Merge,
@@ -84,7 +85,8 @@ class Work(DomainWork):
         """Merges one overlay. Raises DiskError where it fails; the disk reads the same then."""
         self._require_as_decided(item)
         if self.state.active:
-            with self._phase(item, "merge") as phase:
+            into = _pair(item.into)
+            with staying_thick(self.qemu_img, *into, self.warn), self._phase(item, "merge") as phase:
                 self._merge_live(item, phase.at)
         else:
             self._merge_offline(item)
@@ -124,7 +126,7 @@ class Work(DomainWork):
 
     def _is_image_of(self, snapshot: DomainSnapshot, outcome: Outcome) -> bool:
         image = snapshot.image(outcome.target)
-        return image is not None and _names.are_same(source_path(image, self.hypervisor), outcome.images[0].path)
+        return image is not None and _names.are_same(source(image, self.hypervisor).path, outcome.images[0].path)
 
     def finish(self, removal: Removal) -> None:
         """Removes the overlays, and the record; the images stay locked, as there may be more to do."""
@@ -179,7 +181,7 @@ class Work(DomainWork):
         for path in item.paths:
             _unused.require_unused(path, (), to_do)
         self._begun.add(item.target)
-        merge_offline(self._door, _pair(overlay), _pair(into), partial(self._phase, item))
+        merge_offline(self._door, _pair(overlay), _pair(into), partial(self._phase, item), self.warn)
         if item.above is not None:
             above = str(item.above.path)
             self._door.refer(above, str(item.above.format), (str(into.path), str(into.format)))

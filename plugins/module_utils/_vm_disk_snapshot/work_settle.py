@@ -33,7 +33,7 @@ class Work(DomainWork):
         for path in (disk.source, disk.dest):
             _unused.require_unused(path, (), f"merge {disk.source} into {disk.dest} again")
         overlay, into = (disk.source, disk.source_format), (disk.dest, disk.format)
-        merge_offline(self.qemu_img, overlay, into, lambda verb: self.phase(disk.target, verb, 0))
+        merge_offline(self.qemu_img, overlay, into, lambda verb: self.phase(disk.target, verb, 0), self.warn)
 
     def discard(self, path: str) -> None:
         """Removes the directory with the half-made overlay that was to be at *path*."""

@@ -67,7 +67,7 @@ class Work(DomainWork):
         below = item.below
         path, image_format = str(below.path), str(below.format)
         size = self._size(item)
-        new_file = _staging.NewFile(item.overlay)
+        new_file = _staging.NewFile(item.overlay, path)
         new_file.begin()
         self.qemu_img.holding(*self.records.operation.descriptors).create(
             new_file.name, OVERLAY, size, {}, (path, image_format), unopened=True

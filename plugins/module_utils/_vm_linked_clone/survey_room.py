@@ -12,6 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
+from ansible_collections.kvmops.disk.plugins.module_utils._image import alignment as _alignment
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, bytes_needed
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
     NewImage,
@@ -43,6 +44,8 @@ class Room:
 
     def take(self, images: t.Sequence[NewImage]) -> None:
         """Counts the *images* of a clone. Raises NotEnoughSpace where they do not fit."""
+        for image in images:
+            self._require_openable(image)
         if not self._taken_bytes:
             self._available = _space.available_bytes(self.setting.directory)
         for image in images:
@@ -57,6 +60,13 @@ class Room:
             self._system.require_room([*self._taken, *new], self.wish.max_overcommit)
             self._taken += new
         self._taken_bytes += needed
+
+    def _require_openable(self, image: NewImage) -> None:
+        """Raises DiskError where the clone could not open the image in the cache mode of the source's disk."""
+        disk = self.source.state.disk(image.disk.target)
+        cache = disk.element.cache if disk is not None else None
+        what = f"{self.source.state.name}: {image.disk.target}"
+        _alignment.require_openable(image.path, image.format, image.size, cache, what, "ask for it in disk_sizes")
 
     def _needed(self, image: NewImage) -> int:
         if self.setting.mode == LINKED:

@@ -253,6 +253,11 @@ class CloneTask:
         missing = self.survey.missing(item.spec.seed for item in items if item.open) if self.module.check_mode else []
         for warning in _result.warnings(self.wish, plans, missing):
             self.module.warn(warning)
+        if plans:
+            from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_compressed
+
+            for disk in self.source.disks:
+                warn_of_compressed(disk.path, disk.format, self.module.warn)
 
     def _diff(self, items: t.Sequence[CloneItem]) -> list[dict[str, t.Any]]:
         """The clones before and after; in diff mode the definition of each new one against that of the source."""

@@ -96,7 +96,7 @@ class Work:
         clear(self.operation)
 
     def make_image(self, image: NewImage) -> None:
-        new = self._begin(image.path)
+        new = self._begin(image.path, image.disk.path)
         mode = self.plan.identity.mark.mode
         if mode == LINKED:
             self.overlays.make(image, new.name)
@@ -108,7 +108,7 @@ class Work:
         self._publish(new)
 
     def copy_nvram(self, source: str, path: str) -> None:
-        new = self._begin(path)
+        new = self._begin(path, source)
         shutil.copyfile(source, new.name)
         _staging.resemble(new.name, source)
         self._publish(new)
@@ -161,14 +161,14 @@ class Work:
         for path in self.operation.paths:
             self.operation.keep(path)
 
-    def _begin(self, path: str) -> NewFile:
+    def _begin(self, path: str, model: str) -> NewFile:
         self._require_wanted()
         if os.path.lexists(path):
             raise DiskError(
                 f"{path}: a file exists already: it was left alone: remove it, or choose another name or disk_dir",
                 path=path,
             )
-        new = NewFile(path)
+        new = NewFile(path, model)
         new.begin()
         self._files[path] = new
         return new

@@ -32,7 +32,7 @@ class DiskElement:
     None where it says nothing, an empty tuple where it says that there is none. *mirror* is the destination of a block
     job, and *mirror_ready* is ``yes`` once it holds the same as the disk. *sliced*: the disk is a part of its source.
     *index* is libvirt's number of the image in a running domain. *snapshot* is what the disk says of snapshots that do
-    not name it: external, internal, manual or no; None where it says nothing.
+    not name it: external, internal, manual or no; None where it says nothing. *cache* is how QEMU opens it.
     """
 
     target: str
@@ -53,6 +53,7 @@ class DiskElement:
     sliced: bool = False
     index: str | None = None
     snapshot: str | None = None
+    cache: str | None = None
 
 
 def disks(xml: str) -> tuple[DiskElement, ...]:
@@ -102,6 +103,7 @@ def disk(element: t.Any) -> DiskElement:
         sliced=element.find("source/slices") is not None,
         index=source.get("index") if source is not None else None,
         snapshot=element.get("snapshot"),
+        cache=driver.get("cache") if driver is not None else None,
     )
 
 

@@ -265,3 +265,10 @@ def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
     _staging.remove(str(path))
     assert not path.exists()
     _staging.remove(str(path))
+
+
+def test_what_is_only_read_may_lie_on_a_file_system_to_which_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").touch()
+    _staging.sync_before_reading(str(tmp_path / "disk"), "/proc/version")
+    with pytest.raises(DiskError, match="cannot be brought to stable storage"):
+        _staging.sync("/proc/version")

@@ -173,3 +173,18 @@ def test_with_a_base_no_more_space_is_needed_than_what_is_merged_has() -> None:
     assert _decision.most_bytes(item(3), 50 * MIB) == 50 * MIB
     assert _decision.most_bytes(item(2), 50 * MIB) == 3 * MIB
     assert _decision.most_bytes(item(2), 2 * MIB) == 2 * MIB
+
+
+@pytest.mark.parametrize(
+    ("version", "survives"), [((6, 2), False), ((7, 2), False), ((8, 1), False), ((8, 2), True), ((10, 0), True)]
+)
+def test_an_image_with_subclusters_is_not_pulled_into_where_qemu_would_abort(
+    version: tuple[int, int], survives: bool
+) -> None:
+    doubtful = item(3, (replace(IMAGES[0], extended_l2=True), *IMAGES[1:]))
+    _obstacles.require_survivable(state(), item(), version)
+    if survives:
+        _obstacles.require_survivable(state(), doubtful, version)
+        return
+    with pytest.raises(DiskError, match="shut vm down, and run again, which flattens the disk offline"):
+        _obstacles.require_survivable(state(), doubtful, version)

@@ -32,6 +32,22 @@ def test_the_size_that_a_disk_is_to_have(size: str, from_size: str | None, curre
     assert ResizeWish.parse(size, from_size).target("vm: vda", current * GIB) == wanted * GIB
 
 
+@pytest.mark.parametrize(
+    ("size", "from_size", "current", "wanted"),
+    [
+        ("8193K", None, 4096, 8196),
+        ("8192K", None, 4096, 8192),
+        ("+1K", None, 4096, 4100),
+        ("+1K", "4096K", 4096, 4100),
+        ("+1K", "4096K", 4100, 4100),
+    ],
+)
+def test_a_size_that_is_rounded_up_stays_as_it_is_once_it_is_reached(
+    size: str, from_size: str | None, current: int, wanted: int
+) -> None:
+    assert ResizeWish.parse(size, from_size).target("vm: vda", current << 10, step=4096) == wanted << 10
+
+
 @pytest.mark.parametrize("current", [29, 31, 39, 41, 50])
 def test_a_disk_with_neither_size_is_an_error_that_says_what_it_has(current: int) -> None:
     with pytest.raises(DiskError, match=f"vm: vda: has {current} GiB, asked to grow from 30 GiB to 40 GiB") as caught:

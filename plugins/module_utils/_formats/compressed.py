@@ -1,0 +1,29 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether a file begins like one that a program has compressed: read as a raw disk, it is a disk of noise."""
+
+from __future__ import annotations
+
+import typing as t
+
+_MAGIC = (
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"LZIP\1", "lzip"),
+    (b"PK\3\4", "zip"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+)
+_BZIP2, _BZIP2_BLOCK = b"BZh", b"1AY&SY"
+
+
+def compressed_by(stream: t.BinaryIO) -> str | None:
+    """The program that the file open as *stream* seems to come from; None where it does not look compressed."""
+    stream.seek(0)
+    head = stream.read(16)
+    if head.startswith(_BZIP2) and head[4:].startswith(_BZIP2_BLOCK):
+        return "bzip2"
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), None)

@@ -1,0 +1,48 @@
+# Copyright: kvmops.disk contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a person should hear of raw images before they are read or written: nothing of it is an error."""
+
+from __future__ import annotations
+
+import os
+import stat
+import typing as t
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.compressed import compressed_by
+from ansible_collections.kvmops.disk.plugins.module_utils._image.links import Links
+from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR, rounded_up
+
+Warn = t.Callable[[str], object]
+
+
+def warn_of_compressed(path: str, image_format: str, warn: Warn) -> None:
+    """Says so where the image at *path*, or one below it, is read as raw, and is a compressed file (HAZARDS P10)."""
+    for link, link_format in ((path, image_format), *Links().of(path, image_format)):
+        program = _compressed_by(link) if link_format == "raw" else None
+        if program is not None:
+            warn(
+                f"{link}: is read as a raw disk, but looks compressed ({program}), so a guest would see noise: unless "
+                "that is meant, decompress it first"
+            )
+
+
+def warn_of_partial_sector(path: str, image_format: str, warn: Warn) -> None:
+    """Says so where a raw image that is to be written ends within a sector: QEMU fills that up."""
+    status = os.stat(path)
+    if image_format == "raw" and stat.S_ISREG(status.st_mode) and status.st_size % SECTOR:
+        warn(
+            f"{path}: its file has {status.st_size} bytes, no whole number of sectors of {SECTOR} bytes: it is rounded "
+            f"up to {rounded_up(status.st_size, SECTOR)} bytes when it is written"
+        )
+
+
+def _compressed_by(path: str) -> str | None:
+    try:
+        with _headers.open_image(path) as stream:
+            return compressed_by(stream)
+    except DiskError:
+        return None
