@@ -25,7 +25,7 @@ def run(module: AnsibleModule) -> _result.Facts:
     users = _users.domain_users(hypervisor) if hypervisor else []
     found = _survey.places(wish, hypervisor, users)
     directories = _dependents.directories_to_search(found.places, found.below, hypervisor)
-    systems = _file_systems.file_systems(found.places, directories, users, _door.find(limited=True))
+    systems = _file_systems.file_systems(found.places, directories, users, _door.find())
     facts = [
         *(_result.of_file_system(system, found.pool_names, wish.limit) for system in systems),
         *(_result.of_pool(pool, wish.limit) for pool in found.pools),

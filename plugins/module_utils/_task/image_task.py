@@ -31,7 +31,7 @@ class InPlaceTask(Task):
         self, module: AnsibleModule, path: str, openers: Openers | None = None, *, limited: bool = True
     ) -> None:
         uri = module.params["uri"]
-        qemu_img = _door.find().limiting(limited)
+        qemu_img = _door.find(limited=limited)
         super().__init__(module, qemu_img, functools.lru_cache(None)(lambda: hypervisor_if_any(uri)))
         self.path = path
         self.openers = openers
