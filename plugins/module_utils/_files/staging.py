@@ -273,7 +273,7 @@ def lay_to_rest(path: str, wanted: tuple[int, int, int]) -> None:
         except PermissionError:
             if os.geteuid() == 0:
                 raise
-    os.chmod(path, wanted[2])
+    os.chmod(path, wanted[2] & 0o777)  # never a set-user-ID bit, whoever gave the model one
 
 
 def owners(paths: t.Iterable[str]) -> dict[str, tuple[int, int]]:

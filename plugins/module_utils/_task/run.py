@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import typing as t
 
@@ -14,10 +13,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
     Interrupted,
     MissingLibrary,
-    UnsafeImage,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._host.links import foreign_link
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import END
+from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard
 from ansible_collections.kvmops.disk.plugins.module_utils._text import visible, visible_result
 
 
@@ -26,43 +24,20 @@ def run_module(
 ) -> None:
     """Runs *function* and exits with its result, or with the failure that its error describes.
 
-    One that *only looks* may be shown any path; for root, others are not to lead over links of somebody else.
+    One that *only looks* may be shown any path.
     """
     for name in END:
         signal.signal(name, _on_signal)
     warn = module.warn
     vars(module)["warn"] = lambda text: warn(visible(text))
     try:
-        if not only_looks and os.geteuid() == 0:
-            _require_own_links(_paths(module.params, module.argument_spec))
+        if not only_looks:
+            guard(module)
         module.exit_json(**visible_result(function(module)))
     except MissingLibrary as error:
         module.fail_json(msg=missing_required_lib(error.library, reason=str(error)), exception=error.trace)
     except DiskError as error:
         module.fail_json(msg=visible(whole_story(error)), **error.facts)
-
-
-def _paths(params: t.Mapping[str, t.Any], spec: t.Mapping[str, t.Any]) -> t.Iterator[str]:
-    """The absolute paths among *params*, by their *spec*."""
-    for name, option in spec.items():
-        value = params.get(name)
-        values = value if isinstance(value, list) else [value]
-        if "path" in (option.get("type"), option.get("elements")):
-            yield from (one for one in values if isinstance(one, str) and one.startswith("/"))
-        elif "options" in option:
-            for one in values:
-                yield from _paths(one or {}, option["options"])
-
-
-def _require_own_links(paths: t.Iterable[str]) -> None:
-    for path in paths:
-        link = foreign_link(path)
-        if link is not None:
-            raise UnsafeImage(
-                f"{path}: leads over the link {link.path} (to {link.target}), which the user with the number "
-                f"{link.owner} may have put there: it was not followed: give the path without that link",
-                path=link.path,
-            )
 
 
 def whole_story(error: BaseException) -> str:

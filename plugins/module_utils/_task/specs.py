@@ -19,6 +19,9 @@ OVERCOMMIT_SPEC: dict[str, t.Any] = {"max_overcommit": {"type": "float"}}
 
 URI_SPEC: dict[str, t.Any] = {"uri": {"type": "str", "default": "qemu:///system"}}
 
+#: Of a module that may change something.
+PLACES_SPEC: dict[str, t.Any] = {"trust_directories": {"type": "bool", "default": False}}
+
 TRUST_SPEC: dict[str, t.Any] = {"trusted": {"type": "bool", "default": False}}
 
 SEARCH_SPEC: dict[str, t.Any] = {"search_paths": {"type": "list", "elements": "path", "default": []}}
@@ -26,7 +29,7 @@ SEARCH_SPEC: dict[str, t.Any] = {"search_paths": {"type": "list", "elements": "p
 #: Of a module that may write an image which others have as their backing file.
 DEPENDENTS_SPEC: dict[str, t.Any] = {"allow_dependents": {"type": "bool", "default": False}, **SEARCH_SPEC}
 
-IMAGE_SPEC: dict[str, t.Any] = {**URI_SPEC, "path": {"type": "path", "required": True}}
+IMAGE_SPEC: dict[str, t.Any] = {**URI_SPEC, **PLACES_SPEC, "path": {"type": "path", "required": True}}
 
 SNAPSHOT_SPEC: dict[str, t.Any] = {
     "snapshot": {"type": "str"},
