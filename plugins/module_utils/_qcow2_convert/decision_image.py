@@ -20,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_siz
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.graph import Looks
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 
 #: What is wrong with an image that is to be made anew in any case, and with one that looks right.
@@ -30,13 +31,15 @@ IS_THERE, HAS_OTHER_CONTENT = "is there", "has other content"
 class Observed:
     """What a conversion starts from: the source and what is below it, top first, and the same of the backing file.
 
-    *names* has the real names of these files, and of the destination and its backing file.
+    *names* has the real names of these files, and of the destination and its backing file. *looks* are what
+    the source's file was before it was looked at, where others may exchange it.
     """
 
     source: tuple[Image, ...]
     base: tuple[Image, ...] = ()
     snapshot: Snapshot | None = None
     names: Names = field(default_factory=Names)
+    looks: Looks = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -136,6 +139,7 @@ def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
         rate=wish.rate,
         verify=wish.verify,
         encryption=wish.encryption,
+        looks=found.looks,
     )
 
 

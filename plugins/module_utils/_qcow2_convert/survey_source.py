@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as 
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
+from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
@@ -109,13 +110,16 @@ class SourceSurvey:
         base: tuple[Image, ...] = ()
         if wish.backing_file is not None:  # first, since the source may refer to it
             base = self._trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))
+            self.qemu_img = _graph.following(self.qemu_img, base)
             self._unlock_below(base)
+        looks = _graph.looks_of([wish.src])
         source = self._trust.look(self.qemu_img, wish.src, wish.src_format)
+        self.qemu_img = _graph.following(self.qemu_img, source)
         require_whole((*source, *base))
         self._unlock(source)
         _still.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
         snapshot = _obstacles.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None
-        found = Observed(source, base, snapshot, self._names(source, base))
+        found = Observed(source, base, snapshot, self._names(source, base), looks)
         _obstacles.require_convertible(wish, found)
         for image in (*source, *base):
             _still.require_unwritten(image)
@@ -143,6 +147,7 @@ class SourceSurvey:
         path = _file_set.stands_at(dest.path)
         own = Trust(self._trust.trusted, (*self._trust.declared, *_file_set.files(path)[1:]))
         chain = own.look(self.qemu_img, path, dest.format)
+        self.qemu_img = _graph.following(self.qemu_img, chain)
         openers = self._wish.encryption.openers if self._wish.encryption else None
         if openers is not None:
             self.qemu_img = _key_slots.unlocked(self.qemu_img, chain, openers)

@@ -97,7 +97,7 @@ def _require_one_name(path: str) -> None:
         return
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         raise UnsafeImage(
-            f"{path}: has {status.st_nlink} names, and lies where others than root may give it one: it may be a file "
-            "of somebody else: it was left alone: remove the other names, or copy it",
+            f"{path}: has {status.st_nlink} names, and lies where others than root may give it one: it may be "
+            "another user's file: it was left alone: remove the other names, or copy it",
             path=path,
         )
