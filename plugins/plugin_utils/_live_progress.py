@@ -20,7 +20,7 @@ import threading
 import time
 import typing as t
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible import constants as C  # noqa: N812 - its name everywhere in Ansible
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
@@ -44,6 +44,8 @@ LOST_SECONDS = 60
 END_SECONDS = 30
 #: Ansible kills a job that takes longer, so none does: ten years.
 _NO_LIMIT = 10 * 366 * 86400
+#: What Ansible tells with the start of a job: which Python it found there.
+_OF_THE_START = ("ansible_facts", "warnings", "deprecations")
 #: What Ansible adds to the result of a job.
 _OF_THE_JOB = ("ansible_job_id", "started", "finished", "results_file")
 
@@ -54,7 +56,8 @@ display = Display()
 class Job:
     """A module at work on the host: Ansible's number of it, and where its result and its progress are.
 
-    *alive* and *said*, what stands as its result, are as the last look has found them.
+    *alive* and *said*, what stands as its result, are as the last look has found them. *told* belongs to the result,
+    and came with the start.
     """
 
     number: str
@@ -64,6 +67,7 @@ class Job:
     pid: int | None = None
     alive: bool = False
     said: str = ""
+    told: dict[str, t.Any] = field(default_factory=dict)
 
     @property
     def result(self) -> str:
@@ -111,6 +115,7 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
             cut_short.callback(self._end, job)
             try:
                 result = self._follow(job, task_vars, signals)
+                result = result if result is None else merge_hash(job.told, result, list_merge="append")
             except AnsibleError:  # there is no way to it
                 cut_short.pop_all()
                 raise
@@ -135,7 +140,8 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
         number, result = started.get("ansible_job_id"), started.get("results_file")
         if started.get("failed") or not number or not result:
             return started, None
-        return started, Job(number, os.path.dirname(result), name, tmpdir)
+        told = {name: started[name] for name in _OF_THE_START if started.get(name)}
+        return started, Job(number, os.path.dirname(result), name, tmpdir, told=told)
 
     def _follow(self, job: Job, task_vars: dict[str, t.Any], signals: list[int]) -> dict[str, t.Any] | None:
         """The result of the module; None where a signal came first."""

@@ -73,6 +73,8 @@ class RunningModule:
         if isinstance(self.process, CopiedProcess):
             self.process.wait(timeout)
             return
+        if self.process.poll() is not None:  # its number may be another process's by now
+            return
         descriptor = os.pidfd_open(self.process.pid)
         try:
             if not select.select([descriptor], [], [], timeout)[0]:
