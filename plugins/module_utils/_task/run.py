@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import typing as t
 
@@ -38,6 +39,19 @@ def run_module(
         module.fail_json(msg=missing_required_lib(error.library, reason=str(error)), exception=error.trace)
     except DiskError as error:
         module.fail_json(msg=visible(whole_story(error)), **error.facts)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        module.fail_json(msg=visible(_of_file(error)), path=str(error.filename))
+
+
+def _of_file(error: OSError) -> str:
+    """What to say of a file that was there, and as expected, when it was looked at."""
+    is_link = " (a link stands there, or above it, and is not followed)" if error.errno == errno.ELOOP else ""
+    return (
+        f"{error.filename}: {error.strerror}{is_link}: it has changed since it was looked at: what was begun has been "
+        "undone, or is finished by the next run: find out who changed it, then run again"
+    )
 
 
 def whole_story(error: BaseException) -> str:
