@@ -90,11 +90,12 @@ def test_a_source_that_is_exchanged_after_the_look_gives_nothing_of_others_away(
     source = ground.image("web", image_format)
     dest = ground.directory / "out.raw"
     params = {"src": str(source), "src_format": image_format, "dest": str(dest), "format": "raw", "uri": NOBODY}
+    evil = make(ground)
+    size = max(evil.stat().st_size, source.stat().st_size)
+    for path in (evil, source):
+        os.truncate(path, size)
+    subprocess.run(["touch", "-r", source, evil], check=True)
     with paused_at("qemu-img-convert 1", params, module="qcow2_convert") as run:
-        evil = make(ground)
-        os.truncate(evil, max(evil.stat().st_size, source.stat().st_size))
-        os.truncate(source, evil.stat().st_size)
-        subprocess.run(["touch", "-r", source, evil], check=True)
         if how == "renamed":
             evil.rename(source)
         else:
