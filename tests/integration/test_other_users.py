@@ -177,7 +177,7 @@ def test_a_lock_on_the_mount_point_holds_nobody_up(ground: Ground) -> None:
     point = ground.directory
     while not os.path.ismount(point):
         point = point.parent
-    with subprocess.Popen(["flock", str(point), "sleep", "600"], user=TENANT, group=TENANT) as holder:
+    with subprocess.Popen(["flock", "--no-fork", str(point), "sleep", "600"], user=TENANT, group=TENANT) as holder:
         try:
             path = ground.reserved / "made.qcow2"
             assert run_within(
