@@ -16,7 +16,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     MissingLibrary,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import END
-from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard
 from ansible_collections.kvmops.disk.plugins.module_utils._text import visible, visible_result
 
 
@@ -33,6 +32,8 @@ def run_module(
     vars(module)["warn"] = lambda text: warn(visible(text))
     try:
         if not only_looks:
+            from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard
+
             guard(module)
         module.exit_json(**visible_result(function(module)))
     except MissingLibrary as error:
