@@ -33,6 +33,10 @@ class UnsafeImage(DiskError):
     """The content of an image contradicts what was said of it, or points outside the image."""
 
 
+class NotBelieved(UnsafeImage):
+    """State that somebody else than root and the user of this run may have written. Facts: ``path``."""
+
+
 class ImageInUse(DiskError):
     """Somebody else has the image open or defines it as a disk. Facts: ``in_use_by``."""
 

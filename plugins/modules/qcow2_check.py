@@ -26,6 +26,7 @@ description:
     it must be unused.
   - To check an encrypted image, C(qemu-img) needs its secret, O(encryption).
 extends_documentation_fragment:
+  - kvmops.disk.places
   - kvmops.disk.image
   - kvmops.disk.image.path
   - kvmops.disk.image.dependents

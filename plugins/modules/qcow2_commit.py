@@ -30,6 +30,7 @@ description:
     name.
   - Images that keep their data in another file are refused.
 extends_documentation_fragment:
+  - kvmops.disk.places
   - kvmops.disk.progress
   - kvmops.disk.image
   - kvmops.disk.image.dependents

@@ -22,6 +22,7 @@ description:
   - Encrypted images need their secrets, O(encryption) and O(other_encryption).
   - Nothing is changed.
 extends_documentation_fragment:
+  - kvmops.disk.places
   - kvmops.disk.progress
   - kvmops.disk.image
   - kvmops.disk.encryption.chain

@@ -23,6 +23,7 @@ description:
     would be replaced is also refused if other images have it as their backing file.
   - To convert the disk of a virtual machine, and the machine with it, use M(kvmops.disk.vm_disk_convert).
 extends_documentation_fragment:
+  - kvmops.disk.places
   - ansible.builtin.files
   - kvmops.disk.allocation
   - kvmops.disk.align_size
@@ -446,6 +447,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_SPEC,
     ASKED_URI_SPEC,
     OVERCOMMIT_SPEC,
+    PLACES_SPEC,
     PROGRESS_SPEC,
     QCOW2_SPEC,
     SEARCH_SPEC,
@@ -458,6 +460,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **ASKED_URI_SPEC,
+            **PLACES_SPEC,
             **ALLOCATION_SPEC,
             **ALIGN_SPEC,
             **OVERCOMMIT_SPEC,

@@ -22,6 +22,7 @@ description:
   - To change an overlay, C(qemu-img) opens its backing file. So the task has to name the backing file, or to trust it.
   - While a guest has the image open, its owner, mode and attributes are left alone, because libvirt owns it then.
 extends_documentation_fragment:
+  - kvmops.disk.places
   - ansible.builtin.files
   - kvmops.disk.allocation
   - kvmops.disk.align_size
@@ -440,6 +441,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ASKED_URI_SPEC,
     DEPENDENTS_SPEC,
     OVERCOMMIT_SPEC,
+    PLACES_SPEC,
     QCOW2_SPEC,
     TRUST_SPEC,
 )
@@ -450,6 +452,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **ASKED_URI_SPEC,
+            **PLACES_SPEC,
             **ALLOCATION_SPEC,
             **ALIGN_SPEC,
             "nocow": {"type": "bool", "default": False},

@@ -306,7 +306,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run_module(module, run)
+    run_module(module, run, only_looks=True)
 
 
 if __name__ == "__main__":

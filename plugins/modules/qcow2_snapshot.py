@@ -24,6 +24,7 @@ description:
     because the tables of the image are unencrypted.
   - Images that keep their data in another file are refused.
 extends_documentation_fragment:
+  - kvmops.disk.places
   - kvmops.disk.image
   - kvmops.disk.image.path
   - kvmops.disk.image.dependents

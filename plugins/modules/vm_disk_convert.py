@@ -40,6 +40,7 @@ description:
     definition names. It also refuses a destination that exists, a directory that is missing, and a file system with too
     little space. All of this is found before anything changes.
 extends_documentation_fragment:
+  - kvmops.disk.places
   - kvmops.disk.allocation
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
@@ -386,6 +387,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
+    PLACES_SPEC,
     PROGRESS_SPEC,
     SEARCH_SPEC,
     TRUST_SPEC,
@@ -398,6 +400,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            **PLACES_SPEC,
             **URI_SPEC,
             **ALLOCATION_SPEC,
             **ALIGN_SPEC,

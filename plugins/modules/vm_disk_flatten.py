@@ -30,6 +30,7 @@ description:
   - Offline, overlays that other domains have over the image stay valid, because its content is the same. While one of
     these domains runs, the task is refused.
 extends_documentation_fragment:
+  - kvmops.disk.places
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
   - kvmops.disk.progress
@@ -210,13 +211,19 @@ qemu_version:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
-from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import PROGRESS_SPEC, TRUST_SPEC, URI_SPEC
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
+    PLACES_SPEC,
+    PROGRESS_SPEC,
+    TRUST_SPEC,
+    URI_SPEC,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten.task import run
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            **PLACES_SPEC,
             **URI_SPEC,
             **PROGRESS_SPEC,
             **TRUST_SPEC,

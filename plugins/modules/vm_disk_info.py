@@ -146,7 +146,7 @@ def main() -> None:
         argument_spec={**URI_SPEC, "names": {"type": "list", "elements": "str", "aliases": ["name"]}},
         supports_check_mode=True,
     )
-    run_module(module, run)
+    run_module(module, run, only_looks=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ description:
     brings that size back. Shrinking is refused if the domain has snapshots or checkpoints. A qcow2 image of compat 0.10
     that holds internal snapshots cannot be resized at all.
 extends_documentation_fragment:
+  - kvmops.disk.places
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
   - kvmops.disk.align_size
@@ -278,6 +279,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_SPEC,
     DEPENDENTS_SPEC,
     OVERCOMMIT_SPEC,
+    PLACES_SPEC,
     TRUST_SPEC,
     URI_SPEC,
 )
@@ -287,6 +289,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_resize.task i
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            **PLACES_SPEC,
             **URI_SPEC,
             **DEPENDENTS_SPEC,
             **ALIGN_SPEC,

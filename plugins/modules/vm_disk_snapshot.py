@@ -31,6 +31,7 @@ description:
     image below the overlay has changed. The guest reads the right content at any moment. If a merge fails or is
     stopped, the next run finishes it in the same way.
 extends_documentation_fragment:
+  - kvmops.disk.places
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
   - kvmops.disk.progress
@@ -330,6 +331,7 @@ next_size:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
 from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
+    PLACES_SPEC,
     PROGRESS_SPEC,
     SEARCH_SPEC,
     SNAPSHOT_SPEC,
@@ -342,6 +344,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.task
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            **PLACES_SPEC,
             **URI_SPEC,
             **PROGRESS_SPEC,
             **SEARCH_SPEC,

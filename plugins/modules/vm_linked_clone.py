@@ -28,6 +28,7 @@ description:
   - If a clone cannot be made, everything of it is removed again. The others are made. Then the task fails with a list
     of those that are missing. The next run makes just these.
 extends_documentation_fragment:
+  - kvmops.disk.places
   - kvmops.disk.libvirt
   - kvmops.disk.libvirt.requirements
   - kvmops.disk.allocation
@@ -394,6 +395,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
     ALLOCATION_EXCLUSIVE,
     ALLOCATION_SPEC,
     OVERCOMMIT_SPEC,
+    PLACES_SPEC,
     PROGRESS_SPEC,
     SEARCH_SPEC,
     TRUST_SPEC,
@@ -418,6 +420,7 @@ CLONE_SPEC = {
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            **PLACES_SPEC,
             **URI_SPEC,
             **OVERCOMMIT_SPEC,
             **PROGRESS_SPEC,

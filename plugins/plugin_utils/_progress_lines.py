@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
+from ansible_collections.kvmops.disk.plugins.module_utils._text import visible
 
 
 class Lines:
@@ -36,7 +37,7 @@ class Lines:
         return found
 
     def _line(self, phase: t.Mapping[str, t.Any], text: str) -> str:
-        return f"[{self.host}] {phase['subject']}: {phase['verb']} {text}"
+        return visible(f"[{self.host}] {phase['subject']}: {phase['verb']} {text}")
 
 
 def _how_far(phase: t.Mapping[str, t.Any]) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import record_path
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, record_to_xml
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
@@ -213,6 +215,9 @@ def test_a_domain_that_a_killed_run_left_off_is_started(
             RECORD,
             libvirt.VIR_DOMAIN_AFFECT_CONFIG,
         )
+        uuid = connection.lookupByName(name).UUIDString()
+    note = {"verb": "convert", "domain": uuid, "source": str(source), "dest": str(dest)}
+    Path(record_path(str(dest))).write_text(json.dumps(note), encoding="utf-8")
 
     done = play()
 

@@ -32,10 +32,11 @@ def tell():
 
 atexit.register(tell)
 """
-EVERY_RUN = {"_errors", "_signals", "_task.run", "_task.specs"}
+EVERY_RUN = {"_errors", "_signals", "_task.run", "_task.specs", "_text"}
 IMAGES = {"_dataclass", "_formats.headers", "_formats.qcow2", "_image.choices", "_image.image", "_qemu.door", "_size"}
 CHANGES = {
-    *("_files.beside", "_image.layout", "_plan"),
+    *("_files.beside", "_files.record", "_files.state", "_image.layout", "_plan"),
+    *("_host.strangers", "_task.places"),
     *("_task.arguments", "_task.carry_out", "_task.task"),
 }
 DOMAINS = {
@@ -54,7 +55,16 @@ LOADED = {
         *("_vm_disk_convert.wish", "_vm_disk_convert.decision", "_vm_disk_convert.result", "_vm_disk_convert.task"),
     },
     "vm_disk_info": {
-        *("_files.beside", "_formats.references", "_image.links", "_parallel", "_usage.dependents", "_usage.users"),
+        *(
+            "_files.beside",
+            "_files.record",
+            "_files.state",
+            "_formats.references",
+            "_image.links",
+            "_parallel",
+            "_usage.dependents",
+            "_usage.users",
+        ),
         *("_vm_disk_info.survey", "_vm_disk_info.result", "_vm_disk_info.task"),
     },
 }

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 from pathlib import Path
 
@@ -41,6 +43,13 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 
 def waits_for_a_lock(pid: int) -> bool:
-    """Whether the process is held up by a lock that another one has (proc(5), locks)."""
-    waiting = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines() if "->" in line]
-    return any(fields[2] == "FLOCK" and fields[5] == str(pid) for fields in waiting)
+    """Whether the process has a file open that another one has locked (proc(5), locks)."""
+    held = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines() if "FLOCK" in line]
+    others = {fields[5] for fields in held if fields[4] != str(pid)}
+    own = {fields[5] for fields in held if fields[4] == str(pid)}
+    opened = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            status = link.stat()
+            opened.add(f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}")
+    return bool(opened & others - own)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
@@ -16,6 +17,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import 
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
 
 MIB = 1 << 20
+# When the runs began of which records tell.
+YESTERDAY = "2026-01-02T03:04:05+00:00"
 
 #: A door that nobody may go through: a decision runs no command.
 NO_QEMU_IMG = QemuImg("/nonexistent/qemu-img")
@@ -107,3 +110,14 @@ class Recorder:
                 raise DiskError(name)
 
         return do
+
+
+def noted(found: DomainState, notes: Mapping[str, dict[str, Any]]) -> Callable[[str], dict[str, Any] | None]:
+    """What stands beside images, as NOTES say, and as the run noted it that wrote the record of FOUND."""
+    record = found.record
+    confirming = {
+        path: {"verb": record and record.verb, "domain": found.uuid, "source": disk.source, "dest": disk.dest}
+        for disk in (record.disks if record else ())
+        for path in (disk.source, disk.dest)
+    }
+    return lambda path: {**confirming.get(path, {}), **notes.get(path, {})} or None

@@ -9,10 +9,11 @@ import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import comparison as _comparison
-from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name
+from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
@@ -34,7 +35,8 @@ class Recipe:
     *snapshot* is the ID and the name of an internal snapshot of the source, to be read instead of what it is now.
     *base* is the backing file of the new image, and its format; *reads_base*: the source itself reads it directly, so
     that only what lies in the source is copied. *rate* is in bytes in a second. *encryption* is that of the new image,
-    whose size is rounded up to a multiple of *step* bytes.
+    whose size is rounded up to a multiple of *step* bytes. *looks* are what the files were before they
+    were looked at, as far as others may exchange them.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Recipe:
     verify: bool = True
     encryption: EncryptionWish | None = None
     step: int = 1
+    looks: _graph.Looks = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, str]:
@@ -81,6 +84,7 @@ def make(
     """
     _staging.sync_before_reading(*(file for image in source for file in image.files))
     as_read = [_staging.last_write(file) for file in source[0].files]
+    looks = {**_graph.looks_of(file for image in source for file in image.files), **recipe.looks}
     qemu_img = qemu_img.unlocking(_layers(qemu_img, recipe, new_file.name))
     new_file.begin()
     with phases("convert", occupied(source)) as phase:
@@ -103,6 +107,7 @@ def make(
             f"{recipe.source}: was written to while it was converted: the new image was removed: run again",
             path=recipe.source,
         )
+    _graph.require_unmoved(looks)
     return image
 
 

@@ -65,6 +65,7 @@ class DomainState:
     disks: tuple[DomainDisk, ...]
     record: _records.Record | None
     live: str | None = None
+    unreadable: str | None = None
 
     def disk(self, wanted: str) -> DomainDisk | None:
         """The disk with that target or source path; None where the domain has none."""
@@ -85,12 +86,13 @@ class DomainState:
 def observe(hypervisor: Hypervisor, domain: Domain, *, ask: bool = True) -> DomainState:
     """The state of *domain* now. Raises LibvirtFailed where it is gone meanwhile.
 
-    Without *ask* nobody waits for its QEMU, and whether it is *busy* is not looked at. Otherwise raises NoAnswer.
+    Without *ask* nobody waits for its QEMU, whether it is *busy* is not looked at, and a record in its metadata that
+    cannot be read is told of as *unreadable*. Otherwise raises NoAnswer, and DiskError for such a record.
     """
     active, persistent = domain.is_active(), domain.is_persistent()
     definition = domain.xml(inactive=True)
     live = domain.xml(inactive=False) if active else None
-    record = domain.record() if persistent else None
+    record, unreadable = _recorded(domain, persistent, tolerant=not ask)
     return DomainState(
         name=domain.name,
         uuid=domain.uuid,
@@ -103,9 +105,21 @@ def observe(hypervisor: Hypervisor, domain: Domain, *, ask: bool = True) -> Doma
         busy=ask and active and domain.has_domain_job(),
         definition=definition,
         disks=disks(hypervisor, definition if persistent else None, live),
-        record=_records.record_from_xml(record) if record else None,
+        record=record,
         live=live,
+        unreadable=unreadable,
     )
+
+
+def _recorded(domain: Domain, persistent: bool, *, tolerant: bool) -> tuple[_records.Record | None, str | None]:
+    """The record in the metadata of *domain*, or why it cannot be read."""
+    found = domain.record() if persistent else None
+    try:
+        return (_records.record_from_xml(found) if found else None), None
+    except DiskError as error:
+        if not tolerant:
+            raise
+        return None, f"{domain.name}: {error}"
 
 
 def disks(hypervisor: Hypervisor, definition: str | None, live: str | None) -> tuple[DomainDisk, ...]:

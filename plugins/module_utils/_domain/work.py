@@ -51,6 +51,5 @@ class DomainWork:
         self.hypervisor.define(wanted)
         difference = _disk_changes.unexpected_difference(wanted, self.domain.xml(inactive=True))
         if difference:
-            raise LibvirtFailed(
-                f"{self.domain.name}: libvirt made something else of the definition{then}:\n{difference}"
-            )
+            lines = " | ".join(difference.splitlines())
+            raise LibvirtFailed(f"{self.domain.name}: libvirt made something else of the definition{then}: {lines}")

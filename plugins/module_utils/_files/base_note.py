@@ -18,7 +18,7 @@ import os
 import stat
 import time
 import typing as t
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field, replace
@@ -26,11 +26,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import references as _references
 
 #: Gives the images that read a base, as a search finds them.
 Readers = t.Callable[[str], t.Iterable[str]]
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+_PERMISSIONS = stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,15 @@ def look(base: str) -> BaseNote | None:
     """What is noted of the base at *base*; None where nothing is. Raises UnsafeImage where that cannot be read."""
     place = _beside.note_path(base)
     try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = _state.look(place)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unreadable(base, str(error.strerror)) from error
-    with open(descriptor, encoding="utf-8") as stream:
-        return _read(base, stream.read())
+    try:
+        return _read(base, _state.content(descriptor, place))
+    finally:
+        os.close(descriptor)
 
 
 def own_note(base: str) -> BaseNote | None:
@@ -110,11 +114,11 @@ def protect(base: str, overlays: t.Iterable[str], *, read_only: bool = True) -> 
         status = os.stat(base)
         mode = note.mode if note.inode == status.st_ino else None
         if read_only and status.st_mode & _WRITABLE:
-            mode = stat.S_IMODE(status.st_mode) if mode is None else mode
+            mode = status.st_mode & _PERMISSIONS if mode is None else mode
         added = {path: _mount_point(path) for path in map(os.path.abspath, overlays)}
         _write(base, BaseNote(status.st_ino, mode, {**note.overlays, **added}))
         if read_only:
-            _chmod(base, stat.S_IMODE(status.st_mode) & ~_WRITABLE)
+            _chmod(base, status.st_mode & ~_WRITABLE, status.st_ino)
 
 
 def adopt(base: str) -> None:
@@ -148,7 +152,7 @@ def release(base: str, gone: t.Iterable[str], others: Readers = lambda _base: ()
                 _write(base, replace(note, overlays=left))
             return False
         if note.mode is not None and note.inode == os.stat(base).st_ino:
-            _chmod(base, note.mode)
+            _chmod(base, note.mode, note.inode)
         since = note.unused_since or datetime.now(timezone.utc).isoformat(timespec="seconds")
         _write(base, BaseNote(os.stat(base).st_ino, None, {}, since))
         return True
@@ -216,9 +220,11 @@ def _held(base: str) -> t.Iterator[BaseNote]:
 def _write(base: str, note: BaseNote) -> None:
     """Puts *note* in the place of the old one, in one step and durably."""
     place = _beside.note_path(base)
-    new = f"{place}.new"  # we hold the note: nobody else writes this name, and what a dead run left there is replaced
+    new = f"{place}.new"  # we hold the note: no other run writes this name, and what a dead one left there is replaced
     try:
-        with open(new, "w", encoding="utf-8", opener=_open_new) as stream:
+        with suppress(FileNotFoundError):
+            os.unlink(new)
+        with open(new, "x", encoding="utf-8", opener=_open_new) as stream:
             json.dump({**asdict(note), "overlays": dict(note.overlays)}, stream, indent=1, sort_keys=True)
             stream.flush()
             os.fsync(stream.fileno())
@@ -229,33 +235,51 @@ def _write(base: str, note: BaseNote) -> None:
 
 
 def _open_new(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    return os.open(name, flags, 0o644)
 
 
-def _read(base: str, text: str) -> BaseNote | None:
-    """The note that *text* is; None for an empty one, which a run left that died before it wrote anything."""
-    if not text:
+def _read(base: str, written: bytes) -> BaseNote | None:
+    """The note that is *written*; None for an empty one, which a run left that died before it wrote anything."""
+    if not written:
         return None
     try:
-        found = BaseNote(**json.loads(text))
-        valid = isinstance(found.inode, int) and all(
-            isinstance(path, str) and isinstance(mount, str) for path, mount in found.overlays.items()
-        )
-    except (ValueError, TypeError, AttributeError):
-        valid = False
-    if not valid:
+        found = BaseNote(**_state.parsed(written))
+    except (ValueError, TypeError):
+        raise _unreadable(base, "it is damaged") from None
+    if not _is_sound(found):
         raise _unreadable(base, "it is damaged")
     return found
 
 
-def _chmod(base: str, mode: int) -> None:
-    if stat.S_IMODE(os.stat(base).st_mode) == mode:
-        return
+def _is_sound(note: BaseNote) -> bool:
+    """Whether *note*, read from a file, has the shape of one."""
+    mode, overlays, since = note.mode, note.overlays, note.unused_since
+    return (
+        type(note.inode) is int
+        and (mode is None or (type(mode) is int and mode == mode & _PERMISSIONS))
+        and isinstance(overlays, dict)
+        and all(_state.is_name(path) and _state.is_name(mount) for path, mount in overlays.items())
+        and (since is None or isinstance(since, str))
+    )
+
+
+def _chmod(base: str, mode: int, inode: int) -> None:
+    """Gives the file at *base*, which has that *inode*, the permission bits of *mode*, and no other file."""
     try:
-        os.chmod(base, mode)
+        descriptor = os.open(os.path.realpath(base), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_ino != inode:
+                raise _staging.replaced_meanwhile(base)
+            wanted = (stat.S_IMODE(status.st_mode) & ~_PERMISSIONS) | (mode & _PERMISSIONS)
+            if stat.S_IMODE(status.st_mode) != wanted:
+                os.chmod(f"/proc/self/fd/{descriptor}", wanted)  # fchmod(2) takes no descriptor of this kind
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise DiskError(
-            f"{base}: its mode cannot be changed to {mode:04o}: {error.strerror}: run as its owner or as root",
+            f"{base}: its mode cannot be changed to {mode & _PERMISSIONS:04o}: {error.strerror}: run as its owner or "
+            "as root",
             path=base,
         ) from error
 

@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import typing as t
+from contextlib import suppress
+
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import NotBelieved
+from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
+from ansible_collections.kvmops.disk.plugins.module_utils._files.record import read_record, unknown
 
 if t.TYPE_CHECKING:
 
@@ -35,19 +39,26 @@ _LONGEST_NAME = 255
 
 
 def look(path: str) -> dict[str, t.Any] | None:
-    """What the record beside *path* says, without touching it; ``alive`` tells whether its process still holds it."""
+    """What the record beside *path* says, without touching it; ``alive`` tells whether its process still holds it.
+
+    Raises NotBelieved where something else stands there.
+    """
     return _look_at(record_path(path))
 
 
 def look_in(directory: str) -> list[dict[str, t.Any]]:
-    """The same of all records in *directory*; none where it cannot be read. A run that notes ``path`` is found so by
-    whoever does not know what it worked on."""
+    """The same of all records in *directory* that are believed; none where it cannot be read. A run that notes ``path``
+    is found so by whoever does not know what it worked on."""
     try:
         names = [name for name in os.listdir(directory) if name.startswith(".") and name.endswith(SUFFIX)]
     except OSError:
         return []
-    found = [_look_at(os.path.join(directory, name)) for name in sorted(names)]
-    return [record for record in found if record is not None]
+    found: list[dict[str, t.Any]] = []
+    for name in sorted(names):
+        with suppress(NotBelieved):  # whoever wants that very name is told
+            record = _look_at(os.path.join(directory, name))
+            found += [record] if record is not None else []
+    return found
 
 
 def notes(running: Holding | None) -> t.Callable[[str], dict[str, t.Any] | None]:
@@ -57,10 +68,8 @@ def notes(running: Holding | None) -> t.Callable[[str], dict[str, t.Any] | None]
 
 
 def noted_bases(record: t.Mapping[str, t.Any]) -> dict[str, list[str]]:
-    """Operation.bases of the run that wrote *record*; nothing where that is damaged."""
-    found = record.get("bases")
-    pairs = found.items() if isinstance(found, dict) else ()
-    return {base: [str(one) for one in overlays] for base, overlays in pairs if isinstance(overlays, list)}
+    """Operation.bases of the run that wrote *record*."""
+    return {base: list(overlays) for base, overlays in record.get("bases", {}).items()}
 
 
 def record_path(path: str) -> str:
@@ -113,15 +122,6 @@ def is_noted(base: str) -> bool:
     return True
 
 
-def read_record(written: bytes) -> dict[str, t.Any]:
-    """A record's facts; a half-written one only says that something was in flight."""
-    try:
-        facts = json.loads(written)
-    except ValueError:
-        return {"verb": "unknown"}
-    return facts if isinstance(facts, dict) else {"verb": "unknown"}
-
-
 def try_lock(descriptor: int, kind: int) -> bool:
     """Locks an open file, by flock: False where somebody else holds it."""
     try:
@@ -135,13 +135,13 @@ def try_lock(descriptor: int, kind: int) -> bool:
 
 def _look_at(record: str) -> dict[str, t.Any] | None:
     try:
-        descriptor = os.open(record, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = _state.look(record)
     except OSError:
         return None
     try:
         alive = not try_lock(descriptor, fcntl.LOCK_SH)
-        return {**read_record(os.pread(descriptor, 1 << 20, 0)), "alive": alive}
-    except OSError:  # no file of ours, or one that cannot be read: whoever wants to write it says why
-        return {**read_record(b""), "alive": False}
+        return {**read_record(_state.content(descriptor, record), record), "alive": alive}
+    except OSError:  # one that cannot be read: whoever wants to write it says why
+        return {**unknown(), "alive": False}
     finally:
         os.close(descriptor)

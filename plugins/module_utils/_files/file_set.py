@@ -22,6 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdi
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import vmdk as _vmdk
 
@@ -198,29 +199,47 @@ class _Moves:
 
 def _moves(path: str) -> _Moves | None:
     """What is being moved, or was by a run that died; None where nothing is."""
+    place = _staging.move_list(path)
     try:
-        with open(_staging.move_list(path), encoding="utf-8", errors="surrogateescape") as stream:
-            moves = _Moves(**json.load(stream))
+        descriptor = _state.look(place) if _staging.is_staged(path) else None
+        if descriptor is None:
+            return None
+        try:
+            moves = _Moves(**_state.parsed(_state.content(descriptor, place)))
+        finally:
+            os.close(descriptor)
         # A list is only ever of files beside the image, and of that itself: it removes nothing elsewhere.
-        if os.path.basename(path) not in moves.new or any("/" in name for name in (*moves.new, *moves.old)):
+        if os.path.basename(path) not in moves.new or not _are_files(moves.new) or not _are_files(moves.old):
             raise ValueError("it does not list the files of this image")
         return moves
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise UnsafeImage(f"{_staging.move_list(path)}: cannot be read: {error}", path=path) from error
+        raise UnsafeImage(f"{place}: cannot be read: {error}", path=path) from error
+
+
+def _are_files(listed: object) -> bool:
+    """Whether that lists files of one directory, each with its identity."""
+    return isinstance(listed, dict) and all(
+        _state.is_name(f"/{name}") and "/" not in name and _state.is_identity(identity)
+        for name, identity in listed.items()
+    )
 
 
 def _write(path: str, moves: _Moves) -> None:
     """Writes the list, durably, whole or not at all."""
     place = _staging.move_list(path)
     draft = f"{place}.new"
-    with open(draft, "w", encoding="utf-8", errors="surrogateescape") as stream:
+    with open(draft, "w", encoding="utf-8", errors="surrogateescape", opener=_open_own) as stream:
         json.dump(asdict(moves), stream)
     _staging.sync(draft)
     os.rename(draft, place)
     _staging.sync(os.path.dirname(place))
     _staging.sync(os.path.dirname(path))
+
+
+def _open_own(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)  # whatever the umask: a list that others may write is not believed
 
 
 def _undo(path: str, moves: _Moves) -> None:

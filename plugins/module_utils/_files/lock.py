@@ -16,17 +16,18 @@ import json
 import os
 import time
 import typing as t
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, may_still_happen
+from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import (
     look,
     noted_bases,
-    read_record,
     record_path,
     try_lock,
 )
+from ansible_collections.kvmops.disk.plugins.module_utils._files.record import read_record
 
 #: Seconds that a run waits for another one on the same image: enough for what is quick, not for a conversion.
 PATIENCE = 15.0
@@ -100,7 +101,8 @@ class Operation:
 
         Where it is not *durable*, it outlives us, but perhaps not the host: for what is noted before anything is done.
         """
-        known = {"verb": self.verb, "started": self.started, "pid": os.getpid(), "path": path}
+        place = self._records[path]
+        known = {"verb": self.verb, "started": self.started, "pid": os.getpid(), "path": path, "place": place}
         bases = {"bases": self.bases} if self._bases else {}
         text = json.dumps({**known, **bases, **facts}, sort_keys=True)
         descriptor = self._held[path]
@@ -117,9 +119,9 @@ class Operation:
         self._records[path] = record_path(path)  # for good: a link may be gone when the operation ends
         descriptor = _locked(self._records[path], path, deadline)
         self._held[path] = descriptor
-        written = os.pread(descriptor, 1 << 20, 0)
+        written = _state.content(descriptor, self._records[path])
         if written:
-            self._left[path] = read_record(written)
+            self._left[path] = read_record(written, self._records[path])
             for base, overlays in noted_bases(self._left[path]).items():
                 self.depends(base, overlays)
 
@@ -141,45 +143,29 @@ def operation(verb: str, paths: t.Iterable[str], patience: float = PATIENCE) -> 
         yield running
 
 
-@contextmanager
-def alone_on(directories: t.Iterable[str]) -> t.Iterator[None]:
-    """Holds the file systems of *directories* against the others who want that, however long those take.
-
-    It is their mount points that are locked, so that nothing is written. Where one cannot be (some network file systems
-    know no such locks, another user may not open it), nobody is held up.
-    """
-    from ansible_collections.kvmops.disk.plugins.module_utils._host.mounts import Mounts
-
-    mounts = Mounts.now()
-    found = (mounts.of(directory, os.stat(directory).st_dev) for directory in directories if os.path.isdir(directory))
-    with ExitStack() as held:
-        for point in sorted({mount.point for mount in found if mount}):  # one order for everybody
-            with suppress(OSError):
-                descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                held.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
 def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
     """The file at *name*, made where there is none, open and locked for us alone, and still what stands at its name.
 
     Raises BlockingIOError where somebody else holds it until *deadline* (by time.monotonic), OSError where it cannot be
-    opened.
+    opened, NotBelieved where it is no state file of ours.
     """
     while True:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        descriptor = _state.hold(name, mode)
         try:
-            if not try_lock(descriptor, fcntl.LOCK_EX):
-                if time.monotonic() >= deadline:
-                    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), name)
-                time.sleep(_POLL)
-            elif _same_file(descriptor, name):
+            _lock_until(deadline, descriptor, name)
+            if _same_file(descriptor, name):
                 kept, descriptor = descriptor, -1
                 return kept
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _lock_until(deadline: float, descriptor: int, name: str) -> None:
+    while not try_lock(descriptor, fcntl.LOCK_EX):
+        if time.monotonic() >= deadline:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), name)
+        time.sleep(_POLL)
 
 
 def _locked(record: str, path: str, deadline: float) -> int:

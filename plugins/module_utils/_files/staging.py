@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name, staging_directory
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._host import inode as _inode
@@ -155,19 +156,23 @@ def is_file(path: str, identity: t.Any) -> bool:
 def discard(path: str) -> None:
     """Removes the staging directory for *path*, and what is in it; nothing to do where there is none.
 
-    Raises UnsafeImage where a run died while it moved several files from there: in it may be all that there is of them.
+    Raises UnsafeImage where a run died while it moved several files from there: in it may be all that there is of them;
+    NotBelieved where somebody else may have made it.
     """
-    directory = staging_directory(path)
+    if not is_staged(path):
+        return
     if os.path.lexists(move_list(path)):
         raise UnsafeImage(
             f"{path}: a run was interrupted while it put the files of an image in their places: run it again "
             "(kvmops.disk.qcow2_convert), which finishes that or puts the old ones back",
             path=path,
         )
-    if os.path.isdir(directory) and not os.path.islink(directory):
-        shutil.rmtree(directory, ignore_errors=True)
-    elif os.path.lexists(directory):
-        remove(directory)  # whoever put something else there: the name is ours
+    shutil.rmtree(staging_directory(path), ignore_errors=True)
+
+
+def is_staged(path: str) -> bool:
+    """Whether there is a staging directory for *path*. Raises NotBelieved where somebody else may have made it."""
+    return _state.has_directory(staging_directory(path))
 
 
 def discarding(half_made: t.Iterable[str]) -> tuple[Step, ...]:
@@ -193,6 +198,8 @@ def move_list(path: str) -> str:
 
 def put_back(path: str) -> bool:
     """Puts the file that was replaced at *path* in its place again, durably; False where none was kept."""
+    if not is_staged(path):
+        return False
     try:
         os.rename(kept(path), path)
     except FileNotFoundError:
@@ -291,7 +298,7 @@ def lay_to_rest(path: str, wanted: tuple[int, int, int]) -> None:
         except PermissionError:
             if os.geteuid() == 0:
                 raise
-    os.chmod(path, wanted[2])
+    os.chmod(path, wanted[2] & 0o777)  # never a set-user-ID bit, whoever gave the model one
 
 
 def owners(paths: t.Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -302,11 +309,23 @@ def owners(paths: t.Iterable[str]) -> dict[str, tuple[int, int]]:
 def give_back(wanted: t.Mapping[str, tuple[int, int]]) -> None:
     """Gives files the owners that owners() found, where libvirt gave them others.
 
-    It remembers the owner of a disk's own image, but not those of the files below it (HAZARDS G16).
+    It remembers the owner of a disk's own image, but not those of the files below it (HAZARDS G16). What is no image
+    any more, a link or a file with several names, is left.
     """
-    for path, owner in owners(path for path in wanted if os.path.exists(path)).items():
-        if owner != wanted[path] and os.geteuid() == 0:
-            os.chown(path, *wanted[path])
+    if os.geteuid() != 0:
+        return
+    for path, owner in wanted.items():
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            status = os.fstat(descriptor)
+            is_alone = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+            if (is_alone or stat.S_ISBLK(status.st_mode)) and (status.st_uid, status.st_gid) != tuple(owner):
+                os.chown(f"/proc/self/fd/{descriptor}", *owner)  # fchown(2) takes no descriptor of this kind
+        finally:
+            os.close(descriptor)
 
 
 def has_no_holes(path: str) -> bool:

@@ -11,6 +11,8 @@ import re
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 
+#: Where this process has mounted directories over themselves, for itself alone (shield).
+OWN: list[str] = []
 _ESCAPED = r"\\([0-7]{3})"
 
 
@@ -37,7 +39,12 @@ class Mounts:
     @classmethod
     def now(cls) -> Mounts:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
-            return cls(stream.read())
+            mounts = cls(stream.read())
+        for point in OWN:
+            last = max((number for number, mount in enumerate(mounts._mounts) if mount.point == point), default=None)
+            if last is not None:
+                del mounts._mounts[last]
+        return mounts
 
     def of(self, path: str, device: int) -> Mount | None:
         """The mount on which the file at *path* lies, whose stat says *device*; None where the kernel shows none.

@@ -40,7 +40,7 @@ def record(observed: Observed, removed: t.Iterable[str], stage: str) -> dict[str
 def with_noted(paths: t.Sequence[str], operation: Operation | None) -> list[str]:
     """*paths*, and the further ones of a dead merge of these: an emptied overlay does not read all of them now."""
     noted = [path for known in paths for path in _note(known, operation).get("images", ())]
-    return list(dict.fromkeys([*paths, *noted]))
+    return list(dict.fromkeys([*paths, *(path for path in noted if _note(path, operation))]))
 
 
 def settling(
@@ -69,9 +69,13 @@ def rest(wish: CommitWish, operation: Operation | None) -> Rest:
     base = wish.base or note.get("base")
     if base is not None and not os.path.exists(base):
         raise MissingImage(f"{wish.path}: neither it nor its base, {base}, exists: check the paths", path=wish.path)
-    removes = note.get("removes", {})
-    images = [name for name, identity in removes.items() if name != wish.path and _staging.is_file(name, identity)]
+    images = [name for name in note.get("removes", {}) if name != wish.path and _is_to_go(name, operation)]
     return Rest(base, wish.base_format or note.get("base_format"), tuple(images))
+
+
+def _is_to_go(path: str, operation: Operation | None) -> bool:
+    """Whether the record beside the image at *path* itself says that it goes."""
+    return _staging.is_file(path, _note(path, operation).get("removes", {}).get(path))
 
 
 def is_same(one: str, other: str) -> bool:

@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import repl
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
+from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image import links as _links
@@ -62,6 +63,7 @@ class CommitSurvey:
             )
         below = next(_links.Links().of(path, self._wish.format), (None, None))[0]
         chain = Trust(self._wish.trusted, self._declared(below)).look(self.qemu_img, path, self._wish.format)
+        self.qemu_img = _graph.following(self.qemu_img, chain)
         require_whole(chain)
         depth = _decision.depth_of_base(self._wish, chain, self._named(chain))
         _encryption.require_secret(chain, self._wish.openers, "merge it")

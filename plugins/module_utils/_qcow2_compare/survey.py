@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
+from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust, require_not_corrupt
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
@@ -32,6 +33,7 @@ def look(qemu_img: QemuImg, wish: CompareWish, surroundings: Surroundings) -> tu
     trust = Trust(wish.trusted)
     chains = [trust.look(qemu_img, side.path, side.format) for side in wish.sides]
     for side, chain in zip(wish.sides, chains):
+        qemu_img = _graph.following(qemu_img, chain)
         _encryption.require_secret(chain, side.openers, _TO_DO, side.secret_in)
         if side.openers is not None:
             qemu_img = _key_slots.unlocked(qemu_img, chain, side.openers)

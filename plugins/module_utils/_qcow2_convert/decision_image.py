@@ -22,6 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_siz
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import Bitmap
     from ansible_collections.kvmops.disk.plugins.module_utils._formats.snapshots import Snapshot
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.graph import Looks
     from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert.wish import ImageConvertWish
 
 #: What is wrong with an image that is to be made anew in any case, and with one that looks right.
@@ -33,7 +34,8 @@ class Observed:
     """What a conversion starts from: the source and what is below it, top first, and the same of the backing file.
 
     *names* has the real names of these files, and of the destination and its backing file. *bitmaps* are the dirty
-    bitmaps of the source. The size of the new image is rounded up to a multiple of *step* bytes.
+    bitmaps of the source. The size of the new image is rounded up to a multiple of *step* bytes. *looks* are what
+    the source's file was before it was looked at, where others may exchange it.
     """
 
     source: tuple[Image, ...]
@@ -42,6 +44,7 @@ class Observed:
     names: Names = field(default_factory=Names)
     bitmaps: tuple[Bitmap, ...] = ()
     step: int = 1
+    looks: Looks = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -168,6 +171,7 @@ def recipe(wish: ImageConvertWish, found: Observed) -> Recipe:
         verify=wish.verify,
         encryption=wish.encryption,
         step=found.step,
+        looks=found.looks,
     )
 
 

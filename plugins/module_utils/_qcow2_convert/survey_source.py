@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps impor
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._host.direct_io import alignment
 from ansible_collections.kvmops.disk.plugins.module_utils._image import encryption as _encryption
+from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, file_length
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
@@ -115,17 +116,20 @@ class SourceSurvey:
         base: tuple[Image, ...] = ()
         if wish.backing_file is not None:  # first, since the source may refer to it
             base = self._trust.look(self.qemu_img, wish.backing_file, t.cast(str, wish.backing_format))
+            self.qemu_img = _graph.following(self.qemu_img, base)
             self._unlock_below(base)
         if _block_device.is_block_device(wish.src):
             _obstacles.require_readable_device(wish)
             _block_device.require_idle(wish.src)
+        looks = _graph.looks_of([wish.src])
         source = self._trust.look(self.qemu_img, wish.src, wish.src_format, devices=True)
+        self.qemu_img = _graph.following(self.qemu_img, source)
         require_whole((*source, *base))
         self._unlock(source)
         _still.require_settled(self.qemu_img, wish.src, wish.src_format, self._note)
         snapshot = _obstacles.find_snapshot(source[0], wish.snapshot) if wish.snapshot is not None else None
         bitmaps = bitmaps_of(wish.src, wish.src_format)
-        found = Observed(source, base, snapshot, self._names(source, base), bitmaps=bitmaps, step=self._step())
+        found = Observed(source, base, snapshot, self._names(source, base), bitmaps, self._step(), looks)
         _obstacles.require_convertible(wish, found)
         for image in (*source, *base):
             _still.require_unwritten(image)
@@ -158,6 +162,7 @@ class SourceSurvey:
         path = _file_set.stands_at(dest.path)
         own = Trust(self._trust.trusted, (*self._trust.declared, *_file_set.files(path)[1:]))
         chain = own.look(self.qemu_img, path, dest.format)
+        self.qemu_img = _graph.following(self.qemu_img, chain)
         openers = self._wish.encryption.openers if self._wish.encryption else None
         if openers is not None:
             self.qemu_img = _key_slots.unlocked(self.qemu_img, chain, openers)

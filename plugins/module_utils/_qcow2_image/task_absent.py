@@ -27,7 +27,7 @@ class AbsentTask(InPlaceTask):
     verb = "remove"
 
     def __init__(self, module: AnsibleModule, wish: RemovalWish) -> None:
-        super().__init__(module, wish.path, limited=False)
+        super().__init__(module, wish.path)
         self.wish = wish
 
     def result(self, plan: Plan) -> dict[str, t.Any]:

@@ -30,7 +30,7 @@ class PresentTask(InPlaceTask):
     verb = "reconcile"
 
     def __init__(self, module: AnsibleModule, wish: ImageWish) -> None:
-        super().__init__(module, wish.path, limited=False)
+        super().__init__(module, wish.path, limited=not module.params["trusted"])
         self.wish = wish
 
     def counted(self) -> t.Iterable[str]:

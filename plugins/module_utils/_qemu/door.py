@@ -16,10 +16,11 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
-def find(*, limited: bool = False) -> QemuImg:
+def find(*, limited: bool = True) -> QemuImg:
     """The qemu-img on the search path. Raises DiskError where none is installed.
 
-    *limited*: it runs under limits, as for an image that a stranger wrote.
+    *limited*: it runs under limits, as an image wants that a stranger wrote: no task knows who wrote one, but by what
+    it is told.
     """
     try:
         executable = get_bin_path("qemu-img", opt_dirs=["/usr/bin", "/usr/local/bin"])

@@ -19,8 +19,8 @@ _Self = t.TypeVar("_Self", bound="Unlocking")
 class Unlocking(Runner):
     """qemu-img with secrets.
 
-    *unlocked* are the images that it opens with them, by their paths, each with what it reads. A path that is not among
-    them is opened without any, by its name.
+    *unlocked* are the images that it opens with them, or with just the images below them that were looked at, by their
+    paths, each with what it reads. A path that is not among them is opened without any, by its name.
     """
 
     unlocked: t.Mapping[str, tuple[Layer, ...]] = field(default_factory=dict)
@@ -30,7 +30,17 @@ class Unlocking(Runner):
         secrets = [layer.secret for layer in layers if layer.secret is not None]
         if not secrets:
             return self
-        return replace(self.knowing(*secrets), unlocked={**self.unlocked, layers[0].path: tuple(layers)})
+        known = {path for path, found in self.unlocked.items() if found[0].alone}
+        whole = tuple(replace(layer, alone=layer.alone or layer.path in known) for layer in layers)
+        return replace(self.knowing(*secrets), unlocked={**self.unlocked, layers[0].path: whole})
+
+    def following(self: _Self, layers: t.Sequence[Layer]) -> _Self:
+        """The same, opening each of *layers*, a whole chain, over those that come after it, and over nothing else: what
+        their headers say by then plays no part."""
+        chain = (*layers[:-1], replace(layers[-1], alone=True))
+        return replace(
+            self, unlocked={**self.unlocked, **{layer.path: chain[depth:] for depth, layer in enumerate(chain)}}
+        )
 
     def opens(self, layer: Layer) -> bool:
         """Whether the secret of *layer* opens that image: only reading it proves that (HAZARDS H).

@@ -11,6 +11,9 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 
+#: The formats whose images can be given a backing file, or none, from outside.
+WITH_BACKING = ("qcow2", "qed")
+
 
 class Secret:
     """A passphrase. QEMU reads it from a descriptor; the memory behind it goes with the last process that has it."""
@@ -44,11 +47,15 @@ class Secret:
 
 @dataclass(frozen=True)
 class Layer:
-    """One image of a chain, and the secret that opens it, where it is encrypted."""
+    """One image of a chain, and the secret that opens it, where it is encrypted.
+
+    *alone*: nothing is below it, whatever its header says by the time it is opened.
+    """
 
     path: str
     format: str
     secret: Secret | None = None
+    alone: bool = False
 
 
 def node(layers: t.Sequence[Layer], *, alone: bool = False) -> str:
@@ -71,7 +78,7 @@ def _node(layers: t.Sequence[Layer], alone: bool) -> dict[str, t.Any]:
     found: dict[str, t.Any] = {"driver": top.format, "file": {"driver": "file", "filename": top.path}}
     if top.secret is not None:
         found[key_option(top.format, "key-secret")] = top.secret.name
-    if alone:
+    if alone or (top.alone and top.format in WITH_BACKING):
         found["backing"] = None
     elif layers[1:]:
         found["backing"] = _node(layers[1:], alone)

@@ -10,7 +10,7 @@ import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, NotBelieved, OperationInFlight
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import CONVERT, DISK_SNAPSHOT
 
@@ -31,9 +31,12 @@ _DOING = {
 }
 
 
-def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) -> None:
-    """Raises OperationInFlight where the run that wrote *record* into the metadata of domain *name* lives, DiskError
-    where it is dead and its *verb* is another: what it left is then for the module that knows what to look for."""
+def require_own(name: str, uuid: str, record: Record | None, verb: str, note_of: NoteOf) -> None:
+    """Raises OperationInFlight where the run that wrote *record* into the metadata of a domain lives, DiskError where
+    it is dead and its *verb* is another: what it left is then for the module that knows what to look for.
+
+    Raises NotBelieved for a record that no run has written: others may write into the metadata of a domain, too.
+    """
     if record is None:
         return
     doing, module = _DOING.get(record.verb, (record.verb, None))
@@ -47,6 +50,7 @@ def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) ->
                 "wait for it, or end it, then run again",
                 operation=note,
             )
+    _require_confirmed(name, uuid, record, note_of)
     if record.verb != verb:
         targets = ", ".join(disk.target for disk in record.disks)
         raise DiskError(
@@ -54,6 +58,26 @@ def require_own(name: str, record: Record | None, verb: str, note_of: NoteOf) ->
             + (f"run {module} on {targets} again, which finishes or reverts that" if module else "finish that first"),
             interrupted={"verb": record.verb, "started": record.started, "disks": targets.split(", ")},
         )
+
+
+def _require_confirmed(name: str, uuid: str, record: Record, note_of: NoteOf) -> None:
+    """Raises NotBelieved where no record beside an image says of a disk what the domain's metadata say.
+
+    A run writes both, those beside the images first, and removes the last of these last.
+    """
+    for disk in record.disks:
+        wanted = {"verb": record.verb, "domain": uuid, "source": disk.source, "dest": disk.dest}
+        notes = [note_of(path) or {} for path in (disk.source, disk.dest)]
+        if not any(wanted.items() <= {key: note.get(key) for key in wanted}.items() for note in notes):
+            from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import RECORD_URI
+
+            raise NotBelieved(
+                f"{name}: its metadata tell of an operation ({record.verb} {disk.target}, from {disk.source} to "
+                f"{disk.dest}) of which nothing is noted beside these files: it is not believed, and nothing was "
+                f"changed: find out who wrote that, and remove it with: virsh metadata {name} {RECORD_URI} --remove "
+                "--config",
+                path=disk.dest,
+            )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def run(module: AnsibleModule) -> _result.Facts:
     around = _surroundings(module, wish)
     found = _survey.places(wish, around.libvirts.own, around.users)
     directories = _dependents.directories_to_search(found.places, found.below, around.libvirts.own)
-    systems = _file_systems.file_systems(found.places, directories, around.users, _door.find(limited=True))
+    systems = _file_systems.file_systems(found.places, directories, around.users, _door.find())
     facts = [
         *(_result.of_file_system(system, found.pool_names, wish.limit) for system in systems),
         *(_result.of_pool(pool, wish.limit) for pool in found.pools),

@@ -97,7 +97,7 @@ class Several:
                 self._note(item, operation)
                 begun.append((item, operation))
                 ready.append((item, operation))
-            held.enter_context(alone_on(self.module, self.counted))
+            held.enter_context(alone_on(self.module, self.verb, self.counted))
             try:
                 prepare([item for item, _operation in ready])
                 ready = [pair for pair in ready if pair[0].error is None]

@@ -19,6 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection im
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step, refusal
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
+from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard_paths
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
 
 if t.TYPE_CHECKING:
@@ -58,6 +59,8 @@ class DomainTask(Task):
             if not settlement:
                 raise
             plan = Plan({}, {}, (*settlement, refusal(error)))
+        if plan:
+            guard_paths(self.paths(), self.module)
         self._places = [name for path in self.paths() for name in (path, os.path.realpath(path))]
         return plan
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import typing as t
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import may_still_happen
@@ -29,7 +29,7 @@ def decide_and_do(
 ) -> Plan:
     """The plan of carry_out(), decided again while the records of *paths* are held, and applied."""
     while True:
-        with _lock.operation(verb, paths()) as operation, alone_on(module, counted()):
+        with _lock.operation(verb, paths()) as operation, alone_on(module, verb, counted()):
             plan = decide(operation)
             if {*paths()} <= {*operation.paths}:
                 apply_followed(plan, operation, module)
@@ -52,9 +52,13 @@ def settle_bases(module: AnsibleModule, operations: t.Iterable[Operation]) -> No
         module.warn(failure)
 
 
-def alone_on(module: AnsibleModule, directories: t.Iterable[str]) -> t.ContextManager[None]:
+def alone_on(module: AnsibleModule, verb: str, directories: t.Iterable[str]) -> t.ContextManager[None]:
     """Holds the file systems of *directories* against all others that count what they promise, where the task does."""
-    return _lock.alone_on(directories if module.params.get("max_overcommit") is not None else ())
+    if module.params.get("max_overcommit") is None:
+        return nullcontext()
+    from ansible_collections.kvmops.disk.plugins.module_utils._files import turns as _turns
+
+    return _turns.alone_on(directories, verb)
 
 
 def readers(module: AnsibleModule) -> _base_note.Readers:

@@ -30,7 +30,7 @@ class InPlaceTask(Task):
     def __init__(
         self, module: AnsibleModule, path: str, openers: Openers | None = None, *, limited: bool = True
     ) -> None:
-        qemu_img = _door.find().limiting(limited)
+        qemu_img = _door.find(limited=limited)
         super().__init__(module, qemu_img, functools.lru_cache(None)(self._find_libvirts))
         self.path = path
         self.openers = openers

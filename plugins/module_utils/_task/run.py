@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import typing as t
 
@@ -16,18 +17,43 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     MissingLibrary,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import END
+from ansible_collections.kvmops.disk.plugins.module_utils._text import visible, visible_result
 
 
-def run_module(module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> None:
-    """Runs *function* and exits with its result, or with the failure that its error describes."""
+def run_module(
+    module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]], *, only_looks: bool = False
+) -> None:
+    """Runs *function* and exits with its result, or with the failure that its error describes.
+
+    One that *only looks* may be shown any path.
+    """
     for name in END:
         signal.signal(name, _on_signal)
+    warn = module.warn
+    vars(module)["warn"] = lambda text: warn(visible(text))
     try:
-        module.exit_json(**function(module))
+        if not only_looks:
+            from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard
+
+            guard(module)
+        module.exit_json(**visible_result(function(module)))
     except MissingLibrary as error:
         module.fail_json(msg=missing_required_lib(error.library, reason=str(error)), exception=error.trace)
     except DiskError as error:
-        module.fail_json(msg=whole_story(error), **error.facts)
+        module.fail_json(msg=visible(whole_story(error)), **error.facts)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        module.fail_json(msg=visible(_of_file(error)), path=str(error.filename))
+
+
+def _of_file(error: OSError) -> str:
+    """What to say of a file that was there, and as expected, when it was looked at."""
+    is_link = " (a link stands there, or above it, and is not followed)" if error.errno == errno.ELOOP else ""
+    return (
+        f"{error.filename}: {error.strerror}{is_link}: it has changed since it was looked at: what was begun has been "
+        "undone, or is finished by the next run: find out who changed it, then run again"
+    )
 
 
 def whole_story(error: BaseException) -> str:

@@ -24,6 +24,8 @@ URI_SPEC: dict[str, t.Any] = {"uri": {"type": "str", "default": "qemu:///system"
 
 #: Of a module that is about images: whom to ask who uses them. Left out, that is whoever is on this host.
 ASKED_URI_SPEC: dict[str, t.Any] = {"uri": {"type": "str"}}
+#: Of a module that may change something.
+PLACES_SPEC: dict[str, t.Any] = {"trust_directories": {"type": "bool", "default": False}}
 
 TRUST_SPEC: dict[str, t.Any] = {"trusted": {"type": "bool", "default": False}}
 
@@ -32,7 +34,7 @@ SEARCH_SPEC: dict[str, t.Any] = {"search_paths": {"type": "list", "elements": "p
 #: Of a module that may write an image which others have as their backing file.
 DEPENDENTS_SPEC: dict[str, t.Any] = {"allow_dependents": {"type": "bool", "default": False}, **SEARCH_SPEC}
 
-IMAGE_SPEC: dict[str, t.Any] = {**ASKED_URI_SPEC, "path": {"type": "path", "required": True}}
+IMAGE_SPEC: dict[str, t.Any] = {**ASKED_URI_SPEC, **PLACES_SPEC, "path": {"type": "path", "required": True}}
 
 SNAPSHOT_SPEC: dict[str, t.Any] = {
     "snapshot": {"type": "str"},

@@ -97,7 +97,7 @@ def find(
     Raises OperationInFlight where the run that wrote the record still lives, DiskError where it was no conversion.
     """
     record = state.record
-    require_own(state.name, record, "convert", note_of)
+    require_own(state.name, state.uuid, record, "convert", note_of)
     disks = record.disks if record else ()
     found = traces([*images, *(disk.dest for disk in disks)], note_of)
     unnamed = [disk for disk in disks if not is_defined(state, disk)]

@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import start a
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_compressed
+from ansible_collections.kvmops.disk.plugins.module_utils._task.places import require_nobody_elses
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
     decision_conversion as _decision_conversion,
@@ -136,6 +137,8 @@ class Converting:
         )
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import work_live as _work_live
 
+        for item in self.conversions:
+            require_nobody_elses(item.dest, "fill a new image", self.task.module)
         warn_of_shutdown(self.task, left, operation)
         hands, images = self.task.tools(operation), self._survey.images
         work = _work_live.Work(**hands, wish=self.wish, images=images, adopted=adopted)

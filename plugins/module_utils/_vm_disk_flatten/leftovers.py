@@ -100,7 +100,7 @@ def find(
     Raises OperationInFlight where the run that wrote the record lives, DiskError where it was no flattening.
     """
     record = state.record
-    require_own(state.name, record, "flatten", note_of)
+    require_own(state.name, state.uuid, record, "flatten", note_of)
     disks = record.disks if record else ()
     found = traces([*images, *(disk.source for disk in disks)], note_of)
     ours = found.of("flatten")

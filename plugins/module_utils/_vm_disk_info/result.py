@@ -41,7 +41,7 @@ def facts(
         "dependents": list(dependents),
         "job": observed.has_job(disk),
         "unfinished": observed.is_unfinished(disk),
-        "problem": seen.problem or (observed.silence if disk.live else None),
+        "problem": seen.problem or state.unreadable or (observed.silence if disk.live else None),
     }
 
 

@@ -94,7 +94,7 @@ class ResizeTask(DomainTask):
 
         note_of, record, around = _beside.notes(operation), self.state.record, self._around()
         if record is not None and item.target in [disk.target for disk in record.disks]:
-            _traces.require_own(self.state.name, record, self.verb, note_of)
+            _traces.require_own(self.state.name, self.state.uuid, record, self.verb, note_of)
         _obstacles.require_resizable(self.state, item, self.wish, around.jobs(item))
         if item.live:
             _obstacles.require_settled(self.state, item, note_of(item.path))

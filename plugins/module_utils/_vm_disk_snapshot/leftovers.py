@@ -36,7 +36,7 @@ def find(observed: Observed, run: str | None, note_of: NoteOf, commit_of: Commit
     """
     state, snapshots, names = observed.state, observed.snapshots, observed.names
     record = state.record
-    require_own(state.name, record, DISK_SNAPSHOT, note_of)
+    require_own(state.name, state.uuid, record, DISK_SNAPSHOT, note_of)
     disks = record.disks if record else ()
     images = {str(link.path) for chain in observed.chains.values() for link in chain}
     paths = {*images, *(path for disk in disks for path in (disk.source, disk.dest) if path)}

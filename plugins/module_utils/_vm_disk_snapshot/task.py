@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import start a
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
+from ansible_collections.kvmops.disk.plugins.module_utils._task.places import require_nobody_elses
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import result as _result
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.decision_change import (
@@ -164,6 +165,8 @@ class VmSnapshotTask(DomainTask):
         _decision_take.require_quiescable(state, self.wish.quiesce, self.survey.has_agent(state))
         self.change = replace(self.change, takings=_decision_take.takings(self.then, name, disks))
         self._around.require_takeable(self.change.takings, self._going())
+        for taking in self.change.takings:
+            require_nobody_elses(taking.overlay, "open a new overlay", self.module)
         self.then = _decision_take.taken(self.then, self.change.takings)
 
     def _removals(self, names: t.Sequence[str]) -> tuple[Removal, ...]:

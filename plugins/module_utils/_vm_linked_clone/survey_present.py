@@ -159,7 +159,7 @@ class Survey:
 def look(hypervisor: Hypervisor, qemu_img: QemuImg, wish: CloneWish, warn: t.Callable[[str], None]) -> Survey:
     """Looks around. Raises DiskError where the source cannot be cloned, or not as *wish* has it."""
     source = _survey.look_at_source(hypervisor, qemu_img, wish)
-    _traces.require_own(wish.source, source.state.record, MAKE, _beside.notes(None))
+    _traces.require_own(wish.source, source.state.uuid, source.state.record, MAKE, _beside.notes(None))
     neighbours = _survey.look_around(hypervisor)
     _require_quiet(source, neighbours, qemu_img)
     directory = _decision_source.place(source, wish)

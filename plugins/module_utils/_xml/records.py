@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass
@@ -16,6 +17,7 @@ RECORD_URI = "urn:kvmops:disk:1"
 SHUTDOWN_URI = "urn:kvmops:shutdown:1"
 #: What only the records of some operations say.
 _OPTIONAL = ("run", "snapshot", "change")
+_WORD = r"[A-Za-z0-9_-]+"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def record_from_xml(xml: str) -> Record:
     """The record that the element in a domain's metadata holds. Raises DiskError where it is none of ours."""
     root = _document.parse(xml)
     try:
-        return Record(
+        record = Record(
             verb=root.attrib["verb"],
             mode=root.attrib["mode"],
             started=root.attrib["started"],
@@ -134,9 +136,27 @@ def record_from_xml(xml: str) -> Record:
             ),
             **{name: root.get(name) for name in _OPTIONAL},
         )
-    except (KeyError, TypeError) as error:
+        _require_sound(record)
+        return record
+    except (KeyError, TypeError, ValueError) as error:
         raise DiskError(
             f"the domain's metadata holds a record of an operation in {RECORD_URI} that this version cannot read: "
             f"{xml}: "
             "finish what it describes by hand, then remove it with virsh metadata --remove"
         ) from error
+
+
+def _require_sound(record: Record) -> None:
+    """Raises ValueError where the record says what none of ours does: anybody may write into a domain's metadata."""
+    words = [record.verb, *(disk.target for disk in record.disks)]
+    words += [one for disk in record.disks for one in (disk.source_format, disk.format, disk.below_format) if one]
+    places = [
+        one for disk in record.disks for one in (disk.source, disk.dest, disk.base, disk.below) if one is not None
+    ]
+    if not all(re.fullmatch(_WORD, one) for one in words) or not all(one.startswith("/") for one in places):
+        raise ValueError("it has words or paths that are none")
+    if record.mode not in ("offline", "live") or record.change not in (None, "take", "merge", "revert"):
+        raise ValueError("it has a mode or a change that is none")
+    if not record.disks:
+        raise ValueError("it names no disk")
+    datetime.fromisoformat(record.started)

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, NotBelieved
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
@@ -200,15 +200,15 @@ def test_what_a_dead_run_left_is_cleared_before_a_new_one_begins(new: NewFile) -
     assert os.listdir(os.path.dirname(again.name)) == []
 
 
-def test_a_leftover_that_is_a_link_is_removed_and_not_followed(new: NewFile, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_a_leftover_is_neither_followed_nor_removed(new: NewFile, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "precious").write_bytes(b"x")
     os.symlink(victim, _beside.staging_directory(new.path))
-    assert _beside.left_over(new.path)
-    filled(new).publish()
+    with pytest.raises(NotBelieved, match=r"\.web\.qcow2\.kvmops\.d: .* because it is a symbolic link"):
+        new.begin()
     assert (victim / "precious").exists()
-    assert not _beside.left_over(new.path)
+    assert _beside.left_over(new.path)
 
 
 def test_a_name_of_255_bytes_can_be_staged(tmp_path: Path) -> None:

@@ -46,13 +46,13 @@ class World:
         element = samples.element(source, image_format)
         disk = samples.disk(element, element if active else None)
         recorded = RecordedDisk("vda", self.source, "raw", self.dest, "qcow2")
-        found = Record("convert", "offline", "yesterday", True, True, (recorded,))
+        found = Record("convert", "offline", samples.YESTERDAY, True, True, (recorded,))
         found = replace(found, **fields)
         state = "running" if active else "shut off"
         return samples.domain(disk, state=state, active=active, record=found if record else None)
 
     def find(self, state: DomainState, *images: str) -> _leftovers.Unfinished:
-        return _leftovers.find(state, images, self.notes.get)
+        return _leftovers.find(state, images, samples.noted(state, self.notes))
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def item(keep: int = 3, images: Sequence[Image] = IMAGES, **element: Any) -> Fla
 
 
 def record(mode: str = "live", run: str | None = "7", keep: int = 3) -> Record:
-    return replace(_decision.record(state(), mode, run, [item(keep)]), started="yesterday")
+    return replace(_decision.record(state(), mode, run, [item(keep)]), started=samples.YESTERDAY)
 
 
 def left(
@@ -62,7 +62,7 @@ def left(
     images: Sequence[str] = (),
 ) -> _leftovers.Left:
     where = state(disk(live=live), active=live, record=found)
-    return _leftovers.find(where, run, images, (notes or {}).get, lambda _target: pulled)
+    return _leftovers.find(where, run, images, samples.noted(where, notes or {}), lambda _target: pulled)
 
 
 def test_only_a_pull_of_the_same_run_of_the_domain_is_ours() -> None:
@@ -116,12 +116,13 @@ def test_a_half_made_file_is_removed(tmp_path: Path) -> None:
 
 
 def test_each_verb_leaves_what_the_other_left_to_it() -> None:
+    recorded = state(record=record())
     with pytest.raises(DiskError, match=r"a run \(flatten vda\) was interrupted .* run vm_disk_flatten on vda again"):
-        _convert_leftovers.find(state(record=record()), [], lambda _path: None)
+        _convert_leftovers.find(recorded, [], samples.noted(recorded, {}))
     other = replace(record(), verb="convert")
     with pytest.raises(DiskError, match="run vm_disk_convert on vda again") as refused:
         left(other)
-    assert refused.value.facts["interrupted"] == {"verb": "convert", "started": "yesterday", "disks": ["vda"]}
+    assert refused.value.facts["interrupted"] == {"verb": "convert", "started": samples.YESTERDAY, "disks": ["vda"]}
     with pytest.raises(DiskError, match="finish that first"):
         left(replace(record(), verb="unheard-of"))
 
@@ -130,7 +131,7 @@ def test_a_run_that_lives_is_not_touched() -> None:
     alive = {TOP: {"alive": True, "pid": 4711, "started": "now"}}
     with pytest.raises(OperationInFlight, match=r"another run flattens vda \(/images/vm.qcow2\) .* \(process 4711\)"):
         left(record(), notes=alive)
-    _traces.require_own("vm", None, "flatten", alive.get)
+    _traces.require_own("vm", "u", None, "flatten", alive.get)
 
 
 def test_an_image_that_lost_something_gets_its_backing_file_back_before_all_else() -> None:

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk
+from unit import samples
 from unit._vm_disk_snapshot.scene import BASE, CHAINS, FIRST, LINKS, ONE, TWO, observed, record, state
 
 
@@ -22,7 +23,7 @@ def left(
     commit: tuple[str, str] | None = (ONE, BASE),
 ) -> Any:
     now = observed(chains=chains or CHAINS, state=state(record=found, active=run is not None))
-    return _leftovers.find(now, run, lambda _path: None, lambda _target: commit)
+    return _leftovers.find(now, run, samples.noted(now.state, {}), lambda _target: commit)
 
 
 def test_a_merge_is_to_be_finished_while_libvirt_knows_the_snapshot() -> None:

@@ -328,6 +328,6 @@ def test_a_record_of_a_flattening_is_read_as_it_was_written() -> None:
         ),
         RecordedDisk("vdb", "/d.qcow2", "qcow2", "/d.qcow2", "qcow2"),
     )
-    record = Record("flatten", "live", "now", True, False, disks, run="7")
+    record = Record("flatten", "live", "2026-01-02T03:04:05+00:00", True, False, disks, run="7")
     assert _records.record_from_xml(_records.record_to_xml(record)) == record
     assert "None" not in _records.record_to_xml(replace(record, run=None))
