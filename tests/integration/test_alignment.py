@@ -112,7 +112,7 @@ def test_small_sectors_take_every_size_as_long_as_the_image_begins_with_data(ima
 
 def test_a_conversion_to_raw_is_refused_or_rounded_up(place: Place) -> None:
     name = place.domain(create(place.directory / "disk.qcow2", "qcow2", ODD), "qcow2")
-    asked = {"name": name, "disk": "vda", "format": "raw", "mode": "offline"}
+    asked: dict[str, Any] = {"name": name, "disk": "vda", "format": "raw", "mode": "offline"}
     with unchanged(place.hv, place.directory, name):
         refused(place.run("vm_disk_convert", **asked))
         refused(place.run("vm_disk_convert", **asked, check=True))
@@ -155,13 +155,13 @@ def test_a_raw_disk_is_only_given_sizes_that_open(place: Place, running: bool) -
     name = place.domain(path)
     if running:
         place.start(name)
-    asked = {"name": name, "disk": "vda", "size": str(ODD)}
+    asked: dict[str, Any] = {"name": name, "disk": "vda", "size": str(ODD)}
     refused(place.run("vm_disk_resize", **asked))
     assert path.stat().st_size == 4 * MIB
     result = place.run("vm_disk_resize", **asked, align_size=True)
     assert (result.get("changed"), result["disks"][0]["virtual_size"]) == (True, EVEN), result
     assert not place.run("vm_disk_resize", **asked, align_size=True)["changed"]
-    grown = {**asked, "size": "+512", "from_size": str(EVEN), "align_size": True}
+    grown: dict[str, Any] = {**asked, "size": "+512", "from_size": str(EVEN), "align_size": True}
     assert place.run("vm_disk_resize", **grown)["disks"][0]["virtual_size"] == EVEN + 4 * KIB
     assert not place.run("vm_disk_resize", **grown)["changed"]
 
@@ -177,7 +177,7 @@ def test_a_full_clone_is_only_given_sizes_that_open(place: Place) -> None:
 
 def test_a_snapshot_is_not_merged_into_an_image_that_would_not_open(place: Place) -> None:
     name = place.domain(create(place.directory / "disk.raw", "raw", 4 * MIB))
-    asked = {"name": name, "snapshot": "s"}
+    asked: dict[str, Any] = {"name": name, "snapshot": "s"}
     assert place.run("vm_disk_snapshot", **asked).get("changed")
     qemu_img("resize", "-q", "-f", "qcow2", disk_of(place.hv, name)[0], str(ODD))
     refused(place.run("vm_disk_snapshot", **asked, state="absent"))
@@ -202,9 +202,9 @@ def test_an_image_without_a_domain_is_warned_of_or_rounded_up(place: Place) -> N
 def test_a_converted_image_is_warned_of_or_rounded_up(place: Place) -> None:
     source = create(place.directory / "disk.qcow2", "qcow2", ODD)
     dest = place.directory / "disk.raw"
-    asked = {"src": str(source), "src_format": "qcow2", "dest": str(dest), "format": "raw"}
+    asked: dict[str, Any] = {"src": str(source), "src_format": "qcow2", "dest": str(dest), "format": "raw"}
     assert f"the next size is {EVEN} bytes" in str(place.run("qcow2_convert", **asked)["warnings"])
-    rounded = {**asked, "align_size": True, "update": "changed"}
+    rounded: dict[str, Any] = {**asked, "align_size": True, "update": "changed"}
     assert place.run("qcow2_convert", **rounded)["image"]["virtual_size"] == EVEN
     assert info(dest, "raw")["virtual-size"] == EVEN
     assert not place.run("qcow2_convert", **rounded)["changed"]
