@@ -43,7 +43,7 @@ def of_large_sectors(place: Path, mib: int = 64) -> Iterator[Path]:
     image = place.with_name(f"{place.name}.sectors")
     image.touch()
     os.truncate(image, mib << 20)
-    attach = ["losetup", "--find", "--show", "--sector-size", "4096", image]
+    attach = ["losetup", "--find", "--show", "--sector-size", "4096", str(image)]
     device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
     try:
         subprocess.run([*MAKERS["ext4"], device], check=True, capture_output=True)
