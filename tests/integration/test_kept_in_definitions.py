@@ -81,7 +81,8 @@ def test_what_libvirt_dropped_for_a_snapshot_of_somebody_else_is_put_back_when_t
 def test_a_converted_disk_says_what_it_said(hv: Hypervisor, images: Path, name: str, mode: str) -> None:
     before = definition(hv, name)
     done("vm_disk_convert", hv, name, disk="vda", dest=str(images / "other.qcow2"), mode=mode, shutdown="force")
-    assert definition(hv, name) == before.replace("vm.qcow2", "other.qcow2")
+    after = definition(hv, name).replace("      <backingStore/>\n", "")  # libvirt says so after a pivot
+    assert after == before.replace("vm.qcow2", "other.qcow2")
 
 
 def test_a_disk_that_becomes_raw_says_nothing_that_is_for_qcow2_only(hv: Hypervisor, images: Path, name: str) -> None:

@@ -9,12 +9,16 @@ from lab import Guest, Hypervisor
 from support.scene import definition
 from support.waits import wait_for
 
-#: An agent that answers each question whether it is there, and does nothing of what it is asked for.
+#: An agent that answers each question whether it is there, and does nothing of what it is asked for. As long as libvirt
+#: is not connected, it reads the end of a file.
 FEIGNING_AGENT = r"""exec 3<>/dev/virtio-ports/org.qemu.guest_agent.0
-while read -r line <&3; do case "$line" in *guest-sync*)
-    case "$line" in *delimited*) printf '\377' >&3;; esac
-    id=${line##*'"id":'}; id=${id# }; printf '{"return": %s}\n' "${id%%[!0-9]*}" >&3;;
-*) echo "$line" >>/tmp/asked;; esac; done"""
+while :; do
+    read -r line <&3 || { usleep 100000; continue; }
+    case "$line" in *guest-sync*)
+        case "$line" in *delimited*) printf '\377' >&3;; esac
+        id=${line##*'"id":'}; id=${id# }; printf '{"return": %s}\n' "${id%%[!0-9]*}" >&3;;
+    *) echo "$line" >>/tmp/asked;; esac
+done"""
 
 
 def wait_for_agent(hv: Hypervisor, name: str) -> None:

@@ -148,7 +148,7 @@ class ChangeSurvey:
         becomes the image of the disk is QEMU's anyway."""
         state, to_do = self.observed.state, f"merge {merge.overlay.path} into {merge.into.path}"
         for link in (merge.into, merge.above):
-            if link is None or link.path is None:
+            if link is None or link.path is None or not os.path.exists(link.path):  # the same task makes it
                 continue
             if state.active or merge.above is None:
                 _access.require_writable_by_qemu(link.path, self._qemu_user, to_do)

@@ -72,6 +72,8 @@ def drop_unfit(driver: t.Any) -> None:
         driver.attrib.pop(name, None)
         for child in driver.findall(name):
             _document.remove(child)
+    if not len(driver):
+        driver.text = None  # the white space before a child is none of an empty element
 
 
 def known_links(element: t.Any) -> dict[str, t.Any]:
