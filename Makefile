@@ -41,7 +41,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help system venv test $(TESTS) style types playbooks sanity docs build format test-matrix bench demo clean
+.PHONY: help system venv test $(TESTS) style types playbooks sanity docs build format test-matrix bench demo mutants clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -137,6 +137,9 @@ bench: venv ## measures the modules beside the commands that they replace
 
 demo: venv ## shows the collection at work: a disk converted offline and live, clones of a machine, the report
 	$(AS_ROOT) python tests/tools/demo.py
+
+mutants: venv ## takes the guards out, one at a time, and names the test that notices
+	$(AS_ROOT) python tests/tools/mutants.py
 
 clean: ## removes what the other targets made in this checkout
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/output

@@ -109,6 +109,38 @@ def test_a_source_that_is_exchanged_after_the_look_gives_nothing_of_others_away(
         assert path.is_symlink() or not path.is_file() or SECRET[:20] not in path.read_bytes(), path
 
 
+def refer_to_a_file_of_root(image: Path, victim: Path) -> None:
+    """Writes a header into IMAGE by which its data are in VICTIM."""
+    data = image.with_name("d" * (len(str(victim)) - len(str(image.parent)) - 1))
+    evil = image.with_name("evil")
+    qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={data},data_file_raw=on", evil, "1M")
+    written = evil.read_bytes().replace(os.fsencode(data), os.fsencode(victim))
+    data.unlink()
+    evil.unlink()
+    image.write_bytes(written)
+
+
+IN_PLACE = {
+    "qcow2_image": "qemu-img-resize 1",
+    "qcow2_snapshot": "qemu-img-snapshot 1",
+    "qcow2_bitmap": "qemu-img-bitmap 1",
+}
+
+
+@pytest.mark.parametrize("module", IN_PLACE)
+def test_an_image_that_comes_to_refer_to_a_file_of_root_is_changed_with_the_rights_of_its_owner(
+    ground_at: Callable[[str], Ground], module: str
+) -> None:
+    ground = ground_at("g")
+    params, before = params_of(module, ground), ground.state()
+    with paused_at(IN_PLACE[module], params, module=module) as run:
+        refer_to_a_file_of_root(ground.directory / "web.qcow2", ground.reserved / "shadow")
+    result = run.result()
+    assert ground.state() == before, result
+    assert result["failed"], result
+    assert "Traceback" not in str(result)
+
+
 def test_a_merge_goes_into_the_base_that_was_looked_at(ground_at: Callable[[str], Ground]) -> None:
     ground = ground_at("g")
     victim = create(ground.reserved / "other.qcow2", size=MIB)

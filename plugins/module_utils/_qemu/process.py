@@ -60,13 +60,14 @@ class Ways:
 
     *hold* are file descriptors that it keeps open. One that runs *to the end* does so whatever happens to us: it is
     not killed with us, nor where we are told to end, but where it goes beyond its own limits. One that *dies with us*
-    is worthless without us.
+    is worthless without us. *user*: it runs with the rights of that user and group alone, by their numbers.
     """
 
     hold: tuple[int, ...] = ()
     to_the_end: bool = False
     dies_with_us: bool = False
     limits: Limits = Limits()
+    user: tuple[int, int] | None = None
 
 
 def run(
@@ -135,8 +136,13 @@ def _started(argv: t.Sequence[str], ways: Ways) -> subprocess.Popen[bytes]:
         env=_environment(ways.limits),
         pass_fds=ways.hold,
         start_new_session=ways.to_the_end,
+        **_identity(ways.user),
         preexec_fn=_preparation(ways),
     )
+
+
+def _identity(user: tuple[int, int] | None) -> dict[str, t.Any]:
+    return {} if user is None else {"user": user[0], "group": user[1], "extra_groups": ()}
 
 
 def _hear_out(

@@ -49,16 +49,23 @@ class Runner:
 
     *hold* are file descriptors that its writing verbs keep open: the locks of the operation that they serve, so
     that a lock outlives a killed module for as long as its qemu-img still writes. *limited*: it runs under limits.
-    *secrets* are those that it knows.
+    *secrets* are those that it knows. *writer* is the user, and the group, as which it changes images in place;
+    None for ours.
     """
 
     executable: str
     hold: tuple[int, ...] = ()
     limited: bool = False
     secrets: tuple[Secret, ...] = ()
+    writer: tuple[int, int] | None = None
 
     def holding(self: _Self, *descriptors: int) -> _Self:
         return replace(self, hold=tuple(descriptors))
+
+    def writing_as(self: _Self, writer: tuple[int, int] | None) -> _Self:
+        """The same, changing images in place with the rights of that user and group alone: whatever an image refers to
+        by the time when it is opened, nothing is written, or read, that those may not."""
+        return replace(self, writer=writer)
 
     def limiting(self: _Self, limited: bool = True) -> _Self:
         """The same under limits of CPU time and memory, for images that a stranger wrote (HAZARDS F)."""
@@ -126,7 +133,7 @@ class Runner:
     def _ways(self, writes: bool, in_place: bool = False) -> _process.Ways:
         limits = (WORK_LIMITS if writes else LOOK_LIMITS) if self.limited else NO_LIMITS
         inherited = (*(self.hold if writes else ()), *(secret.descriptor for secret in self.secrets))
-        return _process.Ways(inherited, in_place, writes and not in_place, limits)
+        return _process.Ways(inherited, in_place, writes and not in_place, limits, self.writer if in_place else None)
 
     def _failure(self, done: _process.Done) -> DiskError:
         """The typed error for a failed run; decided by the exit status, worded by the text (HAZARDS C12, I)."""

@@ -40,6 +40,22 @@ def guard_paths(paths: t.Iterable[str], module: AnsibleModule) -> None:
             _require_one_name(path)
 
 
+def only_owner(paths: t.Iterable[str]) -> tuple[int, int] | None:
+    """The user and the group, by their numbers, to whom all files at *paths* belong, where this is root's work and
+    others may exchange these files; None for files of root, or of several users, or elsewhere."""
+    if os.geteuid() != 0:
+        return None
+    owners = set()
+    for path in paths:
+        if open_directory(path) is None:
+            return None
+        if os.path.lexists(path):
+            status = os.lstat(path)
+            owners.add((status.st_uid, status.st_gid))
+    (owner,) = owners if len(owners) == 1 else (None,)
+    return owner if owner is not None and owner[0] != 0 else None
+
+
 def require_nobody_elses(path: str, to_do: str, module: AnsibleModule) -> None:
     """Raises UnsafeImage where somebody else may exchange the file at *path* while libvirt, which opens it by its name,
     is asked *to_do* something with it; unless the task trusts such directories."""
