@@ -307,7 +307,7 @@ def test_an_agent_that_answers_and_never_freezes_is_named_and_done_without_or_re
     asked = {"name": guest.name, "snapshot": "s", "quiesce": quiesce, "uri": hv.uri}
     limits = environment(CONSTANTS=constants({"_libvirt.acting": {"_AGENT_SECONDS": 2}}))
     done = run_module(MODULE, asked, env=limits)
-    said = done["msg"] if quiesce == "required" else "".join(done["warnings"])
+    said = done["msg"] if quiesce == "required" else str(done["warnings"])
     assert "agent" in said, done
     assert f"virsh domfsthaw {guest.name}" in said, "it may freeze them yet"
     assert "fsfreeze-freeze" in guest.must("cat /tmp/asked")
@@ -491,14 +491,14 @@ def test_an_overlay_that_the_domain_left_for_an_internal_snapshot_is_named(
     done = run_module(MODULE, {**asked, "snapshot": "next"})
     assert done["changed"], done
     assert done["orphans"] == [orphan]
-    assert orphan["path"] in "".join(done["warnings"])
+    assert orphan["path"] in str(done["warnings"])
     for check in (True, False):
         refused = run_module(MODULE, {**asked, "snapshot": "next", "state": "absent"}, check=check)
         assert refused["dependents"] == [orphan["path"]], refused
         assert f"{orphan['path']}, the overlay of its snapshot left" in refused["msg"]
     done = run_module(MODULE, {**asked, "snapshot": "left", "state": "absent"})
     assert done["orphans"] == [orphan], "the file is left, though libvirt knows it no more"
-    assert orphan["path"] in "".join(done["warnings"])
+    assert orphan["path"] in str(done["warnings"])
     assert run_module("qcow2_image", {"path": orphan["path"], "state": "absent"})["changed"]
     done = run_module(MODULE, {**asked, "snapshot": "next", "state": "absent"})
     assert (done["changed"], done["orphans"]) == (True, [])

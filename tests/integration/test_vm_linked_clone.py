@@ -215,7 +215,7 @@ def test_what_two_machines_cannot_share_is_a_clones_own_or_told_with_a_warning(
                 f"filesystem of {images}",
             }
             assert {"what": "vsock cid", "before": "77", "after": None} in clone["identity"]
-        assert any(all(text in warning for text in clone["shared"]) for warning in result["warnings"])
+        assert any(all(text in str(warning) for text in clone["shared"]) for warning in result["warnings"])
     for clone in result["clones"]:
         cid = ET.fromstring(definition(gold.hv, clone["name"])).find("devices/vsock/cid")
         assert cid is not None
