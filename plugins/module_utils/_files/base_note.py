@@ -255,8 +255,8 @@ def _is_sound(note: BaseNote) -> bool:
     """Whether *note*, read from a file, has the shape of one."""
     mode, overlays, since = note.mode, note.overlays, note.unused_since
     return (
-        type(note.inode) is int
-        and (mode is None or (type(mode) is int and mode == mode & _PERMISSIONS))
+        _state.is_number(note.inode)
+        and (mode is None or (isinstance(mode, int) and mode == mode & _PERMISSIONS))
         and isinstance(overlays, dict)
         and all(_state.is_name(path) and _state.is_name(mount) for path, mount in overlays.items())
         and (since is None or isinstance(since, str))

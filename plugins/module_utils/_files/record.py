@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._files.state import is_identity, is_name, parsed
+from ansible_collections.kvmops.disk.plugins.module_utils._files.state import is_identity, is_name, is_number, parsed
 
 Shape = t.Callable[[t.Any], bool]
 
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
-
-
-def _is_number(value: object) -> bool:
-    return type(value) is int
 
 
 def _maybe(shape: Shape) -> Shape:
@@ -34,14 +30,14 @@ def _by_name(shape: Shape) -> Shape:
 
 
 def _is_owner(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(number) is int and number >= 0 for number in value)
+    return isinstance(value, list) and len(value) == 2 and all(is_number(number) and number >= 0 for number in value)
 
 
 #: The facts of a record, and what each looks like.
 FACTS: t.Mapping[str, Shape] = {
     "verb": _is_text,
     "started": _is_text,
-    "pid": _is_number,
+    "pid": is_number,
     "path": is_name,
     "place": is_name,
     "bases": _by_name(_each(is_name)),

@@ -91,9 +91,14 @@ def is_name(value: object) -> bool:
     return True
 
 
+def is_number(value: object) -> bool:
+    """Whether *value*, from a state file, is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def is_identity(value: object) -> bool:
     """Whether *value*, from a state file, could be the identity of a file (staging.file_identity)."""
-    return isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
 
 
 def _opened(name: str, flags: int, mode: int) -> int:
