@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import Interrupted, QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
+from ansible_collections.kvmops.disk.plugins.module_utils._task.places import only_owner
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
@@ -94,8 +95,11 @@ class Task(ABC):
 
 
 def holding(qemu_img: QemuImg, operation: Operation | None) -> QemuImg:
-    """*qemu_img*, which keeps the records of *operation*, if there is one, held for as long as it works."""
-    return qemu_img.holding(*operation.descriptors) if operation is not None else qemu_img
+    """*qemu_img*, which keeps the records of *operation*, if there is one, held for as long as it works; and which
+    changes the images of another user, in a directory of his, with that user's rights."""
+    if operation is None:
+        return qemu_img
+    return qemu_img.holding(*operation.descriptors).writing_as(only_owner(operation.paths))
 
 
 @contextmanager

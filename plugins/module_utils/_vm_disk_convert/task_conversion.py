@@ -157,7 +157,6 @@ class Converting:
             wish=self.wish,
             chains=survey.chains,
             bitmaps=survey.bitmaps,
-            warn=self.task.warn,
             runs=runs,
             measure=lambda: survey.require_space(conversions),
         )
