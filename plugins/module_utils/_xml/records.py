@@ -157,6 +157,8 @@ def _require_sound(record: Record) -> None:
         raise ValueError("it has words or paths that are none")
     if record.mode not in ("offline", "live") or record.change not in (None, "take", "merge", "revert"):
         raise ValueError("it has a mode or a change that is none")
-    if not record.disks:
+    if (
+        not record.disks and record.change != "merge"
+    ):  # of a snapshot that others have merged only libvirt's record is left
         raise ValueError("it names no disk")
     datetime.fromisoformat(record.started)
