@@ -165,7 +165,7 @@ def the_pool_of_another_disk_is_inactive(scene: Scene) -> Asked:
     return {"name": name}
 
 
-@case("the storage volume", "data.raw of vdb")
+@case("the image of vdb", "data.raw")
 def the_volume_of_another_disk_is_gone(scene: Scene) -> Asked:
     pool = pool_of(scene)
     scene.stack.callback(pool.destroy)
