@@ -32,19 +32,10 @@ from support.image_tools import (
     specific,
 )
 from support.injection import at_once
-from support.snapshot_tools import consistency, marked, predicted, refused, succeeded
+from support.snapshot_tools import GOOD, consistency, marked, predicted, refused, succeeded
 from unit.qcow2_header import CORRUPT, DIRTY
 
 MODULE = "qcow2_check"
-GOOD = {
-    "result": "good",
-    "corruptions": 0,
-    "leaks": 0,
-    "corruptions_fixed": 0,
-    "leaks_fixed": 0,
-    "check_errors": 0,
-    "truncated": False,
-}
 
 
 @pytest.fixture

@@ -29,20 +29,11 @@ from support.image_tools import (
     qemu_io,
 )
 from support.looks import look, one, refused
-from support.snapshot_tools import marked, succeeded
+from support.snapshot_tools import GOOD, marked, succeeded
 from support.stand_in import listening, python_with
 from unit.qcow2_header import DIRTY
 
 EVERYTHING = {"backing_chain": True, "map": True, "measure": True, "check": True, "dependents": True, "uri": NOBODY}
-GOOD = {
-    "result": "good",
-    "corruptions": 0,
-    "leaks": 0,
-    "corruptions_fixed": 0,
-    "leaks_fixed": 0,
-    "check_errors": 0,
-    "truncated": False,
-}
 
 
 @pytest.fixture

@@ -14,6 +14,17 @@ from lab.module import run_module
 from lab.tree import tree_state
 from support.image_tools import Result, image_params, info
 
+#: What a check tells of an image in which nothing is wrong.
+GOOD = {
+    "result": "good",
+    "corruptions": 0,
+    "leaks": 0,
+    "corruptions_fixed": 0,
+    "leaks_fixed": 0,
+    "check_errors": 0,
+    "truncated": False,
+}
+
 
 def run(module: str, params: dict[str, Any], *, check: bool) -> Result:
     return run_module(module, params, check=check, diff=True)

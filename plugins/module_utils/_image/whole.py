@@ -13,6 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach 
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.pieces import Cut
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 
 
@@ -50,7 +51,7 @@ def require_whole_image(path: str, image_format: str) -> None:
         raise cut_short(path, lost)
 
 
-def cut_short(path: str, lost: _reach.Cut, **facts: t.Any) -> UnsafeImage:
+def cut_short(path: str, lost: Cut, **facts: t.Any) -> UnsafeImage:
     """The error for the image at *path*, of which something is *lost*; *facts* are more of them."""
     file = "the file" if lost.file == path else f"its file {lost.file}"
     return UnsafeImage(

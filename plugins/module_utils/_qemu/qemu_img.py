@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import typing as t
 from contextlib import contextmanager
 
@@ -19,11 +20,18 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import qemu_nbd as _qemu_nbd
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.keys import Unlocking, option_list
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import LOOK_SECONDS, Report, parsed
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import (
+    LOOK_SECONDS,
+    Report,
+    is_locked_out,
+    parsed,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, node
 
 #: Coroutines of a conversion: the most that qemu-img takes (MAX_COROUTINES in qemu-img.c).
 COROUTINES = 16
+#: Seconds for which a repair waits until others have looked at the image.
+_LOOKED_AT_SECONDS = 5.0
 
 
 #: A disk is measured in whole clusters, of this size unless another one is asked for.
@@ -311,6 +319,12 @@ class QemuImg(Unlocking):
         argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
         alone = self._by_itself(path, image_format, external_data=external_data)
         done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=bool(repair))
+        patience = time.monotonic() + _LOOKED_AT_SECONDS
+        while (
+            repair and is_locked_out(done) and time.monotonic() < patience
+        ):  # another run looks at it: nothing was done
+            time.sleep(0.05)
+            done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=True, in_place=True)
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
         found = parsed(done.stdout) if done.returncode != 63 else {}

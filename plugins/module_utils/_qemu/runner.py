@@ -162,6 +162,11 @@ class Runner:
         return QemuImgFailed(f"qemu-img {verb} failed ({done.returncode}): {said}", **facts)
 
 
+def is_locked_out(done: _process.Done) -> bool:
+    """Whether qemu-img could not open an image, since another process has it open."""
+    return bool(done.returncode) and re.search(_LOCKED, done.stderr.decode(errors="replace")) is not None
+
+
 def _percents(report: Report) -> t.Callable[[bytes], None]:
     """Tells *report* the last percentage of what qemu-img has said."""
 

@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import mappin
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
 
 if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._formats.pieces import Cut
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import CheckResult, QemuImg
 
 #: The formats that qemu-img checks; the others have no metadata that could be wrong, or none that it knows.
@@ -34,7 +35,7 @@ class Finding:
     corrupt: bool = False
     dirty: bool = False
     external_data: bool = False
-    cut: _reach.Cut | None = None
+    cut: Cut | None = None
     pending_log: bool = False
     extension: bool = False
 
@@ -47,7 +48,7 @@ class Finding:
         return {**asdict(self.check), "result": result, "truncated": self.cut is not None}
 
 
-def cut_of(path: str, image_format: str) -> _reach.Cut | None:
+def cut_of(path: str, image_format: str) -> Cut | None:
     """What the image at *path* lacks; None, too, where its tables cannot be read, of which QEMU's check tells more."""
     try:
         return _reach.find_cut(path, image_format)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._formats.reach import Cut, Piece, find_cut
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.pieces import Cut, Piece
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.reach import find_cut
 from unit.qcow2_header import Made
 
 KIB, MIB = 1 << 10, 1 << 20
