@@ -372,10 +372,10 @@ def _wait_reconnected(connection: libvirt.virConnect, deadline: float) -> None:
     """Waits until libvirtd, which has just started, has asked the QEMU of each domain whether it still runs.
 
     Until then a domain whose QEMU has died is said to run. libvirtd holds the domain's job meanwhile, which
-    virDomainGetControlInfo tells without waiting for it (qemuProcessReconnect in src/qemu/qemu_process.c).
+    virDomainGetControlInfo tells without waiting for it (qemuProcessReconnect in src/qemu/qemu_process.c); a QEMU that
+    ends while it is asked is an error there until libvirtd has seen to it.
     """
-    busy = (libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED)
     for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
         with contextlib.suppress(libvirt.libvirtError):  # it is off meanwhile
-            while domain.controlInfo()[0] in busy and time.monotonic() < deadline:
+            while domain.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_OK and time.monotonic() < deadline:
                 time.sleep(0.01)

@@ -41,9 +41,16 @@ def _mounts(process: str) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether PID runs; a zombie does not."""
+    """Whether PID or one of its threads runs; a zombie does not.
+
+    The first thread may be a zombie while others still end, and until the last of them has, its files are open.
+    """
+    return any(_is_running(thread) for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
+def _is_running(stat: Path) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
+        return stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
 

@@ -10,6 +10,8 @@ import os
 import signal
 from pathlib import Path
 
+from lab.processes import is_alive
+
 
 def is_stopped(pid: int) -> bool:
     return _state(pid) == "T"
@@ -17,7 +19,7 @@ def is_stopped(pid: int) -> bool:
 
 def is_gone(pid: int) -> bool:
     """Whether the process has ended, even if nobody has asked how."""
-    return _state(pid) in ("", "Z", "X")
+    return not is_alive(pid)
 
 
 def _state(pid: int) -> str:
