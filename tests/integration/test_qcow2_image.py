@@ -555,11 +555,11 @@ def test_it_works_where_neither_libvirt_python_nor_lxml_can_be_imported(tmp_path
     images.mkdir()
     for name in ("libvirt", "lxml"):
         (stubs / f"{name}.py").write_text("raise ImportError('kept away by a test')\n", encoding="utf-8")
-    env = {"PYTHONPATH": str(stubs)}
+    default: dict[str, Any] = {"uri": None, "env": {"PYTHONPATH": str(stubs)}}
     base, path = create(images / "golden"), images / "disk"
-    assert image(path, backing_file=str(base), backing_format="qcow2", env=env)["changed"]
-    grown = image(path, backing_file=str(base), backing_format="qcow2", size="20M", env=env)
+    assert image(path, backing_file=str(base), backing_format="qcow2", **default)["changed"]
+    grown = image(path, backing_file=str(base), backing_format="qcow2", size="20M", **default)
     assert (grown["changed"], grown["image"]["virtual_size"]) == (True, 20 * MIB)
-    assert image(base, state="absent", env=env)["dependents"] == [str(path)]
-    assert image(path, state="absent", env=env)["changed"]
+    assert image(base, state="absent", **default)["dependents"] == [str(path)]
+    assert image(path, state="absent", **default)["changed"]
     assert names(images) == ["golden"]
