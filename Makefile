@@ -26,7 +26,7 @@ ANTSIBULL_DOCS := mkdir -p .cache/home && HOME="$(CURDIR)/.cache/home" antsibull
 
 # The hypervisor of the tests lives in namespaces of its own, which only root can make.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env PATH="$$PATH" LC_ALL="$$LC_ALL" \
-    ANSIBLE_CONFIG="$$ANSIBLE_CONFIG" ANSIBLE_HOME="$$ANSIBLE_HOME")
+    PYTHONDONTWRITEBYTECODE= ANSIBLE_CONFIG="$$ANSIBLE_CONFIG" ANSIBLE_HOME="$$ANSIBLE_HOME")
 SIDE_BY_SIDE := $(AS_ROOT) python tests/tools/side_by_side.py
 
 # The same tools for everybody: the checkout's venv and Debian, no shims of version managers between them.
@@ -35,6 +35,8 @@ export LC_ALL := C.UTF-8
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
 export PY_COLORS ?= 0
+# Many processes import the same files: what one has compiled serves the others.
+export PYTHONDONTWRITEBYTECODE :=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
