@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -53,19 +54,27 @@ def decide_after_others(
     module: AnsibleModule,
     patience: float | None = None,
 ) -> _Decision:
-    """What *decide* says, and where another run that is at work on *paths* is in its way, once more after that run.
+    """What *decide* says, and where other runs at work on *paths* are in its way, once more after each of them.
 
-    It may have an image open, or be moving its files. In check mode nobody is waited for.
+    They may have an image open, or be moving its files. One may also have ended between the decision and the look for
+    it, so that no decision is believed before the second one without any. In check mode nobody is waited for.
     """
-    try:
-        return decide()
-    except (ImageInUse, QemuImgFailed) as error:
-        alive = any((_beside.look(path) or {}).get("alive") for path in paths())
-        if module.check_mode or (isinstance(error, ImageInUse) and not alive):
-            raise
-        if alive:
+    deadline, looked_alone = None, False
+    while True:
+        try:
+            return decide()
+        except (ImageInUse, QemuImgFailed):
+            alive = any((_beside.look(path) or {}).get("alive") for path in paths())
+            if module.check_mode or (looked_alone and not alive):
+                raise
+            looked_alone = not alive
+            if not alive:
+                continue
             from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 
-            with _lock.operation(verb, paths(), _lock.PATIENCE if patience is None else patience):
+            now = time.monotonic()
+            deadline = now + (_lock.PATIENCE if patience is None else patience) if deadline is None else deadline
+            if now > deadline:
+                raise
+            with _lock.operation(verb, paths(), deadline - now):
                 pass
-        return decide()
