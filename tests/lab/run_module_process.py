@@ -8,6 +8,7 @@ As `run_module_process.py DESCRIPTOR CHECKOUT` it is the template of many such p
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -19,10 +20,14 @@ import select
 import signal
 import socket
 import sys
+import threading
 import types
+from collections.abc import Iterator
 from typing import Any
 
 PACKAGE = "ansible_collections.kvmops.disk.plugins.modules."
+#: They take longer to be linked than most modules take to do their work.
+LIBRARIES = ("libvirt", "lxml.etree")
 #: Those of a message to the template: standard input, output and error, and where it is said how the process fares.
 DESCRIPTORS = 4
 
@@ -36,7 +41,8 @@ def main() -> None:
         with socket.socket(fileno=int(descriptor)) as template:
             is_copy = serve(template)
         if is_copy:
-            run(as_asked(json.load(sys.stdin)))
+            with leaving_at_once():
+                run(as_asked(json.load(sys.stdin)))
 
 
 def run(request: dict[str, Any]) -> None:
@@ -54,6 +60,22 @@ def run(request: dict[str, Any]) -> None:
     module = PACKAGE + request["module"]
     sys.argv = [module]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Ends the process when the module has ended, as Python does, but for its clearing of the memory.
+
+    That would touch, and so copy, each page that the process shares with its template.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else bool(end.code))
 
 
 def find_collection(checkout: str) -> None:
@@ -139,9 +161,10 @@ def serve(template: socket.socket) -> bool:
 
 def load(name: str) -> None:
     """Imports what the module imports; it is itself loaded anew in its process."""
-    with contextlib.suppress(ImportError):  # as it will say itself
-        importlib.import_module(PACKAGE + name)
-        del sys.modules[PACKAGE + name]
+    for imported in (PACKAGE + name, *LIBRARIES):
+        with contextlib.suppress(ImportError):  # as it will say itself
+            importlib.import_module(imported)
+    sys.modules.pop(PACKAGE + name, None)
     gc.freeze()  # the copies share the memory as long as they leave it alone
 
 
