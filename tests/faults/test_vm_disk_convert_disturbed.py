@@ -25,7 +25,7 @@ from support.scene import (
     content,
     definition,
     disk_of,
-    file_sha256,
+    file_digest,
     is_running,
     leftovers,
     make_image,
@@ -411,9 +411,9 @@ def test_a_definition_that_libvirtd_took_while_it_died_names_a_complete_image(of
 
 
 def test_the_old_image_is_never_written_to(running: Machine) -> None:
-    digest = file_sha256(running.source)
+    digest = file_digest(running.source)
     for point in ("qemu-img-convert 1", "virDomainDefineXMLFlags 1", "virDomainCreate 1"):
         killed_at(point, running.params)
-    assert file_sha256(running.source) == digest
+    assert file_digest(running.source) == digest
     assert RECORD in definition(running.hv, running.name)
     running.assert_converts()

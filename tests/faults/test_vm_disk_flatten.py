@@ -27,7 +27,7 @@ from support.scene import (
     chain_of,
     content,
     definition,
-    file_sha256,
+    file_digest,
     image_chain,
     is_running,
     leftovers,
@@ -54,7 +54,7 @@ class Machine:
         self.params: dict[str, Any] = {"name": name, "disk": "vda", "uri": hv.uri}
         self.definition = definition(hv, name)
         self.content = content(self.top, "qcow2")
-        self.below = file_sha256(self.base), file_sha256(self.middle)
+        self.below = file_digest(self.base), file_digest(self.middle)
         self.process = 0
 
     def make_top(self) -> None:
@@ -112,7 +112,7 @@ class Machine:
         assert image_chain(self.top, "qcow2") == chain
         assert chain_of(self.hv, self.name) == chain
         assert content(self.top, "qcow2") == self.content
-        assert (file_sha256(self.base), file_sha256(self.middle)) == self.below
+        assert (file_digest(self.base), file_digest(self.middle)) == self.below
         assert leftovers(self.hv, self.name, self.images) == []
         assert sorted(os.listdir(self.images)) == ["base.raw", "middle.qcow2", "vm.qcow2"]
         if is_running(self.hv, self.name):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from dissect.hypervisor.disk.vhdx import VHDX
 from dissect.hypervisor.disk.vmdk import VMDK
 from lab.module import run_module
 from lab.pattern import write_pattern
+from lab.tree import BLOCK, content_digest
 from support.damage import leak
 from support.image_tools import MIB, NOBODY, content, done, qemu_img, qemu_io
 from support.snapshot_tools import succeeded
@@ -59,13 +59,13 @@ def opened(*chain: tuple[Path, str]) -> Iterator[QCow2]:
 
 
 def read(*chain: tuple[Path, str]) -> str:
-    """The SHA-256 of what the independent reader reads."""
+    """The digest (lab.tree) of what the independent reader reads."""
     with opened(*chain) as image:
         return hashed(image.open())
 
 
 def hashed(stream: BinaryIO) -> str:
-    return hashlib.sha256(stream.read(SIZE)).hexdigest()
+    return content_digest(((offset, stream.read(BLOCK)) for offset in range(0, SIZE, BLOCK)), SIZE)
 
 
 def convert(src: Path, src_format: str, dest: Path, **params: Any) -> Path:

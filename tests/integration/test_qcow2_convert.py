@@ -449,7 +449,8 @@ def test_what_the_source_does_not_allow_is_refused_with_the_reason(raw: Path, tm
     assert "is the same file as src" in refused(raw, "raw", raw, format="raw")
     (tmp_path / "link").symlink_to(raw)
     assert "is the same file as src" in refused(raw, "raw", tmp_path / "link", format="raw")
-    assert "is a directory" in refused(raw, "raw", tmp_path)
+    (tmp_path / "directory").mkdir()
+    assert "is a directory" in refused(raw, "raw", tmp_path / "directory")
     with opened_by_a_process(raw, "raw"):
         assert "is open for writing" in refused(raw, "raw", tmp_path / "x")
     whole = create(tmp_path / "huge", "qcow2", "3T")

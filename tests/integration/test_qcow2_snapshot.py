@@ -19,6 +19,7 @@ from lab.fixtures import MakeDomain
 from lab.module import run_module
 from support.image_tools import (
     MIB,
+    NOBODY,
     content,
     create,
     info,
@@ -222,7 +223,8 @@ def test_what_has_no_snapshots_is_refused(tmp_path: Path) -> None:
     for name, reason in (("raw", "found a raw image"), ("vmdk", "found a vmdk image"), ("random", "found a raw image")):
         assert reason in refused(MODULE, tmp_path / name, snapshot="one")["msg"]
     assert "no such image" in refused(MODULE, tmp_path / "missing", snapshot="one")["msg"]
-    assert "neither a regular file" in refused(MODULE, tmp_path, snapshot="one")["msg"]
+    (tmp_path / "directory").mkdir()
+    assert "neither a regular file" in refused(MODULE, tmp_path / "directory", snapshot="one")["msg"]
 
 
 def test_images_that_qemu_would_not_write_are_refused_with_the_reason(disk: Path, tmp_path: Path) -> None:
@@ -350,7 +352,7 @@ def test_it_works_without_root(open_directory: Path) -> None:
     path = create(own / "disk")
     for name in (own, path):
         os.chown(name, 65533, 65533)
-    params = {"path": str(path), "snapshot": "one", "uri": "qemu+unix:///system?socket=/nonexistent"}
+    params = {"path": str(path), "snapshot": "one", "uri": NOBODY}
     assert run_module(MODULE, params, as_user=65533)["changed"]
     assert snapshots_of(path) == ["one"]
     assert subprocess.run(["qemu-img", "check", "-q", path], check=False).returncode == 0

@@ -19,7 +19,7 @@ from support.scene import (
     content,
     definition,
     disk_of,
-    file_sha256,
+    file_digest,
     is_running,
     leftovers,
     make_image,
@@ -64,7 +64,7 @@ def main_job(hv: Hypervisor) -> Iterator[MainJob]:
     guest.wait_ready()
     again = run_module(MODULE, params)
     by_old_path = run_module(MODULE, {**params, "disk": str(source)})
-    yield MainJob(guest, source, file_sha256(source), before, untouched, predicted, done, took, again, by_old_path)
+    yield MainJob(guest, source, file_digest(source), before, untouched, predicted, done, took, again, by_old_path)
     hv.remove("main-job")
 
 
@@ -78,7 +78,7 @@ def test_the_guest_finds_its_data_on_the_new_disk(main_job: MainJob) -> None:
 
 def test_the_running_guest_uses_the_new_disk(main_job: MainJob) -> None:
     assert main_job.guest.run("echo written >/data/new && sync")[0] == 0
-    assert main_job.source_content == file_sha256(main_job.source), "the old image is kept as it was"
+    assert main_job.source_content == file_digest(main_job.source), "the old image is kept as it was"
     assert str(main_job.source.with_suffix(".qcow2")) in definition(main_job.guest.hv, "main-job", 0)
 
 
@@ -293,7 +293,7 @@ def test_a_raw_disk_that_begins_like_an_image_is_converted_as_raw(
     name = make_domain([Disk(source)], kernel=False).name
     done = module(MODULE, {"name": name, "disk": "vda"})
     assert done.get("changed"), done
-    assert content(images / "vm.qcow2", "qcow2") == file_sha256(source)
+    assert content(images / "vm.qcow2", "qcow2") == file_digest(source)
     assert b"victim's secret" not in (images / "vm.qcow2").read_bytes()
 
 
@@ -308,7 +308,7 @@ def test_a_raw_disk_with_a_planted_data_file_leaves_that_alone(
     state = tree_state(images)["victim"]
     assert module(MODULE, {"name": name, "disk": "vda"})["changed"]
     assert tree_state(images)["victim"] == state
-    assert content(images / "vm.qcow2", "qcow2") == file_sha256(source)
+    assert content(images / "vm.qcow2", "qcow2") == file_digest(source)
     assert b"victim's secret" not in (images / "vm.qcow2").read_bytes()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from support.scene import RECORD, definition, disk_of, leftovers, make_image, make_overlay, with_backing
+from support.scene import RECORD, definition, disk_of, leftovers, make_image, make_overlay, on_volume, with_backing
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_convert"
@@ -118,10 +118,7 @@ def test_a_volume_of_a_pool_becomes_a_file_and_the_pool_sees_both(
         try:
             name = make_domain([], kernel=False).name
             hv.remove(name)
-            xml = hv.domain_xml(name, [Disk(source)], kernel=False).replace(
-                "type='file' device", "type='volume' device"
-            )
-            hv.define(xml.replace(f'<source file="{source}"/>', "<source pool='volumes' volume='vm.raw'/>"))
+            hv.define(on_volume(hv.domain_xml(name, [Disk(source)], kernel=False), source, "volumes"))
             before = definition(hv, name)
             assert "volume='vm.raw'" in before
             done = module(MODULE, {"name": name, "disk": str(source), "keep_source": False})

@@ -20,7 +20,7 @@ from support.scene import (
     content,
     definition,
     disk_of,
-    file_sha256,
+    file_digest,
     is_running,
     leftovers,
     make_image,
@@ -109,7 +109,7 @@ def test_the_source_stays_when_the_domain_does_not_start_from_the_new_image(
     own_user = "<seclabel type='dynamic' model='dac' relabel='yes'/></domain>"
     hv.define(definition(hv, name).replace("</domain>", own_user))
     hv.start(name)
-    before, digest = definition(hv, name), file_sha256(source)
+    before, digest = definition(hv, name), file_digest(source)
     params = {
         "name": name,
         "disk": "vda",
@@ -122,7 +122,7 @@ def test_the_source_stays_when_the_domain_does_not_start_from_the_new_image(
     assert failed["failed"]
     assert f"{name}: cannot start the domain" in failed["msg"]
     assert is_running(hv, name), "it runs again, on its old disk"
-    assert (definition(hv, name), file_sha256(source)) == (before, digest)
+    assert (definition(hv, name), file_digest(source)) == (before, digest)
     assert os.listdir(private) == []
     assert leftovers(hv, name, images) == []
 
@@ -272,7 +272,7 @@ def test_an_overlay_of_a_running_domain_becomes_independent(
 ) -> None:
     base = make_image(images / "base.raw")
     top = make_overlay(images / "vm.qcow2", base)
-    digest, base_digest = content(top, "qcow2"), file_sha256(base)
+    digest, base_digest = content(top, "qcow2"), file_digest(base)
     name = make_domain([Disk(top, "qcow2")], kernel=False).name
     hv.start(name)
     status = os.stat(base)
@@ -280,7 +280,7 @@ def test_an_overlay_of_a_running_domain_becomes_independent(
     assert done.get("changed"), done
     assert is_running(hv, name)
     assert content(images / "vm.raw", "raw") == digest
-    assert file_sha256(base) == base_digest
+    assert file_digest(base) == base_digest
     assert os.stat(base).st_mode == status.st_mode
 
 

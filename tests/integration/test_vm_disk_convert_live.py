@@ -26,7 +26,7 @@ from support.scene import (
     content,
     definition,
     disk_of,
-    file_sha256,
+    file_digest,
     leftovers,
     make_image,
     make_overlay,
@@ -176,7 +176,7 @@ def test_a_disk_with_a_chain_is_copied_with_all_of_it_or_over_the_same_base(
     hv: Hypervisor, module: Module, chained: tuple[Guest, Path, Path], shallow: bool
 ) -> None:
     guest, base, top = chained
-    before = file_sha256(base)
+    before = file_digest(base)
     owned = owners(base)
     dest = top.with_name("new.qcow2")
     params = {"name": guest.name, "disk": "vda", "dest": str(dest), "shallow": shallow}
@@ -188,7 +188,7 @@ def test_a_disk_with_a_chain_is_copied_with_all_of_it_or_over_the_same_base(
     assert [image["path"] for image in done["disks"][0]["backing_chain"]] == expected
     assert [image["path"] for image in predicted["disks"][0]["backing_chain"]] == expected
     assert owners(base) == owned
-    assert file_sha256(base) == before
+    assert file_digest(base) == before
     assert not module(MODULE, params)["changed"]
     assert (dest.stat().st_blocks < top.stat().st_blocks * 1.5) or not shallow
     if not shallow:
@@ -331,7 +331,7 @@ def test_a_running_disk_moves_to_a_block_device_only_where_that_is_meant(
     assert (done["disks"][0]["path"], done["disks"][0]["format"]) == (dest, image_format)
     assert not module(MODULE, {**params, "block_device": True})["changed"]
     qemu_img("convert", "-U", "-f", image_format, "-O", "raw", dest, images / "seen")
-    assert file_sha256(images / "seen") == seen
+    assert file_digest(images / "seen") == seen
     assert Path(dest).is_block_device()
     assert not Path("/dev", f".{Path(dest).name}.kvmops").exists()
     assert leftovers(hv, name, images) == []

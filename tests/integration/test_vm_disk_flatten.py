@@ -27,7 +27,7 @@ from support.scene import (
     chain_of,
     content,
     definition,
-    file_sha256,
+    file_digest,
     image_chain,
     leftovers,
     make_image,
@@ -71,7 +71,7 @@ def test_a_hypervisor_that_does_not_change_owners_runs_on_the_flat_image_and_the
         os.chown(path, owner, user.pw_gid if owner == user.pw_uid else owner)
         path.chmod(rights)
     worn, before = [dress(path) for path in (base, top)], content(top, "qcow2")
-    below = file_sha256(base)
+    below = file_digest(base)
     static_hv.define(static_hv.domain_xml(mode, [Disk(top, "qcow2")], kernel=False))
     if mode == "live":
         static_hv.start(mode)
@@ -81,7 +81,7 @@ def test_a_hypervisor_that_does_not_change_owners_runs_on_the_flat_image_and_the
     assert done["disks"][0]["mode"] == mode
     assert not run_module(MODULE, params)["changed"]
     assert [dress(path) for path in (base, top)] == worn
-    assert file_sha256(base) == below
+    assert file_digest(base) == below
     base.unlink()
     if mode == "offline":
         static_hv.start(mode)
@@ -137,7 +137,7 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
     guest = hv.boot(with_backing(xml, (middle, "qcow2"), (base, "raw")))
     guest.must("sha256sum /data/old | grep " + pattern_sha256(8, "base"))
     start_writing(guest)
-    below = file_sha256(base), file_sha256(middle)
+    below = file_digest(base), file_digest(middle)
     owner = os.stat(base).st_uid, os.stat(middle).st_uid
     params = {"name": "flatten", "disk": "vda", "uri": hv.uri}
     before, process, tree = definition(hv, "flatten"), hv.qemu_pid("flatten"), set(os.listdir(directory))
@@ -162,7 +162,7 @@ def journey(hv: Hypervisor) -> Iterator[Journey]:
         *(guest, base, middle, top, params, owner, before, predicted, untouched, shorter, between, again, alone),
         alone_again=run_module(MODULE, params),
         same_process=hv.qemu_pid("flatten") == process,
-        same_below=(file_sha256(base), file_sha256(middle)) == below,
+        same_below=(file_digest(base), file_digest(middle)) == below,
         owner_after=(os.stat(base).st_uid, os.stat(middle).st_uid),
         acked=acked,
         phases=json.loads(progress.read_text(encoding="utf-8"))["phases"],
@@ -280,10 +280,10 @@ class Machine:
     def __post_init__(self) -> None:
         self.params: dict[str, Any] = {"name": self.name, "disk": "vda", "uri": self.hv.uri}
         self.content = content(self.top, "qcow2")
-        self.below = file_sha256(self.base), file_sha256(self.middle)
+        self.below = file_digest(self.base), file_digest(self.middle)
 
     def assert_same_below(self) -> None:
-        assert (file_sha256(self.base), file_sha256(self.middle)) == self.below
+        assert (file_digest(self.base), file_digest(self.middle)) == self.below
 
 
 @pytest.fixture

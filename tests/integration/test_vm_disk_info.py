@@ -16,7 +16,7 @@ import libvirt
 import pytest
 from lab import Disk, Hypervisor
 from lab.fixtures import MakeDomain
-from support.scene import MIB, make_image, make_overlay, qemu_img, unchanged, with_backing
+from support.scene import MIB, make_image, make_overlay, on_volume, qemu_img, unchanged, with_backing
 from support.waits import HELD
 
 Module = Callable[..., dict[str, Any]]
@@ -199,10 +199,7 @@ def test_a_volume_is_described_by_its_file(hv: Hypervisor, info: Info, images: P
         try:
             name = make_domain([], kernel=False).name
             hv.remove(name)
-            xml = hv.domain_xml(name, [Disk(source)], kernel=False).replace(
-                "type='file' device", "type='volume' device"
-            )
-            hv.define(xml.replace(f'<source file="{source}"/>', "<source pool='described' volume='vm.raw'/>"))
+            hv.define(on_volume(hv.domain_xml(name, [Disk(source)], kernel=False), source, "described"))
             (disk,) = info(name=name)
             assert (disk["type"], disk["path"], disk["virtual_size"]) == ("volume", str(source), 8 * MIB)
         finally:

@@ -26,7 +26,7 @@ from support.scene import (
     content,
     definition,
     disk_of,
-    file_sha256,
+    file_digest,
     image_chain,
     is_running,
     make_image,
@@ -108,7 +108,7 @@ def identity(guest: Guest) -> tuple[str, str]:
 def test_clones_boot_with_the_data_of_the_base_and_write_only_for_themselves(golden: MakeGolden, images: Path) -> None:
     base = build_boot_disk(images / "golden.raw")
     gold = golden(Disk(base), kernel=True)
-    before = file_sha256(base)
+    before = file_digest(base)
     linked = gold.made("a", {"name": gold.named("b"), "disk_sizes": {"vda": "96M"}}, start=True)
     clones = [*linked, *gold.made("full", mode="full", start=True)]
     guests = [Guest(gold.hv, clone["name"]) for clone in clones]
@@ -123,7 +123,7 @@ def test_clones_boot_with_the_data_of_the_base_and_write_only_for_themselves(gol
     assert guests[1].run("test -e /data/first || test -e /data/third")[0] == 1
     assert base.stat().st_uid == 0, "libvirt's change of the owner was undone"
     later = gold.made("later")[0]["disks"][0]["path"]
-    assert content(later, "qcow2") == file_sha256(base) == before
+    assert content(later, "qcow2") == file_digest(base) == before
     for guest, chain in zip(guests, ([str(base)], [str(base)], []), strict=True):
         assert chain_of(gold.hv, guest.name) == chain_of(gold.hv, guest.name, live=True) == chain
     assert image_chain(clones[2]["disks"][0]["path"], "raw") == []
@@ -150,7 +150,7 @@ def test_a_uefi_clone_boots_with_variables_of_its_own(golden: MakeGolden, images
     nvram = images / "golden_VARS.fd"
     nvram.write_bytes(Path("/usr/share/OVMF/OVMF_VARS_4M.fd").read_bytes())
     gold = golden(Disk(base), kernel=True, nvram=nvram, memory_mib=256)
-    store = file_sha256(nvram)
+    store = file_digest(nvram)
     clone = gold.made("uefi", start=True)[0]
     own = Path(clone["nvram"])
     assert own.name == f"golden_VARS-{clone['name']}.fd"
@@ -159,9 +159,9 @@ def test_a_uefi_clone_boots_with_variables_of_its_own(golden: MakeGolden, images
     guest.must("test -d /sys/firmware/efi")
     assert identity(guest) == (clone["uuid"], clone["macs"][0])
     guest.must("pattern /dev/vda 1 uefi")
-    assert file_sha256(own) != store, "the firmware wrote its variables there"
-    assert file_sha256(nvram) == store
-    assert content(base, "raw") == file_sha256(base)
+    assert file_digest(own) != store, "the firmware wrote its variables there"
+    assert file_digest(nvram) == store
+    assert content(base, "raw") == file_digest(base)
     result = gold.clone("uefi", state="absent", force=True)
     assert result["changed"], result
     assert not own.exists()
@@ -554,7 +554,7 @@ def test_a_clone_that_does_not_start_is_removed_again(golden: MakeGolden, images
     assert gold.domains() == []
     assert gold.files() == [".golden.qcow2.kvmops-base", "golden.qcow2"]
     assert mode_of(images / "golden.qcow2") == 0o644, "nothing depends on it, so it is as it was"
-    assert "they share host device 0" in json.dumps(gold.clone("a")["warnings"])
+    assert "while it runs: host device 0" in json.dumps(gold.clone("a")["warnings"])
 
 
 def test_a_domain_with_another_base_says_what_differs(golden: MakeGolden, images: Path) -> None:

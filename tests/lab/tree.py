@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+BLOCK = 1 << 16
+
 
 class Entry(NamedTuple):
-    """One file, directory or link; `content` is the SHA-256 of a file, or a link's target."""
+    """One file, directory or link; `content` is the digest of a file, or a link's target."""
 
     content: str
     mode: int
@@ -31,12 +35,47 @@ def tree_state(directory: Path) -> dict[str, Entry]:
     return {str(path.relative_to(directory)): _entry(path) for path in paths}
 
 
+def file_digest(path: Path, length: int | None = None) -> str:
+    """The digest of the first LENGTH bytes of a file; holes are not read, however large they are."""
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = size if length is None else min(length, size)
+        return content_digest(_blocks_with_data(file.fileno(), length), length)
+
+
+def content_digest(blocks: Iterable[tuple[int, bytes]], size: int) -> str:
+    """The SHA-256 of those BLOCKs of a content of SIZE bytes, with their offsets, that are not zeros."""
+    digest = hashlib.sha256()
+    for offset, block in blocks:
+        if block.count(0) != len(block):
+            digest.update(b"%d:" % offset + block)
+    digest.update(b"%d" % size)
+    return digest.hexdigest()
+
+
+def _blocks_with_data(descriptor: int, length: int) -> Iterator[tuple[int, bytes]]:
+    end = 0
+    while end < length and (begin := _next_data(descriptor, end)) is not None:
+        end = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        end += -end % BLOCK
+        for offset in range(begin - begin % BLOCK, min(end, length), BLOCK):
+            yield offset, os.pread(descriptor, min(BLOCK, length - offset), offset)
+
+
+def _next_data(descriptor: int, offset: int) -> int | None:
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+
+
 def _entry(path: Path) -> Entry:
     status = path.lstat()
     content = ""
     if stat.S_ISREG(status.st_mode):
-        with open(path, "rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        content = file_digest(path)
     elif stat.S_ISLNK(status.st_mode):
         content = os.readlink(path)
     names = sorted(os.listxattr(path, follow_symlinks=False))

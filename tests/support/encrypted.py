@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.module import start_module
+from lab.tree import file_digest
 from support.held_qemu_img import HeldQemuImg
 
 #: New keys cost no time that a test would have to wait for; QEMU's own choice are two seconds.
@@ -30,14 +30,13 @@ def opens(path: Path, secret: str, image_format: str = "qcow2") -> bool:
 
 
 def content(path: Path, secret: str, image_format: str = "qcow2", length: int | None = None, **below: str) -> str:
-    """The SHA-256 of what a guest would read, of LENGTH bytes. BELOW: the secrets of backing files, by their names."""
+    """A digest (lab.tree) of what a guest would read, of LENGTH bytes; BELOW: secrets of backing files, by names."""
     chain = [(path, secret, image_format), *((path.parent / name, key, "qcow2") for name, key in below.items())]
     with tempfile.TemporaryDirectory(prefix="kvmops-content-") as directory:
         plain = Path(directory) / "plain"
         done = _run(["qemu-img", "convert", "-O", "raw"], chain, str(plain))
         assert done.returncode == 0, done.stderr
-        with plain.open("rb") as stream:
-            return hashlib.sha256(stream.read(length)).hexdigest()
+        return file_digest(plain, length)
 
 
 def write(path: Path, secret: str, command: str, image_format: str = "qcow2", **below: str) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.module import RunningModule, run_module, start_module
-from lab.tree import tree_state
+from lab.tree import file_digest, tree_state
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -136,12 +135,11 @@ def qemu_io(path: Path, command: str, image_format: str = "qcow2") -> None:
 
 
 def content(path: Path, image_format: str = "qcow2", length: int | None = None) -> str:
-    """The SHA-256 of what a guest would read, of the first LENGTH bytes."""
+    """A digest (lab.tree) of what a guest would read, of the first LENGTH bytes."""
     with tempfile.TemporaryDirectory(prefix="kvmops-content-") as directory:
         plain = Path(directory) / "plain"
         qemu_img("convert", "-f", image_format, "-O", "raw", "--", path, plain)
-        with plain.open("rb") as stream:
-            return hashlib.sha256(stream.read(length)).hexdigest()
+        return file_digest(plain, length)
 
 
 def allocated(path: Path) -> int:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ from xml.etree import ElementTree
 
 import libvirt
 from lab import Hypervisor, tree_state, write_pattern
+from lab.tree import file_digest
 
 MIB = 1 << 20
 DEFINITION = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
@@ -64,18 +64,13 @@ def make_encrypted(path: Path, image_format: str = "qcow2", size_mib: int = 4) -
 
 
 def content(path: Path | str, image_format: str) -> str:
-    """The SHA-256 of what a guest sees on the disk, its chain included."""
+    """A digest (lab.tree) of what a guest sees on the disk, its chain included."""
     flat = Path(f"{path}.content")
     try:
         qemu_img("convert", "-U", "-f", image_format, "-O", "raw", path, flat)
-        return file_sha256(flat)
+        return file_digest(flat)
     finally:
         flat.unlink(missing_ok=True)
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def definition(hv: Hypervisor, name: str, flags: int = DEFINITION) -> str:
@@ -162,3 +157,15 @@ def can_revert(hv: Hypervisor) -> bool:
     """External snapshots can be gone back to since libvirt 9.10."""
     with contextlib.closing(hv.connect()) as connection:
         return bool(connection.getLibVersion() >= 9_010_000)
+
+
+def on_volume(xml: str, source: Path, pool: str) -> str:
+    """The definition, with the file SOURCE of its only disk as a volume of POOL."""
+    tree = ElementTree.fromstring(xml)
+    (disk,) = tree.findall("./devices/disk")
+    disk.set("type", "volume")
+    element = disk.find("source")
+    assert element is not None
+    assert element.attrib.pop("file") == str(source)
+    element.attrib.update(pool=pool, volume=source.name)
+    return ElementTree.tostring(tree, encoding="unicode")
