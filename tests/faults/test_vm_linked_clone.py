@@ -95,7 +95,7 @@ def test_killed_at_any_point_the_next_run_makes_the_clone(classroom: Classroom, 
     every = points(params, log, module=MODULE)
     log.unlink()
     classroom.assert_has("a")
-    found = chosen(every, "pwrite 1", "unlink 3")
+    found = chosen(every, "pwrite 1", "unlink 5")
     assert {"qemu-img-create 1", "link 1", "link 2", "virDomainDefineXMLFlags 1"} <= set(found)
     for number, point in share.take(found):
         classroom.clear()

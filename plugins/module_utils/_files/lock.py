@@ -43,6 +43,7 @@ class Operation:
         self._held: dict[str, int] = {}
         self._records: dict[str, str] = {}
         self._left: dict[str, dict[str, t.Any]] = {}
+        self._kept: set[str] = set()
         self._bases: dict[str, set[str]] = {}
         self._noted: set[str] = set()
 
@@ -74,13 +75,14 @@ class Operation:
         return self._left.get(path)
 
     def settled(self, *paths: str) -> None:
-        """What a dead run left of *paths* has been verified, finished or reverted."""
+        """What a dead run left of *paths*, or what was to be kept of them, has been verified, finished or reverted."""
         for path in paths:
             self._left.pop(path, None)
+            self._kept.discard(path)
 
     def keep(self, path: str) -> None:
         """The record of *path* stays however this operation ends: the next run is to find it."""
-        self._left.setdefault(path, {})
+        self._kept.add(path)
 
     def keep_noted(self) -> None:
         """All that was noted stays: the next run is to find it as it would where we were killed."""
@@ -92,7 +94,7 @@ class Operation:
         descriptor = self._held.pop(path, None)
         if descriptor is None:
             return
-        if path not in self._left:
+        if path not in self._left and path not in self._kept:
             os.unlink(self._records[path])
         os.close(descriptor)
 

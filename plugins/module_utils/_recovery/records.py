@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, may_still_happen
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
@@ -31,14 +31,23 @@ class Records:
     _written: Record | None = field(default=None, init=False)
 
     def write(self, record: Record) -> None:
-        """Writes down what is in flight, durably. Raises OperationInFlight where another run was faster."""
+        """Writes down what is in flight, durably. Raises OperationInFlight where another run was faster.
+
+        From then on what stands beside the images stays as long as what stands in the metadata, which only counts with it.
+        """
         self._require_alone()
         for disk in record.disks:
             for path in sorted({disk.source, disk.dest}):
                 self.note(disk, path)
         self._require_alone()
         self._written = record
-        self.domain.set_record(_records.record_to_xml(record))
+        self.keep()
+        try:
+            self.domain.set_record(_records.record_to_xml(record))
+        except DiskError as error:
+            if not may_still_happen(error):
+                self._settle_new()
+            raise
 
     def note(self, disk: RecordedDisk, path: str, **facts: t.Any) -> None:
         """Writes beside *path* what becomes of *disk*, with further *facts*."""
@@ -83,6 +92,12 @@ class Records:
     def _settle(self) -> None:
         for path in self.operation.paths:
             self.operation.settled(path)
+
+    def _settle_new(self) -> None:
+        """What a run that died has left stays, as it was not dealt with."""
+        for path in self.operation.paths:
+            if self.operation.left_behind(path) is None:
+                self.operation.settled(path)
 
     def _now(self) -> Record | None:
         record = self.domain.record()
