@@ -51,8 +51,10 @@ def require_writable(path: str, to_do: str) -> None:
         )
 
 
-def require_writable_by_qemu(path: str, user: t.Callable[[], tuple[int, int] | None], to_do: str) -> None:
-    """Raises DiskError where QEMU may not write the file at *path*.
+def require_writable_by_qemu(
+    path: str, user: t.Callable[[], tuple[int, int] | None], to_do: str, later: int | None = None
+) -> None:
+    """Raises DiskError where QEMU may not write the file at *path*; by then its permission bits are *later*, if given.
 
     libvirt gives QEMU's *user* the images of a domain, and leaves their mode, so that the owner's permission counts;
     where it does not, that of the others may, too. *user* is only asked for where somebody may not write; None where
@@ -60,14 +62,15 @@ def require_writable_by_qemu(path: str, user: t.Callable[[], tuple[int, int] | N
     """
     require_writable(path, to_do)
     status = os.stat(path)
-    if status.st_mode & stat.S_IWUSR or _ACL in os.listxattr(path):
+    mode = stat.S_IMODE(status.st_mode) if later is None else later
+    if mode & stat.S_IWUSR or _ACL in os.listxattr(path):
         return
     who = user()
     if who is None or who[0] == 0:
         return
-    if not status.st_mode & _WRITABLE or status.st_uid == who[0]:
+    if not mode & _WRITABLE or status.st_uid == who[0]:
         raise DiskError(
-            f"{path}: its mode {stat.S_IMODE(status.st_mode):04o} does not let QEMU (user {who[0]}) write to it, asked "
+            f"{path}: its mode {mode:04o} does not let QEMU (user {who[0]}) write to it, asked "
             f"to {to_do}: chmod u+w it first, if nothing else needs it as it is",
             path=path,
         )

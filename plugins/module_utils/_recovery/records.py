@@ -33,7 +33,7 @@ class Records:
     def write(self, record: Record) -> None:
         """Writes down what is in flight, durably. Raises OperationInFlight where another run was faster.
 
-        From then on what stands beside the images stays as long as what stands in the metadata, which only counts with it.
+        From then on what stands beside the images stays as long as the metadata, which only count with it.
         """
         self._require_alone()
         for disk in record.disks:

@@ -13,6 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space
 from ansible_collections.kvmops.disk.plugins.module_utils._content import merge as _merge
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import names as _names
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
@@ -150,8 +151,11 @@ class ChangeSurvey:
         for link in (merge.into, merge.above):
             if link is None or link.path is None or not os.path.exists(link.path):  # the same task makes it
                 continue
-            if state.active or merge.above is None:
+            if state.active:
                 _access.require_writable_by_qemu(link.path, self._qemu_user, to_do)
+            elif merge.above is None:  # a base that was protected for what is merged gets its mode back after that
+                note = _base_note.own_note(link.path)
+                _access.require_writable_by_qemu(link.path, self._qemu_user, to_do, note.mode if note else None)
             else:
                 _access.require_writable(link.path, to_do)
 
