@@ -17,6 +17,7 @@ import libvirt
 import pytest
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
+from lab.tree import file_digest
 from support.held_qemu_img import HeldQemuImg
 from support.injection import at_once, killed_at, paused_at, signalled_at, signalled_during, wait_in
 from support.processes import is_gone
@@ -25,7 +26,6 @@ from support.scene import (
     content,
     definition,
     disk_of,
-    file_digest,
     is_running,
     leftovers,
     make_image,

@@ -20,6 +20,7 @@ import pytest
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
+from lab.tree import file_digest
 from support.cramped import cramped
 from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during
 from support.scene import (
@@ -27,7 +28,6 @@ from support.scene import (
     chain_of,
     content,
     definition,
-    file_digest,
     image_chain,
     is_running,
     leftovers,

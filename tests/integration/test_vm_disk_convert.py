@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from lab import Disk, Guest, Hypervisor, build_boot_disk, run_module, tree_state
 from lab.fixtures import MakeDomain
+from lab.tree import file_digest
 from support.scene import (
     content,
     definition,
     disk_of,
-    file_digest,
     is_running,
     leftovers,
     make_image,

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from lab import Disk, Hypervisor, run_module, tree_state
 from lab.fixtures import MakeDomain
+from lab.tree import file_digest
 from support.scene import (
     content,
     definition,
     disk_of,
-    file_digest,
     is_running,
     leftovers,
     make_image,

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import pytest
 from lab import Disk, Guest, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
+from lab.tree import file_digest
 from support.block_devices import MakeDevice
 from support.guest_writes import acknowledged, file_system, start_writing, stop_writing
 from support.injection import wait_in
@@ -26,7 +27,6 @@ from support.scene import (
     content,
     definition,
     disk_of,
-    file_digest,
     leftovers,
     make_image,
     make_overlay,

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from lab import Disk, Guest, Hypervisor, pattern_sha256, run_module, start_module, tree_state, write_pattern
 from lab.fixtures import MakeDomain
+from lab.tree import file_digest
 from support.guest_writes import acknowledged, start_writing, stop_writing
 from support.injection import wait_in
 from support.playground import Playground, percents
@@ -27,7 +28,6 @@ from support.scene import (
     chain_of,
     content,
     definition,
-    file_digest,
     image_chain,
     leftovers,
     make_image,

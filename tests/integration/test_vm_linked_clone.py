@@ -20,13 +20,13 @@ import libvirt
 import pytest
 from lab import Disk, Guest, Hypervisor, build_boot_disk, run_module, tree_state
 from lab.fixtures import MakeDomain
+from lab.tree import file_digest
 from support.scene import (
     MIB,
     chain_of,
     content,
     definition,
     disk_of,
-    file_digest,
     image_chain,
     is_running,
     make_image,

@@ -71,7 +71,7 @@ def leaving_at_once() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        threading._shutdown()
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
