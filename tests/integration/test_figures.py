@@ -89,6 +89,14 @@ def test_a_thin_image_needs_as_raw_what_it_holds_and_no_tables(open_directory: P
         assert (enough / "new.raw").stat().st_size == 3 * TIB
 
 
+def test_a_new_thin_image_needs_no_tables_for_what_nobody_has_written(open_directory: Path) -> None:
+    with in_memory(open_directory / "small", 2) as small:
+        done = run_module("qcow2_image", {"path": str(small / "new.qcow2"), "size": "20T"})
+        assert done.get("changed"), done
+        asked = {"path": str(small / "whole.qcow2"), "size": "20T", "preallocation": "metadata"}
+        assert run_module("qcow2_image", asked)["required_bytes"] > 3 << 30
+
+
 def test_what_ext4_reserves_for_root_is_not_free(ext4: Path) -> None:
     status = os.statvfs(ext4)
     assert status.f_bfree - status.f_bavail > 4 * MIB // status.f_frsize

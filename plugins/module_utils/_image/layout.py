@@ -124,6 +124,19 @@ class Layout:
         cluster = self.cluster_size or _DEFAULT_CLUSTER
         return _LARGEST_L1_ENTRIES * cluster * (cluster // (16 if self.extended_l2 else 8))
 
+    @property
+    def is_thin_qcow2(self) -> bool:
+        return self.format == "qcow2" and self.preallocation in (None, "off")
+
+    def bytes_of_empty(self, size: int) -> int:
+        """The bytes of a new qcow2 image of *size* bytes: a header, the refcounts, and a first table with 8 bytes for
+        each second one. qemu-img measures all the tables that the image may ever have."""
+        cluster = self.cluster_size or _DEFAULT_CLUSTER
+        tables = -(-size // (cluster * (cluster // (16 if self.extended_l2 else 8))))
+        first_table = -(-tables * 8 // cluster)
+        counts = -(-(3 + first_table) // (cluster * 8 // (self.refcount_bits or 16)))
+        return (2 + counts + first_table) * cluster
+
     def _require_valid_for_old_compat(self) -> None:
         refused = {
             "lazy_refcounts": self.lazy_refcounts,

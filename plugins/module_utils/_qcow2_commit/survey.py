@@ -19,7 +19,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image import key_slots as _key_slots
 from ansible_collections.kvmops.disk.plugins.module_utils._image import links as _links
-from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import Openers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
@@ -192,10 +191,9 @@ class CommitSurvey:
         demands = [(os.path.realpath(base.path), needed)]
         if self._wish.end == "empty":
             overlay = observed.overlay
-            options = creation_options(_decision.empty_layout(overlay))
-            measured = self.qemu_img.measure_empty(overlay.virtual_size, "qcow2", options)
+            empty = _decision.empty_layout(overlay).bytes_of_empty(overlay.virtual_size)
             header = _encryption.HEADER_BYTES if overlay.encrypted else 0
-            demands.append((overlay.path, measured.required + header))
+            demands.append((overlay.path, empty + header))
         _space.require_space(demands)
 
 

@@ -102,7 +102,9 @@ def described(path: str, surroundings: Surroundings) -> t.Iterator[User]:
 def bytes_to_create(qemu_img: QemuImg, wish: ImageWish, size: int) -> int:
     """What the file system must take at once for a new image of *size* bytes."""
     estimate = Estimate()
-    if wish.layout.format == "qcow2":
+    if wish.layout.is_thin_qcow2:
+        estimate = Estimate(wish.layout.bytes_of_empty(size))
+    elif wish.layout.format == "qcow2":
         estimate = Estimate(qemu_img.measure_empty(size, "qcow2", wish.layout.options()).required)
     header = _encryption.HEADER_BYTES if wish.encryption else 0
     return bytes_needed(wish.layout, size, estimate) + header

@@ -32,8 +32,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml.identity import M
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_seed import Seed
 
-_DEFAULT_CLUSTER = 64 << 10
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -145,13 +143,6 @@ def seeded(definition: Definition, seed: Seed, bus: str) -> Definition:
     if xml == definition.xml:
         return definition
     return replace(definition, xml=xml, changes=(*definition.changes, IdentityChange("seed", before, seed.path)))
-
-
-def overlay_bytes(size: int, cluster_size: int | None) -> int:
-    """The bytes of an empty overlay: a header, the refcounts, and a first table with 8 bytes for each second one."""
-    cluster = cluster_size or _DEFAULT_CLUSTER
-    entries = -(-size // (cluster * cluster // 8))
-    return (3 + -(-entries * 8 // cluster)) * cluster
 
 
 def _identity_of(

@@ -14,16 +14,15 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.references import identity
 from ansible_collections.kvmops.disk.plugins.module_utils._image import alignment as _alignment
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import Estimate, bytes_needed
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
-    NewImage,
-    Setting,
-    overlay_bytes,
-)
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, REFLINK, CloneWish
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import Measure, QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_blueprint import (
+        NewImage,
+        Setting,
+    )
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.decision_source import Source, SourceDisk
 
 
@@ -70,7 +69,7 @@ class Room:
 
     def _needed(self, image: NewImage) -> int:
         if self.setting.mode == LINKED:
-            return overlay_bytes(image.size, self.wish.cluster_size)
+            return self.wish.layout("qcow2").bytes_of_empty(image.size)
         if self.setting.mode == REFLINK:
             return 0
         measured = self._content(image.disk)

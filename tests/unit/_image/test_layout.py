@@ -188,3 +188,19 @@ def test_it_is_known_which_kinds_of_vmdk_have_extents(subformat: str, has_extent
     assert (layout.has_extents, layout.is_plain) == (has_extents, is_plain)
     with pytest.raises(InvalidRequest, match="qcow2 images know no"):
         Layout("qcow2", subformat=subformat).require_valid()
+
+
+@pytest.mark.parametrize(
+    ("layout", "size", "clusters"),
+    [
+        (Layout("qcow2"), 10 << 30, 4),
+        (Layout("qcow2"), 20 << 40, 8),
+        (Layout("qcow2", extended_l2=True), 20 << 40, 13),
+        (Layout("qcow2", cluster_size=512), 64 << 20, 35),
+    ],
+)
+def test_an_empty_image_needs_a_header_the_refcounts_and_its_first_table(
+    layout: Layout, size: int, clusters: int
+) -> None:
+    """So many clusters has the file that qemu-img makes."""
+    assert layout.bytes_of_empty(size) == clusters * (layout.cluster_size or 65536)

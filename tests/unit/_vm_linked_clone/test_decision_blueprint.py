@@ -101,10 +101,3 @@ def test_the_seed_of_a_new_clone_is_told_of_with_that_of_its_source() -> None:
     nested = _decision_blueprint.seeded(new, Seed("/seeds/b.iso"), "sata")
     assert nested.changes[-1] == IdentityChange("seed", "/seeds/a.iso", "/seeds/b.iso")
     assert _decision_blueprint.seeded(nested, Seed("/seeds/b.iso"), "sata") == nested
-
-
-@pytest.mark.parametrize(("size", "cluster", "wanted"), [(10 << 30, None, 4), (1 << 40, None, 4), (64 * MIB, 512, 35)])
-def test_an_empty_overlay_needs_a_header_the_refcounts_and_its_first_table(
-    size: int, cluster: int | None, wanted: int
-) -> None:
-    assert _decision_blueprint.overlay_bytes(size, cluster) == wanted * (cluster or 65536)
