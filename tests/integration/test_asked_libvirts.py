@@ -178,6 +178,7 @@ def test_a_mistyped_uri_ends_whatever_would_write(tmp_path: Path) -> None:
         ("qcow2_image", {**there, "state": "absent"}),
         ("qcow2_image", {**there, "state": "absent", "force": True, "allow_dependents": True}),
         ("qcow2_image", {**there, "size": "20M"}),
+        ("qcow2_image", {**there, "mode": "0600"}),
         ("qcow2_image", {**new, "size": "20M"}),
         ("qcow2_convert", convert),
         ("qcow2_convert", {**convert, "remove_src": True}),

@@ -19,12 +19,25 @@ def dress(module: AnsibleModule, path: str) -> None:
 def set_attributes(module: AnsibleModule, files: t.Sequence[str], report: dict[str, t.Any]) -> None:
     """Gives the *files* of an image, the one that names it first, what the task says; what changes goes into *report*.
 
-    Not where a guest has the image open: that one libvirt owns for the time.
+    Not where a guest has the image open: libvirt owns that one for the time. Raises DiskError where the libvirt that
+    the task names does not answer.
     """
     if is_locked(files[0]):
         return
     for path in files:
         arguments = module.load_file_common_arguments(module.params, path=path)
+        if not report["changed"] and module.params["uri"] is not None and _would_change(module, arguments):
+            from ansible_collections.kvmops.disk.plugins.module_utils._task import libvirts as _libvirts
+
+            _libvirts.ask(module.params["uri"])
         if module.set_fs_attributes_if_different(arguments, False, report["diff"]):
             report["changed"] = True
             report["actions"].append(f"set the owner, mode or attributes of {path}")
+
+
+def _would_change(module: AnsibleModule, arguments: dict[str, t.Any]) -> bool:
+    decided, module.check_mode = module.check_mode, True
+    try:
+        return bool(module.set_fs_attributes_if_different(arguments, False))
+    finally:
+        module.check_mode = decided
