@@ -12,7 +12,7 @@ from typing import Any
 
 from lab.module import run_module
 from lab.tree import tree_state
-from support.image_tools import Result, image_params, info
+from support.image_tools import Result, image_params, info, names
 
 #: What a check tells of an image in which nothing is wrong.
 GOOD = {
@@ -39,15 +39,20 @@ def succeeded(module: str, path: Path | str, *, check: bool = False, **params: A
 
 def refused(module: str, path: Path | str, **params: Any) -> Result:
     """A run in check mode and one for real, which must both fail in words of ours and write nothing beside PATH."""
-    directory = Path(path).parent
-    before = tree_state(directory) if directory.is_dir() else None
+    before = _beside(Path(path))
     for check in (True, False):
         result = run(module, image_params(path, params), check=check)
         assert result.get("failed"), result
         assert "Traceback" not in result["msg"] + str(result.get("exception", "")), result
-    if before is not None:
-        assert tree_state(directory) == before
+    assert _beside(Path(path)) == before
     return result
+
+
+def _beside(path: Path) -> object:
+    """What stands beside PATH; of the current directory, where it is relative, only the names: it is the checkout."""
+    if not path.is_absolute():
+        return names(Path.cwd())
+    return tree_state(path.parent) if path.parent.is_dir() else None
 
 
 def predicted(module: str, path: Path, **params: Any) -> Result:
