@@ -91,6 +91,31 @@ def test_content_that_qemu_does_not_see_is_refused_by_every_module(module: str, 
     assert tree_state(tmp_path) == before
 
 
+def vmdk_with_zeros(path: Path) -> Path:
+    """In three extents, as VMware writes them: the second is all zeros and has no file, and QEMU joins the others."""
+    names = [path.with_name(f"{path.name}-f00{number}") for number in (1, 2)]
+    for name in names:
+        name.write_bytes(b"\x5a" * MIB)
+    first, last = (f'RW 2048 FLAT "{name.name}" 0' for name in names)
+    path.write_text(
+        '# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType="twoGbMaxExtentFlat"\n'
+        f'{first}\nRW 2048 ZERO\n{last}\nddb.adapterType = "ide"\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize("module", ["qcow2_convert", "qcow2_compare"])
+def test_extents_that_qemu_passes_over_are_refused_also_where_the_others_are_trusted(
+    module: str, tmp_path: Path
+) -> None:
+    path = vmdk_with_zeros(tmp_path / "disk")
+    before = tree_state(tmp_path)
+    result = run_module(module, {**tasks(path, "vmdk")[module], "trusted": True, "uri": NOBODY})
+    assert result.get("failed"), result
+    assert "has the extent 'RW 2048 ZERO'" in result["msg"]
+    assert tree_state(tmp_path) == before
+
+
 def with_pending_log(path: Path) -> Path:
     """A VHDX whose writer died after it had logged that the first 4 KiB of the disk's data become zeros."""
     content = bytearray(made(path, "vhdx").read_bytes())
@@ -125,6 +150,8 @@ def test_an_image_that_was_not_closed_is_refused_and_the_task_is_named_that_repl
         result = run_module(module, {**params, "uri": NOBODY})
         assert result.get("failed"), result
         assert "kvmops.disk.qcow2_check and repair=all" in result["msg"]
+        assert "qemu-img" not in result["msg"], "a command of QEMU is not the way"
+        assert "being undone" not in result["msg"]
     params = {"path": str(path), "format": "vhdx", "uri": NOBODY}
     for repair in ("none", "leaks"):
         assert "repair=all" in run_module("qcow2_check", {**params, "repair": repair})["msg"]

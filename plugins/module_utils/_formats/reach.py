@@ -4,8 +4,8 @@
 
 """How far the content of an image reaches into its files, by its own tables: what lies beyond their ends is lost.
 
-QEMU reads zeros where a table points behind the end of a file, and so does a comparison (HAZARDS P1). A vhdx or a vpc
-image that was cut is refused by QEMU itself; of a raw or a luks image, the length is all that there is.
+QEMU reads zeros where a table points behind the end of a file, and so does a comparison (HAZARDS P1). A vhdx or a
+dynamic vpc image that was cut is refused by QEMU itself; of a raw or a luks image, the length is all that there is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _VDI_PLACES = struct.Struct("<II")  # from 0x154 on: the map, the data (VdiHeade
 _VDI_SIZES = struct.Struct("<QIII")  # from 0x170 on: the disk, a block, what precedes the data of one, the blocks
 # From 0x40 on: version, header, entries of the catalog, a bitmap, an extent (block/bochs.c).
 _BOCHS = struct.Struct("<5I")
+_VPC_FOOTER = struct.Struct(">8s40xQ4xI")  # the cookie, the size of the disk, its type (VHDFooter in block/vpc.c)
+_VPC_FIXED = 2
 _PARALLELS = struct.Struct("<16sIIIIIQ")  # docs/interop/parallels
 
 
@@ -134,10 +136,18 @@ def _beyond_bochs(stream: t.BinaryIO, path: str, length: int) -> Piece | None:
     return furthest((whole, beyond(table, grid, 0, length)), length)
 
 
+def _beyond_vpc(stream: t.BinaryIO, _path: str, length: int) -> Piece | None:
+    """One of a fixed size is all content before its footer: it may lack some, and have that."""
+    footer = _qcow2.read_at(stream, max(0, length - SECTOR), _VPC_FOOTER.size)
+    cookie, size, kind = _VPC_FOOTER.unpack(footer.ljust(_VPC_FOOTER.size, b"\0"))
+    return Piece(0, size + SECTOR) if cookie == b"conectix" and kind == _VPC_FIXED else None
+
+
 _FINDERS: dict[str, t.Callable[[t.BinaryIO, str, int], Piece | None]] = {
     "qcow": _beyond_qcow,
     "qed": _beyond_qed,
     "vdi": _beyond_vdi,
     "parallels": _beyond_parallels,
     "bochs": _beyond_bochs,
+    "vpc": _beyond_vpc,
 }

@@ -87,6 +87,18 @@ def _require_whole_vdi(stream: t.BinaryIO, path: str) -> None:
         raise _with_parent("VDI", path)
 
 
+def _require_whole_vmdk(stream: t.BinaryIO, path: str) -> None:
+    _require_named_parent(stream, path)
+    _read, misread = _vmdk.extents(stream, path)
+    if misread:
+        raise UnsafeImage(
+            f"{path}: its descriptor has the extent {misread[0]!r}, which QEMU passes over as it stands there, or "
+            "reads twice: it would be lost, or what follows would be at another place: have the program "
+            "that made it convert it to a VMDK of a single file, or to a raw image",
+            path=path,
+        )
+
+
 def _require_named_parent(stream: t.BinaryIO, path: str) -> None:
     found = re.search(_VMDK_PARENT_ID, _vmdk.text_with_parent(stream))
     differs = found is not None and int(found[1], 16) & _VMDK_NO_PARENT != _VMDK_NO_PARENT
@@ -119,5 +131,5 @@ def _fields(stream: t.BinaryIO, at: int, fields: struct.Struct) -> tuple[t.Any, 
 _CHECKS: dict[str, t.Callable[[t.BinaryIO, str], None]] = {
     "vpc": _require_whole_vpc,
     "vdi": _require_whole_vdi,
-    "vmdk": _require_named_parent,
+    "vmdk": _require_whole_vmdk,
 }

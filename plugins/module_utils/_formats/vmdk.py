@@ -22,13 +22,47 @@ _PARENT = "parentFileNameHint"
 # Whatever QEMU's sscanf would take for an extent, and a little more: space may be missing around the type. Each part
 # ends where the next begins, so that no text takes more than one pass.
 _EXTENT = r'(?<!\S)(?:RW|RDONLY|NOACCESS)\s+[+-]?\d+\s*[^\s"]{1,10}?\s*"([^"\r\n]*)'
+# An extent as QEMU reads it: its sectors, then its type, its file, and the sector of the file at which it begins.
+_READ_EXTENT = re.compile(
+    r"\s*RW\s+(\d+)\s+"
+    r'(?:(FLAT)\s+"([^"\r\n]+)"\s+(\d+)|(VMFS|SPARSE|VMFSSPARSE|SESPARSE)\s+"([^"\r\n]+)")(?:\s[^\r]*)?\r?'
+)
+_BEGINS_AS_EXTENT = re.compile(r"\s*(?:RW|RDONLY|NOACCESS)(?!\S)", re.IGNORECASE)
 # How VMware, and QEMU after it, name the extents of NAME.vmdk.
 _OWN_EXTENT = r"-(?:flat|delta|sesparse|[fs]\d{3,})"
+
+
+class Extent(t.NamedTuple):
+    """A part of a disk, in sectors, and where it is: behind the sector *first* of *file*, as it is named there."""
+
+    sectors: int
+    kind: str
+    file: str
+    first: int
 
 
 def references(stream: t.BinaryIO, path: str) -> tuple[str | None, str | None, tuple[str, ...]]:
     """The parent that the VMDK open as *stream* names, its format, and the extents that it names."""
     return (*_parent(stream), tuple(re.findall(_EXTENT, descriptor(stream, path))))
+
+
+def extents(stream: t.BinaryIO, path: str) -> tuple[list[Extent], list[str]]:
+    """The extents that QEMU reads of those in the VMDK open as *stream*, and the lines of those that it passes over, or
+    reads twice, as it does after an empty line.
+
+    Raises UnsafeImage as descriptor does.
+    """
+    read, misread = [], []
+    before = "#"
+    for line in descriptor(stream, path).split("\n"):
+        found = _READ_EXTENT.fullmatch(line)
+        if found and before.strip():
+            sectors, flat, flat_file, first, kind, file = found.groups()
+            read.append(Extent(int(sectors), flat or kind, flat_file or file, int(first or 0)))
+        elif found or _BEGINS_AS_EXTENT.match(line):
+            misread.append(line.strip())
+        before = line
+    return read, misread
 
 
 def descriptor(stream: t.BinaryIO, path: str) -> str:

@@ -13,6 +13,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats import header
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import unread as _unread
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.vmdk import is_own_extent
 
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
+
 
 def require_sound(
     stream: t.BinaryIO,
@@ -32,12 +35,12 @@ def require_sound(
         _require_own_extents(extents, path, knows)
 
 
-def require_replayed(path: str, image_format: str) -> None:
-    """Raises UnsafeImage where QEMU could not open the image at *path* because it has a log to be replayed."""
+def require_replayed(path: str, image_format: str, failed: QemuImgFailed) -> None:
+    """Raises UnsafeImage where QEMU *failed* to open the image at *path* because it has a log to be replayed."""
     if image_format == "vhdx":
         with _headers.open_image(path) as stream:
             if _unread.names_log(stream):
-                raise _unread.not_replayed(path)
+                raise _unread.not_replayed(path) from failed
 
 
 def require_true_size(path: str, virtual_size: int) -> None:

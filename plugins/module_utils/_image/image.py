@@ -248,10 +248,10 @@ def _snapshots(path: str, header: _qcow2.Header) -> tuple[Snapshot, ...]:
 def _told(qemu_img: QemuImg, path: str, image_format: str) -> dict[str, t.Any]:
     try:
         return qemu_img.info(path, image_format)
-    except QemuImgFailed:
+    except QemuImgFailed as error:
         from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_replayed
 
-        require_replayed(path, image_format)
+        require_replayed(path, image_format, error)
         raise
 
 

@@ -34,10 +34,10 @@ def check(qemu_img: QemuImg, wish: CheckWish, found: Header | None) -> Finding:
     external_data = found is not None and found.external_data
     try:
         result = qemu_img.check(wish.path, wish.format, external_data=external_data)
-    except QemuImgFailed:
+    except QemuImgFailed as error:
         if wish.repair == "all" and wish.format == "vhdx" and _has(_unread.names_log, wish):
             return Finding(CheckResult("corrupt"), wish.format, pending_log=True)
-        _foreign.require_replayed(wish.path, wish.format)
+        _foreign.require_replayed(wish.path, wish.format, error)
         raise
     if found is None:
         extension = wish.format == "parallels" and _has(_unread.has_extension, wish)

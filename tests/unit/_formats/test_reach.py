@@ -49,6 +49,63 @@ def test_a_grain_of_an_old_vmdk_is_found_by_its_two_directories(path: Path) -> N
     assert find_cut(str(path), "vmdk") == Cut(str(path), 63 * 512, Piece(48 * 512, 64 * 512))
 
 
+@pytest.mark.parametrize("length", [512, 512 + 3, 1024, 1024 + 2047])
+def test_the_tables_of_a_compressed_vmdk_are_looked_at_wherever_they_are(length: int, path: Path) -> None:
+    """Behind the grains; without them QEMU takes all for zeros. A grain that is cut it refuses itself."""
+    head = struct.pack("<4sIIQQQQIQQ", b"KDMV", 3, 1 << 16, 128, 128, 0, 0, 512, 0, 1)
+    directory, table = struct.pack("<I", 2), struct.pack("<I", 1 << 20)
+    content = head.ljust(512, b"\0") + directory.ljust(512, b"\0") + table.ljust(2048, b"\0")
+    path.write_bytes(content)
+    assert find_cut(str(path), "vmdk") is None
+    path.write_bytes(content[:length])
+    assert find_cut(str(path), "vmdk") is not None
+
+
+def test_a_compressed_vmdk_with_a_footer_is_left_to_qemu(path: Path) -> None:
+    path.write_bytes(struct.pack("<4sIIQQQQIQQ", b"KDMV", 3, 1 << 16, 128, 128, 0, 0, 512, 0, (1 << 64) - 1))
+    assert find_cut(str(path), "vmdk") is None
+
+
+def sesparse(entry: int) -> bytes:
+    """Grains of 4 KiB from sector 16 on, tables of a sector from sector 2 on; the second is in use, and has ENTRY."""
+    head = struct.pack("<24x2Q88x3Q40xQ", 8, 1, 1, 1, 2, 16)
+    directory = struct.pack("<Q", 0x1000_0000_0000_0001)
+    return head.ljust(512, b"\0") + directory.ljust(1024, b"\0") + struct.pack("<Q", entry).ljust(512, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("entry", "end"),
+    [
+        (0, 2048),
+        (0x1000_0000_0000_0000, 2048),
+        (0x2000_0000_0000_0000, 2048),
+        (0x3000_0000_0000_0000, 3 * 4096),
+        (0x3005_0000_0000_0000, 8 * 4096),
+        (0x3000_0000_0000_0001, (3 + 4096) * 4096),
+    ],
+    ids=["none", "unmapped", "zeros", "first", "sixth", "after-the-first-4096"],
+)
+def test_a_grain_of_a_vmdk_of_vmware_s_snapshots_is_found_by_its_number(entry: int, end: int, path: Path) -> None:
+    path.write_text('# Disk DescriptorFile\nRW 4096 SESPARSE "disk-sesparse.vmdk"\n')
+    extent = path.with_name("disk-sesparse.vmdk")
+    extent.write_bytes(sesparse(entry))
+    for length, is_whole in ((end, True), (end - 1, False), (1024, False), (520, False)):
+        with extent.open("r+b") as stream:
+            stream.truncate(length)
+        lost = find_cut(str(path), "vmdk")
+        assert (lost is None) == is_whole, length
+        assert is_whole or (lost is not None and lost.file == str(extent))
+        extent.write_bytes(sesparse(entry))
+
+
+@pytest.mark.parametrize(("kind", "before", "is_whole"), [(2, 4096, True), (2, 3584, False), (3, 3584, True)])
+def test_a_vhd_of_a_fixed_size_has_all_of_it_before_its_footer(
+    kind: int, before: int, is_whole: bool, path: Path
+) -> None:
+    path.write_bytes(bytes(before) + struct.pack(">8s40xQ4xI", b"conectix", 4096, kind).ljust(512, b"\0"))
+    assert (find_cut(str(path), "vpc") is None) == is_whole
+
+
 @pytest.mark.parametrize("entry", [0xFFFF_FFFF, 0xFFFF_FFFE], ids=["free", "discarded"])
 def test_a_block_of_vdi_that_holds_nothing_needs_no_file(entry: int, path: Path) -> None:
     head = bytearray(1024)

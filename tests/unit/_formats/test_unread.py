@@ -36,7 +36,31 @@ def vmdk(text: str, *, sparse: bool = False) -> bytes:
     return head + f"# Disk DescriptorFile\nversion=1\nCID=12345678\n{text}\n".encode()
 
 
+FLAT, MORE = 'RW 8 FLAT "disk-f001.vmdk" 0', 'RW 8 FLAT "disk-f002.vmdk" 0'
+NOT_READ = {
+    "zeros": f"{FLAT}\nRW 8 ZERO\n{MORE}",
+    "read-only": f"{FLAT}\n{MORE.replace('RW', 'RDONLY')}",
+    "without-access": f"{FLAT}\n{MORE.replace('RW', 'NOACCESS')}\n{FLAT}",
+    "of-an-unknown-type": f"{FLAT}\n{MORE.replace('FLAT', 'VMFSRDM')}",
+    "in-small-letters": f"{FLAT}\n{MORE.lower()}",
+    "with-a-sign": f"{FLAT}\n{MORE.replace('8', '+8')}",
+    "without-a-blank": f"{FLAT}\n{MORE.replace(' FLAT', 'FLAT')}",
+    "over-two-lines": f"{FLAT}\n{MORE.replace(' FLAT', chr(10) + 'FLAT')}",
+    "flat-without-its-first-sector": f"{FLAT}\n{MORE.removesuffix(' 0')}",
+    "after-an-empty-line": f"{FLAT}\n \n{MORE}",
+}
+READ = {
+    "flat": f"{FLAT}\n{MORE}",
+    "of-windows": f"{FLAT}\r\n{MORE}\r",
+    "indented": f"  {FLAT}\n\t{MORE}",
+    "of-a-partition": f"{FLAT} partitionUUID 0a1b",
+    "vmfs": 'RW 8 VMFS "disk-flat.vmdk"',
+    "sparse": 'RW 8 SPARSE "disk-s001.vmdk"',
+    "sesparse": 'RW 8 SESPARSE "disk-sesparse.vmdk"',
+    "with-other-words": f"rwx = 1\n# RW 8 ZERO\n{FLAT}",
+}
 REFUSED = {
+    **{f"vmdk-extent-{name}": ("vmdk", vmdk(text)) for name, text in NOT_READ.items()},
     "vpc-differencing": ("vpc", vpc(DIFFERENCING)),
     "vdi-undo": ("vdi", vdi(3)),
     "vdi-differencing": ("vdi", vdi(4)),
@@ -44,6 +68,7 @@ REFUSED = {
     "vmdk-sparse-of-a-parent-without-a-name": ("vmdk", vmdk("parentCID = 0A1B2C3D", sparse=True)),
 }
 ACCEPTED = {
+    **{f"vmdk-extent-{name}": ("vmdk", vmdk(text)) for name, text in READ.items()},
     "vpc-fixed": ("vpc", vpc(FIXED)),
     "vpc-dynamic": ("vpc", vpc(DYNAMIC)),
     "vdi-dynamic": ("vdi", vdi(1)),
