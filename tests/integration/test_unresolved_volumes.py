@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import libvirt
 import pytest
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
@@ -136,6 +137,58 @@ def test_a_disk_of_a_stopped_pool_is_described(
     name = make_domain([], extra_devices=DISK.format(make_pool(volume.parent), volume.name)).name
     (disk,) = module("vm_disk_info", {"names": [name]})["disks"]
     assert (disk["path"], disk["virtual_size"], disk["problem"]) == (str(volume), 10 << 20, None)
+
+
+BELOW = (
+    "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/><backingStore type='volume'>"
+    "<format type='qcow2'/><source pool='{}' volume='{}'/><backingStore/></backingStore>"
+    "<target dev='vdb' bus='virtio'/></disk>"
+)
+
+
+@pytest.mark.parametrize("pool", [stopped, lambda make_pool, directory: "gone"], ids=["stopped", "gone"])
+def test_a_volume_that_a_definition_names_below_a_disk_is_in_use(
+    pool: Any, hv: Hypervisor, volume: Path, make_pool: MakePool, make_domain: MakeDomain
+) -> None:
+    top = volume.with_name("not-there.qcow2")
+    name = make_domain([], extra_devices=BELOW.format(top, pool(make_pool, volume.parent), volume.name)).name
+    result = run_module("qcow2_image", {"path": str(volume), "state": "absent", "uri": hv.uri})
+    assert f"in use by defined domain {name} (backing file of vdb)" in result["msg"]
+    assert volume.exists()
+
+
+NAMED = {
+    "nvram": "<os><loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram>{}</nvram>",
+    "kernel": "<os><kernel>{}</kernel>",
+    "qemu:commandline": "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>"
+    "<qemu:arg value='-drive'/><qemu:arg value='file={},if=virtio'/></qemu:commandline><os>",
+}
+
+
+@pytest.mark.parametrize("part", NAMED)
+def test_an_image_that_a_definition_names_outside_of_its_disks_is_in_use(
+    part: str, hv: Hypervisor, volume: Path
+) -> None:
+    name = f"named-{volume.parent.parent.name}"
+    xml = (
+        f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory>{NAMED[part].format(volume)}"
+        "<type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features></domain>"
+    )
+    convert = {"src_format": "qcow2", "dest": f"{volume}.raw", "format": "raw", "remove_src": True}
+    tasks: dict[str, dict[str, Any]] = {
+        "qcow2_image": {"path": str(volume), "state": "absent"},
+        "qcow2_convert": {"src": str(volume), **convert},
+    }
+    before = tree_state(volume.parent)
+    with contextlib.closing(hv.connect()) as connection:
+        domain = connection.defineXML(xml)
+        try:
+            for module, params in tasks.items():
+                result = run_module(module, {**params, "uri": hv.uri})
+                assert f"in use by defined domain {name} (file named in {part})" in result["msg"]
+        finally:
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+    assert tree_state(volume.parent) == before
 
 
 # --- where nobody can say which file it is ---------------------------------------------------------------------------

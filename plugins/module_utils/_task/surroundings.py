@@ -105,7 +105,8 @@ class Surroundings:
     ) -> None:
         """Raises ImageInUse where a domain has the image, if *by* says that this one counts, or, with *locks*, somebody
         has it open."""
-        found = [user for user in self.users if by(user)]
+        named = [user for _hypervisor, uses in self._known for user in uses.named]
+        found = [user for user in (*self.users, *named) if by(user)]
         for file in _file_set.files_meant(path):
             _unused.require_unused(file, found, to_do, locks=locks)
         self.require_resolved(path, to_do, by)

@@ -14,7 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import DiskElement
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml.disks import ChainLink, DiskElement
 
 #: The types of pools that have a volume under its name in a directory which their XML names.
 _BY_NAME = frozenset({"dir", "fs", "netfs", "vstorage", "logical", "zfs"})
@@ -40,10 +40,19 @@ def source(disk: DiskElement, hypervisor: Hypervisor) -> Source:
     """The source of a disk; that of a storage volume is looked up, be its pool inactive, or not refreshed."""
     if disk.type != "volume" or not disk.pool or not disk.volume:
         return Source(disk.source)
+    return _volume(disk.pool, disk.volume, hypervisor)
+
+
+def source_of_link(link: ChainLink, hypervisor: Hypervisor) -> Source:
+    """The source of a backing file that the XML names, in the same way."""
+    return Source(link.path) if link.volume is None else _volume(*link.volume, hypervisor)
+
+
+def _volume(pool: str, volume: str, hypervisor: Hypervisor) -> Source:
     try:
-        return Source(hypervisor.volume_path(disk.pool, disk.volume))
+        return Source(hypervisor.volume_path(pool, volume))
     except DiskError as error:
-        return _by_definition(disk.pool, disk.volume, hypervisor, str(error))
+        return _by_definition(pool, volume, hypervisor, str(error))
 
 
 def _by_definition(pool: str, volume: str, hypervisor: Hypervisor, reason: str) -> Source:

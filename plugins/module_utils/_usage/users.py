@@ -16,11 +16,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import links as
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import sources as _sources
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import needs as _needs
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Listed
 
-_DISK, _BACKING = "disk", "backing file of"
+_DISK, _BACKING, _NAMED = "disk", "backing file of", "file named in"
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,12 @@ class Unresolved(Claim):
 class Uses:
     """What the domains of a libvirt use: *users*, and what could not be seen.
 
-    *unread* are images of domains that cannot be read, so that nobody knows what they read in turn.
+    *named* are files that a definition names outside of its disks, the variables of the firmware for one. *unread* are
+    images of domains that cannot be read, so that nobody knows what they read in turn.
     """
 
     users: list[User] = field(default_factory=list)
+    named: list[User] = field(default_factory=list)
     unresolved: list[Unresolved] = field(default_factory=list)
     unread: t.Collection[str] = ()
 
@@ -90,7 +93,9 @@ def domain_uses(hypervisor: Hypervisor) -> Uses:
             if not is_missing_domain(error):
                 raise
             continue
-        found.users.extend(one for one in claims if isinstance(one, User))
+        users = [one for one in claims if isinstance(one, User)]
+        found.users.extend(one for one in users if one.role != _NAMED)
+        found.named.extend(one for one in users if one.role == _NAMED)
         found.unresolved.extend(one for one in claims if isinstance(one, Unresolved))
     return found
 
@@ -122,11 +127,11 @@ def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
 
 def _claims_of(listed: Listed, hypervisor: Hypervisor, below: _links.Links) -> t.Iterator[Claim]:
     domain = listed.domain
-    definitions = []
-    if listed.persistent:
-        definitions.append((_disks.disks(domain.xml(inactive=True, secrets=False)), _DISK))
-    if listed.active:
-        definitions.append((_disks.disks(domain.xml(inactive=False, secrets=False)), _DISK))
+    of_now = [domain.xml(inactive=True, secrets=False)] if listed.persistent else []
+    of_now += [domain.xml(inactive=False, secrets=False)] if listed.active else []
+    for part, path in sorted({pair for xml in of_now for pair in _needs.image_files(xml)}):
+        yield User(domain.name, domain.uuid, listed.active, part, _NAMED, path)
+    definitions = [(_disks.disks(xml), _DISK) for xml in of_now]
     snapshots = domain.snapshot_definitions() if listed.has_snapshots else ()
     definitions += [(_disks.snapshot_disks(xml), "disk in a snapshot") for xml in snapshots]
     seen: set[Claim] = set()
@@ -140,6 +145,12 @@ def _claims_of(listed: Listed, hypervisor: Hypervisor, below: _links.Links) -> t
             ]
             if source.problem is not None:
                 claims.append(Unresolved(*who, role, source.problem, source.device))
+            for link in disk.chain or ():
+                below_it = _sources.source_of_link(link, hypervisor)
+                if below_it.path:
+                    claims.append(User(*who, _BACKING, below_it.path, link.format))
+                if below_it.problem is not None:
+                    claims.append(Unresolved(*who, _BACKING, below_it.problem, below_it.device))
             yield from [claim for claim in claims if claim not in seen]
             seen.update(claims)
 
@@ -153,8 +164,5 @@ def _files_of(
         if disk.device == "disk":
             for path, image_format in below.of(source, disk.format, known=disk.chain is not None):
                 yield path, _BACKING, image_format
-    for link in disk.chain or ():
-        if link.path:
-            yield link.path, _BACKING, link.format
     if disk.mirror:
         yield disk.mirror, "destination of a block job on", None

@@ -15,12 +15,13 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import document a
 @dataclass(frozen=True)
 class ChainLink:
     """One ``<backingStore>``: the source of a backing file and its format; *index* is libvirt's name for it in the XML
-    of a running domain, the 3 of ``vda[3]``. *block*: it is a block device."""
+    of a running domain, the 3 of ``vda[3]``. *block*: it is a block device. *volume*: the pool and the name of one."""
 
     path: str | None
     format: str | None
     index: str | None = field(default=None, compare=False)
     block: bool = field(default=False, compare=False)
+    volume: tuple[str, str] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,13 @@ def source_file(source: t.Any) -> str | None:
     return t.cast("str | None", path)
 
 
+def source_volume(source: t.Any) -> tuple[str, str] | None:
+    """The storage pool, and the volume in it, that a ``<source>`` names."""
+    if source is None or not source.get("pool") or not source.get("volume"):
+        return None
+    return source.get("pool"), source.get("volume")
+
+
 def _chain(element: t.Any) -> tuple[ChainLink, ...] | None:
     links = []
     store = element.find("backingStore")
@@ -124,6 +132,8 @@ def _chain(element: t.Any) -> tuple[ChainLink, ...] | None:
         form = store.find("format")
         image_format = form.get("type") if form is not None else None
         is_block = store.get("type") == "block"
-        links.append(ChainLink(source_file(store.find("source")), image_format, store.get("index"), is_block))
+        source = store.find("source")
+        volume = source_volume(source) if store.get("type") == "volume" else None
+        links.append(ChainLink(source_file(source), image_format, store.get("index"), is_block, volume))
         store = store.find("backingStore")
     return tuple(links)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
@@ -42,6 +43,24 @@ _FILES = (
     ),
     ("./devices/disk[@type='vhostuser']/source", "path", "the socket of the disk"),
 )
+
+#: Where it names files of a domain that may be images, or lie where images do; disks apart.
+_IMAGES = (
+    ("./os/loader", None, "loader"),
+    ("./os/nvram", None, "nvram"),
+    ("./os/nvram", "template", "nvram"),
+    ("./os/nvram/source", "file", "nvram"),
+    ("./os/varstore", "path", "varstore"),
+    ("./os/kernel", None, "kernel"),
+    ("./os/initrd", None, "initrd"),
+    ("./os/dtb", None, "dtb"),
+    ("./os/acpi/table", None, "acpi"),
+    ("./devices/filesystem/source", "file", "filesystem"),
+    ("./devices/memory/source/path", None, "memory"),
+)
+_ARGUMENT = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline/{http://libvirt.org/schemas/domain/qemu/1.0}arg"
+#: A path in an argument for QEMU, where it begins, or after the name of an option, in JSON, too.
+_PATH_IN_ARGUMENT = r'(?:^|[=":])(/[^,"]+)'
 
 #: Where the XML names things of libvirt: the element, the attribute with the name, the kind of the thing.
 _OFFERED = (
@@ -95,6 +114,16 @@ def needs(xml: str) -> Needs:
         mediated=tuple(address.get("uuid", "") for address in domain.iterfind(_MEDIATED)),
         usb=tuple(_usb(domain)),
     )
+
+
+def image_files(xml: str) -> t.Iterator[tuple[str, str]]:
+    """The files that the domain with that definition has outside of its disks: the element that names one, its path."""
+    domain = _document.parse(xml)
+    for path, part in _named(domain, _IMAGES):
+        yield part, path
+    for argument in domain.iterfind(_ARGUMENT):
+        for path in re.findall(_PATH_IN_ARGUMENT, argument.get("value", "")):
+            yield "qemu:commandline", path
 
 
 def optional_disks(xml: str) -> set[str]:

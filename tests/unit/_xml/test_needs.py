@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.devices import only_in
-from ansible_collections.kvmops.disk.plugins.module_utils._xml.needs import needs, optional_disks
+from ansible_collections.kvmops.disk.plugins.module_utils._xml.needs import image_files, needs, optional_disks
 
 
 def domain(devices: str = "", boot: str = "") -> str:
@@ -112,3 +112,36 @@ def test_what_libvirt_adds_to_a_running_device_does_not_count() -> None:
     live += "<controller type='scsi' index='0'/><console type='pty' tty='/dev/pts/1'/>"
     defined = "<interface type='network'><mac address='m'/><source network='n'/></interface>"
     assert only_in(domain(live), domain(defined)) == []
+
+
+@pytest.mark.parametrize(
+    ("xml", "found"),
+    [
+        (domain(boot="<loader>/fw</loader><nvram template='/t'>/v</nvram>"), {("loader", "/fw"), ("nvram", "/v")}),
+        (domain(boot="<nvram type='file'><source file='/v'/></nvram>"), {("nvram", "/v")}),
+        (domain(boot="<varstore path='/v'/>"), {("varstore", "/v")}),
+        (domain(boot="<kernel>/k</kernel><initrd>/r</initrd>"), {("kernel", "/k"), ("initrd", "/r")}),
+        (domain("<filesystem type='file'><source file='/f'/></filesystem>"), {("filesystem", "/f")}),
+        (domain("<memory model='nvdimm'><source><path>/n</path></source></memory>"), {("memory", "/n")}),
+        (domain("<emulator>/usr/bin/qemu</emulator><filesystem><source dir='/s'/></filesystem>"), set()),
+    ],
+)
+def test_files_outside_of_the_disks_are_known(xml: str, found: set[tuple[str, str]]) -> None:
+    assert found <= {*image_files(xml)}
+    assert bool(found) == bool([*image_files(xml)])
+
+
+@pytest.mark.parametrize(
+    ("argument", "paths"),
+    [
+        ("file=/a b.qcow2,if=virtio", ["/a b.qcow2"]),
+        ("driver=qcow2,file.filename=/a,file.driver=file", ["/a"]),
+        ("{&quot;driver&quot;:&quot;file&quot;,&quot;filename&quot;:&quot;/a&quot;}", ["/a"]),
+        ("/a", ["/a"]),
+        ("isa-debug,n=1/2", []),
+    ],
+)
+def test_files_in_a_command_line_for_qemu_are_known(argument: str, paths: list[str]) -> None:
+    line = "<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><q:arg value='{}'/></q:commandline>"
+    xml = domain().replace("</domain>", f"{line.format(argument)}</domain>")
+    assert [path for _part, path in image_files(xml)] == paths
