@@ -22,6 +22,8 @@ _KINDS: dict[str, tuple[tuple[str, str], ...]] = {
     "channel": ((".", "type"), ("target", "name")),
     "serial": ((".", "type"), ("target", "port")),
     "parallel": ((".", "type"), ("target", "port")),
+    "input": ((".", "type"), (".", "bus")),
+    "lease": (("lockspace", ""), ("key", "")),
     "redirdev": ((".", "bus"), (".", "type")),
     "shmem": ((".", "name"),),
     "rng": ((".", "model"),),

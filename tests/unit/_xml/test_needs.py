@@ -96,6 +96,8 @@ def test_variables_of_the_firmware_are_made_from_their_template() -> None:
         ("<memory model='dimm'><target><node>0</node></target></memory>", "memory dimm 0"),
         ("<channel type='unix'><target type='virtio' name='x'/></channel>", "channel unix x"),
         ("<hostdev type='usb'><source><vendor id='0x1'/><product id='0x2'/></source></hostdev>", "hostdev usb 0x1 0x2"),
+        ("<input type='tablet' bus='usb'/>", "input tablet usb"),
+        ("<lease><lockspace>s</lockspace><key>k</key></lease>", "lease s k"),
     ],
 )
 def test_a_device_that_only_one_of_two_has_is_named(device: str, name: str) -> None:
