@@ -150,6 +150,17 @@ TASKS: dict[str, Callable[[str, str, str], tuple[str, dict[str, Any]]]] = {
         "qcow2_image",
         {"path": f"{top}.new", "backing_file": top, "backing_format": "qcow2"},
     ),
+    "convert-into-an-overlay": lambda top, base, other: (
+        "qcow2_convert",
+        {
+            "src": other,
+            "src_format": "qcow2",
+            "dest": f"{top}.new",
+            "format": "qcow2",
+            "backing_file": top,
+            "backing_format": "qcow2",
+        },
+    ),
 }
 
 
@@ -224,6 +235,48 @@ def test_no_module_touches_a_domain_whose_disk_was_cut_in_any_layer(
         assert contents(top.parent) == before
         assert definition(hv, guest.name) == defined
         assert is_running(hv, guest.name) == running
+
+
+def cut_image(path: Path) -> Path:
+    """An image without a backing file."""
+    if not path.exists():
+        qemu_img("create", "-f", "qcow2", path, str(DISK))
+    qemu_io(path, "qcow2", "write -P 7 1M 1M")
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size * 5 // 8)
+    return path
+
+
+def test_no_disk_of_a_single_image_that_was_cut_is_resized(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    disk = cut_image(images / "disk.qcow2")
+    guest = make_domain([Disk(disk, "qcow2")], kernel=False)
+    before = contents(images)
+    wish = {"name": guest.name, "disk": "vda", "size": "8M", "uri": hv.uri}
+    assert_refused(run_module("vm_disk_resize", wish), disk)
+    assert contents(images) == before
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["offline", "live"])
+def test_no_overlay_that_was_cut_is_merged(
+    running: bool, hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    """It would write zeros over what the image below it holds."""
+    disk = images / "disk.qcow2"
+    qemu_img("create", "-f", "qcow2", disk, str(DISK))
+    qemu_io(disk, "qcow2", "write -P 5 0 3M")
+    guest = make_domain([Disk(disk, "qcow2")], kernel=False)
+    wish = {"name": guest.name, "snapshot": "before", "uri": hv.uri}
+    assert run_module("vm_disk_snapshot", wish)["changed"]
+    (overlay,) = {*images.glob("*.qcow2")} - {disk}
+    cut_image(overlay)
+    if running:
+        hv.start(guest.name)
+    before = contents(images)
+    assert_refused(run_module("vm_disk_snapshot", {**wish, "state": "absent"}), overlay)
+    assert contents(images) == before
+    assert is_running(hv, guest.name) == running
 
 
 def test_no_clone_is_made_of_a_machine_whose_disk_was_cut(
