@@ -20,6 +20,7 @@ from lab.module import run_module
 from support import stand_in
 from support.file_systems import over
 from support.image_tools import KIB, MIB, NOBODY, create, image_params, overlay, qemu_img, qemu_io
+from support.injection import points
 
 HIDE_DATA = Path(__file__).parents[1] / "support" / "hide_data.py"
 SIZE = 8 * MIB
@@ -68,6 +69,20 @@ def test_a_conversion_that_read_zeros_in_place_of_data_is_not_believed(place: Pa
     assert "other content" in result["msg"]
     assert source.read_bytes() == content
     assert [path.name for path in place.iterdir()] == ["disk.raw"]
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_every_layer_that_is_read_is_brought_to_stable_storage_first(tmp_path: Path, image_format: str) -> None:
+    """Some file systems tell of holes truly only then. What else is synced before does not depend on the source."""
+    synced = []
+    base = raw_disk(tmp_path / "base.raw")
+    for source, kind in ((base, "raw"), (overlay(tmp_path / "top.qcow2", base, "raw"), "qcow2")):
+        wish = {"src": str(source), "src_format": kind, "dest": f"{source}.new", "format": image_format}
+        passed = points(
+            {**wish, "trusted": True, "uri": NOBODY}, tmp_path / f"points of {kind}", module="qcow2_convert"
+        )
+        synced.append(sum(point.startswith("fsync ") for point in passed[: passed.index("qemu-img-convert 1")]))
+    assert synced[1] == synced[0] + 1 >= 2
 
 
 def test_two_disks_that_seem_to_be_one_hole_are_not_called_equal(place: Path, python: Path) -> None:
