@@ -4,8 +4,8 @@
 
 """How far the content of an image reaches into its files, by its own tables: what lies beyond their ends is lost.
 
-QEMU reads zeros where a table points behind the end of a file, and so does a comparison (HAZARDS P1). A vhdx or a
-dynamic vpc image that was cut is refused by QEMU itself; of a raw or a luks image, the length is all that there is.
+QEMU reads zeros where a table points behind the end of a file, and so does a comparison (HAZARDS P1). A vhdx
+image that was cut is refused by QEMU itself; of a raw or a luks image, the length is all that there is.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ _VDI_SIZES = struct.Struct("<QIII")  # from 0x170 on: the disk, a block, what pr
 _BOCHS = struct.Struct("<5I")
 _VPC_FOOTER = struct.Struct(">8s40xQ4xI")  # the cookie, the size of the disk, its type (VHDFooter in block/vpc.c)
 _VPC_FIXED = 2
+_VPC_COPY = struct.Struct(">8s8xQ")  # where its copy begins an image: the cookie, the place of the dynamic header
+_VPC_DYNAMIC = struct.Struct(">8s8xQ4xII")  # the cookie, the place of the table, its entries, the size of a block
+_VPC_NONE = 0xFFFF_FFFF
 _PARALLELS = struct.Struct("<16sIIIIIQ")  # docs/interop/parallels
 
 
@@ -136,11 +139,30 @@ def _beyond_bochs(stream: t.BinaryIO, path: str, length: int) -> Piece | None:
     return furthest((whole, beyond(table, grid, 0, length)), length)
 
 
-def _beyond_vpc(stream: t.BinaryIO, _path: str, length: int) -> Piece | None:
+def _beyond_vpc(stream: t.BinaryIO, path: str, length: int) -> Piece | None:
     """One of a fixed size is all content before its footer: it may lack some, and have that."""
+    cookie, header_at = _VPC_COPY.unpack(_qcow2.read_at(stream, 0, _VPC_COPY.size).ljust(_VPC_COPY.size, b"\0"))
+    if cookie == b"conectix":
+        return _beyond_dynamic_vpc(stream, path, header_at, length)
     footer = _qcow2.read_at(stream, max(0, length - SECTOR), _VPC_FOOTER.size)
     cookie, size, kind = _VPC_FOOTER.unpack(footer.ljust(_VPC_FOOTER.size, b"\0"))
     return Piece(0, size + SECTOR) if cookie == b"conectix" and kind == _VPC_FIXED else None
+
+
+def _beyond_dynamic_vpc(stream: t.BinaryIO, path: str, at: int, length: int) -> Piece | None:
+    """QEMU refuses it as well, and does not check such images. A bitmap of its sectors precedes each block."""
+    header = _qcow2.read_at(stream, at, _VPC_DYNAMIC.size)
+    if len(header) < _VPC_DYNAMIC.size:
+        return Piece(at, at + _VPC_DYNAMIC.size)
+    _cookie, table_at, entries, size = _VPC_DYNAMIC.unpack(header)
+    table = read_table(stream, table_at, 4 * entries, path)
+    if len(table) < 4 * entries:
+        return Piece(table_at, table_at + 4 * entries)
+    last = max((number for number in numbers(table, 4) if number != _VPC_NONE), default=None)
+    if last is None:
+        return None
+    bitmap = -(-size // (8 * SECTOR * SECTOR)) * SECTOR
+    return furthest((Piece(last * SECTOR, last * SECTOR + bitmap + size),), length)
 
 
 _FINDERS: dict[str, t.Callable[[t.BinaryIO, str, int], Piece | None]] = {

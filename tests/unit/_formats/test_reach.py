@@ -106,6 +106,17 @@ def test_a_vhd_of_a_fixed_size_has_all_of_it_before_its_footer(
     assert (find_cut(str(path), "vpc") is None) == is_whole
 
 
+def test_a_block_of_a_dynamic_vhd_is_found_with_the_bitmap_before_it(path: Path) -> None:
+    """Blocks of 2 MiB, each behind a sector of bits; the second of the two is mapped."""
+    copy = struct.pack(">8s8xQ", b"conectix", 512).ljust(512, b"\0")
+    header = struct.pack(">8s8xQ4xII", b"cxsparse", 1536, 2, 2 * MIB).ljust(1024, b"\0")
+    table = struct.pack(">II", 0xFFFF_FFFF, 4)
+    whole = 4 * 512 + 512 + 2 * MIB
+    for length, is_whole in ((whole, True), (whole - 1, False), (1536 + 7, False), (600, False)):
+        path.write_bytes((copy + header + table).ljust(whole, b"\0")[:length])
+        assert (find_cut(str(path), "vpc") is None) == is_whole, length
+
+
 @pytest.mark.parametrize("entry", [0xFFFF_FFFF, 0xFFFF_FFFE], ids=["free", "discarded"])
 def test_a_block_of_vdi_that_holds_nothing_needs_no_file(entry: int, path: Path) -> None:
     head = bytearray(1024)
