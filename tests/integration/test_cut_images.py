@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._formats.reach import find_cut
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
@@ -69,6 +70,24 @@ def test_a_cut_through_which_qemu_reads_zeros_is_found_wherever_it_is(whole: Who
                 assert not is_found_whole(top, whole.format), f"{file} cut to {length} bytes: content is lost"
     refused_by_qemu = {"vhdx", "vpc", "vpc-fixed", "qed", "vmdk-stream", "cloop", "dmg"}
     assert lost or whole.name in refused_by_qemu, "this proves nothing"
+
+
+@pytest.mark.parametrize("name", ["vhdx"])
+def test_what_qemu_refuses_as_cut_is_found_by_ourselves_too(name: str, tmp_path: Path) -> None:
+    """So that a check tells of it as of other formats."""
+    (found,) = whole_images(tmp_path, only=name)
+    (file,) = found.files
+    lengths = found.places(file, SEED, 12)
+    refused = 0
+    for length in lengths:
+        with found.cut(file, length) as top:
+            opens = not subprocess.run(
+                ["qemu-img", "info", "-f", found.format, top], capture_output=True, check=False
+            ).returncode
+            refused += not opens
+            if length > MIB:  # before that, it is no longer an image
+                assert (find_cut(str(top), found.format) is None) == opens, length
+    assert refused
 
 
 @pytest.mark.parametrize("options", ["", "extended_l2=on,cluster_size=64k", "cluster_size=512", "cluster_size=2M"])

@@ -4,8 +4,8 @@
 
 """How far the content of an image reaches into its files, by its own tables: what lies beyond their ends is lost.
 
-QEMU reads zeros where a table points behind the end of a file, and so does a comparison (HAZARDS P1). A vhdx
-image that was cut is refused by QEMU itself; of a raw or a luks image, the length is all that there is.
+QEMU reads zeros where a table points behind the end of a file, and so does a comparison (HAZARDS P1). Of a raw
+or a luks image, the length is all that there is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeI
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import qcow2 as _qcow2
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach_qcow2 as _reach_qcow2
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach_vhdx as _reach_vhdx
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach_vmdk as _reach_vmdk
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.pieces import (
     SECTOR,
@@ -171,5 +172,6 @@ _FINDERS: dict[str, t.Callable[[t.BinaryIO, str, int], Piece | None]] = {
     "vdi": _beyond_vdi,
     "parallels": _beyond_parallels,
     "bochs": _beyond_bochs,
+    "vhdx": _reach_vhdx.beyond,
     "vpc": _beyond_vpc,
 }
