@@ -73,9 +73,13 @@ def leaving_at_once() -> Iterator[None]:
     except SystemExit as end:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
+        status = 0 if end.code is None else end.code
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
+            status = 1
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else bool(end.code))
+        os._exit(status)
 
 
 def find_collection(checkout: str) -> None:

@@ -59,7 +59,7 @@ class Run:
         return [found for line in self.output.splitlines() if (found := LINE.match(line))]
 
     def result(self, name: str) -> dict[str, Any]:
-        found = json.loads((self._registered / f"{name}.json").read_text(encoding="utf-8"))
+        found = json.loads(self._registered.read_text(encoding="utf-8"))[name]
         assert isinstance(found, dict)
         return found
 
@@ -80,19 +80,12 @@ class Playground:
 
     def start(self, *tasks: dict[str, Any], options: Sequence[str] = (), **play: Any) -> Run:
         """Plays TASKS; what they register is kept for Run.result()."""
-        registered = self.directory / "registered"
-        registered.mkdir(exist_ok=True)
-        keep = [
-            {
-                "ansible.builtin.copy": {"content": f"{{{{ {name} | to_json }}}}", "dest": f"{registered}/{name}.json"},
-                "delegate_to": "here",
-                "become": False,
-                "check_mode": False,
-                "diff": False,
-            }
-            for task in tasks
-            if (name := task.get("register"))
-        ]
+        registered = self.directory / "registered.json"
+        names = [name for task in tasks if (name := task.get("register"))]
+        results = "".join(f"{name!r}: {name}, " for name in names)
+        copied = {"content": f"{{{{ {{{results}}} | to_json }}}}", "dest": str(registered)}
+        here = {"delegate_to": "here", "become": False, "check_mode": False, "diff": False}
+        keep = [{"ansible.builtin.copy": copied, **here}] if names else []
         defaults = {"group/kvmops.disk.all": {"uri": self.hv.uri}}
         whole = {"hosts": "all", "gather_facts": False, "module_defaults": defaults, "tasks": [*tasks, *keep], **play}
         (self.directory / "play.yml").write_text(json.dumps([whole]), encoding="utf-8")
