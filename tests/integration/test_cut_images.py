@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -314,3 +315,23 @@ def test_no_clone_is_made_of_a_machine_whose_disk_was_cut(
 def contents(directory: Path) -> dict[str, bytes]:
     """libvirt changes owners while a domain runs."""
     return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("image_format", ["vhdx", "vpc"])
+def test_a_cut_for_which_qemu_refuses_an_image_is_told_of_as_such(image_format: str, tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    qemu_img("create", "-q", "-f", image_format, image, "40M")
+    qemu_io(image, image_format, "write -P 3 0 20M")
+    os.truncate(image, image.stat().st_size - 6 * MIB)
+    before = tree_state(tmp_path)
+    there, also = {"path": str(image), "format": image_format}, {"src": str(image), "src_format": image_format}
+    for module, asked in (
+        ("qcow2_image", {**there, "size": "50M"}),
+        ("qcow2_check", there),
+        ("qcow2_convert", {**also, "dest": str(tmp_path / "new")}),
+        ("qcow2_image_info", {"paths": [str(image)]}),
+    ):
+        result = run_module(module, {**asked, "uri": NOBODY})
+        assert f"{image}: was cut short" in result["msg"], (module, result)
+        assert result["truncated"] is True
+    assert tree_state(tmp_path) == before

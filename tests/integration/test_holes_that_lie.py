@@ -16,6 +16,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.comparison im
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import copy_file
 from ansible_collections.kvmops.disk.plugins.module_utils._host.holes import are_told_truly
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
+from lab import Disk, Hypervisor
+from lab.fixtures import MakeDomain
 from lab.module import run_module
 from support import stand_in
 from support.file_systems import over
@@ -159,3 +161,26 @@ def test_only_file_systems_that_are_known_are_believed(place: Path, tmp_path: Pa
     assert not are_told_truly(str(place / "file"))
     assert are_told_truly(str(tmp_path / "file"))
     assert are_told_truly("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("module", "asked", "what"),
+    [
+        ("vm_disk_convert", {"format": "raw", "mode": "live"}, "a copy"),
+        ("vm_disk_flatten", {"mode": "live"}, "a pull"),
+    ],
+)
+def test_what_is_copied_below_a_guest_and_cannot_be_compared_is_warned_of(
+    module: str, asked: dict[str, Any], what: str, hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    base = create(images / "base.raw", "raw", MIB)
+    top = overlay(images / "top.qcow2", base, "raw")
+    name = make_domain([Disk(top, "qcow2")], kernel=False).name
+    hv.start(name)
+    params = {"name": name, "disk": "vda", "uri": hv.uri, "trusted": True, **asked}
+    assert "warnings" not in run_module(module, params, check=True)
+    with over(images, lower=images):
+        result = run_module(module, params, check=True)
+    assert result.get("changed"), result
+    for path in (top, base):
+        assert f"{path}: its file system is not known to tell holes truly, and {what}" in str(result["warnings"])

@@ -71,12 +71,12 @@ def in_memory(place: Path, mib: int) -> Iterator[Path]:
 
 
 @contextmanager
-def over(place: Path) -> Iterator[Path]:
-    """A file system mounted at PLACE that passes on what another one says: of a type that could be above any."""
+def over(place: Path, lower: Path | None = None) -> Iterator[Path]:
+    """A file system mounted at PLACE that passes on what another one says, of LOWER: such a one could be above any."""
     layers = place.with_name(f"{place.name}.layers")
-    lower, upper, work = (layers / name for name in ("lower", "upper", "work"))
+    lower, upper, work = lower or layers / "lower", layers / "upper", layers / "work"
     for made in (place, layers, lower, upper, work):
-        made.mkdir()
+        made.mkdir(exist_ok=True)
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     subprocess.run(["mount", "-t", "overlay", "-o", options, "over", place], check=True)
     try:

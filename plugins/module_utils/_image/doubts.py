@@ -13,6 +13,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.compressed import compressed_by
+from ansible_collections.kvmops.disk.plugins.module_utils._host.holes import are_told_truly
 from ansible_collections.kvmops.disk.plugins.module_utils._image.links import Links
 from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR, rounded_up
 
@@ -38,6 +39,17 @@ def warn_of_partial_sector(path: str, image_format: str, warn: Warn) -> None:
             f"{path}: its file has {status.st_size} bytes, no whole number of sectors of {SECTOR} bytes: it is rounded "
             f"up to {rounded_up(status.st_size, SECTOR)} bytes when it is written"
         )
+
+
+def warn_of_untold_holes(paths: t.Iterable[str], to_do: str, warn: Warn) -> None:
+    """Says so where QEMU is to copy, below a guest that runs, from a file whose holes may hold data (HAZARDS P6)."""
+    for path in paths:
+        if not are_told_truly(path):
+            warn(
+                f"{path}: its file system is not known to tell holes truly, and {to_do} below a running guest cannot "
+                "be compared: what is called a hole by mistake would be lost: do it offline (mode=offline), where all "
+                "is read and compared, unless you know this file system"
+            )
 
 
 def _compressed_by(path: str) -> str | None:

@@ -250,8 +250,12 @@ def _told(qemu_img: QemuImg, path: str, image_format: str) -> dict[str, t.Any]:
         return qemu_img.info(path, image_format)
     except QemuImgFailed as error:
         from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_replayed
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import cut_short, find_cut
 
         require_replayed(path, image_format, error)
+        lost = find_cut(path, image_format)
+        if lost is not None:
+            raise cut_short(path, lost) from error
         raise
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
@@ -49,6 +49,14 @@ def require_whole_image(path: str, image_format: str) -> None:
     lost = _reach.find_cut(path, image_format)
     if lost is not None:
         raise cut_short(path, lost)
+
+
+def find_cut(path: str, image_format: str) -> Cut | None:
+    """What is lost of an image that QEMU refuses; None, too, where its tables cannot be read."""
+    try:
+        return _reach.find_cut(path, image_format)
+    except DiskError:
+        return None
 
 
 def cut_short(path: str, lost: Cut, **facts: t.Any) -> UnsafeImage:

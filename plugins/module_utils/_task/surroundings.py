@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import typing as t
-from functools import cached_property
+from functools import cached_property, partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
@@ -90,9 +90,12 @@ class Surroundings:
     @cached_property
     def _known(self) -> list[tuple[Hypervisor, Uses]]:
         """Who uses what, by the libvirt that says so."""
-        found = [(hypervisor, _users.domain_uses(hypervisor)) for hypervisor in self.libvirts.own]
+        from ansible_collections.kvmops.disk.plugins.module_utils._xml.needs import image_files
+
+        ask = partial(_users.domain_uses, others=image_files)
+        found = [(hypervisor, ask(hypervisor)) for hypervisor in self.libvirts.own]
         for hypervisor in self.libvirts.foreign:
-            uses = self._of_another_user(hypervisor, _users.domain_uses)
+            uses = self._of_another_user(hypervisor, ask)
             if uses is not None:
                 for claim in uses.unresolved:
                     self._warn(f"{hypervisor.uri}: {claim}: {claim.problem}")

@@ -16,11 +16,12 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import links as
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_missing_domain
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import sources as _sources
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import needs as _needs
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor, Listed
 
+#: Gives the files that a definition names outside of its disks, each after the element that does.
+Others = t.Callable[[str], t.Iterable[tuple[str, str]]]
 _DISK, _BACKING, _NAMED = "disk", "backing file of", "file named in"
 
 
@@ -82,13 +83,14 @@ class Uses:
     unread: t.Collection[str] = ()
 
 
-def domain_uses(hypervisor: Hypervisor) -> Uses:
-    """Every file that a domain names or reads: disks, mirrors, backing files, disks of snapshots."""
+def domain_uses(hypervisor: Hypervisor, others: Others = lambda _xml: ()) -> Uses:
+    """Every file that a domain names or reads: disks, mirrors, backing files, disks of snapshots; and the *others* that
+    its definition names."""
     below = _links.Links()
     found = Uses(unread=below.unread)
     for listed in hypervisor.listing():
         try:
-            claims = list(_claims_of(listed, hypervisor, below))
+            claims = list(_claims_of(listed, hypervisor, below, others))
         except DiskError as error:
             if not is_missing_domain(error):
                 raise
@@ -125,11 +127,11 @@ def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
     return sorted({user.path for user in users if user.role == _DISK and (user.uuid, user.target) in readers})
 
 
-def _claims_of(listed: Listed, hypervisor: Hypervisor, below: _links.Links) -> t.Iterator[Claim]:
+def _claims_of(listed: Listed, hypervisor: Hypervisor, below: _links.Links, others: Others) -> t.Iterator[Claim]:
     domain = listed.domain
     of_now = [domain.xml(inactive=True, secrets=False)] if listed.persistent else []
     of_now += [domain.xml(inactive=False, secrets=False)] if listed.active else []
-    for part, path in sorted({pair for xml in of_now for pair in _needs.image_files(xml)}):
+    for part, path in sorted({pair for xml in of_now for pair in others(xml)}):
         yield User(domain.name, domain.uuid, listed.active, part, _NAMED, path)
     definitions = [(_disks.disks(xml), _DISK) for xml in of_now]
     snapshots = domain.snapshot_definitions() if listed.has_snapshots else ()

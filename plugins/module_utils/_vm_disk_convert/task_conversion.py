@@ -13,7 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready a
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_compressed
+from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_compressed, warn_of_untold_holes
 from ansible_collections.kvmops.disk.plugins.module_utils._task.places import require_nobody_elses
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
@@ -139,6 +139,9 @@ class Converting:
 
         for item in self.conversions:
             require_nobody_elses(item.dest, "fill a new image", self.task.module)
+            if operation is None:
+                files = [image.path for image in self._survey.chains[item.target]]
+                warn_of_untold_holes(files, "a copy", self.task.warn)
         warn_of_shutdown(self.task, left, operation)
         hands, images = self.task.tools(operation), self._survey.images
         work = _work_live.Work(**hands, wish=self.wish, images=images, adopted=adopted)

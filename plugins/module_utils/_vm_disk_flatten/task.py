@@ -155,11 +155,14 @@ class FlattenTask(DomainTask):
         return (*_leftovers.settled_images(self.state, self.items, operation, self.qemu_img), *clean_up)
 
     def _live(self, adopted: t.Container[str], operation: Operation | None) -> tuple[Step, ...]:
+        from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_untold_holes
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import (
             decision_live as _decision_live,
         )
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import work_live as _work_live
 
+        for item in self.items if operation is None else ():
+            warn_of_untold_holes(item.files, "a pull", self.warn)
         owners = self.left.owners if self.left is not None else {}
         work = _work_live.Work(**self.tools(operation), wish=self.wish, owners=owners, adopted=adopted)
         return _decision_live.steps(self.state, self.items, self.domain.run_number(), adopted, work)
