@@ -14,11 +14,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_siz
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._formats.pieces import Cut
-    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 
 
 class Link(t.Protocol):
-    """An image of a chain: its path and its format."""
+    """An image, or what is known of one of a chain: its path and its format, None where there is no file."""
 
     @property
     def path(self) -> str | None: ...
@@ -27,17 +26,11 @@ class Link(t.Protocol):
     def format(self) -> str | None: ...
 
 
-def require_whole(images: t.Iterable[Image]) -> None:
+def require_whole(images: t.Iterable[Link]) -> None:
     """Raises UnsafeImage for the first of *images* of which something lies behind the end of a file (HAZARDS P1)."""
     for image in images:
-        require_whole_image(image.path, image.format)
-
-
-def require_whole_links(links: t.Iterable[Link]) -> None:
-    """The same for images that are known by their *links*: paths and formats, None where there is no file."""
-    for link in links:
-        if link.path is not None and link.format is not None:
-            require_whole_image(link.path, link.format)
+        if image.path is not None and image.format is not None:
+            require_whole_image(image.path, image.format)
 
 
 def require_whole_image(path: str, image_format: str) -> None:

@@ -56,7 +56,7 @@ class ChangeSurvey:
         Raises UnsafeImage, too, where one of its images was cut short.
         """
         if item.live:
-            _whole.require_whole_links((item.disk, *(item.disk.chain or ())))
+            _whole.require_whole((item.disk, *(item.disk.chain or ())))
             return
         _whole.require_whole([item.image])
         images: tuple[_image.Image, ...] = (item.image,)

@@ -59,7 +59,7 @@ class ChangeSurvey:
                     path=item.overlay,
                 )
             _image.require_regular_file(t.cast(str, item.below.path))
-            _whole.require_whole_links((item.below, *item.chain))
+            _whole.require_whole((item.below, *item.chain))
         _space.require_space([(os.path.realpath(item.overlay), _OVERLAY_BYTES) for item in items])
 
     def require_mergeable(self, removals: t.Sequence[Removal], left: Left, going: t.Collection[str]) -> None:
