@@ -30,9 +30,9 @@ def require_sound(
     *knows* tells of a file whether the task knows that it belongs there; without it, those are taken that bear the
     image's name.
     """
-    _unread.require_nothing_unread(stream, image_format, path)
     if image_format == "vmdk":
         _require_own_extents(extents, path, knows)
+    _unread.require_nothing_unread(stream, image_format, path)
 
 
 def require_replayed(path: str, image_format: str, failed: QemuImgFailed) -> None:
