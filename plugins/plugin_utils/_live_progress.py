@@ -6,6 +6,10 @@
 
 The job is one of Ansible's own (``async``). Its module writes module_utils/_progress.py's file beside the job's result,
 in the same directory, which its user has whatever connection and become are.
+
+A job is waited for as long as one of its processes is there, however slow the host is. Each of them has the name of the
+job in its environment from its first moment to its last: Ansible's own, too, which begin before the module and tell its
+result after it. No lock would be held for so long.
 """
 
 from __future__ import annotations
@@ -38,8 +42,8 @@ SHORT_STEPS = START_STEPS = 25
 LOOK_STEPS = 50
 #: Seconds that a connection has to come back.
 RECONNECT_SECONDS = 60
-#: Seconds after the last sign of life of a job that has no result; then it is taken for lost.
-LOST_SECONDS = 60
+#: How often Ansible's process hands the job over to a new one and ends, once it has said that the job began.
+_HANDED_OVER = 2
 #: Seconds that a job has to undo its work when it is stopped.
 END_SECONDS = 30
 #: Ansible kills a job that takes longer, so none does: ten years.
@@ -56,8 +60,8 @@ display = Display()
 class Job:
     """A module at work on the host: Ansible's number of it, and where its result and its progress are.
 
-    *alive* and *said*, what stands as its result, are as the last look has found them. *told* belongs to the result,
-    and came with the start.
+    *lost*, where none of its processes is left, and *said*, what stands as its result, are as the last look has found
+    them. *told* belongs to the result, and came with the start.
     """
 
     number: str
@@ -65,7 +69,7 @@ class Job:
     name: str
     tmpdir: str
     pid: int | None = None
-    alive: bool = False
+    lost: bool = False
     said: str = ""
     told: dict[str, t.Any] = field(default_factory=dict)
 
@@ -139,25 +143,26 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
             self._task.async_val = own_async
         number, result = started.get("ansible_job_id"), started.get("results_file")
         if started.get("failed") or not number or not result:
-            return started, None
+            return {**started, "changed": False}, None  # Ansible says of every start that it changed something
         told = {name: started[name] for name in _OF_THE_START if started.get(name)}
         return started, Job(number, os.path.dirname(result), name, tmpdir, told=told)
 
     def _follow(self, job: Job, task_vars: dict[str, t.Any], signals: list[int]) -> dict[str, t.Any] | None:
         """The result of the module; None where a signal came first."""
         lines = Lines(task_vars.get("inventory_hostname", self._play_context.remote_addr))
-        sign_of_life = connected = time.monotonic()
+        broken: float | None = None
         while not signals:
             try:
                 self._tell(job, lines)
                 result = self._result(job)
                 if result is not None and job.pid is None:  # it began and ended between the two looks
                     self._tell(job, lines)
-                connected = time.monotonic()
+                broken = None
             except AnsibleError as error:
                 if signals:
                     break
-                if time.monotonic() - connected > RECONNECT_SECONDS:
+                broken = time.monotonic() if broken is None else broken
+                if time.monotonic() - broken > RECONNECT_SECONDS:
                     raise AnsibleConnectionFailure(
                         "The connection was lost while the module worked, and did not come back within "
                         f"{RECONNECT_SECONDS} s. It works on: the next run finds what became of it. {error}"
@@ -167,10 +172,8 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
             if result is not None:
                 self._forget(job)
                 return result
-            if job.alive:
-                sign_of_life = connected
-            elif connected - sign_of_life > LOST_SECONDS:
-                return self._lost(job)
+            if job.lost:
+                return _lost(job)
         return None
 
     def _tell(self, job: Job, lines: Lines) -> None:
@@ -181,28 +184,30 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
     def _look(self, job: Job) -> list[dict[str, t.Any]]:
         """The phases so far. Looks once a new job has begun, else when it has ended, or after some seconds.
 
-        What stands as the result of a job that has ended comes with the same look.
+        What stands as its result comes with the same look; read after its processes were looked for, as the last of
+        them leaves one. Raises AnsibleError where the host does not say.
         """
         progress, result = shlex.quote(job.progress), shlex.quote(job.result)
-        alive = f"grep -q {job.name} /proc/{job.pid}/environ" if job.pid else "false"
-        ended = f"! {alive} && [ -s {result} ] && ! grep -q '^{{\"started\"' {result}"
+        ended = f"[ -s {result} ] && ! grep -q '^{{\"started\"' {result}"
         until, steps = (ended, LOOK_STEPS) if job.pid else (f"[ -s {progress} ] || {{ {ended}; }}", START_STEPS)
         script = (
             f"s=0.02; n=0; until {until} || [ $n -ge {steps} ]; do sleep $s; n=$((n+1)); "
             f"[ $n -lt {SHORT_STEPS} ] || s=0.1; done; "
-            f"{alive} && echo alive || echo gone; cat {progress}; echo {job.name}; {alive} || cat {result}"
+            f"{{ {ended}; }} || {_is_at_work(job)} || echo lost; cat {progress}; echo {job.name}; cat {result}"
         )
-        said = self._low_level_execute_command(f"{{ {script}; }} 2>/dev/null", sudoable=True)["stdout"]
-        told, _name, result = said.partition(job.name)
+        answer = self._low_level_execute_command(f"{{ {script}; }} 2>/dev/null", sudoable=True)
+        told, answered, result = answer["stdout"].partition(job.name)
+        if not answered:
+            raise AnsibleConnectionFailure(f"The host does not say how far the job is: {answer.get('stderr')}")
         state, brace, rest = told.partition("{")
-        job.alive = "alive" in state.split()
+        job.lost = "lost" in state.split()
         job.said = result.strip()
         try:
             found = json.JSONDecoder().raw_decode(brace + rest)[0] if brace else {}
         except ValueError:
             found = {}
         if found and job.pid is None:
-            job.pid, job.alive = int(found["pid"]), True
+            job.pid = int(found["pid"])
         return list(found.get("phases", ()))
 
     def _result(self, job: Job) -> dict[str, t.Any] | None:
@@ -210,7 +215,7 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
 
         Ansible's own module for that (async_status) says what the file says, but takes as long as a module takes.
         """
-        if job.alive or not job.said:
+        if not job.said:
             return None
         found = self._read(job.said)
         if "started" in found:  # it says only that the job began
@@ -230,16 +235,6 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
         remove_internal_keys(found)
         return t.cast("dict[str, t.Any]", found)
 
-    def _lost(self, job: Job) -> dict[str, t.Any]:
-        return {
-            "failed": True,
-            "msg": (
-                f"The module's process is gone, and {job.result} did not tell its result within {LOST_SECONDS} s: "
-                "was it killed, or the host restarted? Run again: the next run finishes or reverts what was in "
-                "flight"
-            ),
-        }
-
     def _end(self, job: Job) -> None:
         """Makes the module undo what it began (SIGTERM), and waits for that. It continues if that takes longer."""
         deadline = time.monotonic() + END_SECONDS
@@ -248,14 +243,16 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
             try:
                 if told or job.pid is None:
                     self._look(job)
+                if self._result(job) is not None:
+                    self._forget(job)
+                    return
+                if job.lost:
+                    return
                 if job.pid is not None and not told:
                     self._low_level_execute_command(
                         f"grep -q {job.name} /proc/{job.pid}/environ && kill -TERM {job.pid}", sudoable=True
                     )
                     told = True
-                elif not job.alive and self._result(job) is not None:
-                    self._forget(job)
-                    return
             except AnsibleError:
                 self._reconnect()
 
@@ -272,6 +269,28 @@ class LiveProgress(ActionBase):  # type: ignore[misc]
         with suppress(Exception):
             self._connection.reset()
         time.sleep(1)
+
+
+def _is_at_work(job: Job) -> str:
+    """A condition of the shell: that one of the job's processes is there; the module's own, or Ansible's around it.
+
+    They are looked for once more than one of them may have become another. In the pattern the name of the variable is
+    written so that the pattern does not match itself: sudo puts the whole command into the environment of the look.
+    """
+    pattern = f"{ENVIRONMENT[:-1]}[{ENVIRONMENT[-1]}]=.*{job.name}"
+    rounds = " ".join(str(number) for number in range(_HANDED_OVER + 1))
+    anybody = f"for round in {rounds}; do grep -qs '{pattern}' /proc/[0-9]*/environ && break; done"
+    return f"{{ grep -qs {job.name} /proc/{job.pid}/environ || {anybody}; }}" if job.pid else f"{{ {anybody}; }}"
+
+
+def _lost(job: Job) -> dict[str, t.Any]:
+    return {
+        "failed": True,
+        "msg": (
+            f"The module has ended without a result: no process of its job is left, and {job.result} does not tell "
+            "one: was it killed, or the host restarted? Run again: the next run finishes or reverts what was in flight"
+        ),
+    }
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Lines:
                 continue
             if number == self._begun:
                 self._begun += 1
-                found.append(self._line(phase, f"0 % of {format_size(phase['total'])}"))
+                found.append(self._line(phase, _share(0, phase["total"])))
                 if phase["state"] == "running" and not phase["done"]:
                     continue
             if phase["state"] != "running":
@@ -41,7 +41,7 @@ class Lines:
 
 
 def _how_far(phase: t.Mapping[str, t.Any]) -> str:
-    text = f"{phase['percent']} % of {format_size(phase['total'])}"
+    text = _share(phase["percent"], phase["total"])
     if phase["state"] == "failed":
         return f"failed at {text}"
     if phase["rate"] is not None:
@@ -51,6 +51,11 @@ def _how_far(phase: t.Mapping[str, t.Any]) -> str:
     if phase["seconds_left"]:
         text += f", {duration(phase['seconds_left'])} left"
     return text
+
+
+def _share(percent: int, total: int) -> str:
+    """``43 % of 20 GiB``; without the size where nobody knows it."""
+    return f"{percent} % of {format_size(total)}" if total else f"{percent} %"
 
 
 def speed(rate: int) -> str:

@@ -192,6 +192,20 @@ def test_a_killed_module_fails_the_task(
     assert disk_of(hv, name)[1] == "qcow2"
 
 
+def test_an_escalation_that_fails_changes_nothing(
+    hv: Hypervisor, images: Path, make_web: MakeWeb, ground: Playground
+) -> None:
+    name = make_web()
+    broken = {"ansible_become_exe": "/bin/false"}
+    run = ground.play(
+        conversion(name, BECOME=True, BECOME_USER="nobody", VARS=broken, REGISTER="refused", IGNORE_ERRORS=True)
+    )
+    assert run.result("refused")["failed"]
+    assert not run.result("refused")["changed"]
+    assert disk_of(hv, name)[1] == "raw"
+    assert leftovers(hv, name, images) == []
+
+
 def test_several_hosts_at_once_over_ssh_as_another_user(
     hv: Hypervisor, images: Path, make_web: MakeWeb, ground: Playground, base: Path, held: HeldQemuImg
 ) -> None:

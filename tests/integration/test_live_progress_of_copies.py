@@ -89,6 +89,7 @@ def test_a_copy_says_how_far_it_is_when_it_begins_meanwhile_and_when_it_has_ende
     assert run.wait().process.returncode == 0, run.output
 
     assert_tells(run, web)
+    assert run.lines()[0]["rest"] == f"{SIZE_MIB} MiB", "the size of the disk, from the first line on"
     meanwhile = [line["rest"] for line in run.lines() if 0 < int(line["percent"]) < 100]
     assert meanwhile, run.output
     for rest in meanwhile:

@@ -141,6 +141,13 @@ def test_a_part_that_fails_says_where(watched: Watched) -> None:
     assert watched.look()[-1] == "[host1] web vda: convert failed at 50 % of 1 GiB"
 
 
+def test_a_part_whose_size_nobody_knows_is_told_without_one(watched: Watched) -> None:
+    with watched.progress.phase("web vda", "copy", 0):
+        assert watched.look() == ["[host1] web vda: copy 0 %"]
+        watched.clock.now += 2
+    assert watched.look() == ["[host1] web vda: copy 100 %, in 2 s"]
+
+
 def test_the_figures_of_a_block_job_may_move(watched: Watched) -> None:
     with watched.progress.phase("web vda", "copy", GIB) as phase:
         watched.look()

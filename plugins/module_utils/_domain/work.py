@@ -34,7 +34,7 @@ class DomainWork:
     warn: t.Callable[[str], None]
 
     def phase(self, target: str, verb: str, total: int) -> AbstractContextManager[Phase]:
-        """The progress of a step on a disk; *total* is in bytes, 0 where that is not known yet."""
+        """The progress of a step on a disk; *total* is in bytes."""
         return self.progress.phase(f"{self.domain.name} {target}", verb, total)
 
     def require_off(self) -> None:

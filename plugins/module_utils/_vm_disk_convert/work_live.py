@@ -92,7 +92,7 @@ class Work(ConvertWork):
 
     def copy(self, item: Conversion) -> None:
         """Copies the disk, and keeps both images the same from then on. Raises DiskError where that fails."""
-        with self.phase(item.target, "copy", 0) as phase:
+        with self.phase(item.target, "copy", self.images[item.target].virtual_size) as phase:
             self._require_as_decided(item)
             if item.target in self.adopted:
                 self.domain.limit_block_job(item.target, self.wish.bandwidth)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work import merge_offline
@@ -33,7 +34,8 @@ class Work(DomainWork):
         for path in (disk.source, disk.dest):
             _unused.require_unused(path, (), f"merge {disk.source} into {disk.dest} again")
         overlay, into = (disk.source, disk.source_format), (disk.dest, disk.format)
-        merge_offline(self.qemu_img, overlay, into, lambda verb: self.phase(disk.target, verb, 0), self.warn)
+        total = os.stat(disk.source).st_blocks * 512
+        merge_offline(self.qemu_img, overlay, into, lambda verb: self.phase(disk.target, verb, total), self.warn)
 
     def discard(self, path: str) -> None:
         """Removes the directory with the half-made overlay that was to be at *path*."""
