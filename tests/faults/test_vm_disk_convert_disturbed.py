@@ -19,7 +19,7 @@ from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.tree import file_digest
 from support.held_qemu_img import HeldQemuImg
-from support.injection import at_once, killed_at, paused_at, signalled_at, signalled_during, wait_in
+from support.injection import GONE, at_once, killed_at, paused_at, signalled_at, signalled_during, wait_in
 from support.processes import is_gone
 from support.scene import (
     RECORD,
@@ -368,7 +368,7 @@ def test_a_domain_that_was_to_stay_off_is_not_started_for_a_dead_run(running: Ma
 @pytest.mark.parametrize("point", ["qemu-img-convert 1", "virDomainDefineXMLFlags 1", "virDomainCreate 1"])
 def test_after_the_death_of_libvirtd_the_next_run_finishes_the_job(running: Machine, point: str) -> None:
     try:
-        with paused_at(point, running.params) as run:
+        with paused_at(point, running.params, CONSTANTS=GONE) as run:
             running.hv.kill_libvirtd()
         failed = run.result()
     finally:
@@ -395,7 +395,7 @@ def test_a_definition_that_libvirtd_took_while_it_died_names_a_complete_image(of
     file = off.hv.directory / "etc" / "qemu" / f"{off.name}.xml"
     named = f"{off.dest}'/>\n      <target"
     with between(off.hv) as libvirtd:
-        with paused_at("virDomainDefineXMLFlags 1", {**off.params, "uri": libvirtd.uri}) as run:
+        with paused_at("virDomainDefineXMLFlags 1", {**off.params, "uri": libvirtd.uri}, CONSTANTS=GONE) as run:
             libvirtd.withhold()
         wait_in(run, lambda: named in file.read_text(encoding="utf-8"), "the new definition")
         off.hv.kill_libvirtd()

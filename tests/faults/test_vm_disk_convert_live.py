@@ -19,7 +19,17 @@ from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from support.cramped import cramped, fill
-from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during, wait_in
+from support.injection import (
+    Share,
+    constants,
+    in_shares,
+    killed_at,
+    paused_at,
+    points,
+    signalled_at,
+    signalled_during,
+    wait_in,
+)
 from support.processes import is_gone
 from support.scene import (
     RECORD,
@@ -33,7 +43,7 @@ from support.scene import (
     make_overlay,
     qemu_img,
 )
-from support.waits import HELD, send, wait_for
+from support.waits import HELD, be_late, send, wait_for
 
 MODULE = "vm_disk_convert"
 
@@ -60,9 +70,10 @@ class Machine:
     def is_copied(self) -> bool:
         return "<mirror" in self.live()
 
-    def begin(self, **more: Any) -> RunningModule:
-        """A run in the middle of its copy, which does not end by itself."""
-        with paused_at("virDomainBlockCopy 1 > ask-blockJobInfo 1", {**self.params, "bandwidth": HELD, **more}) as run:
+    def begin(self, *, absence: float = 3600, **more: Any) -> RunningModule:
+        """A run in the middle of its copy, which does not end by itself; libvirtd may be away for ABSENCE seconds."""
+        limits, params = constants({"_libvirt.line": {"ABSENCE": absence}}), {**self.params, "bandwidth": HELD, **more}
+        with paused_at("virDomainBlockCopy 1 > ask-blockJobInfo 1", params, CONSTANTS=limits) as run:
             assert self.is_copied()
         return run
 
@@ -302,18 +313,46 @@ def test_a_run_that_is_told_to_end_in_the_middle_of_the_copy_undoes_everything(m
 
 
 def test_after_the_death_of_libvirtd_in_the_middle_of_the_copy_the_next_run_adopts_it(machine: Machine) -> None:
-    run = machine.begin()
+    run = machine.begin(absence=0)
     machine.hv.kill_libvirtd()
     try:
         failed = run.result()
     finally:
         machine.hv.start_libvirtd()
     assert failed.get("failed"), failed
-    assert "Traceback" not in failed["msg"]
+    assert "went away, and was not back" in failed["msg"]
     machine.assert_same_guest()
     assert machine.is_copied()
     done = machine.assert_converges()
     assert done["actions"][0].startswith("resume the copy")
+    machine.assert_same_guest()
+
+
+@pytest.mark.parametrize("how", ["restarted", "killed, and away for a while"])
+def test_a_libvirtd_that_comes_back_in_the_middle_of_the_copy_is_waited_for(machine: Machine, how: str) -> None:
+    run = machine.begin()
+    if how == "restarted":
+        machine.hv.restart()
+    else:
+        machine.hv.kill_libvirtd()
+        be_late()
+        machine.hv.start_libvirtd()
+    assert machine.is_copied()
+    with machine.domain() as domain:
+        domain.blockJobSetSpeed("vda", 0, 0)
+    done = run.result()
+    assert done.get("changed"), done
+    machine.assert_converted()
+    machine.assert_same_guest()
+    assert not run_module(MODULE, machine.params)["changed"]
+
+
+def test_a_libvirtd_that_is_restarted_right_before_the_pivot_still_makes_it(machine: Machine) -> None:
+    with paused_at("virDomainBlockJobAbort 1", machine.params) as run:
+        machine.hv.restart()
+    done = run.result()
+    assert done.get("changed"), done
+    machine.assert_converted()
     machine.assert_same_guest()
 
 

@@ -22,7 +22,7 @@ from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from lab.tree import file_digest
 from support.cramped import cramped
-from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during
+from support.injection import Share, constants, in_shares, killed_at, paused_at, points, signalled_at, signalled_during
 from support.scene import (
     RECORD,
     chain_of,
@@ -93,10 +93,11 @@ class Machine:
         with self.domain() as domain:
             return bool(domain.isActive() and domain.blockJobInfo("vda", 0))
 
-    def begin(self, **more: Any) -> RunningModule:
-        """A run in the middle of its pull, which does not end by itself."""
+    def begin(self, *, absence: float = 3600, **more: Any) -> RunningModule:
+        """A run in the middle of its pull, which does not end by itself; libvirtd may be away for ABSENCE seconds."""
         params = {**self.params, "bandwidth": HELD, **more}
-        with paused_at("virDomainBlockPull 1 > ask-blockJobInfo 1", params, module=MODULE) as run:
+        limits = constants({"_libvirt.line": {"ABSENCE": absence}})
+        with paused_at("virDomainBlockPull 1 > ask-blockJobInfo 1", params, module=MODULE, CONSTANTS=limits) as run:
             assert self.is_pulled()
         return run
 
@@ -250,13 +251,25 @@ def is_kept_in_memory(machine: Machine) -> bool:
 
 
 def test_libvirtd_killed_in_the_middle_the_next_run_finishes_the_job(running: Machine) -> None:
-    run = running.begin()
+    run = running.begin(absence=0)
     running.hv.kill_libvirtd()
     failed = run.result()
     running.hv.start_libvirtd()
     assert failed.get("failed"), failed
     assert running.hv.qemu_pid(running.name) == running.process
     running.assert_converges()
+
+
+def test_a_libvirtd_that_is_restarted_in_the_middle_is_waited_for(running: Machine) -> None:
+    run = running.begin()
+    running.hv.restart()
+    assert running.is_pulled()
+    with running.domain() as domain:
+        domain.blockJobSetSpeed("vda", 0, 0)
+    done = run.result()
+    assert done.get("changed"), done
+    running.assert_flat()
+    assert not run_module(MODULE, running.params)["changed"]
 
 
 # Told to end, crossed, starved

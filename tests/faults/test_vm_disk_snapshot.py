@@ -22,7 +22,7 @@ from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
 from lab.module import RunningModule
 from support.cramped import cramped, fill
-from support.injection import Share, in_shares, killed_at, paused_at, points, signalled_at, signalled_during
+from support.injection import Share, constants, in_shares, killed_at, paused_at, points, signalled_at, signalled_during
 from support.scene import (
     can_revert,
     chain_of,
@@ -122,10 +122,13 @@ class Machine:
         with self.domain() as domain:
             return bool(domain.isActive() and domain.blockJobInfo("vda", 0))
 
-    def begin(self, **asked: Any) -> RunningModule:
-        """A run in the middle of its first merge, which does not end by itself."""
+    def begin(self, *, absence: float = 3600, **asked: Any) -> RunningModule:
+        """A run in the middle of its first merge, which does not end by itself; libvirtd may be away for ABSENCE
+        seconds."""
         params = {**self.params, "state": "absent", "bandwidth": HELD, **asked}
-        with paused_at("virDomainBlockCommit 1 > ask-blockJobInfo 1", params, module=MODULE) as run:
+        limits = constants({"_libvirt.line": {"ABSENCE": absence}})
+        point = "virDomainBlockCommit 1 > ask-blockJobInfo 1"
+        with paused_at(point, params, module=MODULE, CONSTANTS=limits) as run:
             assert self.is_merging()
         return run
 
@@ -312,12 +315,26 @@ def test_a_guest_that_goes_off_in_the_middle_keeps_its_content(machine: Machine)
 
 def test_libvirtd_killed_in_the_middle_the_next_run_finishes_the_job(machine: Machine) -> None:
     machine.prepare("s1", "s2", start=True)
-    run = machine.begin(snapshot="s1")
+    run = machine.begin(snapshot="s1", absence=0)
     machine.hv.kill_libvirtd()
     failed = run.result()
     machine.hv.start_libvirtd()
     assert failed.get("failed"), failed
     machine.assert_converges("s2", state="absent", snapshot="s1")
+
+
+@pytest.mark.parametrize("snapshot", ["s1", "s2"], ids=["below the guest's image", "the guest's image"])
+def test_a_libvirtd_that_is_restarted_in_the_middle_is_waited_for(machine: Machine, snapshot: str) -> None:
+    machine.prepare("s1", "s2", start=True)
+    run = machine.begin(snapshot=snapshot)
+    machine.hv.restart()
+    assert machine.is_merging()
+    wait_for(lambda: machine.let_go(run), "the end of the run")
+    done = run.result()
+    assert done.get("changed"), done
+    asked = {"state": "absent", "snapshot": snapshot}
+    assert run_module(MODULE, {**machine.params, **asked}).get("changed") is False
+    machine.assert_settled({"s1": "s2", "s2": "s1"}[snapshot])
 
 
 # Told to end, crossed, starved

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from support.injection import Share, at_once, in_shares, killed_at, paused_at, points, signalled_at, waiting
+from support.injection import GONE, Share, at_once, in_shares, killed_at, paused_at, points, signalled_at, waiting
 from support.scene import MIB, definition, disk_of, image_chain, is_running, make_image
 
 MODULE = "vm_linked_clone"
@@ -227,12 +227,20 @@ def test_what_somebody_else_defines_meanwhile_is_kept(classroom: Classroom) -> N
 
 
 def test_libvirtd_killed_in_the_middle_the_next_run_makes_the_clones(classroom: Classroom) -> None:
-    with paused_at("virDomainDefineXMLFlags 1", classroom.asked("a", "b"), module=MODULE) as run:
+    with paused_at("virDomainDefineXMLFlags 1", classroom.asked("a", "b"), module=MODULE, CONSTANTS=GONE) as run:
         classroom.hv.kill_libvirtd()
     failed = run.result()
     classroom.hv.start_libvirtd()
     assert failed.get("failed"), failed
     assert classroom.run("a", "b")["changed"]
+    classroom.assert_has("a", "b")
+
+
+def test_a_libvirtd_that_is_restarted_in_the_middle_makes_the_clones(classroom: Classroom) -> None:
+    with paused_at("virDomainDefineXMLFlags 1", classroom.asked("a", "b"), module=MODULE) as run:
+        classroom.hv.restart()
+    done = run.result()
+    assert done.get("changed"), done
     classroom.assert_has("a", "b")
 
 

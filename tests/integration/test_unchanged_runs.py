@@ -40,8 +40,8 @@ CHANGES = {
     *("_task.arguments", "_task.carry_out", "_task.task"),
 }
 DOMAINS = {
-    *("_domain.domain", "_libvirt.binding", "_libvirt.connection", "_libvirt.domain", "_usage.sources"),
-    *("_xml.disks", "_xml.document", "_xml.records"),
+    *("_domain.domain", "_libvirt.binding", "_libvirt.connection", "_libvirt.domain", "_libvirt.line"),
+    *("_usage.sources", "_xml.disks", "_xml.document", "_xml.records"),
 }
 LOADED = {
     "qcow2_image": {

@@ -36,6 +36,9 @@ def constants(by_file: Mapping[str, Mapping[str, Any]]) -> str:
 #: For runs that wait for others, however long those take.
 PATIENT = constants({"_files.lock": {"PATIENCE": 3600}, "_task.batch": {"PATIENCE": 3600}})
 
+#: For runs that do not wait for a libvirtd that goes away.
+GONE = constants({"_libvirt.line": {"ABSENCE": 0}})
+
 
 def at_once(module: str, *asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The results of runs that begin at once."""

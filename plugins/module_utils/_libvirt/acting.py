@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import Libvirt
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import failure, translated
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI, Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.line import repeatable
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import CommitNodes
@@ -34,7 +35,7 @@ _COPY_BUFFER = 1 << 20
 
 def acting(domain: Domain) -> ActingDomain:
     """*domain*, to do something to it."""
-    return ActingDomain(domain._domain)  # pylint: disable=protected-access
+    return ActingDomain(domain._found, domain._line)  # pylint: disable=protected-access
 
 
 class ActingDomain(Domain):
@@ -57,6 +58,7 @@ class ActingDomain(Domain):
             with self._agent_bounded():
                 self._ask(self._domain.snapshotCreateXML, xml, flags, seconds=_AT_LENGTH)
 
+    @repeatable
     def thaw(self) -> None:
         """Has the guest agent thaw the file systems; nothing happens to those that are not frozen. Raises
         LibvirtFailed where the agent does not answer."""
@@ -75,11 +77,13 @@ class ActingDomain(Domain):
                 no_limit = binding.libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK
                 self._ask(self._domain.agentSetResponseTimeout, no_limit, 0)
 
+    @repeatable
     def redefine_snapshot(self, xml: str) -> None:
         """Has libvirt say of a snapshot what *xml* does; nothing happens to images, nor to which one is current."""
         with translated(f"{self.name}: cannot redefine a snapshot"):
             self._ask(self._domain.snapshotCreateXML, xml, binding.libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
 
+    @repeatable
     def forget_snapshot(self, name: str) -> None:
         """Has libvirt know nothing of a snapshot any more; its images stay. Nothing to do where it knows nothing."""
         with translated(f"{self.name}: cannot remove libvirt's record of the snapshot {name}"):
@@ -96,6 +100,7 @@ class ActingDomain(Domain):
         with translated(f"{self.name}: cannot revert to the snapshot {name}"):
             self._ask(self._domain.revertToSnapshot, self._domain.snapshotLookupByName(name), 0)
 
+    @repeatable
     def resize_disk(self, target: str, size: int) -> None:
         """Gives a disk of the running domain *size* bytes, which its guest sees at once (HAZARDS G12).
 
@@ -128,6 +133,7 @@ class ActingDomain(Domain):
         with translated(f"{self.name}: cannot start the domain"):
             self._ask(self._domain.create, seconds=_AT_LENGTH)
 
+    @repeatable
     def destroy(self) -> None:
         """Pulls the plug; nothing to do where the domain went off meanwhile."""
         with translated(f"{self.name}: cannot destroy the domain"):
@@ -145,7 +151,7 @@ class ActingDomain(Domain):
         """
         deadline, due, agent = time.monotonic() + seconds, 0.0, True
         with self.watched() as wait, translated(f"{self.name}: cannot ask the guest to shut down"):
-            while self._domain.isActive():
+            while self.is_active():
                 now = time.monotonic()
                 if now >= deadline:
                     return False
@@ -184,7 +190,9 @@ class ActingDomain(Domain):
         that has died.
         """
         happened = threading.Event()
-        connection = self._domain.connect()
+        with translated(f"{self.name}: cannot find the domain"):
+            domain = self._domain
+        connection = domain.connect()
 
         def wait(seconds: float) -> None:
             happened.wait(seconds)
@@ -196,9 +204,7 @@ class ActingDomain(Domain):
                 binding.libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
             ):
                 with suppress(binding.libvirt.libvirtError):
-                    callback = connection.domainEventRegisterAny(
-                        self._domain, event, lambda *_told: happened.set(), None
-                    )
+                    callback = connection.domainEventRegisterAny(domain, event, lambda *_told: happened.set(), None)
                     listening.callback(_deaf, connection, callback)
             yield wait
 
@@ -274,23 +280,27 @@ class ActingDomain(Domain):
         told = self._ask_monitor(f"{self.name}: cannot ask for the version of its QEMU", "query-version")["qemu"]
         return int(told["major"]), int(told["minor"])
 
+    @repeatable
     def _ask_monitor(self, what: str, command: str, arguments: dict[str, t.Any] | None = None) -> t.Any:
         """The answer of QEMU's monitor. Raises LibvirtFailed, with *what* it was for."""
         words = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
         with translated(what):
             return json.loads(self._ask(binding.monitor().qemuMonitorCommand, self._domain, words, 0)).get("return")
 
+    @repeatable
     def limit_block_job(self, target: str, bandwidth: int | None) -> None:
         """Lets the block job on a disk go on with *bandwidth* bytes a second; None: as fast as it can."""
         with translated(f"{self.name}: cannot set the bandwidth of the block job on {target}"):
             flags = binding.libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
             self._ask(self._domain.blockJobSetSpeed, target, bandwidth or 0, flags)
 
+    @repeatable
     def pivot(self, target: str) -> None:
         """Lets the guest go on with the destination of the block copy."""
         with translated(f"{self.name}: cannot pivot {target} to its new image"):
             self._ask(self._domain.blockJobAbort, target, binding.libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
 
+    @repeatable
     def end_block_job(self, target: str) -> None:
         """Ends the block job on a disk; the guest stays on the image that it has."""
         with translated(f"{self.name}: cannot end the block job on {target}"):
@@ -314,6 +324,7 @@ class ActingDomain(Domain):
         """Whether *error* of libvirt says no more than that the domain is off."""
         return error.get_error_code() == binding.libvirt.VIR_ERR_OPERATION_INVALID and not self._domain.isActive()
 
+    @repeatable
     def _set_metadata(self, element: str | None, uri: str, where: int) -> None:
         prefix = uri.replace("urn:", "").replace(":", "-") if element is not None else None
         kind = binding.libvirt.VIR_DOMAIN_METADATA_ELEMENT

@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import Libvirt
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import failure, translated
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.line import Line, repeatable
 
 #: Of the labels that libvirt gives to images, the one of QEMU's user and group, such as +64055:+64055.
 _BASELABEL = (
@@ -33,11 +34,15 @@ _OFFERS = {
 
 
 class Hypervisor:
-    """One connection to libvirt. Every call raises LibvirtFailed in words of ours, with libvirt's as the reason."""
+    """One line to libvirt. Every call raises LibvirtFailed in words of ours, with libvirt's as the reason."""
 
-    def __init__(self, connection: t.Any, uri: str) -> None:
-        self._connection = connection
+    def __init__(self, line: t.Any, uri: str) -> None:
+        self._line = line
         self.uri = uri
+
+    @property
+    def _connection(self) -> t.Any:
+        return self._line.connection()
 
     @classmethod
     def connect(cls, uri: str, *, readonly: bool = False, seconds: float | None = None) -> Hypervisor:
@@ -45,19 +50,21 @@ class Hypervisor:
         whoever is there says nothing for so many *seconds*."""
         binding.load()
         with translated(f"{uri}: cannot connect to libvirt"):
-            return cls(binding.connect(uri, readonly=readonly, seconds=seconds), uri)
+            return cls(Line(uri, readonly=readonly, seconds=seconds), uri)
 
+    @repeatable
     def version(self) -> tuple[int, int]:
         """The release of libvirt that answers, such as (9, 10): for what it tells in no other way."""
         with translated(f"{self.uri}: cannot ask for libvirt's version"):
             number = int(self._connection.getLibVersion())
         return number // 1000000, number // 1000 % 1000
 
+    @repeatable
     def domain(self, name: str) -> Domain:
         """The domain of that name or UUID. Raises LibvirtFailed where there is none."""
-        for look_up in (self._connection.lookupByName, self._connection.lookupByUUIDString):
+        for look_up in ("lookupByName", "lookupByUUIDString"):
             try:
-                return Domain(look_up(name))
+                return Domain(getattr(self._connection, look_up)(name), self._line)
             except binding.libvirt.libvirtError as error:
                 if error.get_error_code() not in (
                     binding.libvirt.VIR_ERR_NO_DOMAIN,
@@ -68,26 +75,30 @@ class Hypervisor:
             f"{name}: no domain of this name or UUID on {self.uri}", libvirt_code=binding.libvirt.VIR_ERR_NO_DOMAIN
         )
 
+    @repeatable
     def find(self, name: str) -> Domain | None:
         """The domain of that name; None where there is none."""
         try:
-            return Domain(self._connection.lookupByName(name))
+            return Domain(self._connection.lookupByName(name), self._line)
         except binding.libvirt.libvirtError as error:
             if error.get_error_code() == binding.libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise failure(f"{name}: cannot look the domain up", error) from error
 
+    @repeatable
     def qemu_user(self) -> tuple[int, int] | None:
         """The user and the group that libvirt runs QEMU as; None where it does not say, or runs it as whoever asks."""
         with translated(f"{self.uri}: cannot read the capabilities"):
             found = re.search(_BASELABEL, self._connection.getCapabilities())
         return (int(found["user"]), int(found["group"])) if found else None
 
+    @repeatable
     def domains(self) -> list[Domain]:
         """All domains, running or not."""
         with translated(f"{self.uri}: cannot list the domains"):
-            return [Domain(found) for found in self._connection.listAllDomains()]
+            return [Domain(found, self._line) for found in self._connection.listAllDomains()]
 
+    @repeatable
     def listing(self) -> list[Listed]:
         """All domains with what the lists themselves say of them: in a few calls, however many domains there are."""
         with translated(f"{self.uri}: cannot list the domains"):
@@ -101,7 +112,7 @@ class Hypervisor:
             )
             return [
                 Listed(
-                    Domain(found),
+                    Domain(found, self._line),
                     active=found.UUID() in active,
                     persistent=found.UUID() not in transient,
                     has_snapshots=found.UUID() in with_snapshots,
@@ -109,12 +120,14 @@ class Hypervisor:
                 for found in self._connection.listAllDomains()
             ]
 
+    @repeatable
     def define(self, xml: str, *, validate: bool = True) -> Domain:
         """Defines the domain; *validate* has libvirt compare its XML with the schema, which it reads anew each time."""
         flags = binding.libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
         with translated("cannot define the domain"):
-            return Domain(self._connection.defineXMLFlags(xml, flags))
+            return Domain(self._connection.defineXMLFlags(xml, flags), self._line)
 
+    @repeatable
     def pools(self, *, active_only: bool = True) -> list[Pool]:
         """The storage pools; none where the driver has no storage."""
         flags = binding.libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE if active_only else 0
@@ -130,6 +143,7 @@ class Hypervisor:
         with translated("cannot read the directory as a storage pool"):
             self._connection.storagePoolCreateXML(xml, 0).destroy()
 
+    @repeatable
     def pool(self, name: str) -> Pool:
         """The active storage pool of that name. Raises LibvirtFailed where there is none."""
         with translated(f"{name}: cannot find the storage pool"):
@@ -152,11 +166,13 @@ class Hypervisor:
         except binding.libvirt.libvirtError as error:
             return "missing" if error.get_error_code() == getattr(binding.libvirt, code) else None
 
+    @repeatable
     def pool_xml(self, name: str) -> str:
         """The definition of a storage pool, active or not. Raises LibvirtFailed where there is none."""
         with translated(f"{name}: cannot find the storage pool"):
             return Pool(self._connection.storagePoolLookupByName(name)).xml()
 
+    @repeatable
     def volume_path(self, pool: str, volume: str) -> str:
         with translated(f"{pool}/{volume}: cannot find the storage volume"):
             return t.cast(str, self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())

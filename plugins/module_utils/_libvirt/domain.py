@@ -10,6 +10,10 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import asked_about, failure, translated
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.line import repeatable
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.line import Line
 
 #: The namespace of what this collection writes into a domain's metadata.
 METADATA_URI = "urn:kvmops:disk:1"
@@ -18,11 +22,20 @@ METADATA_URI = "urn:kvmops:disk:1"
 class Domain:
     """A domain of libvirt, to be looked at."""
 
-    def __init__(self, domain: t.Any) -> None:
-        self._domain = domain
+    def __init__(self, domain: t.Any, line: Line) -> None:
+        self._line, self._found = line, domain
         self.name: str = domain.name()
         self.uuid: str = domain.UUIDString()
 
+    @property
+    def _domain(self) -> t.Any:
+        """libvirt's own, found again where the line to it is another one by now. Raises libvirtError, and NoAnswer."""
+        connection = self._line.connection()
+        if self._found.connect() is not connection:
+            self._found = connection.lookupByUUIDString(self.uuid)
+        return self._found
+
+    @repeatable
     def xml(self, *, inactive: bool, secrets: bool = True) -> str:
         """The definition (*inactive*) or what is now; with *secrets*, so that a redefine loses none (HAZARDS G1)."""
         flags = binding.libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
@@ -30,6 +43,7 @@ class Domain:
         with translated(f"{self.name}: cannot read the domain"):
             return t.cast(str, self._domain.XMLDesc(flags))
 
+    @repeatable
     def state(self) -> str:
         """In the words of ``virsh domstate``: running, paused, shut off, crashed, ..."""
         with translated(f"{self.name}: cannot read the domain's state"):
@@ -44,28 +58,34 @@ class Domain:
             binding.libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
         }.get(number, "no state")
 
+    @repeatable
     def is_active(self) -> bool:
         with translated(f"{self.name}: cannot read the domain's state"):
             return bool(self._domain.isActive())
 
+    @repeatable
     def is_persistent(self) -> bool:
         with translated(f"{self.name}: cannot read the domain's state"):
             return bool(self._domain.isPersistent())
 
+    @repeatable
     def has_managed_save(self) -> bool:
         with translated(f"{self.name}: cannot look for a managed-save image"):
             return bool(self._domain.hasManagedSaveImage(0))
 
+    @repeatable
     def snapshots(self) -> list[str]:
         """The names of the snapshots that libvirt knows."""
         with translated(f"{self.name}: cannot list the snapshots"):
             return list(self._domain.snapshotListNames(0))
 
+    @repeatable
     def snapshot_definitions(self) -> list[str]:
         """The XML of the snapshots: each holds the domain as it was."""
         with translated(f"{self.name}: cannot read the snapshots"):
             return [snapshot.getXMLDesc(0) for snapshot in self._domain.listAllSnapshots(0)]
 
+    @repeatable
     def snapshot_xmls(self) -> tuple[list[str], str | None]:
         """The XML of the snapshots, with secrets, so that a redefinition loses none, and the name of the one from which
         the domain goes on."""
@@ -75,6 +95,7 @@ class Domain:
             current = self._domain.snapshotCurrent(0).getName() if self._domain.hasCurrentSnapshot(0) else None
             return found, current
 
+    @repeatable
     def checkpoints(self) -> list[str]:
         """The names of the checkpoints; none where the driver has no checkpoints."""
         try:
@@ -84,16 +105,19 @@ class Domain:
                 return []
             raise failure(f"{self.name}: cannot list the checkpoints", error) from error
 
+    @repeatable
     def block_job(self, target: str) -> dict[str, int]:
         """The block job on a disk of the running domain: type, bandwidth, cur, end; empty where there is none."""
         with translated(f"{self.name}: cannot look for a block job on {target}"):
             return dict(self._ask(self._domain.blockJobInfo, target, 0) or {})
 
+    @repeatable
     def capacity(self, target: str) -> int:
         """The bytes that the guest sees of a disk of the running domain, as its QEMU has them."""
         with translated(f"{self.name}: cannot read the size of {target}"):
             return int(self._ask(self._domain.blockInfo, target)[0])
 
+    @repeatable
     def has_domain_job(self) -> bool:
         """Whether the running domain is being migrated, saved, dumped or backed up."""
         with translated(f"{self.name}: cannot look for a job of the domain"):
@@ -119,9 +143,11 @@ class Domain:
 
     def run_number(self) -> str | None:
         """libvirt's number of this run of the domain, which no other run has; None where it is off."""
-        number = self._domain.ID()
+        with translated(f"{self.name}: cannot find the domain"):
+            number = self._domain.ID()
         return str(number) if number >= 0 else None
 
+    @repeatable
     def record(self) -> str | None:
         """The element of ours in the metadata of the definition, as XML; None where there is none."""
         try:
