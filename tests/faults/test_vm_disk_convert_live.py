@@ -356,6 +356,38 @@ def test_a_libvirtd_that_is_restarted_right_before_the_pivot_still_makes_it(mach
     machine.assert_same_guest()
 
 
+def test_a_source_whose_owner_libvirt_forgets_meanwhile_gets_it_back(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    """libvirt 9.0 does where virt-aa-helper fails: with AppArmor the old image stays QEMU's."""
+    source = make_image(images / "vm.raw")
+    os.chown(source, 4321, 4321)
+    name = make_domain([Disk(source)], kernel=False).name
+    hv.start(name)
+    assert os.stat(source).st_uid != 4321
+    machine = Machine(hv, images, name)
+    with paused_at("virDomainBlockJobAbort 1", machine.params) as run:
+        for attribute in os.listxattr(source):
+            os.removexattr(source, attribute)
+    done = run.result()
+    assert done.get("changed"), done
+    assert "warnings" not in done
+    assert (os.stat(source).st_uid, os.stat(source).st_gid) == (4321, 4321)
+    machine.assert_converted()
+
+
+def test_the_new_image_has_the_label_that_the_old_one_has_while_no_guest_runs_on_it(machine: Machine) -> None:
+    """Without SELinux in the lab's kernel its file systems keep labels all the same, and this libvirt leaves them."""
+    at_rest, running = (
+        f"system_u:object_r:{label}\0".encode() for label in ("virt_image_t:s0", "svirt_image_t:s0:c1,c7")
+    )
+    os.setxattr(machine.source, "security.selinux", running)
+    os.setxattr(machine.source, "trusted.libvirt.security.selinux", at_rest.rstrip(b"\0"))
+    assert run_module(MODULE, machine.params).get("changed")
+    assert os.getxattr(machine.dest, "security.selinux") == at_rest
+    machine.assert_converted()
+
+
 def test_a_guest_that_is_destroyed_in_the_middle_of_the_copy_has_its_old_disk(machine: Machine) -> None:
     run = machine.begin()
     with machine.domain() as domain:

@@ -40,6 +40,7 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 #: libvirt's own bookkeeping of owners and labels (HAZARDS G16): true of the old file only.
 _NOT_OURS = ("trusted.libvirt.",)
 _OWNER = "trusted.libvirt.security.dac"
+_CONTEXT, _REMEMBERED_CONTEXT = "security.selinux", "trusted.libvirt.security.selinux"
 _SYNC_EVERY = 0.25
 _OWNER_SHAPE = rb"\+(\d+):\+(\d+)\0?"
 
@@ -271,22 +272,51 @@ def resemble(path: str, model: str) -> None:
     """Gives *path* the owner, group, mode, flags, project and extended attributes (SELinux context and ACLs among them)
     of *model*.
 
-    Where a guest runs on *model*, libvirt has lent it to QEMU's user; its owner is the one that it gets back then. What
-    an unprivileged user may not give is left: the file then is that user's own. Of a block device it takes owner, group
-    and mode alone.
+    Where a guest runs on *model*, libvirt has lent it to QEMU's user, with that guest's label; owner and label are those
+    that it gets back then. What an unprivileged user may not give is left: the file then is that user's own. Of a block
+    device it takes owner, group and mode alone.
     """
     _inode.resemble(path, model)
     lay_to_rest(path, at_rest(model))
-    names = os.listxattr(model) if not _block_device.is_block_device(model) else []
-    for name in names:
-        if not name.startswith(_NOT_OURS):
-            _copy_attribute(name, model, path)
+    for name, value in attributes_at_rest(_attributes(model)).items():
+        _set_attribute(path, name, value)
+
+
+def attributes_at_rest(found: t.Mapping[str, bytes]) -> dict[str, bytes]:
+    """Of the extended attributes of a file those that a new file like it gets: as they are while no guest runs on it.
+
+    The SELinux context is the one that libvirt remembers. Where it remembers none, a context with categories is that of
+    one guest, or of one that ran when the host went down: the new file keeps the one that the policy gives to new files
+    in its directory.
+    """
+    own = {name: value for name, value in found.items() if not name.startswith(_NOT_OURS)}
+    if _REMEMBERED_CONTEXT in found:
+        own[_CONTEXT] = found[_REMEMBERED_CONTEXT].rstrip(b"\0") + b"\0"
+    elif _has_categories(own.get(_CONTEXT, b"")):
+        del own[_CONTEXT]
+    return own
+
+
+def _has_categories(context: bytes) -> bool:
+    """Whether a context, such as ``system_u:object_r:svirt_image_t:s0:c151,c487``, is for some categories alone."""
+    return len(context.split(b":", 4)) > 4
 
 
 def at_rest(path: str) -> tuple[int, int, int]:
     """Owner, group and mode that a file has while no guest runs on it."""
     status = os.stat(path)
-    return (*(_remembered_owner(path) or (status.st_uid, status.st_gid)), stat.S_IMODE(status.st_mode))
+    return (*(remembered_owner(path) or (status.st_uid, status.st_gid)), stat.S_IMODE(status.st_mode))
+
+
+def remembered_owner(path: str) -> tuple[int, int] | None:
+    """The owner that libvirt will give back to an image which it has lent to QEMU; None where it has not, or for others
+    than root."""
+    try:
+        remembered = os.getxattr(path, _OWNER)
+    except OSError:
+        return None
+    found = re.fullmatch(_OWNER_SHAPE, remembered)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def lay_to_rest(path: str, wanted: tuple[int, int, int]) -> None:
@@ -352,20 +382,25 @@ def reserve(path: str) -> None:
         os.close(descriptor)
 
 
-def _remembered_owner(path: str) -> tuple[int, int] | None:
-    """The owner that libvirt will give back to an image which it has lent to QEMU; None where it has not, or for others
-    than root."""
-    try:
-        remembered = os.getxattr(path, _OWNER)
-    except OSError:
-        return None
-    found = re.fullmatch(_OWNER_SHAPE, remembered)
-    return (int(found[1]), int(found[2])) if found else None
+def _attributes(model: str) -> dict[str, bytes]:
+    """The extended attributes of a file; none of a block device."""
+    found = {}
+    for name in os.listxattr(model) if not _block_device.is_block_device(model) else ():
+        with _where_possible():
+            found[name] = os.getxattr(model, name)
+    return found
 
 
-def _copy_attribute(name: str, model: str, path: str) -> None:
+def _set_attribute(path: str, name: str, value: bytes) -> None:
+    with _where_possible():
+        os.setxattr(path, name, value)
+
+
+@contextmanager
+def _where_possible() -> t.Iterator[None]:
+    """An extended attribute that this file system, or this user, cannot have is left."""
     try:
-        os.setxattr(path, name, os.getxattr(model, name))
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES):
             raise

@@ -43,6 +43,7 @@ class Work(ConvertWork):
     adopted: t.Container[str] = ()
     _made: dict[str, list[int]] = field(default_factory=dict, init=False)
     _owners: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
+    _sources: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
     def begin(self, record: _records.Record, conversions: t.Sequence[Conversion]) -> None:
         """Writes down what is in flight, and that the images which were made for it are ours."""
@@ -57,6 +58,9 @@ class Work(ConvertWork):
                 self._ours(disk, ours[disk.dest])
         for item in conversions:
             self._owners.update(_staging.owners(link.path for link in item.disk.chain or () if link.path))
+            lender = _staging.remembered_owner(item.source)
+            if lender is not None:
+                self._sources[os.path.realpath(item.source)] = lender
 
     def stage(self, item: Conversion) -> None:
         """Puts an image of the right size in place, empty, with the owner that the source has while nobody runs it.
@@ -123,7 +127,14 @@ class Work(ConvertWork):
             _block_job.pivot(self.domain, item.target, item.dest)
             # libvirt changes the definition with the pivot where that named the old image (HAZARDS G5)
             self.name_in_use([_decision_conversion.change(item, self.wish)], before)
-        _staging.give_back(self._owners)
+        _staging.give_back({**self._owners, **self._sources})
+        for path, found in _staging.owners(self._sources).items():
+            if found != self._sources[path]:
+                user, group = self._sources[path]
+                self.warn(
+                    f"{path}: belonged to {user}:{group} while no guest ran on it, and libvirt left it to "
+                    f"{found[0]}:{found[1]}: give it back (chown), or remove it"
+                )
 
     def end(self, item: Conversion) -> None:
         """Ends the copy, unless the guest is on the new image already."""

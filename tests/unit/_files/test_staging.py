@@ -272,3 +272,30 @@ def test_what_is_only_read_may_lie_on_a_file_system_to_which_nothing_is_written(
     _staging.sync_before_reading(str(tmp_path / "disk"), "/proc/version")
     with pytest.raises(DiskError, match="cannot be brought to stable storage"):
         _staging.sync("/proc/version")
+
+
+RUNNING = b"system_u:object_r:svirt_image_t:s0:c151,c487\0"
+AT_REST = b"system_u:object_r:virt_image_t:s0\0"
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ({"security.selinux": AT_REST}, {"security.selinux": AT_REST}),
+        (
+            {"security.selinux": RUNNING, "trusted.libvirt.security.selinux": AT_REST.rstrip(b"\0")},
+            {"security.selinux": AT_REST},
+        ),
+        ({"security.selinux": RUNNING, "trusted.libvirt.security.dac": b"+107:+107"}, {}),
+        (
+            {"system.posix_acl_access": b"\2", "user.note": b"ours"},
+            {"system.posix_acl_access": b"\2", "user.note": b"ours"},
+        ),
+        ({"trusted.libvirt.security.dac": b"+0:+0", "trusted.libvirt.security.ref_dac": b"1"}, {}),
+    ],
+    ids=["at rest", "what libvirt remembers", "one guest's alone", "others stay", "libvirt's own"],
+)
+def test_a_new_file_gets_the_label_that_its_model_has_at_rest(
+    found: dict[str, bytes], wanted: dict[str, bytes]
+) -> None:
+    assert _staging.attributes_at_rest(found) == wanted
