@@ -272,9 +272,9 @@ def resemble(path: str, model: str) -> None:
     """Gives *path* the owner, group, mode, flags, project and extended attributes (SELinux context and ACLs among them)
     of *model*.
 
-    Where a guest runs on *model*, libvirt has lent it to QEMU's user, with that guest's label; owner and label are those
-    that it gets back then. What an unprivileged user may not give is left: the file then is that user's own. Of a block
-    device it takes owner, group and mode alone.
+    Where a guest runs on *model*, libvirt has lent it to QEMU's user, with that guest's label: owner and label are
+    those that it gets back then. What an unprivileged user may not give is left: the file then is that user's own. Of a
+    block device it takes owner, group and mode alone.
     """
     _inode.resemble(path, model)
     lay_to_rest(path, at_rest(model))
