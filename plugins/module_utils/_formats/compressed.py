@@ -36,6 +36,8 @@ def compressed_by(stream: t.BinaryIO) -> str | None:
 
 
 def _is_lzma(head: bytes) -> bool:
+    properties: int
+    dictionary: int
     properties, dictionary, length = _LZMA.unpack(head[: _LZMA.size].ljust(_LZMA.size, b"\0"))
     return (
         properties == _LZMA_PROPERTIES
