@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import typing as t
 
@@ -28,7 +27,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._provision import chan
 from ansible_collections.kvmops.disk.plugins.module_utils._provision import plan_change as _plan_change
 from ansible_collections.kvmops.disk.plugins.module_utils._provision import plan_create as _plan_create
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.work import Work
-from ansible_collections.kvmops.disk.plugins.module_utils._task import attributes as _attributes
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
 
 if t.TYPE_CHECKING:
@@ -138,4 +136,4 @@ class Changing:
         self.task.surroundings.require_promises([new], self.wish.max_overcommit, self.task.qemu_img)
 
     def _work(self, qemu_img: QemuImg, keys: t.Sequence[Key] = ()) -> Work:
-        return Work(self.wish, qemu_img, keys, functools.partial(_attributes.dress, self.task.module))
+        return Work(self.wish, qemu_img, keys, self.task.dress)
