@@ -238,21 +238,31 @@ def pending(state: DomainState, found: DomainDisk) -> list[str]:
         return []
     if found.live is None or found.defined is None:
         return ["attached" if found.live is None else "detached"]
+    live, defined = (_disk_definition.tuning_of(xml, found.target) for xml in (str(state.live), state.definition))
+    moved = found.live.source != found.defined.source and found.defined.pool is None
+    return [*_differing(live, defined), *(["path"] if moved else [])]
+
+
+def pending_then(state: DomainState, wish: DiskWish, spot: Spot) -> list[str]:
+    """The same once the domain has the disk as the task wants it."""
+    found = spot.found
+    if not state.active:
+        return []
+    if found is None or found.live is None:
+        return [] if wish.live else ["attached"]
     live = _disk_definition.tuning_of(str(state.live), found.target)
-    defined = _disk_definition.tuning_of(state.definition, found.target)
-    names = list(differences(live, defined))
-    if limited(live.throttle, {}) != limited(defined.throttle, {}) and "throttle" not in names:
-        names.append("throttle")
-    if found.live.source != found.defined.source and found.defined.pool is None:
-        names.append("path")
-    return names
+    if wish.live:
+        live = replace(live, throttle=limited(live.throttle, wish.tuning.throttle))
+    changed = spot.is_drive and wish.names_source
+    path = found.live.source if not changed or not wish.live else spot.path or None
+    defined = spot.path or None if changed else found.defined.source if found.defined is not None else path
+    moved = path != defined and (found.defined is None or found.defined.pool is None)
+    return [*_differing(live, tuning_after(state, wish, spot)), *(["path"] if moved else [])]
 
 
-def held_back(plan: Plan, name: str, *, live: bool) -> list[str]:
-    """Of what *plan* changes of the disk *name* of a running domain, what waits for its next start."""
-    before, after = plan.before.get(name) or {}, plan.after.get(name) or {}
-    at_once = ("virtual_size", *(("throttle", "path", "format") if live else ()))
-    return [one for one, value in after.items() if one not in at_once and before.get(one) != value]
+def _differing(live: Tuning, defined: Tuning) -> list[str]:
+    names = [name for name in PROPERTIES if getattr(live, name) != getattr(defined, name)]
+    return [*names, *(["throttle"] if limited(live.throttle, {}) != limited(defined.throttle, {}) else [])]
 
 
 def _plan(

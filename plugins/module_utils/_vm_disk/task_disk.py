@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding
@@ -69,6 +70,10 @@ class Around:
         """Keeps *claim* for *disk*."""
         self.claims.setdefault(uuid, {})[disk] = claim
 
+    def withdraw(self, uuid: str, disk: Disk) -> None:
+        """Forgets what *disk*, which does not come, would have taken."""
+        self.claims.get(uuid, {}).pop(disk, None)
+
     def claims_of_others(self, uuid: str, disk: Disk) -> list[Claim]:
         """What other disks take of that domain."""
         return [claim for other, claim in self.claims.get(uuid, {}).items() if other is not disk]
@@ -98,7 +103,12 @@ class Disk(ABC):
     def decide(self, operation: Operation | None) -> Plan:
         """The plan, from a new look at the domain; the second time *operation* holds the records of *paths*."""
         self._observe()
-        return self._plan(operation)
+        try:
+            return self._plan(operation)
+        except DiskError as error:
+            if "missing_ports" not in error.facts:  # each that lacks one counts in what is missing
+                self.around.withdraw(self.uuid, self)
+            raise
 
     @abstractmethod
     def _plan(self, operation: Operation | None) -> Plan:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
+from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.change import change
 from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard_paths
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import decision as _decision
@@ -48,7 +49,7 @@ class PresentDisk(Disk):
         images = self._images(self.spot.path, self.spot.format, self.spot.device)
         pending = _decision_present.pending(state, found) if found is not None else []
         if is_forecast:
-            pending = self._pending_then(pending, plan)
+            pending = _decision_present.pending_then(state, self.wish, self.spot)
         attached = (state.has(found) if found is not None else False) or (is_forecast and self._comes_now)
         size = self._size if is_forecast else None
         return _result.facts(state.name, self.spot, images, attached=attached, pending=pending, size=size)
@@ -56,17 +57,6 @@ class PresentDisk(Disk):
     @property
     def _comes_now(self) -> bool:
         return self.wish.live or not self.state.active
-
-    def _pending_then(self, pending: t.Sequence[str], plan: Plan) -> list[str]:
-        """What waits for the next start once *plan* is carried out."""
-        if not self.state.active:
-            return []
-        if self.spot.found is None:
-            return [] if self.wish.live else ["attached"]
-        changed = _decision_present.held_back(plan, f"{self.state.name} {self.spot.target}", live=self.wish.live)
-        held_back = [name for name in changed if name not in pending]
-        gone = ("attached", "detached") if self.wish.live else ()
-        return [*(name for name in pending if name not in gone), *held_back]
 
     def _plan(self, operation: Operation | None) -> Plan:
         others = self.around.claims_of_others(self.uuid, self)
@@ -86,13 +76,13 @@ class PresentDisk(Disk):
     def _attachment(self, spot: Spot, tuning: Tuning, operation: Operation | None) -> Plan:
         controller = _decision_present.missing_controller(spot, self.look.defined)
         port = spot.bus == "virtio" or controller is not None
+        self.around.claim(self.uuid, self, Claim(spot.target, port))
         self._require_pluggable(spot, operation, port=port)
         image = _NOTHING
         if spot.is_drive:
             self._require_medium(spot, tuning)
         else:
-            image = self._new_image(spot, tuning, operation)
-        self.around.claim(self.uuid, self, Claim(spot.target, port))
+            image = self._known_to_pools(self._new_image(spot, tuning, operation), spot)
         work = self._work(operation, spot.target, spot.path or None)
         return _decision_present.plan_attachment(self.state, self.wish, spot, image, controller, work)
 
@@ -149,6 +139,13 @@ class PresentDisk(Disk):
         if there is None or not tuning.readonly:  # what is only read may lie where nothing can be noted
             self.paths = (path,)
         return self._provided(wanted, there, spot, tuning, operation)
+
+    def _known_to_pools(self, image: Plan, spot: Spot) -> Plan:
+        """*image*, which libvirt has to find in its pool before a domain can have it by that."""
+        if not image or self.wish.volume is None:
+            return image
+        found = Step("", lambda: self.around.refresh_pools([str(spot.path)]))
+        return replace(image, steps=(*image.steps, found))
 
     def _known_image(
         self, spot: Spot, found: DomainDisk, tuning: Tuning, operation: Operation | None
