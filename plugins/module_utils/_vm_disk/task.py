@@ -25,8 +25,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.wish import D
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 
-#: The verb of the records beside images: they are made, or grow, as those of qcow2_image.
-_VERB = "reconcile"
+#: The verbs of the records beside images, as those of qcow2_image: they are made, and grow, or may go.
+_HAVE, _LOSE = "reconcile", "remove"
 
 
 @dataclass
@@ -39,6 +39,10 @@ class DiskItem(Item):
     @property
     def own(self) -> Disk:
         return t.cast(Disk, self.disk)
+
+    @property
+    def verb(self) -> str:
+        return _HAVE if self.own.wish.present else _LOSE
 
 
 class DisksTask:
@@ -69,7 +73,7 @@ class DisksTask:
         """What is to be done for one disk; why it cannot be is noted in it."""
         own = item.own
         try:
-            item.plan = decide_after_others(lambda: own.decide(None), _VERB, lambda: own.paths, self.module)
+            item.plan = decide_after_others(lambda: own.decide(None), item.verb, lambda: own.paths, self.module)
             item.paths = own.paths if item.plan else ()
             item.actions = tuple(item.plan.report()["actions"])
         except DiskError as error:
@@ -90,10 +94,12 @@ class DisksTask:
                 place.append(item)
         domains = {item.own.uuid: item.own.wish.name for item in self.items if item.open}
         counted = sorted({os.path.dirname(os.path.realpath(path)) for item in self.items for path in item.paths})
-        with _turns.alone_with(domains, _VERB):
+        with _turns.alone_with(domains, "plug"):
             for items in rounds:
                 self.around.look_again()
-                Several(self.module, _VERB, counted=counted).carry_out(items, self._decided)
+                for verb in (_LOSE, _HAVE):
+                    same = [item for item in items if item.verb == verb]
+                    Several(self.module, verb, counted=counted).carry_out(same, self._decided)
 
     def _decided(self, item: DiskItem, operation: Operation) -> Plan:
         """What is to be done for the disk, whose record is held: the world may have moved."""

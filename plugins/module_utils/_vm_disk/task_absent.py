@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_remove import plan_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.standing import standing
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
-from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import interrupted
+from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import IN_PLACE, interrupted
 from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard_paths
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import decision as _decision
@@ -27,6 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.task_disk imp
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
+    from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
     from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import Claim
 
 
@@ -71,16 +73,31 @@ class AbsentDisk(Disk):
         plan = _decision_absent.plan_detachment(
             self.state, found, wish, removal, self._work(operation, found.target if found else "", path)
         )
-        is_drive = found is not None and found.element.device != "disk"
-        readonly = found is not None and found.element.readonly
-        self.paths = (path,) if path and plan and not is_drive and not readonly else ()
-        if plan:
+        noted = path is not None and not self._is_only_read(found)
+        first = self._settling(str(path), found, operation) if noted else ()
+        self.paths = (str(path),) if noted and (plan or first) else ()
+        if self.paths:
             guard_paths(self.paths, self.around.module)
-        if not self.paths:
-            return plan
-        qemu_img = holding(self.around.qemu_img, operation)
-        first = interrupted(str(path), None, operation, qemu_img) if operation is not None else ()
-        return recorded(first, plan, str(path), operation, noted=False)
+            return recorded(first, plan, str(path), operation, noted=False)
+        return plan
+
+    def _is_only_read(self, found: DomainDisk | None) -> bool:
+        """Whether the image may lie where nothing can be noted beside it."""
+        if found is None:
+            return self.wish.device == "cdrom"
+        return found.element.device != "disk" or found.element.readonly
+
+    def _settling(self, path: str, found: DomainDisk | None, operation: Operation | None) -> tuple[Step, ...]:
+        """What a run that died on the image left. What may have changed it is checked, unless a guest has it open, or
+        it goes; where nobody says its format, that is left to whoever uses it next."""
+        if not _beside.has_traces(path) and (operation is None or operation.left_behind(path) is None):
+            return ()
+        unchecked = self.wish.remove_image or (found is not None and found.live is not None)
+        image_format = None if unchecked else found.format if found is not None else self.wish.format
+        left = operation.left_behind(path) if operation is not None else _beside.look(path)
+        if image_format is None and not unchecked and (left or {}).get("verb") in IN_PLACE:
+            return ()
+        return interrupted(path, image_format, operation, holding(self.around.qemu_img, operation))
 
     def _require_leavable(self, found: DomainDisk) -> None:
         """Raises DiskError where something still needs the disk."""

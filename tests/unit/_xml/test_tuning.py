@@ -155,7 +155,7 @@ def test_a_machine_says_what_it_offers() -> None:
         "</devices></domain>"
     )
     assert (found.pcie, found.free_ports, found.agent, found.boots_by_kind) == (True, 1, True, True)
-    assert (found.iothreads, found.scsi_controllers) == ({1, 2}, {0})
+    assert ([*found.iothreads], [*found.scsi_controllers]) == ([1, 2], [0])
     assert (found.boot_orders, found.has_kernel) == ({1: "interface"}, False)
 
 
@@ -163,4 +163,4 @@ def test_a_machine_without_pcie_has_slots_enough() -> None:
     found = machine(
         "<domain><os><kernel>/k</kernel></os><devices/><iothreadids><iothread id='4'/></iothreadids></domain>"
     )
-    assert (found.free_ports, found.iothreads, found.has_kernel, found.agent) == (None, {4}, True, False)
+    assert (found.free_ports, [*found.iothreads], found.has_kernel, found.agent) == (None, [4], True, False)
