@@ -47,7 +47,7 @@ LOADED = {
     "qcow2_image": {
         *("_content.rebase_wish", "_host.image_locks", "_recovery.noting"),
         *("_task.attributes", "_task.image_task", "_task.specs_encryption"),
-        *("_qcow2_image.wish", "_qcow2_image.decision", "_qcow2_image.survey"),
+        *("_provision.wish", "_provision.change", "_provision.present", "_provision.survey"),
         *("_qcow2_image.task", "_qcow2_image.task_present"),
     },
     "vm_disk_convert": {

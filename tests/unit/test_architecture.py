@@ -33,6 +33,7 @@ FLOORS = (
     {"_content"},
     {"_domain"},
     {"_task"},
+    {"_provision"},
 )
 STAGES = ("wish", "decision", "leftovers", "survey", "work", "result", "task")
 

@@ -3,8 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Runs that count what a file system promises take turns on it: two that count at once would promise the same space.
+So do runs that plug disks into one domain: two would choose the same target.
 
-Each file system has a lock file, in a directory that only this user can enter: whoever can open a file can lock it.
+Each file system, and each such domain, has a lock file, in a directory that only this user can enter: whoever can open
+a file can lock it.
 """
 
 from __future__ import annotations
@@ -34,13 +36,26 @@ def alone_on(directories: t.Iterable[str], verb: str) -> t.Iterator[None]:
     Raises OperationInFlight where another run holds one of them for longer than PATIENCE, NotBelieved where somebody
     else may have made the lock files.
     """
-    place = _place()
-    points = _mount_points(directories) if place is not None else {}
-    deadline = time.monotonic() + PATIENCE
+    points = _mount_points(directories) if _place() is not None else {}
+    names = {f"promises-{number}": point for number, point in points.items()}
+    with _held(names, verb, "counts what is promised on this file system"):
+        yield
+
+
+@contextmanager
+def alone_with(domains: t.Mapping[str, str], verb: str) -> t.Iterator[None]:
+    """Holds *domains*, names by UUID, against the other runs of this user that want that, too. Raises as alone_on()."""
+    with _held({f"domain-{uuid}": name for uuid, name in domains.items()}, verb, "changes the disks of this domain"):
+        yield
+
+
+@contextmanager
+def _held(names: t.Mapping[str, str], verb: str, doing: str) -> t.Iterator[None]:
+    """Holds the lock files of *names*, each with what it stands for; *doing* says what for."""
+    place, deadline = _place(), time.monotonic() + PATIENCE
     with ExitStack() as held:
-        for number, point in sorted(points.items()):  # one order for everybody
-            name = os.path.join(str(place), f"promises-{number}")
-            held.callback(os.close, _taken(name, point, verb, deadline))
+        for name, what in sorted(names.items()) if place is not None else ():  # one order for everybody
+            held.callback(os.close, _taken(os.path.join(str(place), name), what, verb, doing, deadline))
         yield
 
 
@@ -65,12 +80,12 @@ def _mount_points(directories: t.Iterable[str]) -> dict[str, str]:
     return {mount.number: mount.point for mount in found if mount}
 
 
-def _taken(name: str, point: str, verb: str, deadline: float) -> int:
+def _taken(name: str, what: str, verb: str, doing: str, deadline: float) -> int:
     """The lock file at *name*, held, with a word of who holds it."""
     try:
         descriptor = _lock.hold(name, deadline)
     except BlockingIOError:
-        raise _in_flight(name, point) from None
+        raise _in_flight(name, what, doing) from None
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     written = json.dumps({"pid": os.getpid(), "verb": verb, "started": started}).encode()
     os.pwrite(descriptor, written, 0)
@@ -78,7 +93,7 @@ def _taken(name: str, point: str, verb: str, deadline: float) -> int:
     return descriptor
 
 
-def _in_flight(name: str, point: str) -> OperationInFlight:
+def _in_flight(name: str, what: str, doing: str) -> OperationInFlight:
     descriptor = _state.look(name)
     try:
         found = _state.parsed(_state.content(descriptor, name))
@@ -87,9 +102,9 @@ def _in_flight(name: str, point: str) -> OperationInFlight:
     finally:
         os.close(descriptor)
     return OperationInFlight(
-        f"{point}: another run (process {found.get('pid', 'unknown')}, {found.get('verb', 'an operation')} since "
-        f"{found.get('started', 'a while ago')}) counts what is promised on this file system, and has not ended within "
+        f"{what}: another run (process {found.get('pid', 'unknown')}, {found.get('verb', 'an operation')} since "
+        f"{found.get('started', 'a while ago')}) {doing}, and has not ended within "
         f"{PATIENCE:g} s: wait for it, or end it, then run again",
-        path=point,
+        path=what,
         operation=found,
     )

@@ -9,9 +9,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import survey_removal as _survey_removal
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_remove import plan_remove
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import RemovalWish, removal_from
+from ansible_collections.kvmops.disk.plugins.module_utils._provision import standing as _standing
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_remove import plan_remove
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import RemovalWish, removal_from
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import anybody, running
@@ -37,7 +37,7 @@ class AbsentTask(InPlaceTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         first = self.settling(None, operation)
-        plan = plan_remove(self.path, _survey_removal.standing(self.path), lambda: _file_set.remove(self.path))
+        plan = plan_remove(self.path, _standing.standing(self.path), lambda: _file_set.remove(self.path))
         if plan:
             self.surroundings.require_unused(self.path, "remove it", running if self.wish.force else anybody)
             self.require_no_dependents("remove it")

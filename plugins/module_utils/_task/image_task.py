@@ -11,6 +11,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
+from ansible_collections.kvmops.disk.plugins.module_utils._task import attributes as _attributes
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import Task
 
 if t.TYPE_CHECKING:
@@ -57,6 +58,10 @@ class InPlaceTask(Task):
         from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import interrupted
 
         return interrupted(self.path, image_format, operation, self.holding(operation), finishing=finishing)
+
+    def dress(self, path: str) -> None:
+        """Gives the file of a new image what the task says of its owner, mode and attributes."""
+        _attributes.dress(self.module, path)
 
     def unlock(self, *images: Image) -> None:
         """Has *images*, one and what it reads, opened with the secrets of the task from now on, where it gives any.

@@ -28,7 +28,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Encryption, Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import secret_from
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import subject
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, Secret, node
 from unit.samples import qcow2

@@ -21,8 +21,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_siz
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import Change
-    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._provision.change import Change
+    from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
     from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_remove import Standing, plan_remove
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.survey_removal import standing
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_remove import Standing, plan_remove
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.standing import standing
 
 
 def plan(path: str) -> Plan:

@@ -15,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image import image as
 if TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import KeyChanges
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 

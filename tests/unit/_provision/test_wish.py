@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
 
 PATH = "/images/clone.qcow2"
 

@@ -20,14 +20,14 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import change
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_change import (
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.change import change
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_change import (
     growth_in_bytes,
     plan_change,
     require_no_cut,
     require_undescribed,
 )
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from unit.noting import Noting, order
 from unit.samples import MIB, qcow2, raw, snapshot

@@ -15,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_siz
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
 
 _REWRITE = (
     "only a rewrite can change that: convert it into a new image (kvmops.disk.vm_disk_convert for a domain's disk)"

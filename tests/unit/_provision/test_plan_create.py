@@ -11,8 +11,8 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_create import new_size, plan_create
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_create import new_size, plan_create
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
 from unit.noting import Noting, order, undoing
 from unit.samples import MIB, qcow2, raw
 

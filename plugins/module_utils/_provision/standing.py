@@ -9,7 +9,7 @@ import os
 import stat
 
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision_remove import Standing
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_remove import Standing
 
 
 def standing(path: str) -> Standing | None:

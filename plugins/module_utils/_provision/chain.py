@@ -32,7 +32,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import re
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 if t.TYPE_CHECKING:
-    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
     from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import typing as t
 
@@ -23,21 +22,20 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption impo
 from ansible_collections.kvmops.disk.plugins.module_utils._image.key_slots import plan_keys
 from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import decision as _decision
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import decision_change as _decision_change
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import decision_create as _decision_create
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image import survey_chain as _survey_chain
-from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.work import Work
-from ansible_collections.kvmops.disk.plugins.module_utils._task import attributes as _attributes
+from ansible_collections.kvmops.disk.plugins.module_utils._provision import chain as _chain
+from ansible_collections.kvmops.disk.plugins.module_utils._provision import change as _change
+from ansible_collections.kvmops.disk.plugins.module_utils._provision import plan_change as _plan_change
+from ansible_collections.kvmops.disk.plugins.module_utils._provision import plan_create as _plan_create
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.work import Work
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.counting import running
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._content.rebase import Rebase
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.decision import Change
-    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.survey import Found
-    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._provision.change import Change
+    from ansible_collections.kvmops.disk.plugins.module_utils._provision.survey import Found
+    from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._task.image_task import InPlaceTask
 
@@ -59,34 +57,34 @@ class Changing:
             return self._creation(operation)
         plan = self._change(image, found.keys, operation)
         if (settles or plan) and not is_wanted(self.wish.rebase_wish, image):
-            _decision_change.require_no_cut(self.wish, image, _image.chain(self.task.qemu_img, image)[1:])
+            _plan_change.require_no_cut(self.wish, image, _image.chain(self.task.qemu_img, image)[1:])
         return plan
 
     def _creation(self, operation: Operation | None) -> Plan:
         wish, qemu_img = self.wish, self.task.qemu_img
         _staging.require_directory(wish.path, "path")
-        _survey_chain.require_nocow_possible(wish)
-        below = _survey_chain.wanted_below(qemu_img, wish, "make an overlay of it")
+        _chain.require_nocow_possible(wish)
+        below = _chain.wanted_below(qemu_img, wish, "make an overlay of it")
         base = below[0] if below else None
-        size = _decision_create.new_size(wish, base)
+        size = _plan_create.new_size(wish, base)
         _space.require_length(wish.path, file_length(wish.layout, size))
         if operation is None:
             warn_of_misfit(wish.path, wish.layout.format, size, self.task.warn)
             for image in below[:1]:
                 _doubts.warn_of_compressed(image.path, image.format, self.task.warn)
-        _space.require_space([(wish.path, _survey_chain.bytes_to_create(qemu_img, wish, size))])
+        _space.require_space([(wish.path, _chain.bytes_to_create(qemu_img, wish, size))])
         self._require_promise(size, wish.backing_file)
         encryption = wish.encryption
         keys = keys_to_add(wish.path, encryption, (encryption.secret,), (0,)) if encryption else ()
-        return _decision_create.plan_create(wish, base, self._work(self.task.holding(operation), keys))
+        return _plan_create.plan_create(wish, base, self._work(self.task.holding(operation), keys))
 
     def _change(self, image: Image, changes: KeyChanges | None, operation: Operation | None) -> Plan:
-        rebase = _survey_chain.wanted_rebase(self.task.qemu_img, self.wish, image)
-        wanted = _decision.change(self.wish, image)
+        rebase = _chain.wanted_rebase(self.task.qemu_img, self.wish, image)
+        wanted = _change.change(self.wish, image)
         if not (rebase or changes or wanted):
             return Plan({}, {})
         plan = self._planned(wanted, changes, rebase, operation)  # before what the image reads is looked at
-        require_whole(_survey_chain.read_by(self.task.qemu_img, image, rebase))
+        require_whole(_chain.read_by(self.task.qemu_img, image, rebase))
         self.task.surroundings.require_unused(self.wish.path, "change it", running)
         self.task.require_no_dependents("change it")
         _access.require_writable(self.wish.path, "change it")
@@ -112,20 +110,20 @@ class Changing:
         encryption = self.wish.encryption
         if encryption is not None and changes is not None:
             keys = plan_keys(wanted.image, encryption, changes, qemu_img)
-            images = _survey_chain.read_by(self.task.qemu_img, wanted.image, rebase)
+            images = _chain.read_by(self.task.qemu_img, wanted.image, rebase)
             self.task.qemu_img = self.task.qemu_img.unlocking(encryption.layers(images, changes.opener))
             qemu_img = qemu_img.unlocking(encryption.layers(images))
         moved = plan_rebase(rebase, qemu_img, encryption) if rebase is not None else None
-        return _decision_change.plan_change(self.wish, wanted, self._work(qemu_img), keys=keys, rebase=moved)
+        return _plan_change.plan_change(self.wish, wanted, self._work(qemu_img), keys=keys, rebase=moved)
 
     def _require_room(self, wanted: Change, rebase: Rebase | None) -> None:
         """Raises NotEnoughSpace where the file system cannot take the change, or would promise too much with it."""
-        needed = _decision_change.growth_in_bytes(self.wish, wanted.image)
+        needed = _plan_change.growth_in_bytes(self.wish, wanted.image)
         if rebase is not None:
             surroundings = self.task.surroundings
             surroundings.require_no_saved_state(self.wish.path, str(rebase))
-            _decision_change.require_undescribed(rebase, _survey_chain.described(self.wish.path, surroundings))
-            needed += _survey_chain.bytes_to_rebase(self.task.qemu_img, rebase, needed)
+            _plan_change.require_undescribed(rebase, _chain.described(self.wish.path, surroundings))
+            needed += _chain.bytes_to_rebase(self.task.qemu_img, rebase, needed)
         _space.require_space([(os.path.realpath(self.wish.path), needed)])
         if wanted.size is not None and wanted.image.format == "raw":
             _space.require_length(self.wish.path, wanted.size)
@@ -138,4 +136,4 @@ class Changing:
         self.task.surroundings.require_promises([new], self.wish.max_overcommit, self.task.qemu_img)
 
     def _work(self, qemu_img: QemuImg, keys: t.Sequence[Key] = ()) -> Work:
-        return Work(self.wish, qemu_img, keys, functools.partial(_attributes.dress, self.task.module))
+        return Work(self.wish, qemu_img, keys, self.task.dress)

@@ -13,7 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_siz
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-    from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_image.wish import ImageWish
+    from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
 
 
 class Work(t.Protocol):
