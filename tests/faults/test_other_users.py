@@ -9,15 +9,21 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
+from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from lab import run_module
-from support.image_tools import MIB, NOBODY, create, qemu_img
+from lab.tree import tree_state
+from support.image_tools import MIB, NOBODY, content, create, done, info, qemu_img, qemu_io
 from support.injection import Share, in_shares, paused_at, points
 from support.other_users import MODULES, SECRET, Ground, params_of
+from support.swapper import Calls, calls_in, start_swapper
 
-#: What the points of a run leave out, and what follows a link unless it is told not to.
-ATTRIBUTES = ("chmod 1", "chown 1", "setxattr 1")
+#: Those that find something to do in what params_of() makes.
+CHANGING = [module for module in MODULES if module != "qcow2_check"]
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def ground_at(tmp_path: Path) -> Callable[[str], Ground]:
 
 
 @in_shares(2)
-@pytest.mark.parametrize("module", [module for module in MODULES if module != "qcow2_check"])
+@pytest.mark.parametrize("module", CHANGING)
 def test_names_that_are_exchanged_at_any_moment_lead_nowhere(
     ground_at: Callable[[str], Ground], tmp_path: Path, module: str, share: Share
 ) -> None:
@@ -43,6 +49,31 @@ def test_names_that_are_exchanged_at_any_moment_lead_nowhere(
         result = run.result()
         assert ground.state() == before, (point, result)
         assert "Traceback" not in str(result), (point, result)
+
+
+@in_shares(2)
+@pytest.mark.parametrize("module", CHANGING)
+def test_names_that_are_exchanged_around_any_system_call_lead_nowhere(
+    ground_at: Callable[[str], Ground], tmp_path: Path, module: str, share: Share
+) -> None:
+    log = tmp_path / "log"
+    assert exchanged_around(Calls(), ground_at("found"), log, module)["changed"]
+    for number, calls in share.take(calls_in(log, step=16)):
+        ground = ground_at(str(number))
+        before = ground.state()
+        result = exchanged_around(calls, ground, log, module)
+        assert ground.state() == before, (calls, result)
+        assert "Traceback" not in str(result), (calls, result)
+
+
+def exchanged_around(calls: Calls, ground: Ground, log: Path, module: str) -> dict[str, Any]:
+    """The result of a run of MODULE; LOG receives its system calls with names of the tenant."""
+    params = params_of(module, ground)
+    with paused_at("record 1", params, module=module) as run:
+        swapper = start_swapper(run, ground, log, calls)
+    result = run.result()
+    assert swapper.wait() == 0
+    return result
 
 
 # --- the content of a source ---------------------------------------------------------------------------------------
@@ -149,6 +180,83 @@ def test_a_merge_goes_into_the_base_that_was_looked_at(ground_at: Callable[[str]
         qemu_img("rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", victim, ground.directory / "web.qcow2")
     result = run.result()
     assert ground.state() == before, result
+
+
+@pytest.mark.parametrize("module", IN_PLACE)
+def test_an_image_of_root_is_changed_and_not_what_takes_its_name(
+    ground_at: Callable[[str], Ground], module: str
+) -> None:
+    ground = ground_at("g")
+    params, before = params_of(module, ground), ground.state()
+    image, aside = ground.directory / "web.qcow2", ground.directory / "aside.qcow2"
+    os.chown(image, 0, 0)
+    with paused_at(IN_PLACE[module], params, module=module) as run:
+        image.rename(aside)
+        create(image, size=MIB)
+        refer_to_a_file_of_root(ground.own(image), ground.reserved / "shadow")
+        evil = image.read_bytes()
+    result = run.result()
+    assert ground.state() == before, result
+    assert image.read_bytes() == evil
+    assert "Traceback" not in str(result)
+    changed = info(aside)
+    bitmaps = changed["format-specific"]["data"].get("bitmaps", [])
+    assert changed["virtual-size"] == 2 * MIB or changed.get("snapshots") or bitmaps
+
+
+@pytest.mark.parametrize("module", IN_PLACE)
+def test_an_image_of_another_user_in_a_directory_of_root_is_changed_with_his_rights(
+    ground_at: Callable[[str], Ground], module: str
+) -> None:
+    ground = ground_at("g")
+    os.chown(ground.directory, 0, 0)
+    params, before = params_of(module, ground), ground.state()
+    with paused_at(IN_PLACE[module], params, module=module) as run:
+        refer_to_a_file_of_root(ground.directory / "web.qcow2", ground.reserved / "shadow")
+    result = run.result()
+    assert ground.state() == before, result
+    assert result["failed"], result
+    assert run_module(module, params_of(module, ground_at("h")))["changed"]
+
+
+def test_an_overlay_of_root_grows_over_what_it_reads(ground_at: Callable[[str], Ground]) -> None:
+    ground = ground_at("g")
+    top = ground.overlay()
+    os.chown(top, 0, 0)
+    qemu_io(ground.directory / "base.qcow2", "write -q -P 9 512k 512k")
+    before = content(top)
+    assert done(top, size="2M", trusted=True)["changed"]
+    assert content(top, length=MIB) == before
+    assert top.stat().st_uid == 0
+
+
+def test_a_merge_of_images_of_several_users_is_refused_unless_the_directory_is_trusted(
+    ground_at: Callable[[str], Ground],
+) -> None:
+    ground = ground_at("g")
+    params = params_of("qcow2_commit", ground)
+    os.chown(ground.directory / "base.qcow2", 0, 0)
+    names = ("base.qcow2", "web.qcow2")
+    before = [entry for name, entry in tree_state(ground.directory).items() if name in names]
+    message = run_module("qcow2_commit", params)["msg"]
+    assert "the images do not all belong to one other user" in message
+    assert f"may exchange names ({ground.directory})" in message
+    assert [entry for name, entry in tree_state(ground.directory).items() if name in names] == before
+    assert run_module("qcow2_commit", {**params, "trust_directories": True})["changed"]
+    assert (ground.directory / "base.qcow2").stat().st_uid == 0
+
+
+def test_a_chain_that_was_looked_at_is_the_one_that_is_read(ground_at: Callable[[str], Ground]) -> None:
+    ground = ground_at("g")
+    top, qemu = ground.overlay(), _door.find()
+    chain = Trust(True).look(qemu, str(top), "qcow2")
+    secret = create(ground.reserved / "secret.qcow2", size=MIB)
+    qemu_io(secret, "write -q -P 9 0 1M")
+    reading, looked_at = _graph.following(qemu, chain), content(top)
+    qemu_img("rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", secret, top)
+    copied = ground.directory / "copy.raw"
+    reading.convert(str(top), "qcow2", str(copied), "raw", {})
+    assert content(copied, "raw") == looked_at
 
 
 def test_a_directory_that_everybody_may_write_is_shielded_too(ground_at: Callable[[str], Ground]) -> None:

@@ -68,7 +68,7 @@ class Ground:
     def exchange_all(self) -> None:
         """Puts a link to the reserved directory, or to a file in it, in the place of everything in the tenant's."""
         aside = self.directory / "aside"
-        aside.mkdir()
+        aside.mkdir(exist_ok=True)
         for name in sorted(os.listdir(self.directory)):
             path = self.directory / name
             if path == aside or path.is_symlink():
@@ -78,6 +78,16 @@ class Ground:
             twin = self.reserved / (name if name in ("web.qcow2", "new.raw") else "shadow")
             os.symlink(self.reserved if is_directory else twin, path)
             self.own(path)
+
+    def put_all_back(self) -> None:
+        """Undoes exchange_all(); what came to stand in a place meanwhile stays."""
+        aside = self.directory / "aside"
+        for path in sorted(aside.iterdir()):
+            place = self.directory / path.name
+            if place.is_symlink():
+                place.unlink()
+            if not os.path.lexists(place):
+                path.rename(place)
 
 
 # --- what can be planted at the name of a state file ---------------------------------------------------------------

@@ -49,7 +49,8 @@ GUARDS = (
     Guard("_task/places.py", "_require_one_name", "None", PLANTED),
     Guard("_task/places.py", "_shield", "None", EXCHANGED),
     Guard("_task/places.py", "require_nobody_elses", "None", METADATA),
-    Guard("_task/places.py", "only_owner", "None", EXCHANGED),
+    Guard("_task/writers.py", "_Found.is_somebody_elses", "False", EXCHANGED),
+    Guard("_task/writers.py", "_owner_of_all", "None", EXCHANGED),
     Guard("_image/graph.py", "following", "qemu_img", EXCHANGED),
     Guard("_text.py", "visible", "text", PLANTED),
     # Who uses an image, and who reads it.
@@ -93,7 +94,7 @@ def without(guard: Guard) -> str | None:
     whole = path.read_text(encoding="utf-8")
     path.write_text(taken_out(whole, guard), encoding="utf-8")
     try:
-        command = [sys.executable, "-m", "pytest", "-x", "--quiet", "-p", "no:cacheprovider", *guard.tests.split()]
+        command = [sys.executable, "-m", "pytest", "-x", "--quiet", *guard.tests.split()]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(COPY / "ansible.cfg")}
         done = subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True, check=False)
     finally:
