@@ -169,8 +169,7 @@ class NewFiles(_staging.NewFile):
         moves = _moves(self._place)
         if moves is not None:
             _undo(self._place, moves)
-        _staging.discard(self._place)
-        self._close()
+        self._leave()
 
     def _put_in_place(self, old: dict[str, list[int]]) -> None:
         """Moves the files, after those that are *old* have gone; the image is there with the last of them."""

@@ -57,6 +57,17 @@ def inside(path: str) -> str:
     return os.path.join(place, _inner_name(os.lstat(place)))
 
 
+def empty(inside: Directory) -> None:
+    """Removes what is in the open inside of a directory."""
+    for name in os.listdir(inside.path):
+        place = inside.join(name)
+        if os.path.isdir(place) and not os.path.islink(place):
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                os.unlink(place)
+
+
 def remove(path: str) -> None:
     """Removes the directory for *path*, with all that is in it; nothing to do where there is none. What this user may
     not look into is left. Raises NotBelieved where no run has made it."""

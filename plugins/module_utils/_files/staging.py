@@ -132,17 +132,22 @@ class NewFile:
 
     def commit(self) -> None:
         """Lets go of a file that was replaced, and of the staging directory; after publish() that is done."""
-        discard(self._place)
-        sync(os.path.dirname(self._place))
-        self._close()
+        self._leave()
+        sync(os.path.dirname(self.path))
 
     def withdraw(self) -> None:
         """Removes all that there is of the file; one that it replaced is put back, unless that is committed."""
         if self._own is not None and is_file(self._place, self._own):
-            if self._replaces:
-                put_back(self._place)
-            else:
+            if not self._replaces:
                 remove(self._place)
+            elif self._inside is not None:
+                put_back_from(self._inside.path, self._place)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Removes what is in the staging directory, wherever that is by now, and the one that is found at its name."""
+        if self._inside is not None:
+            _stage.empty(self._inside)
         discard(self._place)
         self._close()
 
@@ -214,16 +219,18 @@ def move_list(path: str, inside: str | None = None) -> str:
 def put_back(path: str) -> bool:
     """Puts the file that was replaced at *path* in its place again, durably; False where none was kept."""
     with _stage.found(path) as inside:
-        if inside is None:
-            return False
-        try:
-            os.rename(kept(path, inside.path), path)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise DiskError(
-                f"{path}: the old file cannot be put back from {kept(path, inside.path)}: {error.strerror}", path=path
-            ) from error
+        return inside is not None and put_back_from(inside.path, path)
+
+
+def put_back_from(inside: str, path: str) -> bool:
+    """The same from the open staging directory *inside*."""
+    old = kept(path, inside)
+    try:
+        os.rename(old, path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DiskError(f"{path}: the old file cannot be put back from {old}: {error.strerror}", path=path) from error
     sync(os.path.dirname(path))
     return True
 

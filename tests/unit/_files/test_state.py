@@ -131,5 +131,26 @@ def test_a_record_that_was_moved_beside_another_image_tells_of_something_unknown
     assert _record.read_record(written, "/images/.db.kvmops") == {"verb": "unknown"}
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bases": {"relative": []}},
+        {"bases": {"/a\0b": []}},
+        {"bases": {"/a": ["relative"]}},
+        {"bases": {"/a": [1]}},
+        {"removes": {"/a": [1]}},
+        {"removes": {"/a": ["1", "2"]}},
+        {"source": "relative"},
+        {"images": ["/a", "/\ud800"]},
+        {"new_file": [1, 2, 3]},
+        {"owners": {"/a": [-1, 0]}},
+    ],
+    ids=str,
+)
+def test_names_and_identities_of_a_record_are_what_they_should_be(wrong: dict[str, object]) -> None:
+    found = _record.read_record(_json({"verb": "resize", **wrong}), "/images/.web.kvmops")
+    assert found == {"verb": "unknown"}
+
+
 def _json(facts: dict[str, object]) -> bytes:
     return json.dumps(facts).encode()
