@@ -140,15 +140,41 @@ def test_a_source_that_is_exchanged_after_the_look_gives_nothing_of_others_away(
         assert path.is_symlink() or not path.is_file() or SECRET[:20] not in path.read_bytes(), path
 
 
-def refer_to_a_file_of_root(image: Path, victim: Path) -> None:
-    """Writes a header into IMAGE by which its data are in VICTIM."""
+def refer_to_a_file_of_root(image: Path, victim: Path, *, raw: bool = True) -> None:
+    """Writes a header into IMAGE by which its data are in VICTIM, with RAW as they stand there."""
     data = image.with_name("d" * (len(str(victim)) - len(str(image.parent)) - 1))
-    evil = image.with_name("evil")
-    qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={data},data_file_raw=on", evil, "1M")
+    evil = image.with_name("another")
+    options = f"data_file={data},data_file_raw={'on' if raw else 'off'}"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, evil, "1M")
     written = evil.read_bytes().replace(os.fsencode(data), os.fsencode(victim))
     data.unlink()
     evil.unlink()
     image.write_bytes(written)
+
+
+def a_data_file_of_root(ground: Ground) -> Path:
+    evil = create(ground.directory / "evil.qcow2", size=MIB)
+    refer_to_a_file_of_root(evil, ground.reserved / "shadow", raw=False)
+    return evil
+
+
+@pytest.mark.parametrize("point", ["mkdir 1", "qemu-img-rebase 1", "qemu-img-compare 1"])
+@pytest.mark.parametrize("make", [another_backing_file, a_data_file_of_root])
+def test_an_overlay_that_is_exchanged_while_it_is_flattened_gives_nothing_of_others_away(
+    ground_at: Callable[[str], Ground], make: Callable[[Ground], Path], point: str
+) -> None:
+    ground = ground_at("g")
+    top = ground.overlay()
+    qemu_io(ground.directory / "base.qcow2", "write -q -P 9 512k 64k")
+    params = {"path": str(top), "backing_file": "", "trusted": True, "uri": NOBODY}
+    evil, before = ground.own(make(ground)), ground.state()
+    with paused_at(point, params, module="qcow2_image") as run:
+        evil.rename(top)
+    result = run.result()
+    assert result["failed"], result
+    assert ground.state() == before
+    for path in ground.directory.rglob("*"):
+        assert path.is_symlink() or not path.is_file() or SECRET[:20] not in path.read_bytes(), path
 
 
 IN_PLACE = {

@@ -82,6 +82,7 @@ GUARDS = (
     Guard("_task/writers.py", "_owner_of_all", "None", EXCHANGED, "several_users"),
     Guard("_image/graph.py", "following", "qemu_img", EXCHANGED, "looked_at"),
     Guard("_image/graph.py", "require_unmoved", "None", EXCHANGED, "after_the_look"),
+    Guard("_image/graph.py", "require_same_references", "None", EXCHANGED, "flattened and data_file and mkdir"),
     Guard("_text.py", "visible", "text", PLANTED, "no_terminal"),
     Guard("_qemu/process.py", "_limitation", "lambda: None", PROCESS),
     Guard("_qemu/process.py", "_Watch.look", "None", PROCESS),
