@@ -139,9 +139,12 @@ PLANTS: Mapping[str, Callable[[Path], None]] = {
 }
 
 
-def params_of(module: str, ground: Ground) -> dict[str, Any]:
-    """A wish that MODULE has work for, about an image of the tenant."""
+def params_of(way: str, ground: Ground) -> dict[str, Any]:
+    """A wish that a module has work for, about an image of the tenant: one of WAYS, which begins with its name."""
+    module, _blank, what = way.partition(" ")
     path, wish = ground.directory / "web.qcow2", {"uri": NOBODY}
+    if what == "flattens":
+        return {**wish, "path": str(ground.overlay()), "backing_file": "", "trusted": True}
     if module == "qcow2_commit":
         return {
             **wish,
@@ -151,9 +154,14 @@ def params_of(module: str, ground: Ground) -> dict[str, Any]:
             "base_format": "qcow2",
         }
     ground.image()
+    if what == "removes":
+        return {**wish, "path": str(path), "state": "absent"}
     if module == "qcow2_convert":
+        if what == "replaces":
+            qemu_io(ground.image("new.raw", "raw"), "write -q -P 7 0 64k", "raw")
         return {
             **wish,
+            "update": "changed" if what else "missing",
             "src": str(path),
             "src_format": "qcow2",
             "dest": str(ground.directory / "new.raw"),
@@ -169,6 +177,8 @@ def params_of(module: str, ground: Ground) -> dict[str, Any]:
 
 
 MODULES = ("qcow2_image", "qcow2_check", "qcow2_snapshot", "qcow2_bitmap", "qcow2_commit", "qcow2_convert")
+#: More that these modules do to files.
+WAYS = (*MODULES, "qcow2_convert replaces", "qcow2_image flattens", "qcow2_image removes")
 
 
 def clear(directory: Path) -> None:
