@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
-from lab import run_module
+from lab import Disk, Guest, Hypervisor, run_module
 from lab.tree import tree_state
 from support.image_tools import MIB, NOBODY, content, create, done, info, qemu_img, qemu_io
 from support.injection import Share, in_shares, paused_at, points
@@ -73,6 +73,37 @@ def exchanged_around(calls: Calls, ground: Ground, log: Path, way: str) -> dict[
     result = run.result()
     assert swapper.wait() == 0
     return result
+
+
+#: What modules for domains do themselves to the files of a domain that is off.
+OFFLINE: dict[str, dict[str, Any]] = {
+    "vm_disk_convert": {"disk": "vda", "format": "raw"},
+    "vm_disk_flatten": {"disk": "vda"},
+    "vm_disk_resize": {"disk": "vda", "size": "2M"},
+}
+
+
+@pytest.mark.parametrize("module", OFFLINE)
+def test_names_that_are_exchanged_below_a_domain_lead_nowhere(
+    hv: Hypervisor, images: Path, make_domain: Callable[..., Guest], module: str
+) -> None:
+    def exchanged(name: str, calls: Calls) -> dict[str, Any]:
+        (images / name).mkdir()
+        ground = Ground.at(images / name)
+        before = ground.state()
+        guest = make_domain([Disk(ground.overlay(), "qcow2")])
+        params = {"name": guest.name, "uri": hv.uri, "trusted": True, **OFFLINE[module]}
+        with paused_at("record 1", params, module=module) as run:
+            swapper = start_swapper(run, ground, images / "log", calls)
+        result = run.result()
+        assert swapper.wait() == 0
+        assert ground.state() == before, (calls, result)
+        assert "Traceback" not in str(result), (calls, result)
+        return result
+
+    assert exchanged("found", Calls())["changed"]
+    for number, calls in enumerate(calls_in(images / "log", step=64)):
+        exchanged(str(number), calls)
 
 
 # --- the content of a source ---------------------------------------------------------------------------------------

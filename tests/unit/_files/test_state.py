@@ -120,7 +120,11 @@ def test_each_fact_of_a_record_has_one_shape(name: str) -> None:
     assert right < len(WRONG) / 2
 
 
-@pytest.mark.parametrize("written", [b"", b"{", b"[]", b"1", b'"x"', b"[" * 200_000, b"\xff\xfe", b'{"unheard": "of"}'])
+@pytest.mark.parametrize(
+    "written",
+    [b"", b"{", b"[]", b"1", b'"x"', b"[" * 200_000, b"\xff\xfe", b'{"unheard": "of"}'],
+    ids=lambda written: repr(written[:9]),
+)
 def test_what_is_no_record_tells_of_something_unknown(written: bytes) -> None:
     assert _record.read_record(written, "/images/.web.kvmops") == {"verb": "unknown"}
 
