@@ -148,6 +148,7 @@ def test_a_source_that_is_exchanged_after_the_look_gives_nothing_of_others_away(
 ) -> None:
     image_format, make = SOURCES[kind]
     ground = ground_at("g")
+    (ground.reserved / "shadow").write_bytes(SECRET * (MIB // len(SECRET) + 1))
     source = ground.image("web", image_format)
     dest = ground.directory / "out.raw"
     params = {"src": str(source), "src_format": image_format, "dest": str(dest), "format": "raw", "uri": NOBODY}
