@@ -127,10 +127,8 @@ def another_data_file(ground: Ground) -> Path:
 def another_extent(ground: Ground) -> Path:
     evil = ground.directory / "evil"
     create(evil, "vmdk", MIB, "-o", "subformat=monolithicFlat")
-    extent = ground.directory / "evil-flat.vmdk"
-    text = evil.read_bytes().replace(b"evil-flat.vmdk", os.fsencode(ground.reserved / "shadow"))
-    evil.write_bytes(text)
-    extent.unlink(missing_ok=True)
+    evil.write_bytes(evil.read_bytes().replace(b"evil-flat", os.fsencode(ground.reserved / "shadow")))
+    (ground.directory / "evil-flat").unlink()
     return evil
 
 
