@@ -90,8 +90,8 @@ GUARDS = (
     Guard("_image/graph.py", "require_unmoved", "None", EXCHANGED, "after_the_look"),
     Guard("_image/graph.py", "require_same_references", "None", EXCHANGED, "flattened and data_file and mkdir"),
     Guard("_text.py", "visible", "text", PLANTED, "no_terminal"),
-    Guard("_qemu/process.py", "_limitation", "lambda: None", PROCESS),
-    Guard("_qemu/process.py", "_Watch.look", "None", PROCESS),
+    Guard("_qemu/process.py", "_limitation", "lambda: None", PROCESS, "no_more_time"),
+    Guard("_qemu/process.py", "_Watch.look", "None", PROCESS, "moves_nothing"),
     # Who uses an image, and who reads it.
     Guard("_usage/unused.py", "require_unused", "None", USED, "running_guest"),
     Guard("_usage/unused.py", "require_resolved", "None", UNRESOLVED, "may_be_the_one"),
