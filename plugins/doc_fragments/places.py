@@ -20,6 +20,8 @@ options:
         and the right to mount. Where that is not possible the task is refused unless this is V(true).
       - libvirt opens files by their names. So a new image that libvirt is to fill is refused in such a directory unless
         this is V(true).
+      - So is a merge of images that do not all belong to one other user, and a change of an image of root that others
+        may write, or that has several names or a data file.
       - Notes of earlier runs that others may have written are not believed, and links of others are not followed,
         whatever this says.
     type: bool

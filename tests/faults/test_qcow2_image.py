@@ -32,6 +32,7 @@ from support.image_tools import (
     refused,
     small_file_system,
     specific,
+    staged,
 )
 from support.injection import at_once, kill_with_qemu_img, paused_at, wait_in, waiting
 from support.processes import is_gone, waits_for_a_lock
@@ -123,13 +124,13 @@ def test_a_creation_that_was_killed_is_made_anew(with_qemu_img: bool, tmp_path: 
     path = tmp_path / "disk"
     params = {"format": "raw", "size": str(BIG), "preallocation": "full"}
     work = Work(apart, "create", path, **params)
-    (tmp_path / ".disk.kvmops.d" / "disk").write_bytes(bytes(MIB))  # as far as it came
+    staged(tmp_path / "disk").write_bytes(bytes(MIB))  # as far as it came
     if with_qemu_img:
         kill_with_qemu_img(work.run, work.qemu_img)
     else:
         work.run.kill(children=False)
     wait_for(lambda: is_gone(work.qemu_img), "what fills a new file ends with the module")
-    assert allocated(tmp_path / ".disk.kvmops.d" / "disk") == MIB
+    assert allocated(staged(path)) == MIB
     assert names(tmp_path) == [".disk.kvmops", ".disk.kvmops.d"], "no half-made image under its name"
 
     before = tree_state(tmp_path)
@@ -146,7 +147,7 @@ def test_a_creation_that_was_killed_is_made_anew(with_qemu_img: bool, tmp_path: 
 def test_what_a_killed_creation_left_is_removed_with_the_image(tmp_path: Path, apart: Path) -> None:
     path = tmp_path / "disk"
     work = Work(apart, "create", path, format="raw", size=str(BIG), preallocation="full")
-    (tmp_path / ".disk.kvmops.d" / "disk").write_bytes(bytes(MIB))
+    staged(tmp_path / "disk").write_bytes(bytes(MIB))
     kill_with_qemu_img(work.run, work.qemu_img)
     assert done(path, state="absent")["changed"]
     assert names(tmp_path) == []
@@ -155,7 +156,7 @@ def test_what_a_killed_creation_left_is_removed_with_the_image(tmp_path: Path, a
 
 def test_a_creation_that_is_told_to_end_leaves_nothing(tmp_path: Path, apart: Path) -> None:
     work = Work(apart, "create", tmp_path / "disk", format="raw", size=str(BIG), preallocation="full")
-    (tmp_path / ".disk.kvmops.d" / "disk").write_bytes(bytes(MIB))
+    staged(tmp_path / "disk").write_bytes(bytes(MIB))
     send(work.run.pid, signal.SIGTERM)
     result = work.run.result()
     assert result["failed"]

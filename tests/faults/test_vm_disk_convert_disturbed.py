@@ -179,7 +179,7 @@ def test_a_disk_that_fills_up_midway_leaves_everything_as_it_was(running: Machin
 
 def test_a_copy_that_differs_is_not_used(running: Machine) -> None:
     with paused_at("qemu-img-compare 1", running.params) as run:
-        (copy,) = running.images.glob(".*.kvmops.d/vm.qcow2")
+        (copy,) = running.images.glob(".*.kvmops.d/*/vm.qcow2")
         subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 4k 512", copy], check=True, capture_output=True)
     failed = run.result()
     assert failed.get("failed"), failed

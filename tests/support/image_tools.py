@@ -108,6 +108,12 @@ def create_encrypted(path: Path, image_format: str, prefix: str, secret: Path) -
     raise AssertionError("qemu-img makes no encrypted image")
 
 
+def staged(path: Path) -> Path:
+    """Where the new file for PATH is made, or was by a run that died."""
+    (found,) = path.parent.glob(f".{path.name}.kvmops.d/*")
+    return found / path.name
+
+
 def overlay(path: Path, base: Path | str, base_format: str = "qcow2") -> Path:
     qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", base_format, "--", path)
     return path

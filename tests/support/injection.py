@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from lab import run_module, start_module
@@ -20,6 +20,7 @@ from lab.module import RunningModule
 from support.processes import is_stopped
 from support.waits import send, wait_for
 
+T = TypeVar("T")
 INJECTED = Path(__file__).with_name("injected")
 MODULE = "vm_disk_convert"
 
@@ -68,7 +69,7 @@ class Share:
     def __str__(self) -> str:
         return f"{self.first + 1} of {self.of}"
 
-    def take(self, found: Sequence[str]) -> list[tuple[int, str]]:
+    def take(self, found: Sequence[T]) -> list[tuple[int, T]]:
         """Those of FOUND that are in this share, with the number that each has in the whole."""
         return list(enumerate(found))[self.first :: self.of]
 

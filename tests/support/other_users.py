@@ -75,7 +75,7 @@ class Ground:
     def exchange_all(self) -> None:
         """Puts a link to the reserved directory, or to a file in it, in the place of everything in the tenant's."""
         aside = self.directory / "aside"
-        aside.mkdir()
+        aside.mkdir(exist_ok=True)
         for name in sorted(os.listdir(self.directory)):
             path = self.directory / name
             if path == aside or path.is_symlink():
@@ -85,6 +85,16 @@ class Ground:
             twin = self.reserved / (name if name in ("web.qcow2", "new.raw") else "shadow")
             os.symlink(self.reserved if is_directory else twin, path)
             self.own(path)
+
+    def put_all_back(self) -> None:
+        """Undoes exchange_all(); what came to stand in a place meanwhile stays."""
+        aside = self.directory / "aside"
+        for path in sorted(aside.iterdir()):
+            place = self.directory / path.name
+            if place.is_symlink():
+                place.unlink()
+            if not os.path.lexists(place):
+                path.rename(place)
 
 
 # --- what can be planted at the name of a state file ---------------------------------------------------------------
@@ -136,9 +146,12 @@ PLANTS: Mapping[str, Callable[[Path], None]] = {
 }
 
 
-def params_of(module: str, ground: Ground) -> dict[str, Any]:
-    """A wish that MODULE has work for, about an image of the tenant."""
+def params_of(way: str, ground: Ground) -> dict[str, Any]:
+    """A wish that a module has work for, about an image of the tenant: one of WAYS, which begins with its name."""
+    module, _blank, what = way.partition(" ")
     path, wish = ground.directory / "web.qcow2", {"uri": NOBODY}
+    if what == "flattens":
+        return {**wish, "path": str(ground.overlay()), "backing_file": "", "trusted": True}
     if module == "qcow2_commit":
         return {
             **wish,
@@ -148,9 +161,14 @@ def params_of(module: str, ground: Ground) -> dict[str, Any]:
             "base_format": "qcow2",
         }
     ground.image()
+    if what == "removes":
+        return {**wish, "path": str(path), "state": "absent"}
     if module == "qcow2_convert":
+        if what == "replaces":
+            qemu_io(ground.image("new.raw", "raw"), "write -q -P 7 0 64k", "raw")
         return {
             **wish,
+            "update": "changed" if what else "missing",
             "src": str(path),
             "src_format": "qcow2",
             "dest": str(ground.directory / "new.raw"),
@@ -166,6 +184,8 @@ def params_of(module: str, ground: Ground) -> dict[str, Any]:
 
 
 MODULES = ("qcow2_image", "qcow2_check", "qcow2_snapshot", "qcow2_bitmap", "qcow2_commit", "qcow2_convert")
+#: More that these modules do to files.
+WAYS = (*MODULES, "qcow2_convert replaces", "qcow2_image flattens", "qcow2_image removes")
 
 
 def clear(directory: Path) -> None:

@@ -27,39 +27,96 @@ LIBRARY = Path("plugins") / "module_utils"
 
 
 class Guard(NamedTuple):
-    """The function NAME of a file of the library, what it returns once it guards nothing, and who is to notice."""
+    """The function NAME of a file of the library, and what it returns once it guards nothing.
+
+    Who is to notice: the TESTS of some files, of which those run that have ONLY in their names, by the rules of pytest.
+    """
 
     file: str
     name: str
     instead: str
     tests: str
+    only: str = ""
 
 
-STATE, PLANTED = "tests/unit/_files/test_state.py", "tests/integration/test_other_users.py"
-EXCHANGED, METADATA = "tests/faults/test_other_users.py", "tests/integration/test_planted_metadata.py"
+STATE, STAGING, LOCK = (f"tests/unit/_files/test_{name}.py" for name in ("state", "staging", "lock"))
+PROCESS = "tests/unit/_qemu/test_process.py"
+PLANTED, EXCHANGED = "tests/integration/test_other_users.py", "tests/faults/test_other_users.py"
+METADATA = "tests/integration/test_planted_metadata.py"
+USED, UNRESOLVED, ASKED = (
+    f"tests/integration/test_{name}.py" for name in ("qcow2_image_users", "unresolved_volumes", "asked_libvirts")
+)
+HOSTILE, CUT, FOREIGN = (
+    f"tests/integration/test_{name}.py" for name in ("hostile_images", "cut_images", "unread_content")
+)
+ALIGNED, BACK, FIGURES = (
+    f"tests/integration/test_{name}.py" for name in ("alignment", "way_back_from_a_shutdown", "figures")
+)
 GUARDS = (
-    # What others plant or exchange.
+    # What others plant.
     Guard("_files/state.py", "_require_ours", "None", STATE),
     Guard("_files/state.py", "_require_owner", "None", STATE),
-    Guard("_files/state.py", "has_directory", "os.path.isdir(name)", f"{STATE} {PLANTED}"),
+    Guard("_files/state.py", "require_own_directory", "None", f"{STATE} {STAGING}"),
+    Guard("_files/state.py", "content", "os.pread(descriptor, 2 * LONGEST, 0)", STATE),
+    Guard("_files/state.py", "parsed", "json.loads(written)", STATE),
+    Guard("_files/state.py", "is_name", "isinstance(value, str)", STATE),
+    Guard("_files/state.py", "is_identity", "isinstance(value, list)", STATE),
     Guard("_files/record.py", "_by_name", "lambda value: isinstance(value, dict)", STATE),
-    Guard("_recovery/traces.py", "_require_confirmed", "None", METADATA),
-    Guard("_xml/records.py", "_require_sound", "None", METADATA),
-    Guard("_task/places.py", "_require_own_links", "None", PLANTED),
-    Guard("_task/places.py", "_require_one_name", "None", PLANTED),
-    Guard("_task/places.py", "_shield", "None", EXCHANGED),
-    Guard("_task/places.py", "require_nobody_elses", "None", METADATA),
-    Guard("_task/places.py", "only_owner", "None", EXCHANGED),
-    Guard("_image/graph.py", "following", "qemu_img", EXCHANGED),
-    Guard("_text.py", "visible", "text", PLANTED),
+    Guard("_files/record.py", "_each", "lambda value: isinstance(value, list)", STATE),
+    Guard("_files/stage.py", "_inside", "outer.join(_inner_name(outer.status()))", STAGING),
+    Guard("_files/staging.py", "is_file", "os.path.lexists(path)", STAGING),
+    Guard("_files/staging.py", "lay_to_rest", "os.chmod(path, wanted[2])", PLANTED, "gives_no_rights"),
+    Guard("_files/file_set.py", "_are_files", "True", "tests/unit/_files/test_file_set.py"),
+    Guard("_files/lock.py", "_same_file", "True", LOCK),
+    Guard("_files/lock.py", "_require_time", "None", LOCK, "for_ever"),
+    Guard("_recovery/traces.py", "_require_confirmed", "None", METADATA, "no_run_noted"),
+    Guard("_xml/records.py", "_require_sound", "None", METADATA, "nobody_can_read"),
+    # What others exchange.
+    Guard("_host/strangers.py", "foreign_link", "None", PLANTED, "link_of_another_user"),
+    Guard("_host/strangers.py", "open_directory", "None", PLANTED, "second_name"),
+    Guard("_task/places.py", "_require_own_links", "None", PLANTED, "link_of_another_user"),
+    Guard("_task/places.py", "_require_one_name", "None", PLANTED, "second_name"),
+    Guard(
+        "_task/places.py",
+        "_shield",
+        "None",
+        EXCHANGED,
+        "any_system_call and qcow2_image and not flattens and not removes",
+    ),
+    Guard("_task/places.py", "require_nobody_elses", "None", METADATA, "fills_no_new_image"),
+    Guard("_task/writers.py", "_Found.is_somebody_elses", "False", EXCHANGED, "comes_to_refer"),
+    Guard("_task/writers.py", "_owner_of_all", "None", EXCHANGED, "several_users"),
+    Guard("_image/graph.py", "following", "qemu_img", EXCHANGED, "looked_at"),
+    Guard("_image/graph.py", "require_unmoved", "None", EXCHANGED, "after_the_look"),
+    Guard("_image/graph.py", "require_same_references", "None", EXCHANGED, "flattened and data_file and mkdir"),
+    Guard("_text.py", "visible", "text", PLANTED, "no_terminal"),
+    Guard("_qemu/process.py", "_limitation", "lambda: None", PROCESS, "no_more_time"),
+    Guard("_qemu/process.py", "_Watch.look", "None", PROCESS, "moves_nothing"),
     # Who uses an image, and who reads it.
-    Guard("_usage/unused.py", "require_unused", "None", "tests/integration/test_qcow2_image_users.py"),
-    Guard("_usage/dependents.py", "require_none", "None", "tests/unit/_usage tests/integration/test_base_images.py"),
+    Guard("_usage/unused.py", "require_unused", "None", USED, "running_guest"),
+    Guard("_usage/unused.py", "require_resolved", "None", UNRESOLVED, "may_be_the_one"),
+    Guard("_usage/dependents.py", "require_none", "None", "tests/unit/_usage"),
+    Guard("_task/surroundings.py", "Surroundings.require_libvirts", "self._libvirts()", ASKED, "mistyped"),
+    Guard("_task/still.py", "require_unlocked", "None", USED, "process_has_open"),
     # What an image refers to, claims, or lacks.
-    Guard("_image/trust.py", "Trust.require_harmless", "None", "tests/integration/test_hostile_images.py"),
-    Guard("_image/trust.py", "Trust.require_believable", "None", "tests/integration/test_hostile_images.py"),
-    Guard("_image/whole.py", "require_whole", "None", "tests/integration/test_cut_images.py"),
+    Guard("_image/trust.py", "Trust.require_harmless", "None", "tests/unit/_image/test_trust.py"),
+    Guard("_image/trust.py", "Trust.require_believable", "None", "tests/unit/_image/test_trust.py"),
+    Guard("_domain/disk_chain.py", "require_known_references", "None", "tests/unit/_domain/test_disk_chain.py"),
+    Guard("_domain/disk_chain.py", "require_same_chain", "None", "tests/unit/_domain/test_disk_chain.py"),
+    Guard("_image/whole.py", "require_whole", "None", CUT, "any_layer or wherever"),
     Guard("_formats/unread.py", "require_nothing_unread", "None", "tests/unit/_formats/test_unread.py"),
+    Guard("_formats/unread.py", "require_true_size", "None", "tests/unit/_formats/test_unread.py"),
+    Guard("_image/foreign.py", "require_replayed", "None", FOREIGN, "not_closed"),
+    Guard("_image/foreign.py", "_require_own_extents", "None", FOREIGN, "passes_over"),
+    # What cannot be undone, or would not work in the end.
+    Guard("_image/alignment.py", "require_openable", "None", ALIGNED, "raw_disk_is_only"),
+    Guard("_domain/start.py", "require_startable", "None", BACK, "stays_on"),
+    Guard("_domain/ready.py", "require_return", "None", BACK, "stays_on or gains"),
+    Guard("_domain/ready.py", "require_plugged_in", "None", BACK, "only_the_definition"),
+    Guard("_capacity/space.py", "require_length", "None", FIGURES, "no_file_can_hold"),
+    Guard("_capacity/space.py", "require_space", "None", "tests/unit/_capacity/test_space.py"),
+    Guard("_host/access.py", "require_writable_by_qemu", "None", "tests/unit/_host/test_access.py"),
+    Guard("_recovery/settle.py", "require_whole", "None", "tests/unit/_recovery/test_settle.py"),
 )
 
 
@@ -93,7 +150,7 @@ def without(guard: Guard) -> str | None:
     whole = path.read_text(encoding="utf-8")
     path.write_text(taken_out(whole, guard), encoding="utf-8")
     try:
-        command = [sys.executable, "-m", "pytest", "-x", "--quiet", "-p", "no:cacheprovider", *guard.tests.split()]
+        command = [sys.executable, "-m", "pytest", "-x", "--quiet", *guard.tests.split(), "-k", guard.only]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(COPY / "ansible.cfg")}
         done = subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True, check=False)
     finally:

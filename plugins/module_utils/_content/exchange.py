@@ -17,20 +17,26 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import compar
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
+from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Report
 
 
 class Exchange:
-    """The new file for the image at *path*, which is replaced itself where *path* is a link to it."""
+    """The new file for an image, which is replaced itself where its path is a link to it."""
 
-    def __init__(self, path: str, to_do: str) -> None:
-        """*to_do* is what is asked of the image, for the messages."""
-        self.path = path
-        self.file = os.path.realpath(path)
+    def __init__(self, images: Sequence[Image], to_do: str) -> None:
+        """*images* are all that are read, that one first; *to_do* is what is asked of it, for the messages."""
+        self.path = images[0].path
+        self.file = os.path.realpath(self.path)
+        self._images = images
+        self._looks: _graph.Looks = {}
         self._to_do = to_do
         self._new = _staging.NewFile(self.file, self.file)
         self._old: list[int] = []
@@ -42,8 +48,11 @@ class Exchange:
         return self._new.name
 
     def begin(self) -> None:
-        """Makes room for the new file. Raises ImageInUse where somebody has the image open."""
+        """Makes room for the new file. Raises ImageInUse where somebody has the image open, UnsafeImage where one of
+        the images is not what was looked at."""
         _unused.require_unused(self.path, (), self._to_do)
+        self._looks = _graph.looks_of(file for image in self._images for file in image.files)
+        _graph.require_as_looked_at(self._images)
         _staging.sync_before_reading(self.file)
         self._as_read = _staging.last_write(self.file)
         self._old = _staging.file_identity(self.file)
@@ -77,6 +86,7 @@ class Exchange:
         """
         _unused.require_unused(self.path, (), "put a new image in its place")
         self._require_unwritten(self.file)
+        _graph.require_unmoved(self._looks)
         self._new.replace(self._old)
         kept = _staging.kept(self.file)
         if not os.path.exists(kept):

@@ -12,6 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import compar
 from ansible_collections.kvmops.disk.plugins.module_utils._content.thickness import staying_thick
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
@@ -32,7 +33,7 @@ def merge_offline(
     """
     _staging.sync_before_reading(overlay[0])
     with staying_thick(qemu_img, *into, tell), phase("merge") as merging:
-        qemu_img.commit(*overlay, report=merging.percent)
+        qemu_img.merging(Layer(*overlay), Layer(*into)).commit(*overlay, report=merging.percent)
     with phase("compare") as comparing, _staging.syncing(into[0]):
         same = _comparison.same_content(qemu_img, overlay, into, report=comparing.percent)
     if not same:

@@ -17,6 +17,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.exchange impo
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import copy_file
+from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Phase
@@ -46,7 +47,7 @@ def plan_rebase(
     if found.rewrites and found.wanted is not None:
         wanted = found.wanted
         return Plan(before, after, (Step(str(found), lambda: qemu_img.refer(image.path, image.format, wanted)),))
-    exchange = Exchange(image.path, "rebase it")
+    exchange = Exchange((image, *found.below, *found.base), "rebase it")
     step = Step(
         str(found),
         lambda: _rebase_in_new_file(found, exchange, qemu_img, encryption, phases),
@@ -62,6 +63,7 @@ def _rebase_in_new_file(
     image_format = found.image.format
     exchange.begin()
     copy_file(exchange.file, exchange.name)
+    _graph.require_same_references(exchange.name, found.image)
     copy = replace(found.image, path=exchange.name)
     before = after = qemu_img
     if encryption is not None:

@@ -85,8 +85,9 @@ def make(
     _staging.sync_before_reading(*(file for image in source for file in image.files))
     as_read = [_staging.last_write(file) for file in source[0].files]
     looks = {**_graph.looks_of(file for image in source for file in image.files), **recipe.looks}
-    qemu_img = qemu_img.unlocking(_layers(qemu_img, recipe, new_file.name))
+    _graph.require_as_looked_at(source)
     new_file.begin()
+    qemu_img = qemu_img.unlocking(_layers(qemu_img, recipe, new_file.name))
     with phases("convert", occupied(source)) as phase:
         _fill(qemu_img, recipe, source[0].virtual_size, new_file, phase.percent)
     wanted = rounded_up(size, recipe.step)

@@ -21,6 +21,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._files import stage as _stage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
@@ -104,9 +105,10 @@ def settle(path: str) -> None:
     """Removes the staging directory for *path*; what a dead run began to move is finished or put back before."""
     moves = _moves(path)
     if moves is not None:
-        if not _staging.is_file(path, moves.new[os.path.basename(path)]):
+        if _staging.is_file(path, moves.new[os.path.basename(path)]):
+            _forget(path)
+        else:
             _undo(path, moves)
-        _staging.remove(_staging.move_list(path))
     _staging.discard(path)
 
 
@@ -124,7 +126,8 @@ class NewFiles(_staging.NewFile):
     def names(self) -> list[str]:
         """The files that were made, the descriptor last. Raises UnsafeImage where there are others than its own."""
         directory = os.path.dirname(self.name)
-        made = {os.path.join(directory, name) for name in os.listdir(directory)} - {_staging.kept(self.path)}
+        kept = _staging.kept(self.path, directory)
+        made = {os.path.join(directory, name) for name in os.listdir(directory)} - {kept}
         own = files(self.name)
         if made != {*own}:
             raise UnsafeImage(
@@ -139,9 +142,9 @@ class NewFiles(_staging.NewFile):
 
     def replace(self, expected: t.Any) -> None:
         """As NewFile does; where there are no hard links, nothing is replaced."""
-        directory = os.path.dirname(self.path)
+        directory = os.path.dirname(self._place)
         old = [os.path.basename(each) for each in (*self._old, self.path)]
-        kept = _staging.kept(self.path)
+        kept = _staging.kept(self.path, os.path.dirname(self.name))
         os.mkdir(kept, 0o700)
         for name in old:
             try:
@@ -158,23 +161,27 @@ class NewFiles(_staging.NewFile):
         self._put_in_place(identities)
 
     def commit(self) -> None:
-        settle(self.path)
-        _staging.sync(os.path.dirname(self.path))
+        settle(self._place)
+        _staging.sync(os.path.dirname(self._place))
+        self._close()
 
     def withdraw(self) -> None:
-        moves = _moves(self.path)
+        moves = _moves(self._place)
         if moves is not None:
-            _undo(self.path, moves)
-            _staging.remove(_staging.move_list(self.path))
-        _staging.discard(self.path)
+            _undo(self._place, moves)
+        self._leave()
 
     def _put_in_place(self, old: dict[str, list[int]]) -> None:
         """Moves the files, after those that are *old* have gone; the image is there with the last of them."""
-        directory = os.path.dirname(self.path)
+        directory = os.path.dirname(self._place)
         made = self.names()
         for name in made:
             _staging.sync(name)
-        _write(self.path, _Moves({os.path.basename(name): _staging.file_identity(name) for name in made}, old))
+        _write(
+            self._place,
+            os.path.dirname(self.name),
+            _Moves({os.path.basename(name): _staging.file_identity(name) for name in made}, old),
+        )
         for name in reversed(old):  # the descriptor first
             place = os.path.join(directory, name)
             if not _staging.is_file(place, old[name]):
@@ -199,11 +206,14 @@ class _Moves:
 
 def _moves(path: str) -> _Moves | None:
     """What is being moved, or was by a run that died; None where nothing is."""
-    place = _staging.move_list(path)
+    with _stage.found(path) as inside:
+        return None if inside is None else _read(path, _staging.move_list(path, inside.path))
+
+
+def _read(path: str, place: str) -> _Moves | None:
+    """What the list at *place* says of the image of *path*; None where there is no list."""
     try:
-        descriptor = _state.look(place) if _staging.is_staged(path) else None
-        if descriptor is None:
-            return None
+        descriptor = _state.look(place)
         try:
             moves = _Moves(**_state.parsed(_state.content(descriptor, place)))
         finally:
@@ -226,9 +236,9 @@ def _are_files(listed: object) -> bool:
     )
 
 
-def _write(path: str, moves: _Moves) -> None:
-    """Writes the list, durably, whole or not at all."""
-    place = _staging.move_list(path)
+def _write(path: str, inside: str, moves: _Moves) -> None:
+    """Writes the list into the staging directory *inside*, durably, whole or not at all."""
+    place = _staging.move_list(path, inside)
     draft = f"{place}.new"
     with open(draft, "w", encoding="utf-8", errors="surrogateescape", opener=_open_own) as stream:
         json.dump(asdict(moves), stream)
@@ -243,7 +253,7 @@ def _open_own(name: str, flags: int) -> int:
 
 
 def _undo(path: str, moves: _Moves) -> None:
-    """Takes the new files away, and puts the old ones back, the descriptor first and last.
+    """Takes the new files away, and puts the old ones back, the descriptor first and last; then forgets the list.
 
     Raises DiskError where something else has come to stand there.
     """
@@ -252,8 +262,18 @@ def _undo(path: str, moves: _Moves) -> None:
         place = os.path.join(directory, name)
         if _staging.is_file(place, moves.new[name]):
             _staging.remove(place)
-    for name in sorted(moves.old, key=lambda name: name == own):
-        place, kept = os.path.join(directory, name), os.path.join(_staging.kept(path), name)
-        if not _staging.is_file(place, moves.old[name]):
-            _staging.move_where_nothing_is(kept, place)
-            _staging.sync(directory)
+    with _stage.found(path) as inside:
+        kept = _staging.kept(path, inside.path) if inside is not None else ""
+        for name in sorted(moves.old, key=lambda name: name == own):
+            place = os.path.join(directory, name)
+            if not _staging.is_file(place, moves.old[name]):
+                _staging.move_where_nothing_is(os.path.join(kept, name), place)
+                _staging.sync(directory)
+    _forget(path)
+
+
+def _forget(path: str) -> None:
+    """Removes the list: what it said is done."""
+    with _stage.found(path) as inside:
+        if inside is not None:
+            _staging.remove(_staging.move_list(path, inside.path))

@@ -158,6 +158,7 @@ def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
             if _same_file(descriptor, name):
                 kept, descriptor = descriptor, -1
                 return kept
+            _require_time(deadline, name)  # somebody may exchange it for ever
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -165,9 +166,13 @@ def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
 
 def _lock_until(deadline: float, descriptor: int, name: str) -> None:
     while not try_lock(descriptor, fcntl.LOCK_EX):
-        if time.monotonic() >= deadline:
-            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), name)
+        _require_time(deadline, name)
         time.sleep(_POLL)
+
+
+def _require_time(deadline: float, name: str) -> None:
+    if time.monotonic() >= deadline:
+        raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), name)
 
 
 def _locked(record: str, path: str, deadline: float) -> int:

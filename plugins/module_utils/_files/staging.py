@@ -5,7 +5,7 @@
 """A new image: made in a hidden directory beside its place, verified there, and put in place in one step.
 
 qemu-img overwrites what exists and deletes it when it fails (HAZARDS A2, A3), so it never gets a name that anybody
-else uses. Inside the directory the file has its final name already, since some formats (VMDK) write it into
+else uses. Inside the directory (stage) the file has its final name already, since some formats (VMDK) write it into
 themselves. The directory belongs to the record of the operation (_lock): found without a live record, it was left
 by a run that died, and is removed.
 
@@ -19,17 +19,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import stat
 import typing as t
 from contextlib import contextmanager, suppress
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
-from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
-from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name, staging_directory
+from ansible_collections.kvmops.disk.plugins.module_utils._files import stage as _stage
+from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
 from ansible_collections.kvmops.disk.plugins.module_utils._host import inode as _inode
+from ansible_collections.kvmops.disk.plugins.module_utils._host.opened import Directory
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import put_off, refuse
 
@@ -66,20 +66,32 @@ class NewFile:
         self.path = path
         self._model = model
         self._nocow = nocow
-        self.name = os.path.join(staging_directory(path), os.path.basename(path))
         self._own: list[int] | None = None
         self._replaces = False
+        self._beside: Directory | None = None
+        self._inside: Directory | None = None
+
+    @property
+    def name(self) -> str:
+        """Where the file is made, from begin() until it is committed or withdrawn."""
+        return t.cast(Directory, self._inside).join(os.path.basename(self.path))
+
+    @property
+    def _place(self) -> str:
+        """Its place, in the directory that begin() has found there."""
+        return self._beside.join(os.path.basename(self.path)) if self._beside else self.path
 
     def begin(self) -> None:
         """Makes the staging directory. Hold the record of the path: what a dead run left in it is removed."""
         discard(self.path)
         try:
-            os.mkdir(staging_directory(self.path), 0o700)
+            self._beside = Directory(os.path.dirname(self.path), follow=True)
+            self._inside = _stage.make(self._place)
         except OSError as error:
             raise DiskError(
                 f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path
             ) from error
-        _inode.prepare(staging_directory(self.path), self._model, nocow=self._nocow)
+        _inode.prepare(self._inside.path, self._model, nocow=self._nocow)
 
     def names(self) -> list[str]:
         """Of what files it consists: this one."""
@@ -96,7 +108,7 @@ class NewFile:
         """
         sync(self.name)
         self._own = self.identity()
-        move_where_nothing_is(self.name, self.path)
+        move_where_nothing_is(self.name, self._place)
         self.commit()
 
     def replace(self, expected: t.Any) -> None:
@@ -108,30 +120,43 @@ class NewFile:
         """
         sync(self.name)
         self._own, self._replaces = self.identity(), True
-        _keep(self.path)
-        if not is_file(self.path, expected):
+        _keep(self._place, kept(self.path, os.path.dirname(self.name)))
+        if not is_file(self._place, expected):
             raise replaced_meanwhile(self.path)
         try:
-            os.rename(self.name, self.path)
+            os.rename(self.name, self._place)
         except OSError as error:
             raise DiskError(
                 f"{self.path}: cannot put the new file in its place: {error.strerror}", path=self.path
             ) from error
-        sync(os.path.dirname(self.path))
+        sync(os.path.dirname(self._place))
 
     def commit(self) -> None:
         """Lets go of a file that was replaced, and of the staging directory; after publish() that is done."""
-        discard(self.path)
+        self._leave()
         sync(os.path.dirname(self.path))
 
     def withdraw(self) -> None:
         """Removes all that there is of the file; one that it replaced is put back, unless that is committed."""
-        if self._own is not None and is_file(self.path, self._own):
-            if self._replaces:
-                put_back(self.path)
-            else:
-                remove(self.path)
-        discard(self.path)
+        if self._own is not None and is_file(self._place, self._own):
+            if not self._replaces:
+                remove(self._place)
+            elif self._inside is not None:
+                put_back_from(self._inside.path, self._place)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Removes what is in the staging directory, wherever that is by now, and the one that is found at its name."""
+        if self._inside is not None:
+            _stage.empty(self._inside)
+        discard(self._place)
+        self._close()
+
+    def _close(self) -> None:
+        for directory in (self._inside, self._beside):
+            if directory is not None:
+                directory.close()
+        self._inside = self._beside = None
 
 
 def file_identity(path: str) -> list[int]:
@@ -160,20 +185,14 @@ def discard(path: str) -> None:
     Raises UnsafeImage where a run died while it moved several files from there: in it may be all that there is of them;
     NotBelieved where somebody else may have made it.
     """
-    if not is_staged(path):
-        return
-    if os.path.lexists(move_list(path)):
-        raise UnsafeImage(
-            f"{path}: a run was interrupted while it put the files of an image in their places: run it again "
-            "(kvmops.disk.qcow2_convert), which finishes that or puts the old ones back",
-            path=path,
-        )
-    shutil.rmtree(staging_directory(path), ignore_errors=True)
-
-
-def is_staged(path: str) -> bool:
-    """Whether there is a staging directory for *path*. Raises NotBelieved where somebody else may have made it."""
-    return _state.has_directory(staging_directory(path))
+    with _stage.found(path) as inside:
+        if inside is not None and os.path.lexists(move_list(path, inside.path)):
+            raise UnsafeImage(
+                f"{path}: a run was interrupted while it put the files of an image in their places: run it again "
+                "(kvmops.disk.qcow2_convert), which finishes that or puts the old ones back",
+                path=path,
+            )
+    _stage.remove(path)
 
 
 def discarding(half_made: t.Iterable[str]) -> tuple[Step, ...]:
@@ -187,28 +206,32 @@ def discarding(half_made: t.Iterable[str]) -> tuple[Step, ...]:
     )
 
 
-def kept(path: str) -> str:
-    """Where the file that a new one replaces at *path* is kept; the name is never that of the new one."""
-    return os.path.join(staging_directory(path), sibling_name(os.path.basename(path), _KEPT_SUFFIX))
+def kept(path: str, inside: str | None = None) -> str:
+    """Where the file that a new one replaces at *path* is kept; the name is never that of the new one. *inside* is the
+    staging directory, where that is open."""
+    return os.path.join(inside or _stage.inside(path), sibling_name(os.path.basename(path), _KEPT_SUFFIX))
 
 
-def move_list(path: str) -> str:
-    """Where the list of several files stands while they are put in their places (_file_set)."""
-    return os.path.join(staging_directory(path), sibling_name(os.path.basename(path), _LIST_SUFFIX))
+def move_list(path: str, inside: str | None = None) -> str:
+    """Where the list of several files stands while they are put in their places (_file_set). *inside*: as of kept()."""
+    return os.path.join(inside or _stage.inside(path), sibling_name(os.path.basename(path), _LIST_SUFFIX))
 
 
 def put_back(path: str) -> bool:
     """Puts the file that was replaced at *path* in its place again, durably; False where none was kept."""
-    if not is_staged(path):
-        return False
+    with _stage.found(path) as inside:
+        return inside is not None and put_back_from(inside.path, path)
+
+
+def put_back_from(inside: str, path: str) -> bool:
+    """The same from the open staging directory *inside*."""
+    old = kept(path, inside)
     try:
-        os.rename(kept(path), path)
+        os.rename(old, path)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise DiskError(
-            f"{path}: the old file cannot be put back from {kept(path)}: {error.strerror}", path=path
-        ) from error
+        raise DiskError(f"{path}: the old file cannot be put back from {old}: {error.strerror}", path=path) from error
     sync(os.path.dirname(path))
     return True
 
@@ -427,10 +450,10 @@ def remove_image(path: str) -> None:
         remove(name)
 
 
-def _keep(path: str) -> None:
-    """A second name for the file at *path*, where the file system has such; nothing where no file is."""
+def _keep(path: str, second: str) -> None:
+    """A *second* name for the file at *path*, where the file system has such; nothing where no file is."""
     try:
-        os.link(path, kept(path), follow_symlinks=False)
+        os.link(path, second, follow_symlinks=False)
     except FileNotFoundError:
         return
     except OSError as error:

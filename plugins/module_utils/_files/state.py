@@ -56,7 +56,7 @@ def content(descriptor: int, name: str) -> bytes:
     """All that stands in an open state file. Raises NotBelieved where that is more than any run writes."""
     written = os.pread(descriptor, LONGEST + 1, 0)
     if len(written) > LONGEST:
-        raise _not_believed(name, f"it is longer than {LONGEST} bytes")
+        raise not_believed(name, f"it is longer than {LONGEST} bytes")
     return written
 
 
@@ -66,10 +66,24 @@ def has_directory(name: str) -> bool:
         status = os.lstat(name)
     except FileNotFoundError:
         return False
-    if not stat.S_ISDIR(status.st_mode):
-        raise _not_believed(name, f"it is {_kind(status.st_mode)}")
-    _require_owner(status, name)
+    require_own_directory(status, name)
     return True
+
+
+def require_own_directory(status: os.stat_result, name: str) -> None:
+    """Raises NotBelieved where what has that *status*, and stands at *name*, is no directory of ours."""
+    if not stat.S_ISDIR(status.st_mode):
+        raise not_believed(name, f"it is {_kind(status.st_mode)}")
+    _require_owner(status, name)
+
+
+def not_believed(name: str, reason: str) -> NotBelieved:
+    """What to say of the state at *name* that counts for nothing, for that *reason*."""
+    return NotBelieved(
+        f"{name}: stands where kvmops.disk keeps what it notes of an image, and is not believed, because {reason}: "
+        "it was left alone: find out who put it there, and remove it when no run is at work on that image",
+        path=name,
+    )
 
 
 def parsed(written: bytes) -> t.Any:
@@ -106,7 +120,7 @@ def _opened(name: str, flags: int, mode: int) -> int:
         descriptor = os.open(name, flags, mode)
     except OSError as error:
         if error.errno in _NO_REGULAR_FILE:
-            raise _not_believed(name, _kind_at(name)) from error
+            raise not_believed(name, _kind_at(name)) from error
         raise
     try:
         _require_ours(os.fstat(descriptor), name)
@@ -118,17 +132,17 @@ def _opened(name: str, flags: int, mode: int) -> int:
 
 def _require_ours(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise _not_believed(name, f"it is {_kind(status.st_mode)}")
+        raise not_believed(name, f"it is {_kind(status.st_mode)}")
     _require_owner(status, name)
     if status.st_nlink > 1:
-        raise _not_believed(name, f"it has {status.st_nlink} names")
+        raise not_believed(name, f"it has {status.st_nlink} names")
 
 
 def _require_owner(status: os.stat_result, name: str) -> None:
     if status.st_uid not in (0, os.geteuid()):
-        raise _not_believed(name, f"it belongs to the user with the number {status.st_uid}")
+        raise not_believed(name, f"it belongs to the user with the number {status.st_uid}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _not_believed(name, f"others may write it (mode {stat.S_IMODE(status.st_mode):04o})")
+        raise not_believed(name, f"others may write it (mode {stat.S_IMODE(status.st_mode):04o})")
 
 
 def _kind_at(name: str) -> str:
@@ -140,11 +154,3 @@ def _kind_at(name: str) -> str:
 
 def _kind(mode: int) -> str:
     return next((words for is_one, words in _KINDS if is_one(mode)), "no regular file")
-
-
-def _not_believed(name: str, reason: str) -> NotBelieved:
-    return NotBelieved(
-        f"{name}: stands where kvmops.disk keeps what it notes of an image, and is not believed, because {reason}: "
-        "it was left alone: find out who put it there, and remove it when no run is at work on that image",
-        path=name,
-    )

@@ -12,6 +12,7 @@ import stat
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._host.strangers import open_directory
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import WITH_BACKING, Layer
 
@@ -39,15 +40,37 @@ def looks_of(files: t.Iterable[str]) -> Looks:
     return {file: _looks(file) for file in files if os.path.exists(file) and open_directory(file) is not None}
 
 
+def require_as_looked_at(images: t.Iterable[Image]) -> None:
+    """Raises UnsafeImage where one of *images* that others may exchange refers to other files by now than when it was
+    looked at. Call it with looks_of() taken before: then it is so until require_unmoved() says that it is still."""
+    for image in images:
+        if image.format in WITH_BACKING and open_directory(image.path) is not None:
+            require_same_references(image.path, image)
+
+
+def require_same_references(file: str, image: Image) -> None:
+    """Raises UnsafeImage where *file*, which is *image* or a copy of it, refers to other files than that did when it
+    was looked at."""
+    with _headers.open_image(file) as stream:
+        found = _headers.references(stream, image.format, file)
+    named = [_headers.resolve(name, image.path) or name for name in (found.backing_file, *found.data_files) if name]
+    if named != [name for name in (image.backing_file, image.data_file) if name]:
+        raise _changed(image.path)
+
+
 def require_unmoved(before: Looks) -> None:
     """Raises UnsafeImage where one of the files that had those looks *before* is another one now, or was changed."""
     for file, looks in before.items():
         if not os.path.exists(file) or _looks(file) != looks:
-            raise UnsafeImage(
-                f"{file}: was changed, or exchanged, while it was read: what was made of it was removed: find out who "
-                "writes it, then run again",
-                path=file,
-            )
+            raise _changed(file)
+
+
+def _changed(file: str) -> UnsafeImage:
+    return UnsafeImage(
+        f"{file}: was changed, or exchanged, while it was read: what was made of it was removed: find out who writes "
+        "it, then run again",
+        path=file,
+    )
 
 
 def _is_plain(image: Image) -> bool:

@@ -37,8 +37,8 @@ class Work:
     def create(self, size: int, backing: tuple[str, str] | None) -> None:
         new, wish, encryption = self._new_file, self.wish, self.wish.encryption
         image_format = wish.layout.format
-        qemu_img = self.qemu_img.knowing(encryption.secret) if encryption else self.qemu_img
         new.begin()
+        qemu_img = self.qemu_img.knowing(encryption.secret) if encryption else self.qemu_img
         qemu_img.create(new.name, image_format, size, creation_options(wish.layout, encryption), backing)
         if encryption:
             opener = Layer(new.name, image_format, encryption.secret)

@@ -111,12 +111,12 @@ class Work:
                 self._operation.note(path, **note)
 
     def _make_empty(self, observed: Observed) -> None:
+        self._new_file.begin()
         overlay, base, name = observed.overlay, observed.base, self._new_file.name
         encryption = self._encryption(overlay)
         options = creation_options(_decision.empty_layout(overlay), encryption)
         secret = encryption.secret if encryption else None
         qemu_img = self._survey.qemu_img.unlocking([Layer(name, overlay.format, secret)])
-        self._new_file.begin()
         backing = os.path.abspath(base.path), base.format
         qemu_img.create(name, overlay.format, overlay.virtual_size, options, backing)
         with _headers.open_image(overlay.path) as stream:

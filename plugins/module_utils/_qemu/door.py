@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Writers
 
 
 def find(*, limited: bool = True) -> QemuImg:
@@ -35,18 +36,22 @@ def find(*, limited: bool = True) -> QemuImg:
 class _Closed:
     """Stands for a QemuImg until something is asked of it."""
 
-    def __init__(self, executable: str, limited: bool) -> None:
-        self._executable, self._limited = executable, limited
+    def __init__(self, executable: str, limited: bool, writers: Writers | None = None) -> None:
+        self._executable, self._limited, self._writers = executable, limited, writers
 
     @cached_property
     def _opened(self) -> QemuImg:
         from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
-        return QemuImg(self._executable, limited=self._limited)
+        return QemuImg(self._executable, limited=self._limited, writers=self._writers)
 
     def limiting(self, limited: bool = True) -> _Closed:
         """As QemuImg does."""
-        return _Closed(self._executable, limited)
+        return _Closed(self._executable, limited, self._writers)
+
+    def writing_by(self, writers: Writers | None) -> _Closed:
+        """As QemuImg does."""
+        return _Closed(self._executable, self._limited, writers)
 
     def __getattr__(self, name: str) -> t.Any:
         return getattr(self._opened, name)

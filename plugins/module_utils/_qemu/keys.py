@@ -9,8 +9,14 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import LOOK_SECONDS, Runner
-from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, Secret, key_option, node
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import BY_NAME, LOOK_SECONDS, Runner, Writer
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import (
+    WITH_BACKING,
+    Layer,
+    Secret,
+    key_option,
+    node,
+)
 
 _Self = t.TypeVar("_Self", bound="Unlocking")
 
@@ -42,6 +48,11 @@ class Unlocking(Runner):
             self, unlocked={**self.unlocked, **{layer.path: chain[depth:] for depth, layer in enumerate(chain)}}
         )
 
+    def merging(self: _Self, layer: Layer, into: Layer) -> _Self:
+        """The same, opening *layer* over *into*, whatever its header says by then, unless more is known of it."""
+        known = layer.path in self.unlocked or layer.format not in WITH_BACKING
+        return self if known else replace(self, unlocked={**self.unlocked, layer.path: (layer, into)})
+
     def opens(self, layer: Layer) -> bool:
         """Whether the secret of *layer* opens that image: only reading it proves that (HAZARDS H).
 
@@ -66,8 +77,10 @@ class Unlocking(Runner):
 
     def _amend_keys(self, layer: Layer, options: t.Mapping[str, str]) -> None:
         named = {key_option(layer.format, name): value for name, value in options.items()}
-        alone = node([layer], alone=layer.format == "qcow2")
-        self.unlocking([layer])._write("amend", "-q", *option_list(named), "--", alone, in_place=True)
+        with self.unlocking([layer])._writing(layer.format, layer.path) as (own, writer):
+            opener = replace(layer, path=writer.name or layer.path)
+            alone = node([opener], alone=layer.format == "qcow2")
+            own._write("amend", "-q", *option_list(named), "--", alone, in_place=True)
 
     def _name(self, path: str, image_format: str, flag: str = "-f") -> tuple[list[str], str]:
         """How *path* is named on a command line: the options for its format, and the name."""
@@ -79,8 +92,18 @@ class Unlocking(Runner):
         options, name = self._name(path, image_format)
         return [*options, "--", name]
 
-    def _by_itself(self, path: str, image_format: str, *, external_data: bool = False) -> str:
-        alone = image_by_itself(path, image_format, external_data=external_data)
+    def _named_to_write(self, path: str, image_format: str, writer: Writer) -> list[str]:
+        """The same for one that is changed in place."""
+        if writer.name is None:
+            return self._named(path, image_format)
+        top, *rest = self.unlocked.get(path) or (
+            Layer(path, image_format),
+            *(Layer(*one) for one in [writer.below] if one),
+        )
+        return ["--", node((replace(top, path=writer.name, alone=not rest), *rest))]
+
+    def _by_itself(self, path: str, image_format: str, writer: Writer = BY_NAME, *, external_data: bool = False) -> str:
+        alone = image_by_itself(writer.name or path, image_format, external_data=external_data)
         for layer in self.unlocked.get(path, ())[:1]:
             if layer.secret is not None:
                 alone += f",{key_option(image_format, 'key-secret')}={layer.secret.name}"

@@ -16,7 +16,7 @@ import time
 import typing as t
 from contextlib import contextmanager
 
-from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import qemu_nbd as _qemu_nbd
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.keys import Unlocking, option_list
@@ -27,6 +27,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import (
     parsed,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer, node
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.process import Done
 
 #: Coroutines of a conversion: the most that qemu-img takes (MAX_COROUTINES in qemu-img.c).
 COROUTINES = 16
@@ -223,7 +226,9 @@ class QemuImg(Unlocking):
         argv = ["commit", "-p" if report else "-q", "-d"]
         argv += ["-r", str(rate)] if rate else []
         argv += ["-b", base] if base else []
-        self._write(*argv, *self._named(path, image_format), in_place=True, report=report)
+        chain = [layer.path for layer in self.unlocked.get(path, ())] or [path, *([base] if base else [])]
+        with self._writing(image_format, *chain) as (own, _writer):
+            own._write(*argv, *self._named(path, image_format), in_place=True, report=report)
 
     def rebase(
         self, path: str, image_format: str, backing: tuple[str, str] | None, *, report: Report | None = None
@@ -246,9 +251,10 @@ class QemuImg(Unlocking):
     def refer(self, path: str, image_format: str, backing: tuple[str, str]) -> None:
         """Writes another backing file, and its format, into the header of *path*, and copies nothing."""
         argv = ["rebase", "-q", "-u", "-b", backing[0], "-F", backing[1]]
-        own = self.unlocked.get(path, ())[:1]  # it opens nothing that the image reads
-        named = ["--", node(own)] if own else ["-f", image_format, "--", path]
-        self._write(*argv, *named, in_place=True)
+        with self._writing(image_format, path) as (own, writer):  # it opens nothing that the image reads
+            known = self.unlocked.get(path, (Layer(path, image_format),) if writer.name else ())[:1]
+            top = [replace(layer, path=writer.name or path) for layer in known]
+            own._write(*argv, *(["--", node(top)] if top else ["-f", image_format, "--", path]), in_place=True)
 
     def same_content(
         self, one: str, one_format: str, other: str, other_format: str, *, report: Report | None = None
@@ -304,10 +310,13 @@ class QemuImg(Unlocking):
         argv = ["resize", "-q"]
         argv += ["--shrink"] if shrink else []
         argv += [f"--preallocation={preallocation}"] if preallocation else []
-        self._write(*argv, *self._named(path, image_format), str(size), in_place=True)
+        with self._writing(image_format, path) as (own, writer):
+            own._write(*argv, *self._named_to_write(path, image_format, writer), str(size), in_place=True)
 
     def amend(self, path: str, image_format: str, options: t.Mapping[str, str]) -> None:
-        self._write("amend", "-q", *option_list(options), *self._named(path, image_format), in_place=True)
+        with self._writing(image_format, path) as (own, writer):
+            named = self._named_to_write(path, image_format, writer)
+            own._write("amend", "-q", *option_list(options), *named, in_place=True)
 
     def check(
         self, path: str, image_format: str, repair: str | None = None, *, external_data: bool = False
@@ -316,15 +325,11 @@ class QemuImg(Unlocking):
 
         Nothing but *path* is opened: no backing file, and, where the image has *external_data*, no data file.
         """
-        argv = ["check", "--output=json", *(["-r", repair] if repair else [])]
-        alone = self._by_itself(path, image_format, external_data=external_data)
-        done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=bool(repair), in_place=bool(repair))
-        patience = time.monotonic() + _LOOKED_AT_SECONDS
-        while (
-            repair and is_locked_out(done) and time.monotonic() < patience
-        ):  # another run looks at it: nothing was done
-            time.sleep(0.05)
-            done = self._run(*argv, "--image-opts", "--", alone, seconds=None, writes=True, in_place=True)
+        if repair is None:
+            alone = self._by_itself(path, image_format, external_data=external_data)
+            done = self._run("check", "--output=json", "--image-opts", "--", alone, seconds=None)
+        else:
+            done = self._repaired(path, image_format, repair, external_data)
         if done.returncode not in _CHECK_RESULTS:
             raise self._failure(done)
         found = parsed(done.stdout) if done.returncode != 63 else {}
@@ -360,7 +365,9 @@ class QemuImg(Unlocking):
         argv = ["bitmap", *(f"--{action}" for action in actions)]
         argv += ["-g", str(granularity)] if granularity else []
         argv += ["-b", node(self.unlocked.get(source, (Layer(source, "qcow2"),)), alone=True)] if source else []
-        self._write(*argv, "--image-opts", "--", self._by_itself(path, "qcow2"), os.fsdecode(name), in_place=True)
+        with self._writing("qcow2", path) as (own, writer):
+            alone = self._by_itself(path, "qcow2", writer)
+            own._write(*argv, "--image-opts", "--", alone, os.fsdecode(name), in_place=True)
 
     def _map(self, *named: str) -> list[Range]:
         rows = self._json("map", "-U", "--output=json", *named, seconds=None)
@@ -379,8 +386,20 @@ class QemuImg(Unlocking):
 
     def _work_on_snapshot(self, option: str, which: str, path: str) -> None:
         """The verb knows no format flag before QEMU 10.1 (HAZARDS E6)."""
-        alone = self._by_itself(path, "qcow2")
-        self._write("snapshot", "-q", option, which, "--image-opts", "--", alone, in_place=True)
+        with self._writing("qcow2", path) as (own, writer):
+            alone = self._by_itself(path, "qcow2", writer)
+            own._write("snapshot", "-q", option, which, "--image-opts", "--", alone, in_place=True)
+
+    def _repaired(self, path: str, image_format: str, repair: str, external_data: bool) -> Done:
+        with self._writing(image_format, path) as (own, writer):
+            alone = self._by_itself(path, image_format, writer, external_data=external_data)
+            argv = ["check", "--output=json", "-r", repair, "--image-opts", "--", alone]
+            patience = time.monotonic() + _LOOKED_AT_SECONDS
+            while True:
+                done = own._run(*argv, seconds=None, writes=True, in_place=True)
+                if not is_locked_out(done) or time.monotonic() >= patience:
+                    return done
+                time.sleep(0.05)  # another run looks at it: nothing was done
 
     def _same(self, *arguments: str, report: Report | None) -> bool:
         done = self._run("compare", "-p" if report else "-q", *arguments, seconds=None, writes=True, report=report)

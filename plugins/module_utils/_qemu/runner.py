@@ -10,6 +10,7 @@ import json
 import re
 import signal
 import typing as t
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, QemuImgFailed
@@ -28,6 +29,9 @@ NO_LIMITS = _process.Limits()
 #: Is told how far a verb is, in percent.
 Report = t.Callable[[float], None]
 
+#: Gives the way to change an image of a format in place, for as long as the context lasts. A merge names several.
+Writers = t.Callable[[t.Sequence[str], str], AbstractContextManager["Writer"]]
+
 _Self = t.TypeVar("_Self", bound="Runner")
 _LOCKED = r'Failed to get (?:shared )?"[^"]*" lock'
 _PERCENT = rb"\((\d+\.\d+)/100%\)"
@@ -44,28 +48,52 @@ _MOST_OUTPUT = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class Writer:
+    """How an image is changed in place.
+
+    *user*: with the rights of that user and group alone, by their numbers; None for ours. *descriptor*: of the image,
+    which is opened by that; None where its name leads to it. *below* are its backing file and that one's format, where
+    it is opened so.
+    """
+
+    user: tuple[int, int] | None = None
+    descriptor: int | None = None
+    below: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str | None:
+        """What a program that has the descriptor, too, calls the image."""
+        return None if self.descriptor is None else f"/proc/self/fd/{self.descriptor}"
+
+
+#: An image is changed by its name, and with our rights.
+BY_NAME = Writer()
+
+
+@dataclass(frozen=True)
 class Runner:
     """qemu-img as it is installed on this host.
 
     *hold* are file descriptors that its writing verbs keep open: the locks of the operation that they serve, so
     that a lock outlives a killed module for as long as its qemu-img still writes. *limited*: it runs under limits.
-    *secrets* are those that it knows. *writer* is the user, and the group, as which it changes images in place;
-    None for ours.
+    *secrets* are those that it knows. *writers* say how images are changed in place, by default by their names and with
+    our rights; *user* is with whose rights this one does.
     """
 
     executable: str
     hold: tuple[int, ...] = ()
     limited: bool = False
     secrets: tuple[Secret, ...] = ()
-    writer: tuple[int, int] | None = None
+    writers: Writers | None = None
+    user: tuple[int, int] | None = None
 
     def holding(self: _Self, *descriptors: int) -> _Self:
         return replace(self, hold=tuple(descriptors))
 
-    def writing_as(self: _Self, writer: tuple[int, int] | None) -> _Self:
-        """The same, changing images in place with the rights of that user and group alone: whatever an image refers to
-        by the time when it is opened, nothing is written, or read, that those may not."""
-        return replace(self, writer=writer)
+    def writing_by(self: _Self, writers: Writers | None) -> _Self:
+        """The same, asking *writers* before it changes an image in place: whatever stands at its name, and whatever it
+        refers to by the time when it is opened, nothing is written that was not meant."""
+        return replace(self, writers=writers)
 
     def limiting(self: _Self, limited: bool = True) -> _Self:
         """The same under limits of CPU time and memory, for images that a stranger wrote (HAZARDS F)."""
@@ -80,6 +108,13 @@ class Runner:
         if done.returncode:
             raise self._failure(done)
         return parsed(done.stdout)
+
+    @contextmanager
+    def _writing(self: _Self, image_format: str, *paths: str) -> t.Iterator[tuple[_Self, Writer]]:
+        """This one as it changes the image at the first of *paths* in place, with the others, and how it does."""
+        with self.writers(paths, image_format) if self.writers else nullcontext(BY_NAME) as writer:
+            held = self.hold if writer.descriptor is None else (*self.hold, writer.descriptor)
+            yield replace(self, hold=held, user=writer.user), writer
 
     def _write(self, *arguments: str, in_place: bool = False, report: Report | None = None) -> None:
         for _attempt in range(_ATTEMPTS):
@@ -133,7 +168,7 @@ class Runner:
     def _ways(self, writes: bool, in_place: bool = False) -> _process.Ways:
         limits = (WORK_LIMITS if writes else LOOK_LIMITS) if self.limited else NO_LIMITS
         inherited = (*(self.hold if writes else ()), *(secret.descriptor for secret in self.secrets))
-        return _process.Ways(inherited, in_place, writes and not in_place, limits, self.writer if in_place else None)
+        return _process.Ways(inherited, in_place, writes and not in_place, limits, self.user)
 
     def _failure(self, done: _process.Done) -> DiskError:
         """The typed error for a failed run; decided by the exit status, worded by the text (HAZARDS C12, I)."""

@@ -9,10 +9,15 @@ from __future__ import annotations
 import os
 import stat
 import typing as t
+from contextlib import AbstractContextManager
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._host.strangers import foreign_link, open_directory
+
+if t.TYPE_CHECKING:
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.runner import Writer
 
 #: Directories that are searched for what reads an image: what is found there is looked at, no more.
 _ONLY_SEARCHED = "search_paths"
@@ -40,20 +45,17 @@ def guard_paths(paths: t.Iterable[str], module: AnsibleModule) -> None:
             _require_one_name(path)
 
 
-def only_owner(paths: t.Iterable[str]) -> tuple[int, int] | None:
-    """The user and the group, by their numbers, to whom all files at *paths* belong, where this is root's work and
-    others may exchange these files; None for files of root, or of several users, or elsewhere."""
+def writing_safely(qemu_img: QemuImg, module: AnsibleModule) -> QemuImg:
+    """*qemu_img*, which changes images in place as writers says, where this is root's work."""
     if os.geteuid() != 0:
-        return None
-    owners = set()
-    for path in paths:
-        if open_directory(path) is None:
-            return None
-        if os.path.lexists(path):
-            status = os.lstat(path)
-            owners.add((status.st_uid, status.st_gid))
-    (owner,) = owners if len(owners) == 1 else (None,)
-    return owner if owner is not None and owner[0] != 0 else None
+        return qemu_img
+
+    def writing(paths: t.Sequence[str], image_format: str) -> AbstractContextManager[Writer]:
+        from ansible_collections.kvmops.disk.plugins.module_utils._task import writers as _writers
+
+        return _writers.writing(paths, image_format, trusts=module.params["trust_directories"])
+
+    return qemu_img.writing_by(writing)
 
 
 def require_nobody_elses(path: str, to_do: str, module: AnsibleModule) -> None:

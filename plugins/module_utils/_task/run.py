@@ -40,11 +40,22 @@ def run_module(
     except MissingLibrary as error:
         module.fail_json(msg=missing_required_lib(error.library, reason=str(error)), exception=error.trace)
     except DiskError as error:
-        module.fail_json(msg=visible(whole_story(error)), **error.facts)
+        module.fail_json(msg=visible(_told(whole_story(error))), **_told(error.facts))
     except OSError as error:
         if error.filename is None:
             raise
-        module.fail_json(msg=visible(_of_file(error)), path=str(error.filename))
+        module.fail_json(msg=visible(_told(_of_file(error))), path=_told(str(error.filename)))
+
+
+def _told(failure: t.Any) -> t.Any:
+    """*failure*, a text or facts, with the names that a person knows in the place of those of open directories."""
+    from ansible_collections.kvmops.disk.plugins.module_utils._host.opened import told
+
+    if isinstance(failure, dict):
+        return {key: _told(value) for key, value in failure.items()}
+    if isinstance(failure, (list, tuple)):
+        return [_told(value) for value in failure]
+    return told(failure) if isinstance(failure, str) else failure
 
 
 def _of_file(error: OSError) -> str:

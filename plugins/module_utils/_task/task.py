@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import Interrupted, QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import carry_out
-from ansible_collections.kvmops.disk.plugins.module_utils._task.places import only_owner
+from ansible_collections.kvmops.disk.plugins.module_utils._task.places import writing_safely
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
@@ -33,7 +33,7 @@ class Task(ABC):
     def __init__(self, module: AnsibleModule, qemu_img: QemuImg, libvirts: t.Callable[[], Libvirts]) -> None:
         self.module = module
         self.check_mode: bool = module.check_mode
-        self.qemu_img = qemu_img
+        self.qemu_img = writing_safely(qemu_img, module)
         self._libvirts = libvirts
         self._warned: set[str] = set()
         self._surroundings: Surroundings | None = None
@@ -95,11 +95,8 @@ class Task(ABC):
 
 
 def holding(qemu_img: QemuImg, operation: Operation | None) -> QemuImg:
-    """*qemu_img*, which keeps the records of *operation*, if there is one, held for as long as it works; and which
-    changes the images of another user, in a directory of his, with that user's rights."""
-    if operation is None:
-        return qemu_img
-    return qemu_img.holding(*operation.descriptors).writing_as(only_owner(operation.paths))
+    """*qemu_img*, which keeps the records of *operation*, if there is one, held for as long as it works."""
+    return qemu_img if operation is None else qemu_img.holding(*operation.descriptors)
 
 
 @contextmanager

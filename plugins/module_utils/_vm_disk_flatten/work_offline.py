@@ -50,7 +50,7 @@ class Work(FlattenWork):
     def stage(self, item: Flattening) -> None:
         """Makes and verifies the new file. Raises DiskError, and leaves it to be withdrawn."""
         self.require_off()
-        new = self._exchanges[item.target] = Exchange(item.path, "flatten it")
+        new = self._exchanges[item.target] = Exchange(item.images, "flatten it")
         new.begin()
         self._fill(item, new.name)
         made = _image.inspect(self.qemu_img, new.name, item.image.format)

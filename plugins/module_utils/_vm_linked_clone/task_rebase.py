@@ -22,6 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task import pools as 
 from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import PATIENCE, Item, Several, report
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import decide_after_others
 from ansible_collections.kvmops.disk.plugins.module_utils._task.held import readers
+from ansible_collections.kvmops.disk.plugins.module_utils._task.places import writing_safely
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_rebase as _decision_rebase
@@ -191,6 +192,6 @@ def _refuse_dependents(item: RebaseItem, found: _dependents.Dependents) -> None:
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module."""
     wish = wish_from(module.params)
-    qemu_img = _door.find(limited=not wish.wish.trusted)
+    qemu_img = writing_safely(_door.find(limited=not wish.wish.trusted), module)
     survey = _survey_rebase.look(Hypervisor.connect(module.params["uri"]), qemu_img, wish, module.warn)
     return RebaseTask(module, wish, survey).rebased()

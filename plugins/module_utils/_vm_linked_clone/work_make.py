@@ -23,8 +23,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files import base_not
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import reflink
+from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import WITH_BACKING
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.leftovers import MAKE, REMOVE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone.wish import LINKED, REFLINK, CloneWish
@@ -193,6 +195,8 @@ class Work:
             reflink(source.fileno(), target.fileno())
         if _staging.last_write(image.disk.path) != as_read:
             raise DiskError(f"{image.disk.path}: was written to in the meantime: no clone was made of it")
+        if image.format in WITH_BACKING:
+            _graph.require_same_references(name, image.disk.images[0])
         if len(image.disk.images) > 1:
             below = image.disk.images[1]
             self.qemu_img.refer(name, image.format, (below.path, below.format))

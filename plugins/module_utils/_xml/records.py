@@ -141,8 +141,8 @@ def record_from_xml(xml: str) -> Record:
     except (KeyError, TypeError, ValueError) as error:
         raise DiskError(
             f"the domain's metadata holds a record of an operation in {RECORD_URI} that this version cannot read: "
-            f"{xml}: "
-            "finish what it describes by hand, then remove it with virsh metadata --remove"
+            f"look at it with virsh metadata DOMAIN {RECORD_URI}, finish what it describes by hand, then remove it "
+            "with virsh metadata DOMAIN --remove"
         ) from error
 
 

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
+from ansible_collections.kvmops.disk.plugins.module_utils._files import stage as _stage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 
 
@@ -28,10 +28,11 @@ def test_a_list_that_is_not_of_this_image_has_nothing_removed(tmp_path: Path, mo
         "no list": ["vm.vmdk"],
         "nonsense": {"new": None, "old": None},
     }
+    inside = _stage.make(str(image))
     place = Path(_staging.move_list(str(image)))
-    os.makedirs(place.parent)
     place.write_text(json.dumps(lists[moved]), encoding="utf-8")
     with pytest.raises(UnsafeImage, match="cannot be read"):
         _file_set.settle(str(image))
     assert victim.read_text(encoding="utf-8") == "precious"
     assert place.exists(), "it is left to somebody who knows"
+    inside.close()

@@ -253,6 +253,21 @@ def test_a_record_is_no_way_to_write_elsewhere(image: str, tmp_path: Path) -> No
     assert victim.read_bytes() == b"precious"
 
 
+def test_a_record_that_is_exchanged_for_ever_holds_nobody_up_for_ever(
+    image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(range(100))
+
+    def exchanged(_descriptor: int, name: str) -> bool:
+        next(left)
+        os.rename(name, f"{name}.aside")
+        return False
+
+    monkeypatch.setattr(lock, "_same_file", exchanged)
+    with pytest.raises(OperationInFlight), operation("resize", [image], patience=0):
+        pass
+
+
 def test_a_directory_that_is_not_there_is_an_error_of_ours(tmp_path: Path) -> None:
     path = str(tmp_path / "missing" / "web.qcow2")
     with (

@@ -13,6 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
+from ansible_collections.kvmops.disk.plugins.module_utils._host import opened as _opened
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_a_file_is_made_in_a_hidden_directory_of_its_own(new: NewFile, tmp_path:
     directory = tmp_path / ".web.qcow2.kvmops.d"
     assert os.listdir(tmp_path) == [directory.name]
     assert directory.stat().st_mode & 0o777 == 0o700
-    assert new.name == str(directory / "web.qcow2")
+    assert os.path.realpath(new.name) == str(directory / str(directory.stat().st_ino) / "web.qcow2")
     assert _beside.left_over(new.path)
 
 
@@ -209,6 +210,52 @@ def test_a_link_in_the_place_of_a_leftover_is_neither_followed_nor_removed(new: 
         new.begin()
     assert (victim / "precious").exists()
     assert _beside.left_over(new.path)
+
+
+def test_another_directory_at_the_name_of_a_leftover_is_left_alone(new: NewFile, tmp_path: Path) -> None:
+    kept = tmp_path / "backups"
+    (kept / "monday").mkdir(parents=True)
+    kept.rename(_beside.staging_directory(new.path))
+    for step in (new.begin, new.withdraw, new.commit):
+        with pytest.raises(NotBelieved, match="because what is in it was made by no run"):
+            step()
+    assert (tmp_path / ".web.qcow2.kvmops.d" / "monday").is_dir()
+
+
+def test_a_leftover_that_is_moved_to_another_directory_stays_what_it_was(new: NewFile, tmp_path: Path) -> None:
+    filled(new)
+    other = NewFile(str(tmp_path / "other"))
+    other.begin()
+    other.withdraw()
+    assert Path(new.name).read_bytes() == b"disk"
+
+
+@pytest.mark.parametrize("moved", ["the directory of the image", "the staging directory"])
+def test_what_is_exchanged_while_a_file_is_made_is_not_written_to(tmp_path: Path, moved: str) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    new = NewFile(str(images / "web"))
+    new.begin()
+    place = images if moved == "the directory of the image" else images / ".web.kvmops.d"
+    place.rename(tmp_path / "aside")
+    place.mkdir()
+    (place / "precious").write_bytes(b"x")
+    Path(new.name).write_bytes(b"disk")
+    if place == images:
+        new.publish()
+        assert (tmp_path / "aside" / "web").read_bytes() == b"disk"
+    else:
+        with pytest.raises(NotBelieved):
+            new.withdraw()
+    assert os.listdir(place) == ["precious"]
+
+
+def test_a_message_names_a_staged_file_as_a_person_knows_it(new: NewFile, tmp_path: Path) -> None:
+    filled(new)
+    assert _opened.told(f"cannot open '{new.name}'") == (
+        f"cannot open '{tmp_path}/.web.qcow2.kvmops.d/{Path(new.name).resolve().parent.name}/web.qcow2'"
+    )
+    new.withdraw()
 
 
 def test_a_name_of_255_bytes_can_be_staged(tmp_path: Path) -> None:

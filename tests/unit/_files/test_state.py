@@ -120,7 +120,11 @@ def test_each_fact_of_a_record_has_one_shape(name: str) -> None:
     assert right < len(WRONG) / 2
 
 
-@pytest.mark.parametrize("written", [b"", b"{", b"[]", b"1", b'"x"', b"[" * 200_000, b"\xff\xfe", b'{"unheard": "of"}'])
+@pytest.mark.parametrize(
+    "written",
+    [b"", b"{", b"[]", b"1", b'"x"', b"[" * 200_000, b"\xff\xfe", b'{"unheard": "of"}'],
+    ids=lambda written: repr(written[:9]),
+)
 def test_what_is_no_record_tells_of_something_unknown(written: bytes) -> None:
     assert _record.read_record(written, "/images/.web.kvmops") == {"verb": "unknown"}
 
@@ -129,6 +133,27 @@ def test_a_record_that_was_moved_beside_another_image_tells_of_something_unknown
     written = _json({"verb": "commit", "place": "/images/.web.kvmops"})
     assert _record.read_record(written, "/images/.web.kvmops")["verb"] == "commit"
     assert _record.read_record(written, "/images/.db.kvmops") == {"verb": "unknown"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bases": {"relative": []}},
+        {"bases": {"/a\0b": []}},
+        {"bases": {"/a": ["relative"]}},
+        {"bases": {"/a": [1]}},
+        {"removes": {"/a": [1]}},
+        {"removes": {"/a": ["1", "2"]}},
+        {"source": "relative"},
+        {"images": ["/a", "/\ud800"]},
+        {"new_file": [1, 2, 3]},
+        {"owners": {"/a": [-1, 0]}},
+    ],
+    ids=str,
+)
+def test_names_and_identities_of_a_record_are_what_they_should_be(wrong: dict[str, object]) -> None:
+    found = _record.read_record(_json({"verb": "resize", **wrong}), "/images/.web.kvmops")
+    assert found == {"verb": "unknown"}
 
 
 def _json(facts: dict[str, object]) -> bytes:

@@ -51,7 +51,7 @@ def test_a_program_gets_no_more_time_and_memory_than_its_limits() -> None:
 
 @pytest.mark.parametrize("to_the_end", [False, True])
 def test_a_program_that_moves_nothing_is_ended_though_it_be_busy(to_the_end: bool) -> None:
-    idle = Ways(to_the_end=to_the_end, limits=Limits(idle_seconds=0.2))
+    idle = Ways(to_the_end=to_the_end, limits=Limits(idle_seconds=0.2, seconds=30))
     for code in ("time.sleep(3600)", "any(iter(int, 1))"):
         with pytest.raises(TooIdle):
             _process.run(python(f"import time; {code}"), idle)

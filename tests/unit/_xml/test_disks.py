@@ -231,7 +231,7 @@ def test_a_record_comes_back_from_under_libvirts_namespace() -> None:
     ["<operation/>", "<operation verb='x' started='' was_running='no' remove_source='no'><disk new='1'/></operation>"],
 )
 def test_a_record_that_nobody_can_read_is_an_error_that_says_what_to_do(text: str) -> None:
-    with pytest.raises(DiskError, match="virsh metadata --remove"):
+    with pytest.raises(DiskError, match="virsh metadata DOMAIN --remove"):
         _records.record_from_xml(text)
 
 
