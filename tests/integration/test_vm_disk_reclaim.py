@@ -19,7 +19,7 @@ from lab import Disk, Guest, Hypervisor, pattern_sha256
 from lab.fixtures import MakeDomain
 from support.agents import feign_an_agent, wait_for_agent
 from support.image_tools import allocated, opened_by_a_process, qemu_io
-from support.scene import MIB, content, definition, image_chain, leftovers, make_image, qemu_img, unchanged
+from support.scene import MIB, content, definition, leftovers, make_image, qemu_img, unchanged
 
 MODULE = "vm_disk_reclaim"
 

@@ -130,7 +130,7 @@ class ReclaimTask(DomainTask):
     def _facts(self, item: Reclaiming) -> dict[str, t.Any]:
         """One disk as the module returns it; in check mode as far as it is foretold."""
         done = any(one.target == item.target for one in self.items)
-        after = item.image.actual_size
+        after: int | None = item.image.actual_size
         if done:
             after = self._work.after.get(item.target) if self._work else None
         images = (replace(item.image, actual_size=item.image.actual_size if after is None else after), *item.images[1:])
