@@ -18,7 +18,7 @@ description:
   - While the domain runs, its guest agent trims the file systems of the guest (C(fstrim)), and QEMU frees the blocks in
     the image. The guest never stops. The disk needs C(discard=unmap), which is looked at first, because a trim without
     it reports success and frees nothing.
-  - While the domain is off, the image is written anew beside the old one, without what reads as zeros. The new image is
+  - While the domain is off, the image is rewritten beside the old one, without what reads as zeros. The new image is
     compared with the old one and takes its place in one step, under the same name.
   - Nothing is done if less comes back than O(min_gain). So the second run changes nothing.
   - The image keeps its path, its format, its layout (cluster size, compat and so on), its backing file, its dirty
@@ -65,13 +65,13 @@ options:
   thick:
     description:
       - Whether to give back the space of an image that occupies as much as its disk has. Otherwise it is left alone.
-      - Nobody can tell whether such space was reserved, or whether a thin image has grown to its full size. With this
+      - It is unknown whether such space was reserved, or whether a thin image has grown to its full size. With this
         option, an image that was reserved is thin afterwards.
     type: bool
     default: false
   agent_timeout:
     description:
-      - How many seconds the guest agent has for the trim. Then the task fails. The guest may still go on with it.
+      - How many seconds the guest agent has for the trim. Then the task fails. The guest may still continue the trim.
       - An agent that does not answer at all is given up after a few seconds.
       - It has no effect if the domain is off.
     type: int
@@ -177,10 +177,10 @@ disks:
     gained:
       description:
         - The bytes that came back. In check mode those that come back at least.
-        - V(null) in check mode if nobody can tell that.
+        - V(null) in check mode if that is unknown.
       type: int
     foretold:
-      description: The bytes that were to come back at least. V(null) if nobody could tell, or if nobody had to know.
+      description: The bytes that were to come back at least. V(null) if that was unknown, or did not matter.
       type: int
     mode:
       description: How it was changed, V(live) or V(offline). V(null) if nothing changed.

@@ -30,7 +30,7 @@ def is_foretold(image: Image) -> bool:
 
 
 def most_by_tables(image: Image, rows: t.Sequence[Range]) -> int:
-    """What the image occupies at most once it is written anew, by *rows*, those of its own map."""
+    """What the image occupies at most once it is rewritten, by *rows*, those of its own map."""
     return _most(image, _spans(row for row in rows if row.data), rows)
 
 

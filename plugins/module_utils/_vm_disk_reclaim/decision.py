@@ -119,7 +119,7 @@ def offline_steps(state: DomainState, items: t.Sequence[Reclaiming], work: Work)
     """The steps, in order: make each new file, put all in place, let the old ones go."""
     found = [
         Step(
-            f"write {item.path} ({item.target}) of {state.name} anew",
+            f"rewrite {item.path} ({item.target}) of {state.name}",
             partial(work.stage, item),
             partial(work.withdraw, item),
         )

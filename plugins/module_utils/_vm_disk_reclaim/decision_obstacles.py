@@ -24,20 +24,20 @@ def require_trimmable(state: DomainState, item: Reclaiming) -> None:
     if state.state != "running":
         raise DiskError(
             f"{state.name}: is {state.state}: its guest cannot trim anything now: resume it, or shut it down, and run "
-            "again, which writes the image anew",
+            "again, which rewrites the image",
             state=state.state,
         )
     if item.disk.live is None or item.disk.live.discard != "unmap":
         raise DiskError(
             f"{state.name}: {item.target}: {_missing_discard(state, item)}, or shut the machine down and run this task "
-            "again, which writes the image anew",
+            "again, which rewrites the image",
             disk=item.target,
         )
     _require_no_snapshots(item, "a trim gives nothing back of what they hold")
 
 
 def require_rewritable(state: DomainState, item: Reclaiming) -> None:
-    """Raises DiskError where the image must not be written anew, or cannot be.
+    """Raises DiskError where the image must not be rewritten, or cannot be.
 
     Checkpoints are no obstacle: what they know is in the dirty bitmaps, which are kept.
     """
@@ -45,25 +45,25 @@ def require_rewritable(state: DomainState, item: Reclaiming) -> None:
     image = item.image
     if image.format not in _anew.FORMATS:
         raise DiskError(
-            f"{image.path}: only images of the formats {' and '.join(_anew.FORMATS)} are written anew, this one is "
+            f"{image.path}: only images of the formats {' and '.join(_anew.FORMATS)} are rewritten, this one is "
             f"{image.format}: convert it (kvmops.disk.vm_disk_convert)",
             path=image.path,
         )
     if any(each.encrypted for each in item.images) or item.disk.element.encrypted:
         raise DiskError(
-            f"{image.path}: it, or an image below it, is encrypted, so that it is not written anew: set discard=unmap "
+            f"{image.path}: it, or an image below it, is encrypted, so that it is not rewritten: set discard=unmap "
             "(kvmops.disk.vm_disk), and reclaim it while its guest runs",
             path=image.path,
         )
     if image.data_file is not None:
-        raise DiskError(f"{image.path}: keeps its data in {image.data_file}: not written anew", path=image.path)
+        raise DiskError(f"{image.path}: keeps its data in {image.data_file}: not rewritten", path=image.path)
     if image.corrupt:
         raise UnsafeImage(f"{image.path}: is marked corrupt: check and repair it first", path=image.path)
     _require_no_snapshots(item, "a new image would not have them")
 
 
 def require_whole_sectors(item: Reclaiming, length: int) -> None:
-    """Raises DiskError where a raw image of *length* bytes would get another length when it is written anew."""
+    """Raises DiskError where a raw image of *length* bytes would get another length when it is rewritten."""
     if item.image.format == "raw" and length != item.image.virtual_size:
         raise DiskError(
             f"{item.path}: its file has {length} bytes, no whole number of sectors: grow it to "
@@ -100,7 +100,7 @@ def agent_silent(state: DomainState, error: DiskError) -> DiskError:
     return DiskError(
         f"{error}: a running guest gives space back through its agent (the package qemu-guest-agent, and a channel "
         f"org.qemu.guest_agent.0 in the definition of {state.name}): see that it runs, or shut the machine down and "
-        "run this task again, which writes the image anew",
+        "run this task again, which rewrites the image",
         **error.facts,
     )
 

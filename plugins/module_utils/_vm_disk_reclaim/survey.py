@@ -52,7 +52,7 @@ class Survey:
         return [replace(item, most=_decision.most_after_trim(item, systems)) for item in items]
 
     def foretold_offline(self, item: Reclaiming) -> Reclaiming:
-        """The disk, with what its image occupies at most when it is written anew.
+        """The disk, with what its image occupies at most when it is rewritten.
 
         Its content is read only where the tables do not tell of enough. Raises ImageInUse where somebody writes it.
         """

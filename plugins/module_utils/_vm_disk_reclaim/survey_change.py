@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What has to be true of the world before an image is written anew: users, overlays, bitmaps, space."""
+"""What has to be true of the world before an image is rewritten: users, overlays, bitmaps, space."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if t.TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChangeSurvey:
-    """One look at everything around the disks of *state* whose images are to be written anew."""
+    """One look at everything around the disks of *state* whose images are to be rewritten."""
 
     surroundings: Surroundings
     state: DomainState
@@ -35,13 +35,13 @@ class ChangeSurvey:
         def is_other(claim: Claim) -> bool:
             return (claim.uuid, claim.target) != (self.state.uuid, item.target)
 
-        self.surroundings.require_unused(item.path, "write it anew", is_other)
+        self.surroundings.require_unused(item.path, "rewrite it", is_other)
 
     def require_no_dependents(self, items: t.Iterable[Reclaiming]) -> None:
         """Raises HasDependents where overlays read an image."""
         for item in items:
             otherwise = "reclaim the space of what reads it, or flatten that (kvmops.disk.vm_disk_flatten)"
-            self.surroundings.require_no_dependents(item.path, "write it anew", otherwise)
+            self.surroundings.require_no_dependents(item.path, "rewrite it", otherwise)
 
     def require_space(self, items: t.Iterable[Reclaiming]) -> None:
         """Raises NotEnoughSpace where the new images do not fit beside the old ones."""

@@ -120,8 +120,8 @@ def test_a_guest_trims_a_disk_that_discards_unless_the_image_holds_snapshots() -
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": "vmdk"}, "formats raw and qcow2 are written anew, this one is vmdk"),
-        ({"encrypted": True}, "is encrypted, so that it is not written anew"),
+        ({"format": "vmdk"}, "formats raw and qcow2 are rewritten, this one is vmdk"),
+        ({"encrypted": True}, "is encrypted, so that it is not rewritten"),
         ({"data_file": "/images/data"}, "keeps its data in /images/data"),
         ({"corrupt": True}, "is marked corrupt"),
         ({"snapshots": (samples.snapshot("old"),)}, r"\(old\), and a new image would not have them"),
