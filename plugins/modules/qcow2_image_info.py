@@ -77,6 +77,15 @@ options:
       - Only the image itself is opened. An image that a program writes to is left unchecked.
     type: bool
     default: false
+  reclaimable:
+    description:
+      - Whether to return how many bytes M(kvmops.disk.vm_disk_reclaim) would give back of each image, at least, if its
+        machine is off.
+      - This is told by the tables of the image, without its content. An image whose clusters hold zeros, such as those
+        that a guest has wiped, gives back more.
+      - Only the image itself is opened.
+    type: bool
+    default: false
   dependents:
     description:
       - Whether to search for the images that have each image as their backing file or data file.
@@ -95,9 +104,9 @@ options:
       - Whether to follow references to backing files, data files and extents that lead out of O(paths).
       - A guest, or the author of an image, can have planted such a reference to learn about another file. Without this
         option it is an error to follow one. The extent of a VMDK is an error even if no option asks to follow it,
-        because QEMU opens it at the first look. For O(map), O(measure) and O(check), a disk of more than 64 TiB and an
-        image with more than 1024 snapshots are errors as well. C(qemu-img) may use 4 GiB of memory, five minutes of
-        processor time and an hour to look at an image.
+        because QEMU opens it at the first look. For O(map), O(measure), O(check) and O(reclaimable), a disk of more
+        than 64 TiB and an image with more than 1024 snapshots are errors as well. C(qemu-img) may use 4 GiB of memory,
+        five minutes of processor time and an hour to look at an image.
       - Set it for your own images. Circular chains of backing files, and chains of more than 64 images, are always
         refused.
     type: bool
@@ -157,6 +166,17 @@ EXAMPLES = r"""
 - name: Name the corrupt or leaking ones
   ansible.builtin.debug:
     msg: "{{ checked.images | selectattr('check') | rejectattr('check.result', 'in', ['good', 'unsupported'])
+      | map(attribute='path') }}"
+
+- name: Find out which images could give space back
+  kvmops.disk.qcow2_image_info:
+    paths: /var/lib/libvirt/images
+    reclaimable: true
+  register: pool
+
+- name: Name those that would give back more than 1 GiB
+  ansible.builtin.debug:
+    msg: "{{ pool.images | rejectattr('reclaimable', 'none') | selectattr('reclaimable', 'gt', 1073741824)
       | map(attribute='path') }}"
 
 - name: Measure what a copy of a disk would take
@@ -241,9 +261,16 @@ images:
         - RV(kvmops.disk.qcow2_check#module:check) lists its facts.
       returned: with O(check=true)
       type: dict
+    reclaimable:
+      description:
+        - The bytes that a rewrite of the image gives back, at least.
+        - V(null) if it cannot be rewritten. These are images of other formats than raw and qcow2, and those that are
+          encrypted, hold internal snapshots, or keep their data in another file.
+      returned: with O(reclaimable=true)
+      type: int
     problems:
       description: Why a fact that was asked for is V(null).
-      returned: with O(map=true), O(measure=true) or O(check=true)
+      returned: with O(map=true), O(measure=true), O(check=true) or O(reclaimable=true)
       type: list
       elements: str
     dependents:
@@ -299,6 +326,7 @@ def main() -> None:
             "map": {"type": "bool", "default": False},
             "measure": {"type": "bool", "default": False},
             "check": {"type": "bool", "default": False},
+            "reclaimable": {"type": "bool", "default": False},
             "dependents": {"type": "bool", "default": False},
             **SEARCH_SPEC,
             **TRUST_SPEC,

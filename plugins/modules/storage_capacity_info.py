@@ -28,6 +28,8 @@ description:
   - On some file systems (btrfs, xfs and others) files can share extents. Extents count once if all files that share
     them only promise what they occupy. A file that can still grow may part from the others at any time. So it counts as
     if it shared nothing.
+  - A file that no domain and no image names counts only if it can be an image. It has the header of one, or
+    is as long as a number of whole sectors of 512 bytes, as raw images are. Notes and lists beside images do not count.
   - A file that is not a readable image counts as its length, or as what it occupies, if that is more.
   - Only the headers of images are read. A file is never opened just because an image points to it. A backing file that
     is found in no other way is counted by its blocks. The format of a disk is the one that its domain says. A backing

@@ -91,6 +91,12 @@ disks:
     shareable:
       description: Whether several domains may use it at once.
       type: bool
+    discard:
+      description:
+        - What happens to the blocks that the guest discards. With V(unmap) their space is given back, with V(ignore) it
+          is not.
+        - V(null) if the machine does not say it, which means the same as V(ignore).
+      type: str
     virtual_size:
       description:
         - The size that the guest sees, in bytes.

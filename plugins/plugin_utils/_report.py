@@ -51,6 +51,7 @@ def _system(host: Host, system: Facts) -> dict[str, t.Any]:
         "limit_percent": round(100 * limit),
         "over_limit": bool(system["over_limit"]),
         "images": len(system["images"]),
+        "reclaimable": _reclaimable(host, system),
         "bar": {
             "used": round((system["used"] or 0) * share, 2),
             "promised": round(system["promised"] * share, 2),
@@ -58,6 +59,12 @@ def _system(host: Host, system: Facts) -> dict[str, t.Any]:
             "limit": round(100 * limit / scale, 2),
         },
     }
+
+
+def _reclaimable(host: Host, system: Facts) -> str:
+    """What the images on the file system give back together, as far as that is known."""
+    known = [gain for image in system["images"] if (gain := host.reclaimable(image["path"])) is not None]
+    return short_size(sum(known)) if known else "unknown"
 
 
 def _size_or_unknown(size: int | None) -> str:
@@ -73,7 +80,14 @@ def _disk_rows(host: Host) -> t.Iterator[dict[str, t.Any]]:
             chain = disk["backing_chain"]
             known = {**image, **(chain[0] if chain else {})}
             row = _row(host, disk["path"], known, len(chain) or None, disk["problem"])
-            yield {**row, "domain": disk["domain"], "target": disk["target"], "state": disk["state"], "user": "disk"}
+            yield {
+                **row,
+                "domain": disk["domain"],
+                "target": disk["target"],
+                "state": disk["state"],
+                "user": "disk",
+                "no_discard": _cannot_discard(disk),
+            }
 
 
 def _other_rows(host: Host) -> t.Iterator[dict[str, t.Any]]:
@@ -84,7 +98,12 @@ def _other_rows(host: Host) -> t.Iterator[dict[str, t.Any]]:
             dependents = len(image["dependents"])
             user = f"base of {dependents}" if dependents else ", ".join(image["domains"]) or "no domain"
             row = _row(host, path, image, 1 + len(host.below(path)), None)
-            yield {**row, "domain": "", "target": "", "state": "", "user": user}
+            yield {**row, "domain": "", "target": "", "state": "", "user": user, "no_discard": False}
+
+
+def _cannot_discard(disk: Facts) -> bool:
+    """Whether a trim in the guest gives nothing of the disk back, which it writes."""
+    return disk["device"] == "disk" and not disk["readonly"] and disk["discard"] != "unmap"
 
 
 def _row(host: Host, path: str, image: Facts, depth: int | None, problem: str | None) -> dict[str, t.Any]:
@@ -99,6 +118,8 @@ def _row(host: Host, path: str, image: Facts, depth: int | None, problem: str | 
         "virtual_text": "" if virtual is None else short_size(virtual),
         "actual_size": actual,
         "actual_text": "" if actual is None else short_size(actual),
+        "reclaimable": (gain := host.reclaimable(path)),
+        "reclaimable_text": "" if gain is None else short_size(gain),
         "depth": depth,
         "snapshots": len(image["snapshots"]) if image.get("snapshots") is not None else host.snapshots(path),
         "health": health.word,

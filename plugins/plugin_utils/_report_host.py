@@ -81,6 +81,13 @@ class Host:
             return Health("in use", "good", "; ".join(checked.get("problems") or ()) or "not checked")
         return _of_check(check, checked)
 
+    def reclaimable(self, path: str | None) -> int | None:
+        """The bytes that a rewrite of the image gives back at least; None where nobody knows, or others read it."""
+        if path is None or self.images.get(path, {}).get("dependents"):
+            return None
+        found: int | None = self.checks.get(path, {}).get("reclaimable")
+        return found
+
     def snapshots(self, path: str | None) -> int | None:
         """How many internal snapshots the image has; None if it was not looked at."""
         checked = self.checks.get(path or "")

@@ -274,3 +274,42 @@ def test_qemu_img_has_limits_unless_the_images_are_trusted(tmp_path: Path) -> No
     python = python_with(tmp_path, 'echo "$(ulimit -t) $(ulimit -v)" >&2\nexit 1')
     assert f"300 {4 << 20}" in refused(tmp_path / "disk", python=python)["msg"]  # ulimit -v counts in KiB
     assert "unlimited unlimited" in refused(tmp_path / "disk", trusted=True, python=python)["msg"]
+
+
+# --- reclaimable ------------------------------------------------------------------------------------------------
+
+
+def test_what_a_rewrite_gives_back_is_told_at_least_and_without_the_content(tmp_path: Path) -> None:
+    holed = create(tmp_path / "holed.qcow2", "qcow2", 32 * MIB)
+    qemu_io(holed, "write -P 1 0 20M")
+    qemu_io(holed, "discard 4M 12M")  # the clusters are free, and the file keeps them
+    zeroed = create(tmp_path / "zeroed.qcow2", "qcow2", 32 * MIB)
+    qemu_io(zeroed, "write -P 0 0 20M")
+    before = tree_state(tmp_path)
+    found = {image["path"]: image for image in look(tmp_path, reclaimable=True)["images"]}
+    assert tree_state(tmp_path) == before
+    for image in (holed, zeroed):
+        rewritten = tmp_path.parent / f"{tmp_path.name}-{image.name}"
+        qemu_img("convert", "-f", "qcow2", "-O", "qcow2", image, rewritten)
+        gained = allocated(image) - allocated(rewritten)
+        assert 0 <= found[str(image)]["reclaimable"] <= gained
+    assert found[str(zeroed)]["problems"] == []
+
+
+def test_nothing_is_foretold_of_an_image_that_would_not_be_rewritten(tmp_path: Path) -> None:
+    kept = create(tmp_path / "kept.qcow2", "qcow2", MIB)
+    qemu_img("snapshot", "-c", "one", kept)
+    create(tmp_path / "other.vmdk", "vmdk", MIB)
+    found = look(tmp_path, reclaimable=True)["images"]
+    assert [image["reclaimable"] for image in found] == [None, None]
+
+
+def test_nothing_is_foretold_of_an_encrypted_image_and_it_is_said_why(tmp_path: Path) -> None:
+    secret = tmp_path / ".secret"
+    secret.write_text("hush", encoding="utf-8")
+    create_encrypted(tmp_path / "locked", "qcow2", "encrypt.", secret)
+    overlay(tmp_path / "top", str(tmp_path / "locked"))
+    locked, top = look(tmp_path, reclaimable=True)["images"]
+    assert locked["reclaimable"] is None
+    assert "is encrypted" in locked["problems"][0]
+    assert top["reclaimable"] == 0, "what is below it is not opened"

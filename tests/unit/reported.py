@@ -54,7 +54,15 @@ def system(*images: Facts, **facts: Any) -> Facts:
 
 
 def disk(domain: str, path: str | None, **facts: Any) -> Facts:
-    usual = {"uuid": domain, "state": "running", "target": "vda", "device": "disk", "readonly": False, "problem": None}
+    usual = {
+        "uuid": domain,
+        "state": "running",
+        "target": "vda",
+        "device": "disk",
+        "readonly": False,
+        "discard": None,
+        "problem": None,
+    }
     chain: list[Facts] = [
         {"path": path, "format": "qcow2", "virtual_size": 10 * GIB, "actual_size": GIB, "snapshots": []}
     ]
@@ -63,7 +71,14 @@ def disk(domain: str, path: str | None, **facts: Any) -> Facts:
 
 def checked(path: str, result: str = "good", **facts: Any) -> Facts:
     numbers = {name: facts.pop(name, 0) for name in ("corruptions", "leaks", "check_errors")}
-    return {"path": path, "check": {"result": result, **numbers}, "snapshots": [], "problems": [], **facts}
+    return {
+        "path": path,
+        "check": {"result": result, **numbers},
+        "snapshots": [],
+        "problems": [],
+        "reclaimable": 0,
+        **facts,
+    }
 
 
 def rendered(page: Facts, title: str = "Storage of virtual machines") -> str:

@@ -151,6 +151,31 @@ def test_rows_say_what_each_image_is_for_and_how_it_is_allocated() -> None:
     assert rows["/srv/clone"]["virtual_text"] == "1 GiB"
 
 
+def test_it_says_what_could_be_won_back_and_which_disks_cannot_discard() -> None:
+    base = image("/srv/base", dependents=["/srv/clone"], grows=False)
+    clone, other, odd = image("/srv/clone", backing_file="/srv/base"), image("/srv/other"), image("/srv/odd.vmdk")
+    gains = {"/srv/base": GIB, "/srv/clone": 3 * GIB, "/srv/other": 2 * GIB, "/srv/odd.vmdk": None}
+    checks = tuple(checked(path, reclaimable=gain) for path, gain in gains.items())
+    disks = (
+        disk("web", "/srv/clone", discard="unmap"),
+        disk("db", "/srv/other"),
+        disk("iso", "/srv/odd.vmdk", device="cdrom", readonly=True),
+    )
+    found = page(base, clone, other, odd, disks=disks, checks=checks)
+    assert found["filesystems"][0]["reclaimable"] == "5 GiB", "a base stays as it is"
+    told = {row["path"]: (row["reclaimable_text"], row["no_discard"]) for row in found["rows"]}
+    assert told == {
+        "/srv/base": ("", False),
+        "/srv/clone": ("3 GiB", False),
+        "/srv/other": ("2 GiB", True),
+        "/srv/odd.vmdk": ("", False),
+    }
+    html = rendered(found)
+    assert "<dt>Reclaimable</dt><dd>5 GiB</dd>" in html
+    assert html.count(">no discard</span>") == 1
+    assert page(image("/srv/a"))["filesystems"][0]["reclaimable"] == "unknown", "nothing was checked"
+
+
 def test_a_bar_ends_beyond_all_that_is_on_it() -> None:
     bars = [page(image("/srv/a", promised=promised * GIB))["filesystems"][0]["bar"] for promised in (50, 110, 900)]
     for drawn in bars:

@@ -27,6 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._formats.references im
 from ansible_collections.kvmops.disk.plugins.module_utils._host import extents as _extents
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import in_parallel
+from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
@@ -99,6 +100,8 @@ def look(
 ) -> list[SeenFile]:
     """The files at *paths* that are there, each once, and those that they point to, which are not opened.
 
+    Left out are those that are no images, and that nobody names.
+
     What a domain says that it reads a file as holds; then what an overlay says of its backing file. What a guest may
     have written is believed only where nobody says anything. *is_meant* tells of a path and its device whether its
     size matters; of the other files no more is read than what they point to.
@@ -127,7 +130,9 @@ def look(
             status = _status(path)
             if status:
                 files.setdefault((status.st_dev, status.st_ino), _unopened(path, status))
-    return list(files.values())
+    needed = {identity(path) for one in seen for path in (one.backing_file, *one.data_files) if path}
+    named = {identity(user.path) for user in users} | needed
+    return [one for one in files.values() if one.identity in named or not _is_no_image(one)]
 
 
 def count(
@@ -172,6 +177,12 @@ def count(
             promise = replace(promise, held=max(0, one.occupied - places.add(known)))
         promises.append(promise)
     return promises
+
+
+def _is_no_image(one: SeenFile) -> bool:
+    """Whether a file that nobody names is none: it has no header of a format, and ends within a sector. Notes, lists
+    and other files lie beside images."""
+    return one.format == "raw" and not (one.problem or one.noted) and bool(one.length % SECTOR)
 
 
 def _status(path: str) -> os.stat_result | None:

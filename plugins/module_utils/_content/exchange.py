@@ -70,11 +70,11 @@ class Exchange:
                 path=self.path,
             )
 
-    def dress(self) -> list[int]:
-        """Gives the new file the owner, mode and attributes of the old one, and its space where that has no holes;
-        returns its identity, for a record."""
+    def dress(self, *, thin: bool = False) -> list[int]:
+        """Gives the new file the owner, mode and attributes of the old one, and its space where that has no holes,
+        unless it is to be *thin*; returns its identity, for a record."""
         _staging.resemble(self.name, self.file)
-        if _staging.has_no_holes(self.file):
+        if not thin and _staging.has_no_holes(self.file):
             with suppress(DiskError):  # a file system that cannot reserve has reserved nothing before
                 _staging.reserve(self.name)
         return self._new.identity()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS, OVERLAY_FORMATS
 from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
 
@@ -192,6 +192,33 @@ class Layout:
         wanted = {name: value for name, value in self.choices().items() if value != getattr(image, name)}
         amendable = {name: value for name, value in wanted.items() if name in _AMENDABLE}
         return amendable, {name: value for name, value in wanted.items() if name in _FIXED}
+
+
+def layout_of(image: Image) -> Layout:
+    """The layout that a new image in the place of *image* is to have; without its allocation, which nobody can tell."""
+    if image.format != "qcow2":
+        return Layout(image.format)
+    return Layout(
+        "qcow2",
+        cluster_size=image.cluster_size,
+        compat=image.compat,
+        refcount_bits=image.refcount_bits,
+        lazy_refcounts=image.lazy_refcounts or None,
+        extended_l2=image.extended_l2 or None,
+        compression_type=image.compression_type if image.compression_type != "zlib" else None,
+    )
+
+
+def require_alike(old: Image, new: Image) -> None:
+    """Raises DiskError where *new*, which is to take the place of *old*, is not laid out like it."""
+    for name in ("virtual_size", *_FIXED, "compat", "refcount_bits"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            raise DiskError(
+                f"{old.path}: the new image has {name} {after}, the old one {before}: it was removed, and the old one "
+                "is as it was",
+                path=old.path,
+            )
 
 
 def suffix(image_format: str) -> str:

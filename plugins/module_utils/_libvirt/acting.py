@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed, NoAnswer
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import failure, translated
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI, Domain
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI, Domain, GuestFileSystem
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.line import repeatable
 
 if t.TYPE_CHECKING:
@@ -65,11 +65,47 @@ class ActingDomain(Domain):
         with translated(f"{self.name}: cannot have the guest agent thaw the file systems"), self._agent_bounded():
             self._ask(self._domain.fsThaw, seconds=_AT_LENGTH)
 
+    def trim(self, seconds: int) -> None:
+        """Has the guest agent tell the disks which blocks the file systems that are mounted do not use.
+
+        Raises LibvirtFailed where it does not within *seconds*: it may still go on then (binding.is_silent_agent).
+        """
+        what = f"{self.name}: cannot have the guest agent trim the file systems"
+        with translated(what), self._agent_bounded(seconds):
+            self._ask(self._domain.fSTrim, None, 0, 0, seconds=seconds + binding.PATIENCE)
+
+    def guest_file_systems(self) -> list[GuestFileSystem]:
+        """The file systems that the guest has mounted; none where its agent does not tell how full they are.
+
+        Raises LibvirtFailed where it does not answer, or there is none.
+        """
+        what = f"{self.name}: cannot ask the guest agent for the file systems"
+        with translated(what), self._agent_bounded():
+            found = self._ask(
+                self._domain.guestInfo, binding.libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, 0, seconds=_AT_LENGTH
+            )
+        return [
+            GuestFileSystem(
+                used=found[f"fs.{number}.used-bytes"],
+                total=found[f"fs.{number}.total-bytes"],
+                disks=tuple(
+                    sorted(
+                        {
+                            found.get(f"fs.{number}.disk.{disk}.alias", "")
+                            for disk in range(found.get(f"fs.{number}.disk.count", 0))
+                        }
+                    )
+                ),
+            )
+            for number in range(found.get("fs.count", 0))
+            if f"fs.{number}.used-bytes" in found
+        ]
+
     @contextmanager
-    def _agent_bounded(self) -> t.Iterator[None]:
+    def _agent_bounded(self, seconds: int = _AGENT_SECONDS) -> t.Iterator[None]:
         """Lets libvirt wait for the guest agent for a limited time only. It does not tell which limit it had before:
         afterwards it has none, as it has by itself."""
-        self._ask(self._domain.agentSetResponseTimeout, _AGENT_SECONDS, 0)
+        self._ask(self._domain.agentSetResponseTimeout, seconds, 0)
         try:
             yield
         finally:

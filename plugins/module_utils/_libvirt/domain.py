@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import asked_about, failure, translated
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.line import repeatable
@@ -17,6 +18,16 @@ if t.TYPE_CHECKING:
 
 #: The namespace of what this collection writes into a domain's metadata.
 METADATA_URI = "urn:kvmops:disk:1"
+
+
+@dataclass(frozen=True)
+class GuestFileSystem:
+    """A file system as a guest agent tells of it: the bytes that are *used*, and that may be used in *total*; *disks*
+    are the targets of those on which it lies."""
+
+    used: int
+    total: int
+    disks: tuple[str, ...] = ()
 
 
 class Domain:

@@ -9,8 +9,10 @@ import glob
 import os
 import typing as t
 
+from ansible_collections.kvmops.disk.plugins.module_utils._content import reclaimable as _reclaimable
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._image import anew as _anew
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
 from ansible_collections.kvmops.disk.plugins.module_utils._parallel import once
@@ -100,7 +102,12 @@ class Survey:
 
     def _by_content(self, names: t.Iterable[str], chain: Chain) -> Facts:
         """The facts of those *names*, for which more than a header is read; ``problems`` say what is lacking."""
-        ways = {"map": self._map, "measure": self._measure, "check": self._check}
+        ways: dict[str, t.Callable[[Chain], t.Any]] = {
+            "map": self._map,
+            "measure": self._measure,
+            "check": self._check,
+            "reclaimable": self._reclaimable,
+        }
         facts: Facts = {}
         problems = []
         for name in names:
@@ -141,6 +148,15 @@ class Survey:
         external_data = image.format == "qcow2" and image.data_file is not None
         found = self.qemu_img.check(image.path, image.format, external_data=external_data)
         return Finding(found, image.format, image.corrupt, image.dirty, external_data, cut).facts()
+
+    def _reclaimable(self, chain: Chain) -> int | None:
+        """What a rewrite would give back, by the tables of the image alone; None where it would not be rewritten."""
+        image = chain[0]
+        _require_no_secret((image,))
+        if not _reclaimable.is_foretold(image):
+            return None
+        rows = self.qemu_img.own_map(image.path, image.format)
+        return _anew.at_least(image, _reclaimable.most_by_tables(image, rows))
 
 
 def _files(directory: str, recurse: bool) -> t.Iterator[str]:

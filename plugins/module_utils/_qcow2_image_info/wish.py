@@ -11,7 +11,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import absolute, search_paths_from
 
 #: The facts for which more than a header is read.
-BY_CONTENT = ("map", "measure", "check")
+BY_CONTENT = ("map", "measure", "check", "reclaimable")
 
 
 @dataclass(frozen=True)

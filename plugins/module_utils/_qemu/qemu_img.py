@@ -204,9 +204,12 @@ class QemuImg(Unlocking):
 
         With *data* without what only is known to be zeros.
         """
-        layers = self.unlocked.get(path, (Layer(path, image_format),))
-        rows = self._map("--", node(layers, alone=True))
+        rows = self.own_map(path, image_format)
         return [(row.start, row.start + row.length) for row in rows if row.present and (row.data or not data)]
+
+    def own_map(self, path: str, image_format: str) -> list[Range]:
+        """The same as map() tells of the image itself. Nothing below it is opened."""
+        return self._map("--", node(self.unlocked.get(path, (Layer(path, image_format),)), alone=True))
 
     def commit(
         self,

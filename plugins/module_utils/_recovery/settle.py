@@ -10,7 +10,7 @@ import typing as t
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.leftovers import Leftovers, left_on
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import (
@@ -75,6 +75,17 @@ def settle(left: Leftovers, qemu_img: QemuImg, *, finishing: str | None = None) 
     else:
         steps.append(Step(f"forget the run that was interrupted on {path} at {left.started}", lambda: None))
     return tuple(steps)
+
+
+def require_checkable(domain: str, state: str, path: str, left: t.Mapping[str, t.Any] | None) -> None:
+    """Raises DiskError where a dead run *left* an image that has to be checked, which the guest of a running *domain*
+    forbids."""
+    if left and not left.get("alive") and left.get("verb") in IN_PLACE:
+        raise DiskError(
+            f"{path}: a run ({left.get('verb')}) was interrupted on it, and it cannot be checked while {domain} is "
+            f"{state}: shut the domain down, then run again",
+            operation=left,
+        )
 
 
 def require_whole(left: Leftovers) -> None:

@@ -12,7 +12,6 @@ from functools import partial
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record, RecordedDisk, now
 
@@ -138,21 +137,6 @@ def naming(state: DomainState, misnamed: t.Sequence[Flattening], work: Work) -> 
             f"define {state.name} with the backing files that {targets} has now",
             partial(work.name_chain, misnamed),
         ),
-    )
-
-
-def layout(image: Image) -> Layout:
-    """The layout that a new image in the place of *image* is to have."""
-    if image.format != "qcow2":
-        return Layout(image.format)
-    return Layout(
-        "qcow2",
-        cluster_size=image.cluster_size,
-        compat=image.compat,
-        refcount_bits=image.refcount_bits,
-        lazy_refcounts=image.lazy_refcounts or None,
-        extended_l2=image.extended_l2 or None,
-        compression_type=image.compression_type if image.compression_type != "zlib" else None,
     )
 
 

@@ -11,6 +11,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import ready as _ready
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._image import layout as _layout
 from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import REBASEABLE_FORMATS
 
 if t.TYPE_CHECKING:
@@ -110,14 +111,7 @@ def require_alike(item: Flattening, image: Image, below: str | None) -> None:
     """Raises DiskError where *image*, the new one, is not laid out like the old one, or has another file *below* it
     than it is to have."""
     require_base(item, below)
-    for name in ("virtual_size", "cluster_size", "compat", "refcount_bits", "extended_l2", "compression_type"):
-        old, new = getattr(item.image, name), getattr(image, name)
-        if old != new:
-            raise DiskError(
-                f"{item.path}: the new image has {name} {new}, the old one {old}: it was removed, "
-                "and the old one is as it was",
-                path=item.path,
-            )
+    _layout.require_alike(item.image, image)
 
 
 def _require_flattenable_image(item: Flattening) -> None:

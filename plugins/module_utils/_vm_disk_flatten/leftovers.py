@@ -188,12 +188,8 @@ def settled_images(
         empty = operation is None and note and note.get("verb") == "unknown"  # or cut off: seen once it is held
         if not note or empty or note.get("alive") or note.get("verb") == "flatten":
             continue
-        if state.active and note.get("verb") in _settle.IN_PLACE:
-            raise DiskError(
-                f"{item.path}: a run ({note.get('verb')}) was interrupted on it, and it cannot be checked while "
-                f"{state.name} is {state.state}: shut the domain down, then run again",
-                operation=note,
-            )
+        if state.active:
+            _settle.require_checkable(state.name, state.state, item.path, note)
         found += _settle.settle(look_for(item.path, item.image.format, note), qemu_img)
     return tuple(found)
 

@@ -12,6 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import layout_of
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
 
@@ -68,7 +69,7 @@ class ChangeSurvey:
         demands = []
         for item in items:
             image = item.image
-            layout = _decision.layout(image)
+            layout = layout_of(image)
             options = layout.options() if layout.format == "qcow2" else {}
             measured = self.qemu_img.measure(item.path, image.format, "qcow2", options).required
             needed = _decision.most_bytes(item, measured)

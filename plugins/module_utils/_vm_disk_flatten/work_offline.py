@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.thickness imp
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import layout_of
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
@@ -90,7 +91,7 @@ class Work(FlattenWork):
         """The content of the overlay over its own backing file, then over the base."""
         image, below = item.image, item.images[1]
         options = {
-            **creation_options(_decision.layout(image)),
+            **creation_options(layout_of(image)),
             "backing_file": below.path,
             "backing_fmt": below.format,
         }

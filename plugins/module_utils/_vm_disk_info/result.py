@@ -34,6 +34,7 @@ def facts(
         "format": disk.format,
         "readonly": element.readonly or element.device == "cdrom",
         "shareable": element.shareable,
+        "discard": element.discard,
         "virtual_size": top.virtual_size if top else None,
         "actual_size": top.actual_size if top else None,
         "backing_chain": [image.facts() for image in seen.images],

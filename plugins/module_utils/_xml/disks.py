@@ -33,7 +33,8 @@ class DiskElement:
     None where it says nothing, an empty tuple where it says that there is none. *mirror* is the destination of a block
     job, and *mirror_ready* is ``yes`` once it holds the same as the disk. *sliced*: the disk is a part of its source.
     *index* is libvirt's number of the image in a running domain. *snapshot* is what the disk says of snapshots that do
-    not name it: external, internal, manual or no; None where it says nothing. *cache* is how QEMU opens it.
+    not name it: external, internal, manual or no; None where it says nothing. *cache* is how QEMU opens it, *discard*
+    what it does with what the guest discards: unmap or ignore.
     """
 
     target: str
@@ -55,6 +56,7 @@ class DiskElement:
     index: str | None = None
     snapshot: str | None = None
     cache: str | None = None
+    discard: str | None = None
 
 
 def disks(xml: str) -> tuple[DiskElement, ...]:
@@ -105,6 +107,7 @@ def disk(element: t.Any) -> DiskElement:
         index=source.get("index") if source is not None else None,
         snapshot=element.get("snapshot"),
         cache=driver.get("cache") if driver is not None else None,
+        discard=driver.get("discard") if driver is not None else None,
     )
 
 

@@ -70,6 +70,14 @@ def test_an_image_counts_as_the_size_of_its_disk(tmp_path: Path) -> None:
     assert promised(tmp_path) == {"sparse.raw": 5 * MIB, "thin.qcow2": 10 * MIB, "thick": 2 * MIB}
 
 
+def test_a_file_that_is_no_image_does_not_count_unless_somebody_names_it(tmp_path: Path) -> None:
+    notes = raw(tmp_path / "notes.txt", MIB + 1)
+    assert promised(tmp_path) == {}
+    assert promised(tmp_path, user(notes, None)) == {"notes.txt": MIB + 512}, "rounded up to a sector"
+    qcow2(tmp_path / "top.qcow2", 10 * MIB, "notes.txt", "raw")
+    assert promised(tmp_path) == {"notes.txt": 0, "top.qcow2": 10 * MIB}
+
+
 def test_an_image_that_occupies_more_than_its_disk_has_counts_as_that() -> None:
     assert Promise("/a", (1, 1), 10, 15).promised == 15
     assert Promise("/a", (1, 1), 15, 10).promised == 15

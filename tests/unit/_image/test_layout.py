@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import FORMATS
-from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout, layout_of
 from unit.samples import qcow2, raw
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
@@ -204,3 +204,11 @@ def test_an_empty_image_needs_a_header_the_refcounts_and_its_first_table(
 ) -> None:
     """So many clusters has the file that qemu-img makes."""
     assert layout.bytes_of_empty(size) == clusters * (layout.cluster_size or 65536)
+
+
+def test_a_new_image_in_the_place_of_another_is_laid_out_like_it() -> None:
+    old = qcow2(cluster_size=2 * MIB, lazy_refcounts=True, compression_type="zstd")
+    options = {"cluster_size": "2097152", "compat": "1.1", "refcount_bits": "16"}
+    assert layout_of(old).options() == {**options, "lazy_refcounts": "on", "compression_type": "zstd"}
+    assert layout_of(qcow2(cluster_size=2 * MIB)).options() == options
+    assert layout_of(raw(format="qed")).options() == {}
