@@ -178,7 +178,7 @@ class ActingDomain(Domain):
 
     @contextmanager
     def watched(self) -> t.Iterator[t.Callable[[float], None]]:
-        """A function that waits until the life of the domain or a block job of it changes, for so many seconds at most.
+        """A function that waits until the life of the domain or a job of it changes, for so many seconds at most.
 
         The limit covers an event that came before anybody listened, one that cannot be listened for, and a libvirtd
         that has died.
@@ -194,6 +194,7 @@ class ActingDomain(Domain):
             for event in (
                 binding.libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
                 binding.libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
+                binding.libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED,
             ):
                 with suppress(binding.libvirt.libvirtError):
                     callback = connection.domainEventRegisterAny(
