@@ -30,7 +30,7 @@ description:
     them.
   - If the backup fails, the task ends the job, deletes its checkpoint and removes its files. If the module is killed,
     libvirt's job continues without it. The next run for the same backup waits for that job. If the next run is for
-    another backup, or if the job has ended meanwhile, it clears all of it away and copies anew. A checkpoint of a
+    another backup, or if the job has ended meanwhile, it clears all of it away and copies the disks again. A checkpoint of a
     backup that is not whole is never the base of another one.
 extends_documentation_fragment:
   - kvmops.disk.places
@@ -71,7 +71,7 @@ options:
     description:
       - V(full) copies each disk as a whole.
       - V(incremental) copies what has changed since the newest whole backup that has a checkpoint. The task fails if
-        there is none, or if nobody knows any more what has changed.
+        there is none, or if it is not known any more what has changed.
       - V(auto) is V(incremental) where that is possible. Otherwise it is V(full), and RV(reason) says why.
     type: str
     choices: [auto, full, incremental]

@@ -178,7 +178,7 @@ def test_an_aborted_job_is_no_backup_and_its_checkpoint_no_base(machine: Machine
     first = whole(run_module(MODULE, machine.params("first")))
     machine.write()
     machine.monitor(f"write -P 77 0 {15 * MIB}")
-    run = start_module(MODULE, machine.params("second", bandwidth="64k", mode="full"))
+    run = start_module(MODULE, machine.params("second", bandwidth="64K", mode="full"))
     wait_for(machine.is_backed_up, "the job")
     with machine.domain() as domain, contextlib.suppress(libvirt.libvirtError):
         domain.abortJob()

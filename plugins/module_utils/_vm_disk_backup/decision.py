@@ -121,6 +121,13 @@ def select(state: DomainState, wish: BackupWish) -> tuple[DomainDisk, ...]:
     return tuple(chosen)
 
 
+def require_unencrypted(observed: Observed) -> None:
+    """Raises DiskError where an image is encrypted, and its backup would not be."""
+    for target, images in observed.images.items():
+        if any(image.encrypted for image in images):
+            raise _encrypted(f"{observed.state.name}: {target}")
+
+
 def require_quiet(state: DomainState, jobs: t.Sequence[str]) -> None:
     """Raises DiskError where the domain is in no state for a backup; *jobs* are its block jobs."""
     if not state.persistent:
@@ -129,7 +136,7 @@ def require_quiet(state: DomainState, jobs: t.Sequence[str]) -> None:
         )
     if state.busy:
         raise DiskError(
-            f"{state.name}: is being migrated, saved, dumped, or backed up by somebody else: wait until that is over"
+            f"{state.name}: is being migrated, saved, dumped, or backed up by another program: wait until that is over"
         )
     if jobs:
         raise DiskError(
@@ -258,11 +265,15 @@ def _require_readable(state: DomainState, disk: DomainDisk) -> None:
     _ready.require_plain_disk(state, disk, "back up", "backed up", devices=True)
     what = f"{state.name}: {disk.target}"
     if disk.element.encrypted:
-        raise DiskError(f"{what}: is encrypted, and its backup would hold the data unencrypted: not backed up")
+        raise _encrypted(what)
     if disk.element.sliced:
         raise DiskError(f"{what}: is a slice of {disk.path}: not backed up")
     if not _manifest.is_target(disk.target):
         raise DiskError(f"{what}: this target cannot be a part of a file's name: not backed up")
+
+
+def _encrypted(what: str) -> DiskError:
+    return DiskError(f"{what}: is encrypted, and its backup would hold the data unencrypted: not backed up")
 
 
 def _why_full(observed: Observed, base: Backup | None) -> str | None:
@@ -279,7 +290,7 @@ def _why_full(observed: Observed, base: Backup | None) -> str | None:
     broken = [target for target in _tracked(observed, base) if checkpoint.sizes.get(target) is None]
     if broken:
         return (
-            f"nobody knows what has changed in {', '.join(broken)} since the backup {base.name}: QEMU was killed, or "
+            f"it is not known what has changed in {', '.join(broken)} since the backup {base.name}: QEMU was killed, or "
             "the image was exchanged"
         )
     if not _tracked(observed, base):

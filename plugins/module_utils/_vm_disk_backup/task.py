@@ -85,6 +85,7 @@ class VmBackupTask(DomainTask):
         _decision.require_quiet(state, jobs)
         disks = _decision.select(state, self.wish)
         self.observed = self._observed_disks(disks, backups)
+        _decision.require_unencrypted(self.observed)
         self._require_agent()
         if resumed and own is not None and own.draft is not None:
             self.course = Course(own.draft, next((one for one in backups if one.name == own.draft.parent), None))

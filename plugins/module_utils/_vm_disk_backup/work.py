@@ -34,11 +34,11 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._host import file_copy as _file_copy
+from ansible_collections.kvmops.disk.plugins.module_utils._host.image_locks import is_locked
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.backups import backing_up
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_silent_agent
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
-from ansible_collections.kvmops.disk.plugins.module_utils._task.still import require_unlocked
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.leftovers import staged
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import backups as _backups
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
@@ -157,7 +157,7 @@ class Work(DomainWork):
         Raises DiskError where one is not what it is to be.
         """
         for target, path in self.files.items():
-            require_unlocked(path, "read what was backed up", _CLOSES_WITHIN)
+            self._await_closed(path)
             self._take_over(path)
             self._require_sound(target, path)
         files = {name: self._hashed(name) for name in self.manifest.files}
@@ -337,6 +337,15 @@ class Work(DomainWork):
             for image in images[:1]:
                 if any(bitmap.name == name for bitmap in _bitmaps.bitmaps_of(image.path, image.format)):
                     self.qemu_img.bitmap(image.path, name, "remove")
+
+    def _await_closed(self, path: str) -> None:
+        """libvirt says that a job is over before QEMU has closed its file (HAZARDS K9). Raises ImageInUse where it does
+        not in time."""
+        deadline = time.monotonic() + _CLOSES_WITHIN
+        while is_locked(path):
+            if time.monotonic() > deadline:
+                raise ImageInUse(f"{path}: QEMU still has it open: it was removed: run again", in_use_by=[])
+            time.sleep(_LOOK_EVERY / 5)
 
     def _take_over(self, path: str) -> None:
         """Has the file belong to us alone, whoever filled it."""
