@@ -30,8 +30,8 @@ description:
     them.
   - If the backup fails, the task ends the job, deletes its checkpoint and removes its files. If the module is killed,
     libvirt's job continues without it. The next run for the same backup waits for that job. If the next run is for
-    another backup, or if the job has ended meanwhile, it clears all of it away and copies the disks again. A checkpoint of a
-    backup that is not whole is never the base of another one.
+    another backup, or if the job has ended meanwhile, it clears all of it away and copies the disks again. A checkpoint
+    of a backup that is not whole is never the base of another one.
 extends_documentation_fragment:
   - kvmops.disk.places
   - kvmops.disk.libvirt
@@ -95,11 +95,6 @@ options:
         this is also whether each copy is compared with the disk.
     type: bool
     default: true
-  bandwidth:
-    description:
-      - The most bytes that are copied of each disk in a second, such as V(50M). By default there is no limit.
-      - libvirt begins a backup job without a limit. So the first moment of it has none.
-    type: str
   timeout:
     description:
       - How many seconds libvirt's job may take. Then it is ended, and the task fails.
@@ -140,14 +135,13 @@ EXAMPLES = r"""
     dest_dir: /backup
     mode: "{{ 'full' if ansible_date_time.weekday == 'Sunday' else 'auto' }}"
 
-- name: Back up one disk, with clean file systems, and at most 50 MiB in a second
+- name: Back up one disk, with clean file systems
   kvmops.disk.vm_disk_backup:
     name: db
     backup: before-upgrade
     dest_dir: /backup
     disks: [vdb]
     quiesce: required
-    bandwidth: 50M
 """
 
 RETURN = r"""
@@ -229,7 +223,6 @@ def main() -> None:
             "mode": {"type": "str", "choices": ["auto", "full", "incremental"], "default": "auto"},
             "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
             "verify": {"type": "bool", "default": True},
-            "bandwidth": {"type": "str"},
             "timeout": {"type": "int", "default": 86400},
         },
         supports_check_mode=True,

@@ -18,7 +18,8 @@ import libvirt_qemu
 import pytest
 from lab import Disk, Hypervisor, run_module, start_module
 from lab.fixtures import MakeDomain
-from support.injection import Share, environment, in_shares, killed_at, paused_at, points, signalled_at
+from support.cramped import cramped
+from support.injection import Share, constants, environment, in_shares, killed_at, paused_at, points, signalled_at
 from support.scene import qemu_img
 from support.waits import wait_for
 
@@ -37,7 +38,14 @@ class Machine:
         qemu_img("create", "-q", "-f", "qcow2", self.image, "16M")
 
     def params(self, backup: str, **options: Any) -> dict[str, Any]:
-        return {"name": self.name, "uri": self.hv.uri, "backup": backup, "dest_dir": str(self.dest), **options}
+        return {
+            "name": self.name,
+            "uri": self.hv.uri,
+            "backup": backup,
+            "dest_dir": str(self.dest),
+            "disks": ["vda"],
+            **options,
+        }
 
     @contextlib.contextmanager
     def domain(self) -> Iterator[libvirt.virDomain]:
@@ -99,9 +107,10 @@ class Machine:
 
 @pytest.fixture
 def machine(hv: Hypervisor, images: Path, make_domain: MakeDomain) -> Machine:
-    qemu_img("create", "-q", "-f", "qcow2", images / "vm.qcow2", "16M")
-    guest = make_domain([Disk(images / "vm.qcow2", "qcow2")], kernel=False)
-    (images / "vm.qcow2").unlink()
+    """With a second disk that takes minutes to be copied."""
+    huge = images / "huge.qcow2"
+    guest = make_domain([Disk(images / "vm.qcow2", "qcow2"), Disk(huge, "qcow2", "vdb")], kernel=False)
+    qemu_img("create", "-q", "-f", "qcow2", huge, "4T")
     made = Machine(hv, images, guest.name)
     hv.start(guest.name)
     return made
@@ -177,37 +186,34 @@ def test_an_aborted_job_is_no_backup_and_its_checkpoint_no_base(machine: Machine
     machine.write()
     first = whole(run_module(MODULE, machine.params("first")))
     machine.write()
-    machine.monitor(f"write -P 77 0 {15 * MIB}")
-    run = start_module(MODULE, machine.params("second", bandwidth="64K", mode="full"))
+    run = start_module(MODULE, machine.params("second", disks=["vda", "vdb"]))
     wait_for(machine.is_backed_up, "the job")
-    with machine.domain() as domain, contextlib.suppress(libvirt.libvirtError):
+    with machine.domain() as domain:
         domain.abortJob()
     result = run.result()
-    if result.get("failed"):
-        assert "failed" in result["msg"]
-        machine.require_clean(first)
+    assert "failed: Operation canceled" in result["msg"], result
+    machine.require_clean(first)
     machine.write()
     backup = whole(run_module(MODULE, machine.params("third", mode="incremental")))
     assert machine.is_now(backup)
 
 
-def test_a_full_file_system_costs_this_backup_and_no_other(machine: Machine, images: Path) -> None:
-    small = images / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=0711", "none", small], check=True)
-    try:
+def test_a_full_file_system_costs_this_backup_and_no_other() -> None:
+    with cramped(40) as (hypervisor, small):
+        machine = Machine(hypervisor, hypervisor.images, "cramped")
         machine.dest = small
+        hypervisor.define(hypervisor.domain_xml(machine.name, [Disk(machine.image, "qcow2")], kernel=False))
+        hypervisor.start(machine.name)
         machine.write()
         first = whole(run_module(MODULE, machine.params("first")))
         machine.monitor(f"write -P 77 0 {15 * MIB}")
-        (small / "ballast").write_bytes(os.urandom(4 * MIB))
-        env = environment(CONSTANTS=json.dumps({"_vm_disk_backup.survey": {"_FIRST_CLUSTERS": -(1 << 30)}}))
-        failed = run_module(MODULE, machine.params("second"), env=env)
-        (small / "ballast").unlink()
-        if failed.get("failed"):
-            machine.require_clean(first)
-        machine.write()
-        (place,) = small.iterdir()
-        assert [path.name for path in place.iterdir() if path.name.startswith(".")] == []
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
+        ballast = small / "ballast"
+        room = os.statvfs(small)
+        ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - 6 * MIB))
+        unmeasured = constants({"_vm_disk_backup.survey": {"_FIRST_CLUSTERS": -(1 << 30)}})
+        failed = run_module(MODULE, machine.params("second"), env=environment(CONSTANTS=unmeasured))
+        assert "its file system is full" in failed["msg"], failed
+        ballast.unlink()
+        machine.require_clean(first)
+        backup = whole(run_module(MODULE, machine.params("third", mode="incremental")))
+        assert machine.is_now(backup)

@@ -16,7 +16,7 @@ from typing import Any
 
 import libvirt
 import pytest
-from lab import Disk, Guest, Hypervisor, tree_state
+from lab import Disk, Guest, tree_state
 from lab.fixtures import MakeDomain
 from support.scene import MIB, make_image, qemu_img
 
@@ -205,24 +205,26 @@ def test_the_next_backup_continues_over_an_orderly_restart(
 
 
 def test_a_job_that_takes_too_long_leaves_neither_files_nor_a_checkpoint(
-    running: Guest, module: Module, hv: Hypervisor, store: Path, back_up: Callable[..., dict[str, Any]], tmp_path: Path
+    images: Path, make_domain: MakeDomain, store: Path, back_up: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     """The checkpoint of a backup that failed is no base: what it lacks is in the next one."""
-    write(running, "first")
-    whole(back_up(running, "full", disks=["vda"]))
-    write(running, "lost", 8)
-    with domain(running) as found:
-        before = checkpoints(running)
-        (place,) = store.iterdir()
-        params = {"name": running.name, "backup": "slow", "dest_dir": str(store), "disks": ["vda"], "timeout": 1}
-        failed = module(MODULE, {**params, "bandwidth": "64K", "mode": "full"})
-        assert "was not done within" in failed["msg"], failed
-        assert checkpoints(running) == before
-        assert sorted(one.name for one in place.iterdir()) == ["full"]
-        with pytest.raises(libvirt.libvirtError):
-            found.backupGetXMLDesc()
-    backup = whole(back_up(running, "next", disks=["vda"], mode="incremental"))
-    assert restored(backup, "vda", tmp_path) == now(running)
+    for name, size in (("a", "16M"), ("huge", "4T")):
+        qemu_img("create", "-q", "-f", "qcow2", images / f"{name}.qcow2", size)
+    disks = [Disk(images / "a.qcow2", "qcow2"), Disk(images / "huge.qcow2", "qcow2", "vdb")]
+    guest = make_domain(disks, start=True)
+    write(guest, "first")
+    whole(back_up(guest, "full", disks=["vda"]))
+    write(guest, "lost", 8)
+    before = checkpoints(guest)
+    (place,) = store.iterdir()
+    failed = back_up(guest, "slow", timeout=1)
+    assert "was not done within" in failed["msg"], failed
+    assert checkpoints(guest) == before
+    assert sorted(one.name for one in place.iterdir()) == ["full"]
+    with domain(guest) as found, pytest.raises(libvirt.libvirtError):
+        found.backupGetXMLDesc()
+    backup = whole(back_up(guest, "next", disks=["vda"], mode="incremental"))
+    assert restored(backup, "vda", tmp_path) == now(guest)
 
 
 def test_foreign_checkpoints_are_left_alone(running: Guest, back_up: Callable[..., dict[str, Any]]) -> None:

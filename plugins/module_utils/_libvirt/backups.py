@@ -82,11 +82,6 @@ class BackedUpDomain(ActingDomain):
                 if self.backup_job() is not None:
                     raise
 
-    def limit_backup(self, target: str, bandwidth: int) -> None:
-        """Lets the backup of a disk go on with *bandwidth* bytes a second; nothing to do where it is over already."""
-        with suppress(LibvirtFailed):
-            self.limit_block_job(target, bandwidth)
-
     def checkpoint_xmls(self) -> list[str]:
         """The XML of the checkpoints; of a running domain with what has changed since, as far as that is known."""
         with translated(f"{self.name}: cannot read the checkpoints"):

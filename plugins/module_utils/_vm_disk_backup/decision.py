@@ -290,8 +290,8 @@ def _why_full(observed: Observed, base: Backup | None) -> str | None:
     broken = [target for target in _tracked(observed, base) if checkpoint.sizes.get(target) is None]
     if broken:
         return (
-            f"it is not known what has changed in {', '.join(broken)} since the backup {base.name}: QEMU was killed, or "
-            "the image was exchanged"
+            f"it is not known what has changed in {', '.join(broken)} since the backup {base.name}: QEMU was killed, "
+            "or the image was exchanged"
         )
     if not _tracked(observed, base):
         return f"the backup {base.name} has none of the disks, or cannot track what changes in them"

@@ -12,7 +12,6 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import manifest as _manifest
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
 
 
@@ -20,7 +19,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._xml import document a
 class BackupWish:
     """The *backup* of that name in *dest_dir*; *disks* is None for all that can be written to.
 
-    *mode*: auto, full or incremental. *bandwidth* in bytes a second for each disk, *timeout* in seconds.
+    *mode*: auto, full or incremental. *timeout* in seconds.
     """
 
     backup: str
@@ -29,7 +28,6 @@ class BackupWish:
     mode: str = "auto"
     quiesce: str = "auto"
     verify: bool = True
-    bandwidth: int | None = None
     timeout: int = 86400
     trusted: bool = False
 
@@ -46,17 +44,13 @@ class BackupWish:
             raise InvalidRequest("disks: names no disk: name at least one, or leave it out for all")
         if self.timeout < 1:
             raise InvalidRequest(f"timeout: {self.timeout} s is too short: give 1 or more")
-        if self.bandwidth is not None and self.bandwidth < 1:
-            raise InvalidRequest("bandwidth: 0 would never copy anything: leave it out for no limit")
 
 
 def wish_from(params: dict[str, t.Any]) -> BackupWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
-    bandwidth = params["bandwidth"]
     wish = BackupWish(
         dest_dir=os.path.normpath(params["dest_dir"]),
         disks=tuple(params["disks"]) if params["disks"] is not None else None,
-        bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
         **{name: params[name] for name in ("backup", "mode", "quiesce", "verify", "timeout", "trusted")},
     )
     wish.require_valid()

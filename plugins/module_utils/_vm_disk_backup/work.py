@@ -204,8 +204,6 @@ class Work(DomainWork):
         finally:
             if frozen:
                 self.domain.thaw()
-        for disk in manifest.disks if self.wish.bandwidth else ():
-            domain.limit_backup(disk.target, self.wish.bandwidth or 0)
         self._await()
 
     def _freeze(self) -> bool:
@@ -284,7 +282,6 @@ class Work(DomainWork):
                 found[0].format,
                 Layout("qcow2", compat="1.1"),
                 verify=self.wish.verify,
-                rate=self.wish.bandwidth,
             )
             layers = [Layer(image.path, image.format) for image in found]
             new_file = _staging.NewFile(self.files[disk.target])
