@@ -49,8 +49,8 @@ options:
     aliases: [domain]
   backup:
     description:
-      - The name of the backup. It becomes the name of a directory. It has up to 128 letters, digits, and any of the
-        characters C(_ . : + -), and begins with a letter, a digit or an underscore.
+      - The name of the backup. It becomes the name of a directory. It has up to 128 characters, which are letters,
+        digits, underscores, dots, colons, plus and minus signs. It begins with a letter, a digit or an underscore.
     type: str
     required: true
   dest_dir:
@@ -117,6 +117,7 @@ notes:
     encrypted, shareable or transient, or have no image file or block device.
 seealso:
   - module: kvmops.disk.vm_disk_backup_info
+  - module: kvmops.disk.vm_disk_restore
   - module: kvmops.disk.vm_disk_snapshot
   - module: kvmops.disk.qcow2_convert
 """

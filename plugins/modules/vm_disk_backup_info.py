@@ -34,6 +34,11 @@ options:
         default is all domains.
     type: list
     elements: str
+  uri:
+    description:
+      - libvirt is not asked. The parameter is there so that a default for all modules of the collection, in
+        C(module_defaults), fits this one.
+    type: str
   verify:
     description:
       - Whether to read all files, and compare them with their hashes. This takes as long as the disk needs for that.
@@ -41,9 +46,10 @@ options:
     default: false
 notes:
   - This module never changes anything.
-  - The hashes tell of damage. Whoever can change a file can change its hash, too.
+  - The hashes tell of damage. A user who can change a file can change its hash, too.
 seealso:
   - module: kvmops.disk.vm_disk_backup
+  - module: kvmops.disk.vm_disk_restore
 """
 
 EXAMPLES = r"""
@@ -128,16 +134,20 @@ backups:
           description: The name of the disk in the definition of the domain, such as V(vda).
           type: str
         path:
-          description: The image in the backup. It is qcow2.
+          description:
+            - The path of its image.
+            - This is the image in the backup, which is qcow2.
           type: str
         kind:
           description: C(full), or C(incremental) if it needs the same disk of the parent.
           type: str
         format:
-          description: The format of the image that the domain had.
+          description:
+            - The format of its image.
+            - This is that of the image that the domain had.
           type: str
         virtual_size:
-          description: The bytes that the guest saw.
+          description: The size that the guest sees, in bytes.
           type: int
         tracked:
           description: Whether the checkpoint knows what changes in it. If not, it is copied as a whole each time.
@@ -149,12 +159,14 @@ backups:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._task.run import run_module
+from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import ASKED_URI_SPEC
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup_info.task import run
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            **ASKED_URI_SPEC,
             "dest_dir": {"type": "path", "required": True},
             "domains": {"type": "list", "elements": "str"},
             "verify": {"type": "bool", "default": False},

@@ -61,10 +61,11 @@ def backups(dest_dir: str, uuid: str, read: Read | None = None) -> tuple[Backup,
     return with_chain_problems(found)
 
 
-def problems_of(path: str, facts: Manifest) -> list[str]:
-    """What is wrong with the files of the backup in the directory *path*, of which *facts* are said."""
+def problems_of(path: str, facts: Manifest, read: Read | None = None) -> list[str]:
+    """What is wrong with the files of the backup in the directory *path*, of which *facts* are said; with their
+    content, too, where *read* reads it."""
     with _opened(path) as directory:
-        return list(_problems(directory, path, facts))
+        return list(_problems(directory, path, facts, read))
 
 
 def _names(directory: int, path: str) -> list[str]:

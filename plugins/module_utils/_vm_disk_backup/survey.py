@@ -33,8 +33,9 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.wish import BackupWish
 
-#: What an image takes beside its data: the first clusters, and tables of 8 bytes for each cluster of 64 KiB.
-_FIRST_CLUSTERS, _BYTES_PER_TABLE_BYTE = 1 << 20, 4096
+#: What an image takes beside its data: the first clusters, and tables, of 16 bytes for each cluster of 64 KiB.
+_FIRST_CLUSTERS = 1 << 20
+_BYTES_PER_TABLE_BYTE = 4096
 
 
 @dataclass(frozen=True)
