@@ -291,3 +291,58 @@ def test_the_length_of_an_image_is_not_what_counts(
     backup = whole(back_up(make_domain([Disk(disk, "qcow2")]), "huge"))
     assert backup["bytes"] < 40 * MIB
     assert backup["disks"][0]["virtual_size"] == 100 << 30
+
+
+def test_a_domain_with_a_snapshot_is_backed_up_too(
+    images: Path, make_domain: MakeDomain, module: Module, back_up: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    qemu_img("create", "-q", "-f", "qcow2", images / "a.qcow2", "16M")
+    guest = make_domain([Disk(images / "a.qcow2", "qcow2")], start=True)
+    write(guest, "first")
+    assert module("vm_disk_snapshot", {"name": guest.name, "snapshot": "before"})["changed"]
+    write(guest, "second", 2)
+    backup = whole(back_up(guest, "full"))
+    assert restored(backup, "vda", tmp_path) == now(guest)
+    write(guest, "third", 3)
+    backup = whole(back_up(guest, "next"))
+    assert restored(backup, "vda", tmp_path) == now(guest)
+
+
+def test_what_was_written_offline_is_in_the_next_backup(
+    running: Guest, images: Path, back_up: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """QEMU's own tools note what they write in the bitmap, as a guest does."""
+    write(running, "first")
+    whole(back_up(running, "full", disks=["vda"]))
+    with domain(running) as found:
+        found.destroy()
+    what = ["-c", "write -P 0x33 9M 1M"]
+    subprocess.run(["qemu-io", "-f", "qcow2", *what, images / "a.qcow2"], check=True, capture_output=True)
+    running.hv.wake(running.name)
+    backup = whole(back_up(running, "next", disks=["vda"], mode="incremental"))
+    assert restored(backup, "vda", tmp_path) == now(running)
+
+
+def test_a_grown_disk_is_backed_up_with_what_is_in_its_new_part(
+    running: Guest, back_up: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    whole(back_up(running, "full", disks=["vda"]))
+    with domain(running) as found:
+        found.blockResize("vda", 24 * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    running.must("pattern /tmp/p 2 grown; dd if=/tmp/p of=/dev/vda bs=1M seek=20; sync")
+    backup = whole(back_up(running, "next", disks=["vda"], mode="incremental"))
+    assert backup["disks"][0]["virtual_size"] == 24 * MIB
+    assert restored(backup, "vda", tmp_path) == now(running)
+
+
+def test_uefi_variables_and_the_definition_are_in_the_backup(
+    images: Path, make_domain: MakeDomain, back_up: Callable[..., dict[str, Any]]
+) -> None:
+    nvram = images / "vars.fd"
+    nvram.write_bytes(b"variables" * 1000)
+    disk = make_image(images / "a.qcow2", "qcow2")
+    guest = make_domain([Disk(disk, "qcow2")], nvram=nvram, vnc_password="sesame")
+    backup = whole(back_up(guest, "one"))
+    path = Path(backup["path"])
+    assert (path / "nvram").read_bytes() == nvram.read_bytes()
+    assert "sesame" in (path / "domain.xml").read_text()

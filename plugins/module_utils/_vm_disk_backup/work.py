@@ -11,6 +11,7 @@ name the live disk, which is another one in a moment (HAZARDS K3).
 from __future__ import annotations
 
 import os
+import stat
 import time
 import typing as t
 from contextlib import suppress
@@ -51,7 +52,7 @@ if t.TYPE_CHECKING:
 _LOOK_EVERY = 0.25
 #: Seconds that QEMU gets to close the files after libvirt has said that the job is over (HAZARDS K9).
 _CLOSES_WITHIN = 60.0
-_PRIVATE_FILE, _PRIVATE, _PASSABLE = 0o600, 0o700, 0o711
+_PRIVATE_FILE, _PRIVATE, _PASSABLE, _OF_GROUP = 0o600, 0o700, 0o711, 0o060
 
 
 @dataclass
@@ -238,7 +239,7 @@ class Work(DomainWork):
             backing = (_manifest.reference(str(self.manifest.parent), disk.target), "qcow2")
         self.qemu_img.create(path, "qcow2", disk.virtual_size, {"compat": "1.1"}, backing, unopened=backing is not None)
         _staging.resemble(path, t.cast(str, source.path))
-        os.chmod(path, _PRIVATE_FILE)
+        os.chmod(path, _PRIVATE_FILE | stat.S_IMODE(os.stat(path).st_mode) & _OF_GROUP)  # by which QEMU may write it
 
     def _await(self) -> None:
         """Waits until the job has ended, and was a success. Raises DiskError."""
