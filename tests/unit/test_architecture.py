@@ -29,7 +29,7 @@ FLOORS = (
     {"_host", "_qemu", "_formats", "_xml", "_libvirt"},
     {"_files", "_image"},
     {"_usage", "_recovery"},
-    {"_capacity"},
+    {"_backup", "_capacity"},
     {"_content"},
     {"_domain"},
     {"_task"},

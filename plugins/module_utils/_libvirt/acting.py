@@ -220,8 +220,8 @@ class ActingDomain(Domain):
 
     @contextmanager
     def watched(self) -> t.Iterator[t.Callable[[float], None]]:
-        """A function that waits until the life of the domain, a block job, or a device of it changes, for so many
-        seconds at most.
+        """A function that waits until the life of the domain, a job, or a device of it changes, for so many seconds at
+        most.
 
         The limit covers an event that came before anybody listened, one that cannot be listened for, and a libvirtd
         that has died.
@@ -240,6 +240,7 @@ class ActingDomain(Domain):
                 binding.libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
                 binding.libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
                 binding.libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+                binding.libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED,
             ):
                 with suppress(binding.libvirt.libvirtError):
                     callback = connection.domainEventRegisterAny(domain, event, lambda *_told: happened.set(), None)

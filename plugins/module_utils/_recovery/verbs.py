@@ -19,3 +19,5 @@ BITMAP = "bitmap"
 REPAIR = "repair"
 #: The verb of those that make an image of another one.
 CONVERT = "convert"
+#: That of those that back a domain up.
+BACKUP = "backup"
