@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lab import Disk, Guest, Hypervisor, run_module
 from lab.tree import tree_state
 from support.image_tools import MIB, NOBODY, content, create, done, info, qemu_img, qemu_io
 from support.injection import Share, in_shares, paused_at, points
-from support.other_users import MODULES, SECRET, WAYS, Ground, params_of
+from support.other_users import MODULES, SECRET, WAYS, Ground, open_place, params_of
 from support.swapper import Calls, calls_in, start_swapper
 
 #: Those that find something to do in what params_of() makes.
@@ -27,12 +27,14 @@ CHANGING = [module for module in MODULES if module != "qcow2_check"]
 
 
 @pytest.fixture
-def ground_at(tmp_path: Path) -> Callable[[str], Ground]:
-    def make(name: str) -> Ground:
-        (tmp_path / name).mkdir()
-        return Ground.at(tmp_path / name)
+def ground_at() -> Iterator[Callable[[str], Ground]]:
+    with open_place() as place:
 
-    return make
+        def make(name: str) -> Ground:
+            (place / name).mkdir()
+            return Ground.at(place / name)
+
+        yield make
 
 
 @in_shares(2)
