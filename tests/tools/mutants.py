@@ -43,13 +43,13 @@ STATE, STAGING, LOCK = (f"tests/unit/_files/test_{name}.py" for name in ("state"
 PROCESS = "tests/unit/_qemu/test_process.py"
 PLANTED, EXCHANGED = "tests/integration/test_other_users.py", "tests/faults/test_other_users.py"
 METADATA = "tests/integration/test_planted_metadata.py"
-EXTENTS, REBASED = (f"tests/integration/test_{name}.py" for name in ("qcow2_convert_extents", "qcow2_image_rebase"))
+DESCRIBED, EXTENTS, REBASED = (
+    f"tests/integration/test_{name}.py" for name in ("qcow2_image_info", "qcow2_convert_extents", "qcow2_image_rebase")
+)
 USED, UNRESOLVED, ASKED = (
     f"tests/integration/test_{name}.py" for name in ("qcow2_image_users", "unresolved_volumes", "asked_libvirts")
 )
-HOSTILE, CUT, FOREIGN = (
-    f"tests/integration/test_{name}.py" for name in ("hostile_images", "cut_images", "unread_content")
-)
+CUT, FOREIGN = (f"tests/integration/test_{name}.py" for name in ("cut_images", "unread_content"))
 ALIGNED, BACK, FIGURES = (
     f"tests/integration/test_{name}.py" for name in ("alignment", "way_back_from_a_shutdown", "figures")
 )
@@ -108,7 +108,7 @@ GUARDS = (
     Guard("_formats/unread.py", "require_nothing_unread", "None", "tests/unit/_formats/test_unread.py"),
     Guard("_formats/unread.py", "require_true_size", "None", "tests/unit/_formats/test_unread.py"),
     Guard("_image/foreign.py", "require_replayed", "None", FOREIGN, "not_closed"),
-    Guard("_image/foreign.py", "_require_own_extents", "None", HOSTILE, "reader_anywhere and convert"),
+    Guard("_image/foreign.py", "_require_own_extents", "None", DESCRIBED, "vmdk"),
     # What cannot be undone, or would not work in the end.
     Guard("_image/alignment.py", "require_openable", "None", ALIGNED, "raw_disk_is_only"),
     Guard("_domain/start.py", "require_startable", "None", BACK, "stays_on"),
