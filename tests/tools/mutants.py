@@ -43,12 +43,13 @@ STATE, STAGING, LOCK = (f"tests/unit/_files/test_{name}.py" for name in ("state"
 PROCESS = "tests/unit/_qemu/test_process.py"
 PLANTED, EXCHANGED = "tests/integration/test_other_users.py", "tests/faults/test_other_users.py"
 METADATA = "tests/integration/test_planted_metadata.py"
+DESCRIBED, EXTENTS, REBASED = (
+    f"tests/integration/test_{name}.py" for name in ("qcow2_image_info", "qcow2_convert_extents", "qcow2_image_rebase")
+)
 USED, UNRESOLVED, ASKED = (
     f"tests/integration/test_{name}.py" for name in ("qcow2_image_users", "unresolved_volumes", "asked_libvirts")
 )
-HOSTILE, CUT, FOREIGN = (
-    f"tests/integration/test_{name}.py" for name in ("hostile_images", "cut_images", "unread_content")
-)
+CUT, FOREIGN = (f"tests/integration/test_{name}.py" for name in ("cut_images", "unread_content"))
 ALIGNED, BACK, FIGURES = (
     f"tests/integration/test_{name}.py" for name in ("alignment", "way_back_from_a_shutdown", "figures")
 )
@@ -97,7 +98,7 @@ GUARDS = (
     Guard("_usage/unused.py", "require_resolved", "None", UNRESOLVED, "may_be_the_one"),
     Guard("_usage/dependents.py", "require_none", "None", "tests/unit/_usage"),
     Guard("_task/surroundings.py", "Surroundings.require_libvirts", "self._libvirts()", ASKED, "mistyped"),
-    Guard("_task/still.py", "require_unlocked", "None", USED, "process_has_open"),
+    Guard("_task/still.py", "require_unlocked", "None", EXTENTS, "extents_are_removed_with_their_image_and"),
     # What an image refers to, claims, or lacks.
     Guard("_image/trust.py", "Trust.require_harmless", "None", "tests/unit/_image/test_trust.py"),
     Guard("_image/trust.py", "Trust.require_believable", "None", "tests/unit/_image/test_trust.py"),
@@ -107,14 +108,14 @@ GUARDS = (
     Guard("_formats/unread.py", "require_nothing_unread", "None", "tests/unit/_formats/test_unread.py"),
     Guard("_formats/unread.py", "require_true_size", "None", "tests/unit/_formats/test_unread.py"),
     Guard("_image/foreign.py", "require_replayed", "None", FOREIGN, "not_closed"),
-    Guard("_image/foreign.py", "_require_own_extents", "None", FOREIGN, "passes_over"),
+    Guard("_image/foreign.py", "_require_own_extents", "None", DESCRIBED, "vmdk"),
     # What cannot be undone, or would not work in the end.
     Guard("_image/alignment.py", "require_openable", "None", ALIGNED, "raw_disk_is_only"),
     Guard("_domain/start.py", "require_startable", "None", BACK, "stays_on"),
     Guard("_domain/ready.py", "require_return", "None", BACK, "stays_on or gains"),
     Guard("_domain/ready.py", "require_plugged_in", "None", BACK, "only_the_definition"),
     Guard("_capacity/space.py", "require_length", "None", FIGURES, "no_file_can_hold"),
-    Guard("_capacity/space.py", "require_space", "None", "tests/unit/_capacity/test_space.py"),
+    Guard("_capacity/space.py", "require_space", "None", REBASED, "space_is_measured"),
     Guard("_host/access.py", "require_writable_by_qemu", "None", "tests/unit/_host/test_access.py"),
     Guard("_recovery/settle.py", "require_whole", "None", "tests/unit/_recovery/test_settle.py"),
 )
