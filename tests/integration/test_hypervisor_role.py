@@ -14,7 +14,7 @@ from support.playground import ROOT
 
 #: What apt keeps is empty in a mount namespace of the test's own; the packages of the role are there already.
 FRESH = """
-mount -t tmpfs tmpfs /var/lib/apt/lists && mount -t tmpfs tmpfs /var/cache/apt
+for place in /var/lib/apt/lists /var/lib/apt/periodic /var/cache/apt; do mount -t tmpfs tmpfs $place || exit; done
 "$@" && ls /var/lib/apt/lists
 """
 
