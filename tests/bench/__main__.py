@@ -275,6 +275,7 @@ def _change_nothing(module: str, parameters: Mapping[str, Any]) -> None:
 
 def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # both sides start from compiled modules
+    os.environ["KVMOPS_COMPILE_ANEW"] = "1"  # but for what Ansible sends, as on the users' hosts
     with tempfile.TemporaryDirectory(prefix="kvmops-", dir="/tmp") as base:
         os.environ["PYTHONPYCACHEPREFIX"] = f"{base}/pycache"
         Path(base).chmod(0o711)

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from lab import run_module
 from support.image_tools import MIB, NOBODY, create, qemu_img
 from support.injection import Share, in_shares, paused_at, points
-from support.other_users import MODULES, SECRET, Ground, params_of
+from support.other_users import MODULES, SECRET, Ground, open_place, params_of
 
 #: What the points of a run leave out, and what follows a link unless it is told not to.
 ATTRIBUTES = ("chmod 1", "chown 1", "setxattr 1")
 
 
 @pytest.fixture
-def ground_at(tmp_path: Path) -> Callable[[str], Ground]:
-    def make(name: str) -> Ground:
-        (tmp_path / name).mkdir()
-        return Ground.at(tmp_path / name)
+def ground_at() -> Iterator[Callable[[str], Ground]]:
+    with open_place() as place:
 
-    return make
+        def make(name: str) -> Ground:
+            (place / name).mkdir()
+            return Ground.at(place / name)
+
+        yield make
 
 
 @in_shares(2)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ import pytest
 from lab.module import run_module
 from support.effort import run_within
 from support.image_tools import MIB, NOBODY, done, image, info, qemu_img, refused
-from support.other_users import MODULES, PLANTS, SECRET, TENANT, Ground, of_json, params_of
+from support.other_users import MODULES, PLANTS, SECRET, TENANT, Ground, of_json, open_place, params_of
 
 SECONDS = 20
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> Ground:
-    return Ground.at(tmp_path)
+def ground() -> Iterator[Ground]:
+    with open_place() as place:
+        yield Ground.at(place)
 
 
 def planted(place: Path, plant: Callable[[Path], None]) -> Path:
@@ -169,8 +170,8 @@ def test_a_file_of_which_another_user_may_have_made_a_second_name_is_left_alone(
     assert ground.state() == before
 
 
-def test_a_link_of_root_is_followed(ground: Ground, tmp_path: Path) -> None:
-    link = tmp_path / "vm"
+def test_a_link_of_root_is_followed(ground: Ground) -> None:
+    link = ground.directory.with_name("vm")
     link.symlink_to(ground.directory)
     assert done(link / "web.qcow2", size="1M")["changed"]
     assert (ground.directory / "web.qcow2").is_file()

@@ -343,6 +343,15 @@ def test_off_line_a_new_image_takes_the_place_of_the_old_one(off: Machine, to_ba
     assert chain_of(off.hv, off.name, live=True) == kept
 
 
+def test_an_overlay_that_was_fully_allocated_and_is_not_any_more_is_told_of(off: Machine) -> None:
+    size = facts(off.top)["virtual-size"]
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -P 0 0 {size}", off.top], check=True, capture_output=True)
+    done = run_module(MODULE, off.params)
+    (told,) = done["warnings"]
+    assert f"{off.top}: was fully allocated before the flattening, and " in str(told)
+    assert "of its disk are not reserved any more" in str(told)
+
+
 def test_the_new_image_reads_the_same_where_the_old_chain_is_still_named(off: Machine) -> None:
     """As by a definition that a killed run did not come to change: the zeros hide what the backing files hold."""
     assert run_module(MODULE, off.params)["changed"]

@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,14 @@ TENANT = 65534
 SECRET = b"root's own\n" * 400
 
 
+@contextmanager
+def open_place() -> Iterator[Path]:
+    """A directory that others come through. Those of pytest are closed to them whenever another run of it begins."""
+    with tempfile.TemporaryDirectory(prefix="kvmops-") as place:
+        os.chmod(place, 0o711)
+        yield Path(place)
+
+
 @dataclass
 class Ground:
     """DIRECTORY is the tenant's, RESERVED is root's."""
@@ -30,9 +40,6 @@ class Ground:
 
     @classmethod
     def at(cls, place: Path) -> Ground:
-        for parent in [place, *place.parents]:
-            if parent.stat().st_uid == os.geteuid() and parent.name:
-                parent.chmod(parent.stat().st_mode | 0o011)
         found = cls(place / "tenant", place / "reserved")
         found.directory.mkdir()
         os.chown(found.directory, TENANT, TENANT)

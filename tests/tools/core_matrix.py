@@ -60,7 +60,7 @@ def venv(core: str, version: str, interpreter: str) -> Path:
 
 def passes(core: str, folder: Path) -> bool:
     python = str(folder / "bin" / "python")
-    environment = dict(os.environ, PATH=f"{folder / 'bin'}:{os.environ['PATH']}")
+    environment = dict(os.environ, PATH=f"{folder / 'bin'}:{os.environ['PATH']}", KVMOPS_PYTHONS="3.*")
     commands = (
         [python, "-m", "pytest", "tests/unit", "--numprocesses", "auto", "--quiet"],
         [python, "tests/tools/run_ansible_test.py", "sanity"],

@@ -11,16 +11,16 @@ import shutil
 from pathlib import Path
 
 
-def interpreter_folders() -> list[str]:
-    """Folders to append to PATH so that every python3.N of this machine is found by its name."""
+def interpreter_folders(versions: str) -> list[str]:
+    """Folders to append to PATH so that each python3.N of this machine that is one of VERSIONS is found by its name."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    return [str(folder) for folder in sorted(pyenv.glob("versions/3.*/bin"))]
+    return [str(folder) for folder in sorted(pyenv.glob(f"versions/{versions}/bin"))]
 
 
-def search_path() -> str:
-    """PATH without the shims of version managers, with the folders of their interpreters at its end."""
+def search_path(versions: str = "3.*") -> str:
+    """PATH without the shims of version managers, with the folders of their interpreters of VERSIONS at its end."""
     folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if "shims" not in folder]
-    return os.pathsep.join(folders + interpreter_folders())
+    return os.pathsep.join(folders + interpreter_folders(versions))
 
 
 def interpreters() -> dict[str, str]:

@@ -27,6 +27,8 @@ from collection_copy import ROOT, refresh_copy
 from interpreters import search_path
 
 HOME = ROOT / ".cache" / os.environ.get("KVMOPS_COPY", "") / "home"
+#: The oldest that a host may have, beside the one that this runs with. `make test-matrix` tries all that there are.
+OLDEST = "3.9.*"
 STAND_IN = Path(__file__).with_name("get_pip.py")
 WHEELS = ROOT / ".cache" / "pip"
 
@@ -34,7 +36,7 @@ WHEELS = ROOT / ".cache" / "pip"
 def main() -> None:
     command, *options = sys.argv[1:]
     prepare_home()
-    environment = dict(os.environ, HOME=str(HOME), PATH=search_path())
+    environment = dict(os.environ, HOME=str(HOME), PATH=search_path(os.environ.get("KVMOPS_PYTHONS", OLDEST)))
     environment.pop("ANSIBLE_CONFIG", None)
     copy = refresh_copy()
     argv = ["ansible-test", command, "--local", "--color", "no", *options]

@@ -22,16 +22,20 @@ if t.TYPE_CHECKING:
 def staying_thick(qemu_img: QemuImg, path: str, image_format: str, tell: t.Callable[[str], object]) -> t.Iterator[None]:
     """The block writes the image at *path*. One that was fully allocated is so afterwards; *tell* is told where its
     file system cannot reserve space, and how much is not reserved any more."""
-    thick = _image.inspect(qemu_img, path, image_format).is_thick
+    before = _image.inspect(qemu_img, path, image_format)
     yield
-    if not thick:
+    if not before.is_thick:
         return
     with suppress(DiskError):
         reserve(path)
-    after = _image.inspect(qemu_img, path, image_format)
-    if not after.is_thick:
+    tell_if_thinner(before, _image.inspect(qemu_img, path, image_format), "merge", tell)
+
+
+def tell_if_thinner(before: _image.Image, after: _image.Image, work: str, tell: t.Callable[[str], object]) -> None:
+    """Tells how much of an image that was fully allocated *before* the *work* is not so *after* it."""
+    if before.is_thick and not after.is_thick:
         lost = exact_size(after.virtual_size - after.actual_size)
         tell(
-            f"{path}: was fully allocated before the merge, and {lost} of its disk are not reserved any more: convert "
-            "it with a preallocation where that matters"
+            f"{before.path}: was fully allocated before the {work}, and {lost} of its disk are not reserved any more: "
+            "convert it with a preallocation where that matters"
         )

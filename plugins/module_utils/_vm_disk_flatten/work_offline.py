@@ -14,6 +14,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content.exchange import Exchange
+from ansible_collections.kvmops.disk.plugins.module_utils._content.thickness import tell_if_thinner
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
@@ -57,6 +58,7 @@ class Work(FlattenWork):
         if self.wish.verify:
             with self.phase(item.target, "compare", item.image.virtual_size) as phase:
                 new.require_same_content(item.image.format, self.qemu_img, phase.percent)
+        tell_if_thinner(item.image, made, "flattening", self.warn)
         self.records.note(_decision.recorded(item), item.path, **{NEW_FILE: new.dress()})
 
     def exchange(self, items: t.Sequence[Flattening]) -> None:

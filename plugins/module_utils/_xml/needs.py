@@ -57,6 +57,11 @@ _IMAGES = (
     ("./os/acpi/table", None, "acpi"),
     ("./devices/filesystem/source", "file", "filesystem"),
     ("./devices/memory/source/path", None, "memory"),
+    *(
+        (f"./devices/{tag}{where}", attribute, tag)
+        for tag in ("serial", "parallel", "console", "channel")
+        for where, attribute in (("[@type='file']/source", "path"), ("/log", "file"))
+    ),
 )
 _ARGUMENT = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline/{http://libvirt.org/schemas/domain/qemu/1.0}arg"
 #: A path in an argument for QEMU, where it begins, or after the name of an option, in JSON, too.

@@ -125,6 +125,9 @@ def test_what_libvirt_adds_to_a_running_device_does_not_count() -> None:
         (domain(boot="<kernel>/k</kernel><initrd>/r</initrd>"), {("kernel", "/k"), ("initrd", "/r")}),
         (domain("<filesystem type='file'><source file='/f'/></filesystem>"), {("filesystem", "/f")}),
         (domain("<memory model='nvdimm'><source><path>/n</path></source></memory>"), {("memory", "/n")}),
+        (domain("<serial type='file'><source path='/s'/></serial>"), {("serial", "/s")}),
+        (domain("<console type='pty'><log file='/l'/></console>"), {("console", "/l")}),
+        (domain("<serial type='dev'><source path='/dev/ttyS0'/></serial>"), set()),
         (domain("<emulator>/usr/bin/qemu</emulator><filesystem><source dir='/s'/></filesystem>"), set()),
     ],
 )
