@@ -41,6 +41,8 @@ WRITES: list[tuple[str, str, dict[str, Any]]] = [
     ("qcow2_convert", "plain", {"src": "BASE/../other", "dest": "BASE", "update": "always"}),
     ("vm_disk_convert", DISK, {"format": "raw", "keep_source": False}),
     ("vm_disk_resize", DISK, {"size": "20M"}),
+    ("vm_disk", DISK, {"size": "20M"}),
+    ("vm_disk", DISK, {"path": "BASE", "state": "absent", "remove_image": True, "force": True}),
     ("vm_linked_clone", DISK, {"state": "absent"}),
     ("qcow2_commit", "merged", {"path": "BASE/../top"}),
 ]
