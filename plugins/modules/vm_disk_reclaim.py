@@ -71,7 +71,8 @@ options:
     default: false
   agent_timeout:
     description:
-      - How many seconds the guest agent has for the trim. Then the task fails. The guest may still continue the trim.
+      - How many seconds the guest agent has for an answer, the trim included. Then the task fails. The guest may still
+        continue the trim.
       - An agent that does not answer at all is given up after a few seconds.
       - It has no effect if the domain is off.
     type: int

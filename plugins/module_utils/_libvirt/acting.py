@@ -74,16 +74,15 @@ class ActingDomain(Domain):
         with translated(what), self._agent_bounded(seconds):
             self._ask(self._domain.fSTrim, None, 0, 0, seconds=seconds + binding.PATIENCE)
 
-    def guest_file_systems(self) -> list[GuestFileSystem]:
+    def guest_file_systems(self, seconds: int) -> list[GuestFileSystem]:
         """The file systems that the guest has mounted; none where its agent does not tell how full they are.
 
-        Raises LibvirtFailed where it does not answer, or there is none.
+        Raises LibvirtFailed where it does not answer within *seconds*, or there is none.
         """
         what = f"{self.name}: cannot ask the guest agent for the file systems"
-        with translated(what), self._agent_bounded():
-            found = self._ask(
-                self._domain.guestInfo, binding.libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, 0, seconds=_AT_LENGTH
-            )
+        with translated(what), self._agent_bounded(seconds):
+            kind = binding.libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM
+            found = self._ask(self._domain.guestInfo, kind, 0, seconds=seconds + binding.PATIENCE)
         return [
             GuestFileSystem(
                 used=found[f"fs.{number}.used-bytes"],

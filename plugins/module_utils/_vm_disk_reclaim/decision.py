@@ -17,7 +17,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_siz
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import GuestFileSystem
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_reclaim.wish import ReclaimWish
 
 #: Why a disk is left alone.
@@ -49,6 +48,19 @@ class Reclaiming:
     def foretold(self) -> int | None:
         """The bytes that it gives back at least; None where nobody knows."""
         return None if self.most is None else _anew.at_least(self.image, self.most)
+
+
+class GuestFileSystem(t.Protocol):
+    """A file system as a guest tells of it: the bytes used, those that may be used in all, the targets of its disks."""
+
+    @property
+    def used(self) -> int: ...
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def disks(self) -> tuple[str, ...]: ...
 
 
 class Work(t.Protocol):

@@ -12,6 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import reclai
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.anew import at_least
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_reclaim import decision as _decision
@@ -22,19 +23,25 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain, GuestFileSystem
     from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
-    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg, Range
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_reclaim.wish import ReclaimWish
+
+
+#: What images occupy at most by their content, by their path and what last wrote them.
+Read = dict[tuple[object, ...], int]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """One look at the disks of *state* that *wish* means."""
+    """One look at the disks of *state* that *wish* means. *read* is what an earlier look has read: the content of an
+    image that is as it was then is not read again."""
 
     domain: Domain
     qemu_img: QemuImg
     state: DomainState
     wish: ReclaimWish
     progress: Progress
+    read: Read
 
     def observed(self, disk: DomainDisk) -> Reclaiming:
         """The disk with its images. Raises UnsafeImage for references that nobody vouches for, or for a block device
@@ -61,15 +68,22 @@ class Survey:
         rows = self.qemu_img.own_map(image.path, image.format)
         most = _reclaimable.most_by_tables(image, rows)
         if not _decision.is_worth(at_least(image, most), image, self.wish):
+            most = self._most_by_content(item, rows)
+        return replace(item, most=most)
+
+    def _most_by_content(self, item: Reclaiming, rows: t.Sequence[Range]) -> int:
+        file = os.path.realpath(item.path)
+        key = (file, *_staging.file_identity(file), *_staging.last_write(file))
+        if key not in self.read:
             subject = f"{self.state.name} {item.target}"
             with self.progress.phase(subject, "read", sum(row.length for row in rows if row.data)) as phase:
-                most = _reclaimable.most_by_content(self.qemu_img, image, rows, phase.percent)
-        return replace(item, most=most)
+                self.read[key] = _reclaimable.most_by_content(self.qemu_img, item.image, rows, phase.percent)
+        return self.read[key]
 
     def _guest_file_systems(self) -> list[GuestFileSystem]:
         from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
 
         try:
-            return acting(self.domain).guest_file_systems()
+            return acting(self.domain).guest_file_systems(self.wish.agent_timeout)
         except LibvirtFailed as error:
             raise _obstacles.agent_silent(self.state, error) from error

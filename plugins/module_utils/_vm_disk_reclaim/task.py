@@ -27,6 +27,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_reclaim.wish 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_reclaim.decision import Reclaiming
+    from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_reclaim.survey import Read
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_reclaim.survey_change import ChangeSurvey
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_reclaim.work import Work
 
@@ -41,6 +42,7 @@ class ReclaimTask(DomainTask):
         self.wish = wish
         self.meant: list[Reclaiming] = []
         self.items: list[Reclaiming] = []
+        self._read: Read = {}
         self._settled = False
         self._work: Work | None = None
 
@@ -60,7 +62,7 @@ class ReclaimTask(DomainTask):
 
     def _plan(self, operation: Operation | None) -> Plan:
         self.mode = "live" if self.state.active else "offline"
-        survey = Survey(self.domain, self.qemu_img, self.state, self.wish, self.progress)
+        survey = Survey(self.domain, self.qemu_img, self.state, self.wish, self.progress, self._read)
         self.meant = [survey.observed(disk) for disk in _decision.select(self.state, self.wish)]
         note_of = _beside.notes(operation)
         if self.state.record is not None:
