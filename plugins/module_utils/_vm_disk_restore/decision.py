@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._backup import chains 
 from ansible_collections.kvmops.disk.plugins.module_utils._backup.manifest import INCREMENTAL
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 
 if t.TYPE_CHECKING:
@@ -103,6 +104,14 @@ def plan(
     verifying = [Step("", lambda: work.verify(links))] if missing else []
     after = [item.dest for item in items]
     return Plan({"images": there}, {"images": after}, (*first, *verifying, *making))
+
+
+def clearing(paths: t.Iterable[str]) -> tuple[Step, ...]:
+    """The steps that clear away what dead runs left beside the images at *paths*, which are whole."""
+    return tuple(
+        Step(f"clear away what an interrupted run left beside {path}", partial(_staging.discard, path))
+        for path in paths
+    )
 
 
 def _links(target: str, backup: Backup, backups: tuple[Backup, ...]) -> tuple[Backup, ...]:

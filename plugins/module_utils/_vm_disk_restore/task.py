@@ -13,7 +13,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import facts as _facts
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
@@ -58,8 +57,7 @@ class RestoreTask(Task):
         missing = self.survey.missing(self.items)
         self.survey.require_room(missing)
         there = [item.dest for item in self.items if item not in missing]
-        alive = [path for path in there if operation is None and (_beside.look(path) or {}).get("alive")]
-        first = _staging.discarding(path for path in there if _beside.left_over(path) and path not in alive)
+        first = _decision.clearing(path for path in there if _is_left(path, operation))
         from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_restore.work import Work
 
         work = Work(self.wish, self.holding(operation), self.progress)
@@ -83,6 +81,14 @@ class RestoreTask(Task):
             "virtual_size": item.disk.virtual_size,
             "actual_size": found.actual_size if found is not None else None,
         }
+
+
+def _is_left(path: str, operation: Operation | None) -> bool:
+    """Whether a run that died has left anything beside the image: new files, or, seen while no record is held, its
+    record alone, which goes as soon as it is."""
+    if operation is not None:
+        return _beside.left_over(path)
+    return _beside.has_traces(path) and not (_beside.look(path) or {}).get("alive")
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
