@@ -16,8 +16,10 @@ from typing import Any
 
 import libvirt
 import pytest
-from lab import Disk, Guest, tree_state
+from lab import Disk, Guest, run_module, tree_state
 from lab.fixtures import MakeDomain
+from support.encrypted import encryption
+from support.image_tools import NOBODY
 from support.scene import MIB, make_image, qemu_img
 
 Module = Callable[..., dict[str, Any]]
@@ -256,11 +258,7 @@ def test_an_encrypted_disk_is_refused(
     images: Path, make_domain: MakeDomain, back_up: Callable[..., dict[str, Any]], store: Path
 ) -> None:
     disk = images / "secret.qcow2"
-    options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-    argv = ["qemu-img", "create", "-q", "--object", "secret,id=key,data=x", "-f", "qcow2", "-o", options, disk, "4M"]
-    for _attempt in range(20):
-        if subprocess.run(argv, check=False, capture_output=True).returncode == 0:
-            break
+    run_module("qcow2_image", {"path": str(disk), "size": "4M", "uri": NOBODY, "encryption": encryption("x")})
     guest = make_domain([Disk(disk, "qcow2")])
     refused = back_up(guest, "no")
     assert refused["failed"]

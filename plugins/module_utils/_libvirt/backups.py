@@ -29,7 +29,7 @@ class Ended:
 
 def backing_up(domain: Domain) -> BackedUpDomain:
     """*domain*, to be backed up."""
-    return BackedUpDomain(domain._domain)  # pylint: disable=protected-access
+    return BackedUpDomain(domain._found, domain._line)  # pylint: disable=protected-access
 
 
 class BackedUpDomain(ActingDomain):

@@ -30,7 +30,7 @@ class Mount:
 
 def plugging(domain: Domain) -> PluggingDomain:
     """*domain*, to plug devices in and out."""
-    return PluggingDomain(domain._domain)  # pylint: disable=protected-access
+    return PluggingDomain(domain._found, domain._line)  # pylint: disable=protected-access
 
 
 class PluggingDomain(ActingDomain):

@@ -52,7 +52,7 @@ class Work(DomainWork):
     def stage(self, item: Reclaiming) -> None:
         """Makes and verifies the new file. Raises DiskError, and leaves it to be withdrawn."""
         self.require_off()
-        new = self._exchanges[item.target] = Exchange(item.path, "rewrite it")
+        new = self._exchanges[item.target] = Exchange(item.images, "rewrite it")
         new.begin()
         carried = carried_bitmaps(item)
         self._fill(item, new.name, bitmaps=bool(carried.kept))
