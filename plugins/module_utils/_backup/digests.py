@@ -11,6 +11,8 @@ import os
 import typing as t
 
 _PIECE = 4 << 20
+#: Bytes between two reports of how far it is.
+_TOLD_EVERY = 64 << 20
 Report = t.Callable[[int], None]
 
 
@@ -20,7 +22,8 @@ def digest(file: int, report: Report = lambda _bytes: None) -> str:
     while piece := os.pread(file, _PIECE, at):
         found.update(piece)
         at += len(piece)
-        report(at)
+        if at % _TOLD_EVERY == 0:
+            report(at)
     return found.hexdigest()
 
 

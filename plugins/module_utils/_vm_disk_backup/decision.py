@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import typing as t
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import chains as _chains
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import manifest as _manifest
@@ -225,7 +226,7 @@ def plan(
         else [Step("", work.stage, work.withdraw), Step(said, work.copy, work.abandon)]
     )
     gone = superseded(observed, manifest)
-    forgetting = [Step(f"delete the checkpoint(s) of earlier backups: {', '.join(gone)}", lambda: work.forget(gone))]
+    forgetting = [Step(f"delete the checkpoint(s) of earlier backups: {', '.join(gone)}", partial(work.forget, gone))]
     steps = (
         Step("", work.begin),
         *clearing(left, work),
@@ -250,8 +251,8 @@ def clearing(left: t.Sequence[Leftover], work: Work) -> tuple[Step, ...]:
     return tuple(
         Step(
             f"remove what an interrupted run left of the backup {one.name}"
-            + (", whose copy still goes on" if one.job else ""),
-            lambda one=one: work.clear(one),  # type: ignore[misc]
+            + (", whose copy continues" if one.job else ""),
+            partial(work.clear, one),
         )
         for one in left
     )

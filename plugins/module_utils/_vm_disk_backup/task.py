@@ -15,6 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._backup import chains 
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import facts as _facts
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import store as _store
 from ansible_collections.kvmops.disk.plugins.module_utils._backup.manifest import Manifest
+from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.backups import backing_up
@@ -80,7 +81,7 @@ class VmBackupTask(DomainTask):
         """The plan that makes the backup."""
         own = next((one for one in self.left if one.job), None)
         resumed = own is not None and own.name == self.wish.backup and own.draft is not None
-        state = self.state if own is None else _without_job(self.state)
+        state = self.state if own is None else replace(self.state, busy=False)  # once that is over
         jobs = self.survey.jobs(state) if own is None else []
         _decision.require_quiet(state, jobs)
         disks = _decision.select(state, self.wish)
@@ -168,13 +169,6 @@ class VmBackupTask(DomainTask):
             has_agent=self.survey.has_agent(self.state),
         )
         return self.work
-
-
-def _without_job(state: t.Any) -> t.Any:
-    """The domain as it is once the backup of a dead run is over."""
-    from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
-
-    return replace(state, busy=False)
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:

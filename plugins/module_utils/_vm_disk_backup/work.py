@@ -16,6 +16,7 @@ import time
 import typing as t
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import digests as _digests
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import manifest as _manifest
@@ -292,7 +293,7 @@ class Work(DomainWork):
                 found,
                 disk.virtual_size,
                 new_file,
-                lambda verb, total, disk=disk: self.phase(disk.target, verb, total),  # type: ignore[misc]
+                partial(self.phase, disk.target),
             )
             new_file.publish()
         self.require_off()
