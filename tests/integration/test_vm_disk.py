@@ -308,6 +308,17 @@ def test_one_task_has_disks_of_several_domains(machine: Machine, make_domain: Ma
     assert [one["target"] for one in again["disks"]] == targets * 2
 
 
+def test_disks_of_one_task_share_the_controller_that_comes_with_the_first(machine: Machine) -> None:
+    paths = [str(machine.images / f"{number}.qcow2") for number in range(3)]
+    disks = [{"name": machine.name, "path": path, "size": "1M", "bus": "scsi"} for path in paths]
+    foretold = machine.module(MODULE, {"disks": disks}, check=True)
+    done = machine.module(MODULE, {"disks": disks})
+    assert done.get("changed"), done
+    assert done["actions"] == foretold["actions"]
+    assert len([action for action in done["actions"] if action.startswith("add SCSI controller")]) == 1
+    assert not machine.module(MODULE, {"disks": disks})["changed"]
+
+
 def test_the_error_of_one_disk_keeps_nobody_else_from_theirs(machine: Machine) -> None:
     good, bad = str(machine.images / "good.qcow2"), str(machine.images / "bad.qcow2")
     disks = [{"name": machine.name, "path": bad}, {"name": machine.name, "path": good, "size": "1M"}]

@@ -33,10 +33,12 @@ if t.TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a disk takes of a domain that does not have it yet: a *target*, and, with *port*, one of its PCIe ports."""
+    """What a disk takes of a domain that does not have it yet: a *target*, and, with *port*, one of its PCIe ports.
+    *controller* is the number of the SCSI controller that comes with it."""
 
     target: str
     port: bool
+    controller: int | None = None
 
 
 class Around:

@@ -75,8 +75,11 @@ class PresentDisk(Disk):
 
     def _attachment(self, spot: Spot, tuning: Tuning, operation: Operation | None) -> Plan:
         controller = _decision_present.missing_controller(spot, self.look.defined)
+        others = self.around.claims_of_others(self.uuid, self) if operation is None else []
+        if controller in [claim.controller for claim in others]:
+            controller = None  # a disk before it brings that
         port = spot.bus == "virtio" or controller is not None
-        self.around.claim(self.uuid, self, Claim(spot.target, port))
+        self.around.claim(self.uuid, self, Claim(spot.target, port, controller))
         self._require_pluggable(spot, operation, port=port)
         image = _NOTHING
         if spot.is_drive:
