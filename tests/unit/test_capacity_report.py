@@ -173,6 +173,8 @@ def test_it_says_what_could_be_won_back_and_which_disks_cannot_discard() -> None
     html = rendered(found)
     assert "<dt>Reclaimable</dt><dd>5 GiB</dd>" in html
     assert html.count(">no discard</span>") == 1
+    assert ">&minus;3 GiB</span>" in html
+    assert "&minus;1 GiB" not in html
     assert page(image("/srv/a"))["filesystems"][0]["reclaimable"] == "unknown", "nothing was checked"
 
 
