@@ -231,7 +231,7 @@ def test_the_copy_to_a_block_device_of_a_killed_run_goes_on_only_where_such_a_de
     losetup = ["losetup", "--find", "--show", str(backing)]
     device = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
     try:
-        wanted = {"dest": device, "format": "raw"}
+        wanted: dict[str, Any] = {"dest": device, "format": "raw"}
         machine.begin(**wanted, block_device=True).kill()
         refused = run_module(MODULE, {**machine.params, **wanted})
         assert "is a block device, whose content would be overwritten" in refused["msg"]
