@@ -12,6 +12,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import manifest as _manifest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import NotBelieved
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
+from ansible_collections.kvmops.disk.plugins.module_utils._files import stage as _stage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.decision import Leftover
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import backups as _backups
@@ -23,8 +24,8 @@ _SUFFIX = f"{_beside.SUFFIX}.d"
 
 
 def staged(place: str, name: str) -> str:
-    """The directory in which the backup *name* is made."""
-    return os.path.join(_beside.staging_directory(os.path.join(place, name)), name)
+    """The directory in which the backup *name* is made. Raises FileNotFoundError where none is."""
+    return os.path.join(_stage.inside(os.path.join(place, name)), name)
 
 
 def find(place: str, job: str | None) -> tuple[Leftover, ...]:

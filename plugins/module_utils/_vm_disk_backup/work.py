@@ -87,6 +87,12 @@ class Work(DomainWork):
         return staged(self.place, self.wish.backup)
 
     @property
+    def _passed(self) -> tuple[str, ...]:
+        """The directories below that of the domain through which one comes to the new files."""
+        inner = os.path.dirname(self.staged)
+        return os.path.dirname(inner), inner, self.staged
+
+    @property
     def manifest(self) -> Manifest:
         return self.made or self.course.manifest
 
@@ -107,9 +113,9 @@ class Work(DomainWork):
             os.chmod(self.place, _PASSABLE)
             _staging.sync(os.path.dirname(self.place))
         _staging.NewFile(self.path).begin()
-        os.chmod(os.path.dirname(self.staged), _PASSABLE)
         os.mkdir(self.staged)
-        os.chmod(self.staged, _PASSABLE)  # QEMU opens the files in it as a user of its own
+        for directory in self._passed:  # QEMU opens the files in it as a user of its own
+            os.chmod(directory, _PASSABLE)
         definition = _records.without_record(self.observed.state.definition)
         self._write(_manifest.DEFINITION, definition.encode())
         if self.nvram is not None:
