@@ -18,7 +18,7 @@ import libvirt
 import pytest
 from lab import Disk, Guest, tree_state
 from lab.fixtures import MakeDomain
-from support.scene import MIB, make_image, qemu_img
+from support.scene import MIB, make_encrypted, make_image, qemu_img
 
 Module = Callable[..., dict[str, Any]]
 MODULE = "vm_disk_backup"
@@ -255,12 +255,7 @@ def test_a_damaged_backup_is_refused_by_name_and_is_no_base(
 def test_an_encrypted_disk_is_refused(
     images: Path, make_domain: MakeDomain, back_up: Callable[..., dict[str, Any]], store: Path
 ) -> None:
-    disk = images / "secret.qcow2"
-    options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-    argv = ["qemu-img", "create", "-q", "--object", "secret,id=key,data=x", "-f", "qcow2", "-o", options, disk, "4M"]
-    for _attempt in range(20):
-        if subprocess.run(argv, check=False, capture_output=True).returncode == 0:
-            break
+    disk = make_encrypted(images / "secret.qcow2")
     guest = make_domain([Disk(disk, "qcow2")])
     refused = back_up(guest, "no")
     assert refused["failed"]
