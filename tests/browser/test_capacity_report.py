@@ -256,7 +256,7 @@ def test_the_table_is_searched_by_words(page: Page, small: Path) -> None:
 
 def test_rows_tell_what_each_disk_is_and_how_it_is(page: Page) -> None:
     rows = {row.text.split("\n")[1]: row.text for row in page.all("tbody tr")}
-    assert re.search(r"qcow2 linked clone 8 MiB \S+ KiB 2 0\s+good", rows["report-clone-1"]), rows
+    assert re.search(r"qcow2 linked clone\s+no discard\s+8 MiB \S+ KiB 2 0\s+good", rows["report-clone-1"]), rows
     assert "broken chain" in rows["report-orphan"]
     assert "vda, shut off" in rows["report-golden"]
     assert any("leaks" in row.text for row in page.all("tbody tr"))
