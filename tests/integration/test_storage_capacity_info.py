@@ -197,13 +197,13 @@ def test_broken_images_are_told_one_by_one(small: Path) -> None:
     os.mkfifo(small / "fifo")
     (small / "nowhere").symlink_to("gone")
     images = by_name(only(look(small)))
-    assert sorted(images) == ["empty.raw", "notes.txt", "orphan.qcow2", "torn.qcow2"]
+    assert sorted(images) == ["empty.raw", "orphan.qcow2", "torn.qcow2"], "notes.txt is no image"
     assert images["orphan.qcow2"]["problem"] == f"{small}/orphan.qcow2: it needs {base}, which is missing"
     assert images["orphan.qcow2"]["missing"] == [str(base)]
     assert images["orphan.qcow2"]["promised"] == 8 * MIB
     assert "torn.qcow2" in images["torn.qcow2"]["problem"]
     assert (images["torn.qcow2"]["format"], images["torn.qcow2"]["promised"]) == (None, 4096)
-    assert [images[name]["problem"] for name in ("notes.txt", "empty.raw")] == [None, None]
+    assert images["empty.raw"]["problem"] is None
 
 
 @pytest.mark.parametrize("name", ["a b", "a,b", "a:b", "-a", "a\\b", "ä", "<script>"])
