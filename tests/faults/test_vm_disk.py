@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from lab import Disk, Hypervisor, run_module
 from lab.fixtures import MakeDomain
-from support.injection import Share, at_once, in_shares, killed_at, paused_at, points, signalled_at
+from support.injection import GONE, Share, at_once, in_shares, killed_at, paused_at, points, signalled_at
 from support.scene import definition, is_running, leftovers, make_image, qemu_img
 
 MODULE = "vm_disk"
@@ -139,7 +139,7 @@ def test_libvirtd_is_killed_and_the_next_run_attaches_the_disk(
     hv: Hypervisor, images: Path, make_domain: MakeDomain, point: str
 ) -> None:
     machine = Machine(hv, images, make_domain, running=True)
-    with paused_at(point, machine.present, module=MODULE) as run:
+    with paused_at(point, machine.present, module=MODULE, CONSTANTS=GONE) as run:
         hv.kill_libvirtd()
     assert run.result().get("failed")
     hv.start_libvirtd()
