@@ -48,10 +48,19 @@ WRITES: list[tuple[str, str, dict[str, Any]]] = [
 ]
 BASES = ("full", "plain", "merged", DISK)
 #: Modules that write no image which others may read.
-READS_ONLY = {"qcow2_compare", "qcow2_image_info", "storage_capacity_info", "vm_disk_info"}
-#: What is written has the same content for those who read it: the image of a clone gets what it read from its base.
-#: And a bitmap only tells what was written; that of an overlay is copied into its base before a merge.
-KEEPS_CONTENT = {"qcow2_bitmap", "vm_disk_flatten"}
+READS_ONLY = {
+    "qcow2_compare",
+    "qcow2_image_info",
+    "storage_capacity_info",
+    "vm_disk_backup",
+    "vm_disk_backup_info",
+    "vm_disk_info",
+    "vm_disk_restore",
+}
+#: What is written has the same content for those who read it: the image of a clone gets what it read from its base, and
+#: what is reclaimed was not read. And a bitmap only tells what was written; that of an overlay is copied into its base
+#: before a merge.
+KEEPS_CONTENT = {"qcow2_bitmap", "vm_disk_flatten", "vm_disk_reclaim"}
 #: Writes the base by merging a snapshot into it, which has to be taken first.
 MERGES = {"vm_disk_snapshot"}
 
