@@ -120,10 +120,10 @@ def test_stopped_before_the_disk_is_there_all_is_as_before(machine: Machine, poi
 
 def test_two_runs_at_once_attach_one_disk(machine: Machine) -> None:
     results = at_once(MODULE, machine.present, machine.present)
-    assert sorted(one.get("changed", one) for one in results) == [False, True]
+    assert sorted(str(one.get("changed", one)) for one in results) == ["False", "True"]
     machine.assert_there()
     results = at_once(MODULE, machine.absent, machine.absent)
-    assert sorted(one.get("changed", one) for one in results) == [False, True]
+    assert sorted(str(one.get("changed", one)) for one in results) == ["False", "True"]
     machine.assert_gone()
 
 
