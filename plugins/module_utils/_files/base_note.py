@@ -22,7 +22,12 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    Interrupted,
+    OperationInFlight,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -189,6 +194,8 @@ def _points_to(overlay: str, base: str) -> bool | None:
         return None
     except OSError:  # it is there, and may not be read
         return True
+    except Interrupted:
+        raise
     except DiskError:  # what QEMU cannot open either
         return False
 

@@ -19,7 +19,12 @@ import stat
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    Interrupted,
+    InvalidRequest,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import stage as _stage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
@@ -42,6 +47,8 @@ def files(path: str) -> tuple[str, ...]:
         with _headers.open_image(path) as stream:
             vmdk = _headers.recognise(stream) == "vmdk"
             names = _headers.references(stream, "vmdk", path).data_files if vmdk else ()
+    except Interrupted:
+        raise
     except (DiskError, OSError):
         return (path,)
     own = (_headers.resolve(name, path) for name in dict.fromkeys(names) if _vmdk.is_own_extent(name, path))
