@@ -59,8 +59,10 @@ class Work(FlattenWork):
         if self.wish.verify:
             with self.phase(item.target, "compare", item.image.virtual_size) as phase:
                 new.require_same_content(item.image.format, self.qemu_img, phase.percent)
-        tell_if_thinner(item.image, made, "flattening", self.warn)
         self.records.note(_decision.recorded(item), item.path, **{NEW_FILE: new.dress()})
+        if item.image.is_thick:  # dress() has reserved what can be
+            made = _image.inspect(self.qemu_img, new.name, item.image.format)
+            tell_if_thinner(item.image, made, "flattening", self.warn)
 
     def exchange(self, items: t.Sequence[Flattening]) -> None:
         """Puts the new files in the place of the old ones, and has the definition name what is below them."""
