@@ -32,6 +32,7 @@ description:
     libvirt's job continues without it. The next run for the same backup waits for that job. If the next run is for
     another backup, or if the job has ended meanwhile, it clears all of it away and copies the disks again. A checkpoint
     of a backup that is not whole is never the base of another one.
+  - With O(keep), backups that are too old are removed when the new one is whole.
 extends_documentation_fragment:
   - kvmops.disk.places
   - kvmops.disk.libvirt
@@ -89,6 +90,40 @@ options:
     type: str
     choices: [auto, required, never]
     default: auto
+  max_chain:
+    description:
+      - How many backups may stand on each other, from 1 to 64. With O(mode=auto) the next one is a full one then, and
+        begins a new chain. So O(keep) can remove the old chain some day.
+    type: int
+    default: 64
+  keep:
+    description:
+      - Which backups of the domain in O(dest_dir) stay. The others are removed once the new backup is whole, or at once
+        if it is there already. The default is to remove none.
+      - A backup stays if one of the rules keeps it, and as long as one that stays needs it. So a chain goes as a whole,
+        or from its end. These stay too; the backup O(backup), the newest one that has a checkpoint, and one of which
+        a disk is in use, such as by a domain or an overlay in one of libvirt's pools.
+      - A backup that is not whole is left alone, with those that it needs. If the C(backup.json) of one cannot be
+        believed, it is unknown what that one needs. Then all stay, and the task warns of that.
+      - A directory of a backup in which there is any other file is left alone, with a warning.
+    type: dict
+    suboptions:
+      last:
+        description: How many of the newest backups stay.
+        type: int
+        default: 0
+      daily:
+        description: Of how many days the newest backup stays. Days without a backup do not count. They are days of UTC.
+        type: int
+        default: 0
+      weekly:
+        description: The same of weeks, which begin on Monday.
+        type: int
+        default: 0
+      monthly:
+        description: The same of months.
+        type: int
+        default: 0
   verify:
     description:
       - Whether each new file is read once more, from the disk, and compared with its hash. For a domain that is off,
@@ -136,6 +171,14 @@ EXAMPLES = r"""
     dest_dir: /backup
     mode: "{{ 'full' if ansible_date_time.weekday == 'Sunday' else 'auto' }}"
 
+- name: Begin a new chain after seven backups, and keep those of a week, a month and half a year
+  kvmops.disk.vm_disk_backup:
+    name: web
+    backup: "{{ ansible_date_time.date }}"
+    dest_dir: /backup
+    max_chain: 7
+    keep: {last: 7, weekly: 4, monthly: 6}
+
 - name: Back up one disk, with clean file systems
   kvmops.disk.vm_disk_backup:
     name: db
@@ -168,6 +211,11 @@ reason:
   description: Why O(mode=auto) made, or would make, a full backup. V(null) otherwise.
   returned: always
   type: str
+removed:
+  description: The names of the backups that O(keep) removed, or would remove, the newest first.
+  returned: always
+  type: list
+  elements: str
 problems:
   description: What is wrong with the backup of that name, if that made the task fail.
   returned: failure
@@ -209,6 +257,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.specs import (
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.task import run
 
+_RULES = ("last", "daily", "weekly", "monthly")
+
 
 def main() -> None:
     module = AnsibleModule(
@@ -223,6 +273,8 @@ def main() -> None:
             "disks": {"type": "list", "elements": "str"},
             "mode": {"type": "str", "choices": ["auto", "full", "incremental"], "default": "auto"},
             "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
+            "max_chain": {"type": "int", "default": 64},
+            "keep": {"type": "dict", "options": {rule: {"type": "int", "default": 0} for rule in _RULES}},
             "verify": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 86400},
         },

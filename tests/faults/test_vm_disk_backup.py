@@ -18,7 +18,7 @@ from lab import Disk, Guest, run_module, start_module
 from lab.fixtures import MakeDomain
 from support.cramped import cramped
 from support.injection import Share, constants, environment, in_shares, killed_at, points, signalled_at
-from support.scene import qemu_img
+from support.scene import make_image, qemu_img
 from support.waits import wait_for
 
 MODULE = "vm_disk_backup"
@@ -183,3 +183,29 @@ def test_a_full_file_system_costs_this_backup_and_no_other() -> None:
         machine.require_clean(first)
         backup = whole(run_module(MODULE, machine.params("third", mode="incremental")))
         assert machine.is_now(backup)
+
+
+def test_killed_while_it_removes_old_backups_each_is_whole_or_gone(
+    images: Path, make_domain: MakeDomain, tmp_path: Path
+) -> None:
+    disk = make_image(images / "off.qcow2", "qcow2")
+    guest = make_domain([Disk(disk, "qcow2")])
+    (images / "backups").mkdir(mode=0o711)
+    machine = Machine(guest, images / "backups")
+    kept = whole(run_module(MODULE, machine.params("kept")))
+    expected = content_of(kept)
+    tidying = machine.params("kept", keep={"last": 1})
+    for name in ("p", "q", "r"):
+        whole(run_module(MODULE, machine.params(name)))
+    for number, point in enumerate(points(tidying, tmp_path / "points", module=MODULE)):
+        added = [f"{word}{number}" for word in ("x", "y")]
+        for name in added:
+            whole(run_module(MODULE, machine.params(name)))
+        killed_at(point, tidying, module=MODULE)
+        found = run_module("vm_disk_backup_info", {"dest_dir": str(machine.dest), "verify": True})["backups"]
+        assert [one["problems"] for one in found if not one["whole"]] == [], point
+        run_module(MODULE, tidying)
+        assert not run_module(MODULE, tidying)["changed"], point
+        names = [path.name for path in (machine.dest / kept["uuid"]).iterdir()]
+        assert sorted(names) == sorted(["kept", added[-1]]), point
+    assert content_of(kept) == expected

@@ -30,6 +30,11 @@ def facts(backup: Backup) -> dict[str, t.Any]:
     }
 
 
+def disk_files(backup: Backup) -> list[str]:
+    """The paths of the images of a backup that is believed."""
+    return [os.path.join(backup.path, disk.file) for disk in backup.facts.disks]
+
+
 def _said(path: str, found: Manifest) -> dict[str, t.Any]:
     return {
         "domain": found.domain,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import typing as t
-from datetime import datetime
+from datetime import datetime, timezone
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass
 
@@ -127,6 +127,11 @@ def is_target(value: object) -> bool:
 def is_checkpoint(value: object) -> bool:
     """Whether *value* is the name of a checkpoint that a backup of ours has made."""
     return _fits(_CHECKPOINT, value)
+
+
+def now() -> str:
+    """This moment, as a point in time of a backup."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def written(manifest: Manifest) -> bytes:

@@ -68,6 +68,16 @@ def problems_of(path: str, facts: Manifest, read: Read | None = None) -> list[st
         return list(_problems(directory, path, facts, read))
 
 
+def contents(path: str) -> tuple[Manifest | None, list[str]]:
+    """What backup.json of the backup in the directory *path* says, None where that is not believed, and the names of
+    all that stands there. Raises DiskError where the directory cannot be read."""
+    with _opened(path) as directory:
+        try:
+            return _said_of_itself(directory), os.listdir(directory)
+        except (OSError, ValueError):
+            return None, []
+
+
 def _names(directory: int, path: str) -> list[str]:
     names = sorted(os.listdir(directory))
     if len(names) > _MOST_BACKUPS:
@@ -92,8 +102,7 @@ def _look(above: int, place: str, uuid: str, name: str, read: Read | None) -> Ba
 
 def _look_into(directory: int, path: str, uuid: str, name: str, read: Read | None) -> Backup:
     try:
-        with _regular(directory, _manifest.MANIFEST) as file:
-            facts = _manifest.read(os.pread(file, _manifest.LONGEST + 1, 0))
+        facts = _said_of_itself(directory)
     except OSError as error:
         return Backup(path, uuid, name, None, (f"{_manifest.MANIFEST} {_said(error)}",))
     except ValueError as error:
@@ -102,6 +111,12 @@ def _look_into(directory: int, path: str, uuid: str, name: str, read: Read | Non
         foreign = f"{_manifest.MANIFEST} is of the backup {facts.backup} of {facts.uuid}"
         return Backup(path, uuid, name, None, (foreign,))
     return Backup(path, uuid, name, facts, tuple(_problems(directory, path, facts, read)))
+
+
+def _said_of_itself(directory: int) -> Manifest:
+    """What backup.json in an open directory says. Raises OSError, and ValueError where it cannot be right."""
+    with _regular(directory, _manifest.MANIFEST) as file:
+        return _manifest.read(os.pread(file, _manifest.LONGEST + 1, 0))
 
 
 def _problems(directory: int, path: str, facts: Manifest, read: Read | None = None) -> t.Iterator[str]:

@@ -97,6 +97,8 @@ class Work(t.Protocol):
 
     def clear(self, left: Leftover) -> None: ...
 
+    def retire(self, backup: Backup) -> None: ...
+
 
 def select(state: DomainState, wish: BackupWish) -> tuple[DomainDisk, ...]:
     """The disks that are backed up. Raises InvalidRequest for one that the domain does not have, DiskError for one that
@@ -166,7 +168,7 @@ def course(wish: BackupWish, observed: Observed, draft: Manifest) -> Course:
     Raises DiskError where the task wants an incremental one, and none can be made.
     """
     base = _chains.newest_tracked(observed.backups)
-    reason = _why_full(observed, base)
+    reason = _why_full(wish, observed, base)
     if wish.mode == INCREMENTAL and reason is not None:
         raise DiskError(
             f"{observed.state.name}: no incremental backup can be made, because {reason}: set mode to auto or full"
@@ -212,9 +214,10 @@ def plan(
     work: Work,
     *,
     resumed: bool,
+    retired: t.Sequence[Backup] = (),
 ) -> Plan:
     """The plan that makes the backup, after what dead runs *left* is cleared away; *resumed*: the job of one of these
-    goes on, and is the backup that is wanted."""
+    goes on, and is the backup that is wanted. *retired* are the earlier ones that go when it is there."""
     state, manifest = observed.state, found.manifest
     disks = ", ".join(f"{disk.target} ({disk.kind})" for disk in manifest.disks)
     over = f" over {manifest.parent}" if manifest.parent else ""
@@ -234,16 +237,30 @@ def plan(
         Step("", work.seal),
         Step("", work.publish, commits=True),
         *(forgetting if gone else ()),
+        *retiring(retired, work),
     )
     names = [backup.name for backup in observed.backups]
-    return Plan({"backups": names}, {"backups": [*names, wish.backup]}, steps)
+    return Plan({"backups": names}, {"backups": [*_without(names, retired), wish.backup]}, steps)
 
 
-def plan_of_clearing(observed: Observed, left: t.Sequence[Leftover], work: Work) -> Plan:
-    """The plan where the backup is there: what dead runs *left* is cleared away, and nothing else."""
+def plan_of_tidying(
+    observed: Observed, left: t.Sequence[Leftover], work: Work, retired: t.Sequence[Backup] = ()
+) -> Plan:
+    """The plan where the backup is there: what dead runs *left* is cleared away, *retired* backups go, and nothing
+    else."""
     names = [backup.name for backup in observed.backups]
-    steps = (Step("", work.begin), *clearing(left, work)) if left else ()
-    return Plan({"backups": names}, {"backups": names}, steps)
+    steps = (Step("", work.begin), *clearing(left, work), *retiring(retired, work)) if left or retired else ()
+    return Plan({"backups": names}, {"backups": _without(names, retired)}, steps)
+
+
+def retiring(retired: t.Iterable[Backup], work: Work) -> tuple[Step, ...]:
+    """The steps that remove backups that nothing keeps, those before others that they stand on."""
+    return tuple(Step(f"remove the backup {one.name} of {one.taken}", partial(work.retire, one)) for one in retired)
+
+
+def _without(names: t.Iterable[str], retired: t.Iterable[Backup]) -> list[str]:
+    gone = {one.name for one in retired}
+    return [name for name in names if name not in gone]
 
 
 def clearing(left: t.Sequence[Leftover], work: Work) -> tuple[Step, ...]:
@@ -277,7 +294,7 @@ def _encrypted(what: str) -> DiskError:
     return DiskError(f"{what}: is encrypted, and its backup would hold the data unencrypted: not backed up")
 
 
-def _why_full(observed: Observed, base: Backup | None) -> str | None:
+def _why_full(wish: BackupWish, observed: Observed, base: Backup | None) -> str | None:
     """Why no incremental backup can be made; None where one can."""
     state = observed.state
     if not state.active:
@@ -296,8 +313,8 @@ def _why_full(observed: Observed, base: Backup | None) -> str | None:
         )
     if not _tracked(observed, base):
         return f"the backup {base.name} has none of the disks, or cannot track what changes in them"
-    if len(_chains.chain(base, observed.backups)) >= _chains.DEEPEST:
-        return f"the chain of {base.name} has {_chains.DEEPEST} backups already"
+    if len(_chains.chain(base, observed.backups)) >= wish.max_chain:
+        return f"the chain of {base.name} has {wish.max_chain} backup(s) already"
     return None
 
 

@@ -13,6 +13,9 @@ import uuid
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import chains as _chains
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import facts as _facts
+from ansible_collections.kvmops.disk.plugins.module_utils._backup import manifest as _manifest
+from ansible_collections.kvmops.disk.plugins.module_utils._backup import removal as _removal
+from ansible_collections.kvmops.disk.plugins.module_utils._backup import retention as _retention
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import store as _store
 from ansible_collections.kvmops.disk.plugins.module_utils._backup.manifest import Manifest
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
@@ -22,6 +25,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.backups impor
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import traces as _traces
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import BACKUP
 from ansible_collections.kvmops.disk.plugins.module_utils._task.domain_task import DomainTask
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.decision import Course, Leftover, Observed
@@ -50,6 +54,7 @@ class VmBackupTask(DomainTask):
         self.survey = Survey(self.hypervisor, self.backing_up, self.qemu_img, wish, self.place)
         self.observed: Observed
         self.left: tuple[Leftover, ...] = ()
+        self.retired: tuple[Backup, ...] = ()
         self.course: Course | None = None
         self.work: Work | None = None
 
@@ -72,7 +77,9 @@ class VmBackupTask(DomainTask):
         job = self.backing_up.backup_job() if state.busy else None
         self.left = () if others else _leftovers.find(self.place, job)
         if existing is not None:
-            return _decision.plan_of_clearing(self.observed, self.left, self._work(operation, None))
+            self.retired = self._retired(backups)
+            work = self._work(operation, None)
+            return _decision.plan_of_tidying(self.observed, self.left, work, self.retired)
         if others and state.busy:
             raise ImageInUse(f"{state.name}: another run backs it up: wait for it", in_use_by=[])
         return self._make(operation, backups)
@@ -95,7 +102,38 @@ class VmBackupTask(DomainTask):
             self.course = _decision.course(self.wish, self.observed, self._draft())
             self.survey.require_room(self.observed, self.course)
         work = self._work(operation, self.course)
-        return _decision.plan(self.wish, self.observed, self.course, self.left, work, resumed=resumed)
+        self.retired = self._retired((*backups, self._expected(self.course.manifest)))
+        return _decision.plan(
+            self.wish, self.observed, self.course, self.left, work, resumed=resumed, retired=self.retired
+        )
+
+    def _retired(self, backups: tuple[Backup, ...]) -> tuple[Backup, ...]:
+        """Those of the *backups* that the task does not keep, and that nobody uses."""
+        if self.wish.keep is None:
+            return ()
+        for one in _retention.unknown(backups):
+            self.warn(f"{one.path}: {one.problems[0]}: no backup of the domain is removed while it is there")
+        held = {self.wish.backup}
+        retired = _retention.removable(backups, self.wish.keep, held)
+        return _retention.removable(backups, self.wish.keep, held | self._held(retired)) if retired else ()
+
+    def _held(self, backups: tuple[Backup, ...]) -> set[str]:
+        """The names of those of the *backups* of which a domain, a program or an overlay has a disk, and of those
+        beside whose files others stand. Warns of each."""
+        files = {file: one for one in backups for file in _facts.disk_files(one)}
+        readers = self.surroundings.readers(files)
+        held = {}
+        for file, one in files.items():
+            try:
+                _removal.require_removable(one)
+                self.surroundings.require_unused(file, "remove the backup")
+                overlays = [overlay for overlay in readers.of(file) if overlay not in files]
+                _dependents.require_none(file, overlays, "remove the backup", "remove them")
+            except DiskError as error:
+                held.setdefault(one.name, error)
+        for error in held.values():
+            self.warn(f"{error}: the backup is kept")
+        return {*held}
 
     def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:
         return ()
@@ -117,6 +155,7 @@ class VmBackupTask(DomainTask):
             "diff": [report["diff"]],
             "backup": _facts.facts(found),
             "reason": course.reason if course is not None else None,
+            "removed": [one.name for one in self.retired if not done or not os.path.lexists(one.path)],
         }
 
     def _expected(self, manifest: Manifest) -> Backup:
@@ -143,7 +182,7 @@ class VmBackupTask(DomainTask):
             backup=self.wish.backup,
             domain=state.name,
             uuid=state.uuid,
-            taken="",
+            taken=_manifest.now(),
             online=state.active,
             quiesced=False if state.active else None,
             parent=None,

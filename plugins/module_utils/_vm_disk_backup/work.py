@@ -15,11 +15,11 @@ import stat
 import time
 import typing as t
 from contextlib import suppress
-from datetime import datetime, timezone
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import digests as _digests
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import manifest as _manifest
+from ansible_collections.kvmops.disk.plugins.module_utils._backup import removal as _removal
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import store as _store
 from ansible_collections.kvmops.disk.plugins.module_utils._backup.manifest import (
     INCREMENTAL,
@@ -120,7 +120,7 @@ class Work(DomainWork):
         self._write(_manifest.DEFINITION, definition.encode())
         if self.nvram is not None:
             _file_copy.copy_file(self.nvram, os.path.join(self.staged, _manifest.NVRAM))
-        self.made = replace(self.course.manifest, taken=_now())
+        self.made = replace(self.course.manifest, taken=_manifest.now())
         self._write(_manifest.MANIFEST, _manifest.written(self.made))
 
     def withdraw(self) -> None:
@@ -192,6 +192,13 @@ class Work(DomainWork):
             except LibvirtFailed as error:
                 self.warn(f"{error}: the next backup tries again")
 
+    def retire(self, backup: Backup) -> None:
+        """Removes a backup that nothing keeps. The new one is whole: a failure is no reason to fail."""
+        try:
+            _removal.remove(backup)
+        except DiskError as error:
+            self.warn(f"{error}: the next run tries again")
+
     def _push(self) -> None:
         """By libvirt's backup job, while the guest runs."""
         domain, manifest, files = backing_up(self.domain), self.manifest, self.files
@@ -205,7 +212,7 @@ class Work(DomainWork):
             said = f"kvmops.disk: the backup {manifest.backup} in {self.place}"
             checkpoint = _backups.new_checkpoint(manifest.checkpoint, said, here, tracked)
         frozen = self._freeze()
-        self.made = replace(manifest, taken=_now(), quiesced=frozen)
+        self.made = replace(manifest, taken=_manifest.now(), quiesced=frozen)
         self._write(_manifest.MANIFEST, _manifest.written(self.made))
         try:
             domain.begin_backup(backup, checkpoint)
@@ -400,7 +407,3 @@ class Work(DomainWork):
             stream.flush()
             os.fsync(descriptor)
         os.rename(new, path)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")

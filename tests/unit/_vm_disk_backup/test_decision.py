@@ -88,6 +88,13 @@ def test_without_a_base_a_backup_is_full_and_says_why_or_is_refused(which: str) 
         course(found, "incremental")
 
 
+def test_a_chain_that_is_long_enough_is_not_continued() -> None:
+    found = observed(backup("full", checkpoint=None, tracked=False), backup("old", parent="full"))
+    assert course(found).manifest.kind == "incremental"
+    made = _decision.course(replace(WISH, max_chain=2), found, manifest("new", SECOND))
+    assert (made.manifest.kind, made.reason) == ("full", "the chain of old has 2 backup(s) already")
+
+
 def test_a_full_backup_that_was_asked_for_needs_no_reason() -> None:
     made = course(observed(backup()), "full")
     assert (made.manifest.kind, made.reason, made.bases) == ("full", None, {})
