@@ -4,7 +4,8 @@
 """Signals a module at an exact point of its run. Python imports this file by itself where it is on PYTHONPATH.
 
 A point is "NAME COUNT": the moment before the COUNTth call (from 1) of a function that changes the world or starts
-qemu-img, counted from the first record that the module takes; "record 1" is the moment before that. AT_POINT names the
+qemu-img, counted from the first record that the module takes, or its turn on a domain; "record 1" is the moment before
+that. AT_POINT names the
 point and AT_SIGNAL the signal that the process then gets; POINTS names a file that receives the points as they come by.
 AT_POINT may also be of any other function that is written in C, or "ask-CALL COUNT", before libvirt is asked for that;
 in "A > B", B is counted from A on.
@@ -53,10 +54,12 @@ WATCHED = {
     "virDomainDestroy",
     "virDomainDetachDeviceFlags",
     "virDomainQemuMonitorCommand",
-    "virDomainSetMetadata",
     "virDomainRevertToSnapshot",
+    "virDomainSetBlockIoTune",
+    "virDomainSetMetadata",
     "virDomainShutdown",
     "virDomainUndefineFlags",
+    "virDomainUpdateDeviceFlags",
     "virDomainSnapshotCreateXML",
     "virDomainSnapshotDelete",
 }
@@ -170,8 +173,13 @@ def changed(module: ModuleType, source: str, values: dict[str, Any]) -> CodeType
     return code
 
 
+def is_taken(name: str) -> bool:
+    """Whether the file of that name is a record, or a turn on a domain."""
+    return name.endswith(".kvmops") or "/kvmops.disk/domain-" in name
+
+
 def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and not seen and str(arguments[0]).endswith(".kvmops") and arguments[2] & os.O_CREAT:
+    if event == "open" and not seen and arguments[2] & os.O_CREAT and is_taken(str(arguments[0])):
         seen["record"] = 1
         if points_left()[0] == "record 1":
             come_to("record 1")
