@@ -212,7 +212,9 @@ reason:
   returned: always
   type: str
 removed:
-  description: The names of the backups that O(keep) removed, or would remove, the newest first.
+  description:
+    - What was removed, or would be removed in check mode.
+    - The names of the backups that O(keep) does not keep, the newest first.
   returned: always
   type: list
   elements: str
