@@ -64,7 +64,8 @@ def test_old_chains_go_as_a_whole_and_all_that_stays_reads_as_it_was(
     qemu_img("create", "-q", "-f", "qcow2", images / "vm.qcow2", "8M")
     guest = make_domain([Disk(images / "vm.qcow2", "qcow2")], start=True)
     rules = {"max_chain": 2, "keep": {"last": 3}}
-    expected, removed = {}, []
+    expected: dict[str, tuple[dict[str, Any], str]] = {}
+    removed: list[list[str]] = []
     for name in ("a", "b", "c", "d", "e"):
         guest.must(f"pattern /dev/vda 2 {name}; sync; echo 3 > /proc/sys/vm/drop_caches")
         predicted = back_up(guest, name, check=True, **rules)

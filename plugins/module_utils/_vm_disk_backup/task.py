@@ -122,7 +122,7 @@ class VmBackupTask(DomainTask):
         beside whose files others stand. Warns of each."""
         files = {file: one for one in backups for file in _facts.disk_files(one)}
         readers = self.surroundings.readers(files)
-        held = {}
+        held: dict[str, DiskError] = {}
         for file, one in files.items():
             try:
                 _removal.require_removable(one)
