@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import libvirt
+import libvirt_qemu
 import pytest
 from lab import Disk, Guest, run_module, start_module
 from lab.fixtures import MakeDomain
@@ -23,6 +26,8 @@ from support.waits import wait_for
 
 MODULE = "vm_disk_backup"
 MIB = 1 << 20
+#: The size of a disk, in GiB, that takes seconds to be copied.
+WIDE = 64
 
 
 class Machine:
@@ -67,6 +72,22 @@ class Machine:
             except libvirt.libvirtError:
                 return False
             return True
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The images that QEMU has open, as its monitor says."""
+        with self.domain() as domain:
+            asked = json.dumps({"execute": "query-named-block-nodes", "arguments": {"flat": True}})
+            found = json.loads(libvirt_qemu.qemuMonitorCommand(domain, asked, 0))["return"]
+        assert isinstance(found, list)
+        return found
+
+    def bitmaps(self) -> list[str]:
+        """The names of the bitmaps that QEMU has."""
+        return [bitmap["name"] for node in self.nodes() for bitmap in node.get("dirty-bitmaps", ()) if "name" in bitmap]
+
+    def files_open_below(self, directory: Path) -> list[str]:
+        """The files there that QEMU has open."""
+        return [node["file"] for node in self.nodes() if node["file"].startswith(str(directory))]
 
     def require_clean(self, backup: dict[str, Any]) -> None:
         """Nothing is left of any run but whole backups, and the checkpoint of the newest."""
@@ -162,6 +183,60 @@ def test_an_aborted_job_is_no_backup_and_its_checkpoint_no_base(machine: Machine
     machine.write()
     backup = whole(run_module(MODULE, machine.params("third", mode="incremental")))
     assert machine.is_now(backup)
+
+
+@contextlib.contextmanager
+def libvirtd_forgets(machine: Machine) -> Iterator[None]:
+    """libvirtd is killed at the end of the block, before it has noted anything of what was begun in it: it writes down
+    what a domain is at in a new file, which is in the way here."""
+    in_the_way = machine.hv.directory / "run/qemu" / f"{machine.name}.xml.new"
+    in_the_way.mkdir()
+    yield
+    machine.hv.kill_libvirtd()
+    in_the_way.rmdir()
+    machine.hv.start_libvirtd()
+
+
+@pytest.fixture
+def wide(images: Path, make_domain: MakeDomain) -> Machine:
+    """With a second disk, empty, of which much has changed since its backup: its copy takes seconds."""
+    disks = [Disk(images / "vm.qcow2", "qcow2"), Disk(images / "wide.qcow2", "qcow2", "vdb")]
+    qemu_img("create", "-q", "-f", "qcow2", disks[0].path, "16M")
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", disks[1].path, f"{WIDE}G")
+    (images / "backups").mkdir(mode=0o711)
+    machine = Machine(make_domain(disks, start=True), images / "backups")
+    machine.write()
+    whole(run_module(MODULE, machine.params("first", disks=["vda", "vdb"])))
+    with machine.domain() as domain:
+        domain.destroy()
+    changes = [word for gib in range(WIDE) for word in ("-c", f"write -q -z {gib}G 1G")]
+    subprocess.run(["qemu-io", "-f", "qcow2", *changes, disks[1].path], check=True)
+    machine.guest = machine.hv.wake(machine.name)
+    return machine
+
+
+@pytest.mark.parametrize("module_too", [True, False], ids=["with the module", "alone"])
+def test_after_libvirtd_was_killed_and_has_forgotten_the_job_the_next_backup_lacks_nothing(
+    wide: Machine, module_too: bool
+) -> None:
+    """QEMU keeps the bitmap of that job then, and libvirt would refuse the next one (HAZARDS K7)."""
+    machine = wide
+    machine.write()
+    with libvirtd_forgets(machine):
+        run = start_module(MODULE, machine.params("second", disks=["vda", "vdb"], mode="incremental"))
+        wait_for(lambda: "backup-vdb" in machine.bitmaps(), "the job")
+        if module_too:
+            run.kill()
+    assert "backup-vdb" in machine.bitmaps()
+    assert not machine.is_backed_up()
+    if not module_too:
+        assert "libvirt does not tell how it ended" in run.result()["msg"]
+    machine.write()
+    backup = whole(run_module(MODULE, machine.params("third", disks=["vda", "vdb"], mode="incremental")))
+    assert machine.is_now(backup)
+    machine.require_clean(backup)
+    assert {*machine.bitmaps()} == {backup["checkpoint"]}
+    assert machine.files_open_below(machine.dest) == []
 
 
 def test_a_full_file_system_costs_this_backup_and_no_other() -> None:

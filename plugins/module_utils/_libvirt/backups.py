@@ -18,6 +18,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.line import r
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import MadeForBackup
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,22 @@ class BackedUpDomain(ActingDomain):
                 self._ask(found.delete, 0)
             except binding.libvirt.libvirtError:
                 self._ask(found.delete, flag)
+
+    def forget(self, made: MadeForBackup) -> bool:
+        """Has QEMU forget what is there of *made*, which libvirt does not know any more, since libvirtd was killed.
+        Whether nothing was there; QEMU needs a moment. Until then libvirt refuses another backup, and files stay open.
+
+        Call it only where no backup goes on. libvirt has no call for that, so QEMU's monitor is asked, of which the
+        domain's log speaks (``custom-monitor``). Raises LibvirtFailed.
+        """
+        from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import forgetting
+
+        what = f"{self.name}: cannot have QEMU forget an interrupted backup"
+        jobs = self._ask_monitor(what, "query-jobs")
+        commands = forgetting(made, jobs, self._ask_monitor(what, "query-named-block-nodes", {"flat": True}))
+        for command, arguments in commands:
+            self._ask_monitor(what, command, arguments)
+        return not commands
 
     def freeze(self) -> None:
         """Has the guest agent freeze the file systems. Raises LibvirtFailed where it does not (is_silent_agent)."""

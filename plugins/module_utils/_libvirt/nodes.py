@@ -44,6 +44,40 @@ def commit_nodes(
     return CommitNodes(tops[0], frozenset(number for number, is_open in writing.items() if number and is_open))
 
 
+@dataclass(frozen=True)
+class MadeForBackup:
+    """What libvirt has had QEMU make for one backup: jobs, whose names begin with one of *jobs*, the *bitmaps* of those
+    names, and nodes of the *files* that are filled."""
+
+    jobs: tuple[str, ...]
+    bitmaps: frozenset[str]
+    files: frozenset[str]
+
+
+def forgetting(
+    made: MadeForBackup, jobs: t.Iterable[t.Mapping[str, t.Any]], nodes: t.Sequence[t.Mapping[str, t.Any]]
+) -> list[tuple[str, dict[str, str]]]:
+    """The commands that have QEMU forget what is there of *made*, by ``query-jobs`` and ``query-named-block-nodes``.
+
+    The jobs come first, which hold the rest, and a node before that of the file below it. None where nothing is there.
+    """
+    commands = [
+        ("job-dismiss" if job["status"] == "concluded" else "job-cancel", {"id": str(job["id"])})
+        for job in jobs
+        if str(job["id"]).startswith(made.jobs)
+    ]
+    own = [node for node in nodes if _image_of(str(node["node-name"]))[0]]  # QEMU's own go with these
+    commands += [
+        ("block-dirty-bitmap-remove", {"node": str(node["node-name"]), "name": str(bitmap["name"])})
+        for node in own
+        for bitmap in node.get("dirty-bitmaps", ())
+        if bitmap.get("name") in made.bitmaps
+    ]
+    filled = [str(node["node-name"]) for node in own if node.get("file") in made.files]
+    commands += [("blockdev-del", {"node-name": name}) for name in sorted(filled)]  # -format, then -storage
+    return commands
+
+
 def _image_of(node: str) -> tuple[str | None, str | None]:
     """libvirt's number of the image that a node is of, and what it is: the format or the storage; a raw image may have
     no node for its format. None for a node of something else."""

@@ -40,6 +40,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._host.image_locks impo
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.backups import backing_up
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_silent_agent
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import MadeForBackup
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.leftovers import staged
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import backups as _backups
@@ -75,6 +76,7 @@ class Work(DomainWork):
     warning: str | None = field(default=None, init=False)
     made: Manifest | None = field(default=None, init=False)
     _goes_on: bool = field(default=False, init=False)
+    _forgotten: bool = field(default=False, init=False)
 
     @property
     def path(self) -> str:
@@ -146,7 +148,7 @@ class Work(DomainWork):
     def abandon(self) -> None:
         """Ends the job, and deletes its checkpoint: it knows nothing of what the backup lacks (HAZARDS K1)."""
         self._goes_on = True
-        self._end_job(self.manifest)
+        self._end_job(self.manifest, forgotten=self._forgotten)
         self._goes_on = False
         _staging.discard(self.path)
 
@@ -156,7 +158,7 @@ class Work(DomainWork):
             if left.draft.quiesced and self.domain.is_active():
                 with suppress(LibvirtFailed):  # whoever froze it may have thawed it
                     self.domain.thaw()
-            self._end_job(left.draft, job=left.job)
+            self._end_job(left.draft, job=left.job, forgotten=not left.job)
         _staging.discard(os.path.join(self.place, left.name))
 
     def seal(self) -> None:
@@ -275,6 +277,7 @@ class Work(DomainWork):
         if not domain.is_active():
             raise DiskError(f"{what}: the domain went off before it was done: it was removed: run again")
         ended = domain.ended_job()
+        self._forgotten = ended is None
         if ended is None or not ended.success:
             raise self._failed(what, ended.message if ended is not None else "libvirt does not tell how it ended")
 
@@ -325,8 +328,9 @@ class Work(DomainWork):
         filled = {os.path.dirname(file) for file in _backups.files_of_job(job).values()}
         return job if directory in filled else None
 
-    def _end_job(self, manifest: Manifest, *, job: bool = True) -> None:
-        """Ends the job of a backup that does not become whole, and deletes its checkpoint."""
+    def _end_job(self, manifest: Manifest, *, job: bool = True, forgotten: bool = False) -> None:
+        """Ends the job of a backup that does not become whole, and deletes its checkpoint. *forgotten*: libvirt knows
+        of no such job, and QEMU may."""
         domain = backing_up(self.domain)
         if job and self._job_of(manifest) is not None:
             domain.abort_backup()
@@ -340,6 +344,25 @@ class Work(DomainWork):
             domain.delete_checkpoint(manifest.checkpoint)
             if not domain.is_active():
                 self._remove_bitmaps(manifest)
+        if forgotten and domain.is_active() and domain.backup_job() is None:
+            self._have_qemu_forget(manifest)
+
+    def _have_qemu_forget(self, manifest: Manifest) -> None:
+        """Has QEMU forget what was made for a backup, and for no other: libvirtd may have been killed before it noted
+        that."""
+        domain, directory = backing_up(self.domain), staged(self.place, manifest.backup)
+        bitmaps = {_backups.temporary_bitmap(disk.target) for disk in manifest.disks if disk.kind == INCREMENTAL}
+        made = MadeForBackup(
+            jobs=tuple(_backups.beginning_of_job(disk.target) for disk in manifest.disks),
+            bitmaps=frozenset({str(manifest.checkpoint), *bitmaps}),
+            files=frozenset(os.path.join(directory, disk.file) for disk in manifest.disks),
+        )
+        deadline = time.monotonic() + _block_job.PROMPT
+        while not domain.forget(made):
+            if time.monotonic() > deadline:
+                self.warn(f"{domain.name}: QEMU still keeps what an interrupted backup has left: shut the domain down")
+                return
+            time.sleep(_LOOK_EVERY)
 
     def _remove_bitmaps(self, manifest: Manifest) -> None:
         """Removes what a checkpoint has left in images that nobody has open: libvirt forgets only its name (K6)."""

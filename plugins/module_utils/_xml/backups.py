@@ -49,6 +49,17 @@ def new_checkpoint(name: str, description: str, targets: t.Iterable[str], tracke
     return _document.text(root)
 
 
+def temporary_bitmap(target: str) -> str:
+    """The name of the bitmap that libvirt has QEMU make for the time of an incremental backup of that disk: of all that
+    has changed since the checkpoint."""
+    return f"backup-{target}"
+
+
+def beginning_of_job(target: str) -> str:
+    """With what the name begins that libvirt gives to QEMU's job for that disk in a backup."""
+    return f"backup-{target}-"
+
+
 def checkpoint(xml: str) -> Checkpoint:
     """What the XML of a checkpoint says."""
     root = _document.parse(xml)

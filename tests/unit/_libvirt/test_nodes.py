@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import CommitNodes, commit_nodes
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import (
+    CommitNodes,
+    MadeForBackup,
+    commit_nodes,
+    forgetting,
+)
 
 JOB = {"device": "commit-vda-libvirt-3-format", "type": "commit"}
 
@@ -47,3 +52,35 @@ def test_other_jobs_are_no_commits_of_the_disk() -> None:
     others = ("commit-vdb-libvirt-3-format", "stream-vda-libvirt-3-format", "copy-vda", "commit-vda-mine")
     assert commit_nodes("vda", [{"device": name} for name in others], OLD) is None
     assert commit_nodes("vda", [], OLD) is None
+
+
+FILLED = ["/backup/vda.qcow2"]
+
+
+def test_of_a_forgotten_backup_nothing_is_taken_that_is_not_known_to_be_its_own() -> None:
+    def node(name: str, file: str, *bitmaps: str) -> dict[str, object]:
+        return {"node-name": name, "file": file, "dirty-bitmaps": [{"name": bitmap} for bitmap in bitmaps] or [{}]}
+
+    found = [
+        node("#block123", "/backup/vda.qcow2", "backup-vda"),
+        node("libvirt-1-format", "/images/a.qcow2", "backup-vda", "theirs", "kvmops-1", "backup-vdb"),
+        node("libvirt-1-storage", "/images/a.qcow2"),
+        node("libvirt-3-storage", "/backup/vda.qcow2"),
+        node("libvirt-3-format", "/backup/vda.qcow2"),
+        node("libvirt-4-format", "/backup/other.qcow2"),
+    ]
+    jobs = [
+        {"id": "backup-vda-libvirt-1-format", "status": "concluded"},
+        {"id": "backup-vdb-libvirt-2-format", "status": "running"},
+        {"id": "copy-vda-libvirt-1-format", "status": "running"},
+    ]
+    made = MadeForBackup(("backup-vda-", "backup-vdb-"), frozenset({"backup-vda", "kvmops-1"}), frozenset(FILLED))
+    assert forgetting(made, jobs, found) == [
+        ("job-dismiss", {"id": "backup-vda-libvirt-1-format"}),
+        ("job-cancel", {"id": "backup-vdb-libvirt-2-format"}),
+        ("block-dirty-bitmap-remove", {"node": "libvirt-1-format", "name": "backup-vda"}),
+        ("block-dirty-bitmap-remove", {"node": "libvirt-1-format", "name": "kvmops-1"}),
+        ("blockdev-del", {"node-name": "libvirt-3-format"}),
+        ("blockdev-del", {"node-name": "libvirt-3-storage"}),
+    ]
+    assert forgetting(made, jobs[2:], found[5:]) == []
