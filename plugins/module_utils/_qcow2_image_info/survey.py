@@ -63,7 +63,7 @@ class Survey:
         self.wish = wish
         self.dependents = dependents
         self.trust = Trust(wish.trusted, tuple(files))
-        self._inspected = once(self._inspect)
+        self._below = once(lambda named: self._inspect(*named))  # a thousand clones have one base
 
     def facts_of(self, path: str) -> Facts:
         """The facts of one image. Raises DiskError where what is asked for cannot be had.
@@ -71,7 +71,7 @@ class Survey:
         That somebody writes to it, or that it is encrypted, is no error: what cannot be known for that reason is None.
         """
         wish = self.wish
-        image = self._inspected((path, wish.format or _image.claimed_format(path)))
+        image = self._inspect(path, wish.format)
         if wish.by_content:
             self.trust.require_believable(image)
         chain = self._chain(image) if wish.needs_chain else (image,)
@@ -82,8 +82,7 @@ class Survey:
             facts.update(_as_base(path, self.dependents.of(path)))
         return {**facts, **self._by_content(wish.by_content, chain)} if wish.by_content else facts
 
-    def _inspect(self, named: tuple[str, str]) -> _image.Image:
-        path, image_format = named
+    def _inspect(self, path: str, image_format: str | None) -> _image.Image:
         return _image.inspect(self.qemu_img, path, image_format, knows=self.trust.knows)
 
     def _facts(self, image: _image.Image) -> Facts:
@@ -96,7 +95,7 @@ class Survey:
 
         def look(path: str, image_format: str) -> _image.Image:
             self.trust.require_harmless(path, image_format)
-            return self._inspected((path, image_format))
+            return self._below((path, image_format))
 
         return _image.chain(self.qemu_img, image, look)
 

@@ -34,7 +34,9 @@ def directories_to_search(
     """Where overlays of *paths* may lie: beside them, in *search_paths*, in the directories of libvirt's pools."""
     directories = {*search_paths}
     for path in paths:
-        directories |= {os.path.dirname(os.path.realpath(path)), os.path.dirname(path)}
+        directories.add(os.path.dirname(path))
+        if os.path.islink(path):
+            directories.add(os.path.dirname(os.path.realpath(path)))
     found = {os.path.realpath(directory) for directory in directories if _may_be_there(directory)}
     return sorted(found.union(*map(directories_of_pools, hypervisors)))
 
