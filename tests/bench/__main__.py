@@ -21,6 +21,7 @@ from lab import Disk, Hypervisor
 
 from bench.ansiballz import empty_module, unchanged_run
 from bench.clones import clones
+from bench.many import domains, images, report
 from bench.pair import HEADER, Row, Way, compare, run_anew
 from bench.pauses import pauses
 from bench.search import search
@@ -297,6 +298,10 @@ def main() -> None:
             print(conversion(hv), flush=True)
             for line in pauses(hv):
                 print(line, flush=True)
+            print(report(directory), flush=True)
+            print(domains(hv), flush=True)
+            for curve in images(directory):
+                print(curve, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the cost of a piece of work grows with its size, in seconds of the processor, which hardly differ on a busy machine."""
+"""How the cost of work grows with its size, in seconds of the processor: a busy machine changes those least."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from dataclasses import dataclass
 
 Work = Callable[[], object]
 
-HEADER = f"{'growth, in seconds of the processor':<62} {'size':>8} {'ours':>8} {'beside':>8} {'ratio':>7} {'goal':>6}"
-
 
 @dataclass(frozen=True)
 class Size:
-    """One size of a piece of work: ours, and what is measured beside it; both do all of it."""
+    """One size of a piece of work: ours, and what is measured beside it. *prepare* comes first, and is not measured."""
 
     number: int
     ours: Work
     beside: Work
+    prepare: Work = lambda: None
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,11 @@ class Curve:
 
     def __str__(self) -> str:
         verdict = "" if self.points[-1].ratio <= self.goal else "  over"
-        lines = [
-            f"{self.what if not row else '':<62} {point.number:>8} {point.ours:>8.3f} {point.beside:>8.3f} "
-            f"{point.ratio:>7.2f}"
-            for row, point in enumerate(self.points)
-        ]
-        return "\n".join(lines) + f" {self.goal:>6.2f}{verdict}\n{'  the last step beside its size':<62} {self.steeper:>34.2f}"
+        lines = [f"{self.what:<53} {'size':>8} {'ours':>8} {'beside':>8} {'ratio':>7} {'goal':>6}"]
+        for one in self.points:
+            lines.append(f"{'':<53} {one.number:>8} {one.ours:>8.3f} {one.beside:>8.3f} {one.ratio:>7.2f}")
+        lines[-1] += f" {self.goal:>6.2f}{verdict}"
+        return "\n".join([*lines, f"{'':<53} the last step beside that of its size: {self.steeper:.2f}"])
 
 
 def curve(what: str, sizes: Sequence[Size], *, rounds: int, goal: float) -> Curve:
@@ -67,6 +65,7 @@ def curve(what: str, sizes: Sequence[Size], *, rounds: int, goal: float) -> Curv
 
 
 def _point(size: Size, rounds: int) -> Point:
+    size.prepare()
     pairs = [(effort(size.ours), effort(size.beside)) for _round in range(rounds + 1)][1:]
     return Point(
         size.number,

@@ -202,28 +202,30 @@ def _said(user: User) -> tuple[os.stat_result | None, str | None]:
     return _status(user.path), user.format
 
 
-def _unopened(path: str, status: os.stat_result) -> SeenFile:
-    identity_of_it = (status.st_dev, status.st_ino)
-    return SeenFile(path, identity_of_it, status.st_size, status.st_blocks * 512, stat.S_IMODE(status.st_mode))
+def _unopened(path: str, status: os.stat_result, **known: t.Any) -> SeenFile:
+    """A file as the kernel describes it, with what else is *known* of it."""
+    own = (status.st_dev, status.st_ino)
+    return SeenFile(path, own, status.st_size, status.st_blocks * 512, stat.S_IMODE(status.st_mode), **known)
 
 
 def _seen(path: str, status: os.stat_result, image_format: str | None, qemu_img: QemuImg | None) -> SeenFile:
     """A file as its header describes it; *qemu_img* is asked for the size of the disk where that leaves a doubt."""
-    plain = replace(_unopened(path, status), virtual_size=status.st_size)
     try:
         looked = _image.first_look(path, image_format)
         image = _image.described(qemu_img, path, looked) if qemu_img else None
     except DiskError as error:
-        return replace(plain, problem=str(error))
+        return _unopened(path, status, virtual_size=status.st_size, problem=str(error))
     except OSError as error:
-        return replace(plain, problem=f"{path}: cannot be read: {error.strerror}")
+        reason = f"{path}: cannot be read: {error.strerror}"
+        return _unopened(path, status, virtual_size=status.st_size, problem=reason)
     found_format, points_to, _header = looked
     backing_file = points_to.backing_file
     noted, problem = _noted(path)
-    return replace(
-        plain,
+    return _unopened(
+        path,
+        status,
         format=found_format,
-        virtual_size=image.virtual_size if image else plain.virtual_size,
+        virtual_size=image.virtual_size if image else status.st_size,
         backing_file=_headers.resolve(backing_file, path) if backing_file else None,
         backing_format=points_to.backing_format,
         data_files=tuple(filter(None, (_headers.resolve(name, path) for name in points_to.data_files))),

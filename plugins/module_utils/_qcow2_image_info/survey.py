@@ -159,15 +159,26 @@ class Survey:
 
 
 def _files(directory: str, recurse: bool) -> t.Iterator[str]:
-    def unreadable(error: OSError) -> t.NoReturn:
-        raise UnsafeImage(f"{error.filename}: cannot be searched for images: {error.strerror}", path=error.filename)
+    """The files in *directory*, hidden ones aside, by what it says of them itself: nobody asks for each."""
+    try:
+        with os.scandir(directory) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UnsafeImage(
+            f"{error.filename}: cannot be searched for images: {error.strerror}", path=error.filename
+        ) from error
+    for entry in found:
+        if _is_file(entry):
+            yield entry.path
+        elif recurse and entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, recurse)
 
-    for parent, directories, names in os.walk(directory, onerror=unreadable):
-        directories[:] = sorted(name for name in directories if recurse and not name.startswith("."))
-        for name in names:
-            path = os.path.join(parent, name)
-            if not name.startswith(".") and os.path.isfile(path):
-                yield path
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle, or into a directory that is closed
+        return False
 
 
 def _as_base(path: str, dependents: list[str]) -> Facts:
