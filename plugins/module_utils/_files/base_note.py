@@ -25,7 +25,6 @@ from functools import lru_cache
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
-    Interrupted,
     OperationInFlight,
     UnsafeImage,
 )
@@ -195,8 +194,6 @@ def _points_to(overlay: str, base: str) -> bool | None:
         return None
     except OSError:  # it is there, and may not be read
         return True
-    except Interrupted:
-        raise
     except DiskError:  # what QEMU cannot open either
         return False
 
