@@ -290,8 +290,8 @@ def main() -> None:
             print(information(directory), flush=True)
             print(chains(directory), flush=True)
             print(search(hv), flush=True)
-            for row in clones(hv):
-                print(row, flush=True)
+            for about_clones in clones(hv):
+                print(about_clones, flush=True)
             print(comparison(directory), flush=True)
             print(compression(directory), flush=True)
             print(wholeness(directory), flush=True)

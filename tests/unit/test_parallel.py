@@ -26,12 +26,13 @@ def test_a_few_looks_are_all_under_way_at_once() -> None:
 def test_thousands_of_looks_are_handed_over_in_hundreds_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[Any] = []
 
-    class Threads(concurrent.futures.ThreadPoolExecutor):
-        def submit(self, call: Any, *arguments: Any, **options: Any) -> Any:
-            parts.append(arguments)
-            return super().submit(call, *arguments, **options)
+    submit = concurrent.futures.ThreadPoolExecutor.submit
 
-    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", Threads)
+    def counted(threads: concurrent.futures.ThreadPoolExecutor, call: Any, *arguments: Any) -> Any:
+        parts.append(arguments)
+        return submit(threads, call, *arguments)
+
+    monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", counted)
     assert len(_parallel.in_parallel(str, range(10_000))) == 10_000
     assert len(parts) <= 200
 
@@ -51,7 +52,11 @@ def test_where_a_look_fails_no_further_one_is_begun(monkeypatch: pytest.MonkeyPa
         assert failed.wait(60)
         return item
 
+    def cut_short() -> None:
+        told.append("cut short")
+        failed.set()
+
     with pytest.raises(ValueError, match="no such image"):
-        _parallel.in_parallel(look, range(1000), lambda: (told.append("cut short"), failed.set()))
+        _parallel.in_parallel(look, range(1000), cut_short)
     assert len(begun) == 2
     assert told == ["cut short"]

@@ -63,7 +63,7 @@ class Survey:
         self.wish = wish
         self.dependents = dependents
         self.trust = Trust(wish.trusted, tuple(files))
-        self._below = once(lambda named: self._inspect(*named))  # a thousand clones have one base
+        self._below = once(self._inspect_below)  # a thousand clones have one base
 
     def facts_of(self, path: str) -> Facts:
         """The facts of one image. Raises DiskError where what is asked for cannot be had.
@@ -84,6 +84,9 @@ class Survey:
 
     def _inspect(self, path: str, image_format: str | None) -> _image.Image:
         return _image.inspect(self.qemu_img, path, image_format, knows=self.trust.knows)
+
+    def _inspect_below(self, named: tuple[str, str]) -> _image.Image:
+        return self._inspect(*named)
 
     def _facts(self, image: _image.Image) -> Facts:
         facts = image.facts()

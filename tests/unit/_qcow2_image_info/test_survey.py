@@ -61,9 +61,9 @@ def clones(tmp_path: Path) -> list[Path]:
     return [overlay(directory / f"{number}", base) for number in range(5)]
 
 
-def info(clones: list[Path], **wanted: bool) -> list[dict[str, Any]]:
+def info(clones: list[Path], *, backing_chain: bool = False) -> list[dict[str, Any]]:
     files = files_meant([str(clones[0].parent)], recurse=False)
-    survey = Survey(NONE, InfoWish(tuple(files), trusted=True, **wanted), files)
+    survey = Survey(NONE, InfoWish(tuple(files), trusted=True, backing_chain=backing_chain), files)
     return [survey.facts_of(path) for path in files]
 
 

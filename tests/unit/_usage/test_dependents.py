@@ -356,7 +356,12 @@ def test_a_note_is_understood_once_for_all_overlays_that_it_names(
     _base_note.protect(str(base), clones)
     understood: list[bytes] = []
     parsed = _state.parsed
-    monkeypatch.setattr(_state, "parsed", lambda written: understood.append(written) or parsed(written))
+
+    def counted(written: bytes) -> object:
+        understood.append(written)
+        return parsed(written)
+
+    monkeypatch.setattr(_state, "parsed", counted)
     with _lock.operation("vm_linked_clone", clones) as running:
         _noted_bases.find(running, {})
         assert running.bases == {str(base): sorted(clones)}

@@ -42,7 +42,12 @@ def test_overlays_are_those_disks_whose_domains_read_the_file_for_them(base: Pat
 
 def test_each_user_is_looked_at_once_for_any_number_of_questions(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
-    monkeypatch.setattr(_users, "identity", lambda path: looks.append(path) or os.path.realpath(path))
+
+    def looked_at(path: str) -> str:
+        looks.append(path)
+        return os.path.realpath(path)
+
+    monkeypatch.setattr(_users, "identity", looked_at)
     used = ByFile([user(str(number), base, role) for number in range(50) for role in ("disk", "backing file of")])
     assert len(looks) == 100
     for _question in range(30):
