@@ -57,7 +57,7 @@ LOADED = {
         *("_vm_disk.decision", "_vm_disk.decision_obstacles", "_vm_disk.decision_present", "_vm_disk.result"),
         *("_vm_disk.survey", "_vm_disk.survey_users", "_vm_disk.task", "_vm_disk.task_disk", "_vm_disk.task_image"),
         *("_vm_disk.task_present", "_vm_disk.wish"),
-        *("_xml.comparison", "_xml.devices", "_xml.disk_changes", "_xml.disk_definition", "_xml.image_properties"),
+        *("_xml.comparison", "_xml.disk_changes", "_xml.disk_definition", "_xml.image_properties"),
         *("_xml.machine", "_xml.tuning"),
     },
     "vm_disk_convert": {
