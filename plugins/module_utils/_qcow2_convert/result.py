@@ -34,6 +34,7 @@ def result(
     """
     report = {**plan.full_report(), "verified": verified}
     if module.check_mode and predicted is not None:
+        set_attributes(module, [wish.dest], report)
         return {**report, "image": predicted.facts()}
     set_attributes(module, _file_set.files(wish.dest), report)
     return {**report, "image": _survey.existing(wish, qemu_img).facts()}

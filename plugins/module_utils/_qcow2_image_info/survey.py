@@ -161,7 +161,9 @@ class Survey:
 
 def _files(directory: str, recurse: bool) -> t.Iterator[str]:
     def unreadable(error: OSError) -> t.NoReturn:
-        raise UnsafeImage(f"{error.filename}: cannot be searched for images: {error.strerror}", path=error.filename)
+        raise UnsafeImage(
+            f"{error.filename}: cannot be searched for images: {error.strerror}", path=error.filename
+        ) from error
 
     for parent, directories, names in os.walk(directory, onerror=unreadable):
         directories[:] = sorted(name for name in directories if recurse and not name.startswith("."))
