@@ -59,8 +59,8 @@ def warn_of_untold_holes(paths: t.Iterable[str], to_do: str, warn: Warn) -> None
         if not are_told_truly(path):
             warn(
                 f"{path}: its file system is not known to tell holes truly, and {to_do} below a running guest cannot "
-                "be compared: what is called a hole by mistake would be lost: do it offline (method=offline), where all "
-                "is read and compared, unless you know this file system"
+                "be compared: what is called a hole by mistake would be lost: do it offline (method=offline), where "
+                "all is read and compared, unless you know this file system"
             )
 
 
