@@ -35,7 +35,7 @@ _OFFERS = {
 
 def _way_in(uri: str, said: str) -> str:
     """What to do where no libvirt answers at *uri*, of which libvirt has *said* why."""
-    if not re.match(r"\w+:///", uri):
+    if not re.match(r"\w+(\+unix)?:///", uri):
         return "check the uri, and that the task's user may connect to it (virsh -c)"
     if uri.endswith("/system") and ("Permission denied" in said or "authentication" in said):
         return (
