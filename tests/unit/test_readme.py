@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from unit.documentation import MODULES, options
+from unit.documentation import MODULES, aliases, options
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +37,28 @@ def tasks() -> list[tuple[str, dict[str, Any]]]:
 
 def _tasks_of(plays: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [task for play in plays for task in play.get("tasks", [play])]
+
+
+def guides() -> list[tuple[str, str, dict[str, Any]]]:
+    """The tasks of the guides, as (guide, module, parameters)."""
+    found = []
+    for path in sorted((ROOT / "docs" / "docsite" / "rst").glob("*.rst")):
+        for block in re.findall(
+            r"^\.\. code-block:: yaml.*\n\n((?:   .*\n|\n)+)", path.read_text("utf-8"), re.MULTILINE
+        ):
+            loaded = yaml.safe_load(re.sub("^   ", "", block, flags=re.MULTILINE))
+            for task in _tasks_of(loaded) if isinstance(loaded, list) else ():  # others set variables
+                own = {key: value for key, value in task.items() if key.startswith("kvmops.disk.")}
+                found += [(path.stem, key.rpartition(".")[2], value) for key, value in own.items()]
+    return found
+
+
+@pytest.mark.parametrize(("guide", "module", "parameters"), guides(), ids=lambda one: str(one)[:40])
+def test_a_task_of_a_guide_has_parameters_that_its_module_takes(
+    guide: str, module: str, parameters: dict[str, Any]
+) -> None:
+    assert module in MODULES, guide
+    assert set(parameters or {}) <= options(module) | aliases(module), guide
 
 
 @pytest.mark.parametrize(("module", "parameters"), tasks(), ids=[name for name, _parameters in tasks()])
