@@ -118,8 +118,6 @@ class Several:
             plan = decide(item, operation)
             plan.apply()
             item.actions = tuple(plan.report()["actions"])
-        except Interrupted:
-            raise
         except DiskError as error:
             item.error = error
             if may_still_happen(error):
