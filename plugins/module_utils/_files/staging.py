@@ -191,7 +191,7 @@ def last_write(path: str) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def is_file(path: str, identity: t.Any) -> bool:
+def is_file(path: str, identity: object) -> bool:
     """Whether the file at *path* is the one that had *identity*."""
     try:
         return file_identity(path) == identity
