@@ -243,3 +243,7 @@ def test_check_mode_of_a_conversion_returns_the_same_keys_as_the_run(disks: Path
     assert foreseen["diff"] == made["diff"]
     assert (made["diff"]["after"]["cluster_size"], made["diff"]["after"]["preallocation"]) == (4096, "metadata")
     assert (foreseen["owner"], made["owner"]) == ("nobody", "nobody")
+    again = {**wish, "update": "always", "owner": "root"}
+    foreseen, made = (run_module("qcow2_convert", again, check=check, diff=True) for check in (True, False))
+    assert (foreseen["diff"], foreseen["actions"]) == (made["diff"], made["actions"])
+    assert (foreseen["owner"], made["owner"]) == ("root", "root")

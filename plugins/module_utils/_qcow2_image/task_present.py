@@ -28,7 +28,8 @@ class PresentTask(Provision):
         report = plan.full_report()
         if plan:
             self.surroundings.refresh_pools([self.path])
-        _attributes.set_attributes(self.module, self._files(), report)
+        made = plan.before.get("state") == "absent"
+        _attributes.set_attributes(self.module, self._files(), report, made=made)
         if not os.path.exists(self.path):
             return {**report, "image": foreseen(plan.after, self.wish.layout)}
         image = _image.inspect(self.qemu_img, self.path, self.wish.layout.format)

@@ -22,6 +22,7 @@ _SAID = ("owner", "group", "mode", "seuser", "serole", "setype", "selevel", "att
 _RETURNED = ("owner", "group", "mode")
 _NAMES: dict[str, t.Callable[[int], t.Any]] = {"owner": pwd.getpwuid, "group": grp.getgrgid}
 _NUMBERS: dict[str, t.Callable[[str], t.Any]] = {"owner": pwd.getpwnam, "group": grp.getgrnam}
+_ALL_BITS = 0o7777
 _SYMBOLIC = r"[ugoa]*([-+=]([rwxXst]*|[ugo]))+(,[ugoa]*([-+=]([rwxXst]*|[ugo]))+)*"
 
 
@@ -40,7 +41,7 @@ def require_known(params: t.Mapping[str, t.Any]) -> None:
                     "name another"
                 ) from None
     mode = params.get("mode")
-    if mode is not None and not _is_mode(str(mode)):
+    if mode is not None and not _is_mode(mode):
         raise InvalidRequest(f"mode: {mode!r} is not a mode: give one such as '0640' (in quotes), or u=rw,g=r")
 
 
@@ -49,18 +50,22 @@ def dress(module: AnsibleModule, path: str) -> None:
     module.set_fs_attributes_if_different(module.load_file_common_arguments(module.params, path=path), False)
 
 
-def set_attributes(module: AnsibleModule, files: t.Sequence[str], report: dict[str, t.Any]) -> None:
+def set_attributes(module: AnsibleModule, files: t.Sequence[str], report: dict[str, t.Any], *, made: bool) -> None:
     """Gives the *files* of an image, the one that names it first, what the task says; what changes goes into *report*,
-    and whose the image is then.
+    and whose the image is then. *made*: it is a new image, which got all of that before it was put in its place.
 
     Not where a guest has the image open: libvirt owns that one for the time. Raises DiskError where the libvirt that
     the task names does not answer.
     """
     path = files[0]
-    _tell_of_new(module.params, report["diff"])
-    if os.path.lexists(path) and not is_locked(path):
+    foreseen = made and module.check_mode
+    if made:
+        _tell_of_new(module.params, report["diff"])
+    if not foreseen and os.path.lexists(path) and not is_locked(path):
         _set(module, files, report)
-    report.update(_whose(module, path, report["diff"]))
+    found = dict.fromkeys(_RETURNED) if foreseen or not os.path.exists(path) else _whose(path)
+    said = report["diff"]["after"] if module.check_mode else {}
+    report.update({name: said.get(name, value) for name, value in found.items()})
 
 
 def _set(module: AnsibleModule, files: t.Sequence[str], report: dict[str, t.Any]) -> None:
@@ -87,27 +92,25 @@ def _would_change(module: AnsibleModule, arguments: dict[str, t.Any]) -> bool:
 
 def _tell_of_new(params: t.Mapping[str, t.Any], diff: dict[str, t.Any]) -> None:
     """Has the *diff* of a new image show what the task says of its file."""
-    if diff["before"].get("state") == "absent":
-        said = {option: params[option] for option in _SAID if params.get(option) is not None}
-        diff["after"].update({option: _name(option, value) for option, value in said.items()})
+    said = {option: params[option] for option in _SAID if params.get(option) is not None}
+    diff["after"].update({option: _name(option, value) for option, value in said.items()})
 
 
-def _whose(module: AnsibleModule, path: str, diff: dict[str, t.Any]) -> dict[str, t.Any]:
-    """The owner, group and mode of the image at *path*; in check mode those that it would have, None where only the run
-    can tell."""
-    found: dict[str, t.Any] = dict.fromkeys(_RETURNED)
-    if os.path.exists(path) and not (module.check_mode and diff["before"].get("state") == "absent"):
-        status = os.stat(path)
-        found = {
-            "owner": _name("owner", status.st_uid),
-            "group": _name("group", status.st_gid),
-            "mode": f"{stat.S_IMODE(status.st_mode):04o}",
-        }
-    return {**found, **({name: diff["after"].get(name, found[name]) for name in found} if module.check_mode else {})}
+def _whose(path: str) -> dict[str, t.Any]:
+    """The owner, group and mode of the file at *path*."""
+    status = os.stat(path)
+    return {
+        "owner": _name("owner", status.st_uid),
+        "group": _name("group", status.st_gid),
+        "mode": f"{stat.S_IMODE(status.st_mode):04o}",
+    }
 
 
 def _name(option: str, value: t.Any) -> t.Any:
-    """The name of the user or group with a number; any other *value*, and one without a name, as it is."""
+    """The name of the user or group with a number; a mode as its digits; any other *value*, and a number without a name,
+    as it is."""
+    if option == "mode" and isinstance(value, int):
+        return f"{value:04o}"
     if option not in _NAMES or not str(value).isdecimal():
         return value
     try:
@@ -116,5 +119,8 @@ def _name(option: str, value: t.Any) -> t.Any:
         return str(value)
 
 
-def _is_mode(text: str) -> bool:
-    return bool(re.fullmatch(r"[0-7]{1,5}|0o[0-7]{1,4}", text) or re.fullmatch(_SYMBOLIC, text))
+def _is_mode(mode: t.Any) -> bool:
+    """Whether the file modules take *mode*: a number, as YAML makes of 0640 without quotes, or a text."""
+    if isinstance(mode, int):
+        return 0 <= mode <= _ALL_BITS
+    return bool(re.fullmatch(r"(0o)?[0-7]{1,5}", mode) or re.fullmatch(_SYMBOLIC, mode))
