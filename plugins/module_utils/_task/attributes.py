@@ -107,8 +107,7 @@ def _whose(path: str) -> dict[str, t.Any]:
 
 
 def _name(option: str, value: t.Any) -> t.Any:
-    """The name of the user or group with a number; a mode as its digits; any other *value*, and a number without a name,
-    as it is."""
+    """The name of the user or group with a number, and a mode as its digits; anything else as it is."""
     if option == "mode" and isinstance(value, int):
         return f"{value:04o}"
     if option not in _NAMES or not str(value).isdecimal():
