@@ -194,7 +194,7 @@ def last_write(path: str) -> tuple[int, int]:
 def is_file(path: str, identity: object) -> bool:
     """Whether the file at *path* is the one that had *identity*."""
     try:
-        return file_identity(path) == identity
+        return bool(file_identity(path) == identity)
     except (FileNotFoundError, NotADirectoryError):
         return False
 

@@ -84,6 +84,8 @@ class ActingDomain(Domain):
         with translated(what), self._agent_bounded(seconds):
             kind = binding.libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM
             found = self._ask(self._domain.guestInfo, kind, 0, seconds=seconds + binding.PATIENCE)
+            if "fs.count" not in found:  # there are none, or the agent keeps silent: this call tells
+                self._ask(self._domain.fsInfo, seconds=seconds + binding.PATIENCE)
         return [_guest_file_system(found, f"fs.{number}.") for number in range(found.get("fs.count", 0))]
 
     @contextmanager
