@@ -66,7 +66,16 @@ def open_image(path: str) -> t.BinaryIO:
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
         return os.fdopen(descriptor, "rb", buffering=_AT_ONCE)
     os.close(descriptor)
-    raise UnsafeImage(f"{path}: neither a regular file nor a block device, so it cannot hold a disk", path=path)
+    raise no_image(path, mode)
+
+
+def no_image(path: str, mode: int) -> UnsafeImage:
+    """The error for what stands at *path*, with *mode*, and is no image: a directory most of the time."""
+    if stat.S_ISDIR(mode):
+        return UnsafeImage(
+            f"{path}: is a directory, neither a regular file nor a block device: name the image in it", path=path
+        )
+    return UnsafeImage(f"{path}: neither a regular file nor a block device, so it cannot hold a disk", path=path)
 
 
 def is_unreadable(error: Exception) -> bool:

@@ -123,8 +123,10 @@ def require_format(path: str, image_format: str) -> None:
 
 def require_regular_file(path: str) -> None:
     """Raises UnsafeImage where *path* is a block device, which a file cannot replace one for one."""
+    if os.path.isdir(path):
+        raise _headers.no_image(path, stat.S_IFDIR)
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UnsafeImage(f"{path}: is not a regular file, and only image files are converted", path=path)
+        raise UnsafeImage(f"{path}: is not a regular file, and this is only done to image files", path=path)
 
 
 def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, knows: Knows | None = None) -> Image:
