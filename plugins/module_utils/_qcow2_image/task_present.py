@@ -11,7 +11,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._provision import survey as _survey
-from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_create import foreseen
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.present import Provision
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task import attributes as _attributes
@@ -31,6 +30,8 @@ class PresentTask(Provision):
         made = plan.before.get("state") == "absent"
         _attributes.set_attributes(self.module, self._files(), report, made=made)
         if not os.path.exists(self.path):
+            from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_create import foreseen
+
             return {**report, "image": foreseen(plan.after, self.wish.layout)}
         image = _image.inspect(self.qemu_img, self.path, self.wish.layout.format)
         return {**report, "image": {**image.facts(), **(plan.after if self.check_mode else {})}}

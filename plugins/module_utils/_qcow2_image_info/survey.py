@@ -63,7 +63,7 @@ class Survey:
         self.wish = wish
         self.dependents = dependents
         self.trust = Trust(wish.trusted, tuple(files))
-        self._below = once(self._inspect_below)  # a thousand clones have one base
+        self._inspected = once(self._inspect)  # a thousand clones have one base, which may itself be asked for
 
     def facts_of(self, path: str) -> Facts:
         """The facts of one image. Raises DiskError where what is asked for cannot be had.
@@ -71,7 +71,7 @@ class Survey:
         That somebody writes to it, or that it is encrypted, is no error: what cannot be known for that reason is None.
         """
         wish = self.wish
-        image = self._inspect(path, wish.format)
+        image = self._top(path)
         if wish.by_content:
             self.trust.require_believable(image)
         chain = self._chain(image) if wish.needs_chain else (image,)
@@ -82,11 +82,15 @@ class Survey:
             facts.update(_as_base(path, self.dependents.of(path)))
         return {**facts, **self._by_content(wish.by_content, chain)} if wish.by_content else facts
 
-    def _inspect(self, path: str, image_format: str | None) -> _image.Image:
-        return _image.inspect(self.qemu_img, path, image_format, knows=self.trust.knows)
+    def _top(self, path: str) -> _image.Image:
+        """The image at *path*. Where no chain is wanted, nobody asks for it again, and its header is read once."""
+        if self.wish.needs_chain:
+            return self._inspected((path, self.wish.format or _image.claimed_format(path)))
+        return self._inspect((path, self.wish.format))
 
-    def _inspect_below(self, named: tuple[str, str]) -> _image.Image:
-        return self._inspect(*named)
+    def _inspect(self, named: tuple[str, str | None]) -> _image.Image:
+        path, image_format = named
+        return _image.inspect(self.qemu_img, path, image_format, knows=self.trust.knows)
 
     def _facts(self, image: _image.Image) -> Facts:
         facts = image.facts()
@@ -98,7 +102,7 @@ class Survey:
 
         def look(path: str, image_format: str) -> _image.Image:
             self.trust.require_harmless(path, image_format)
-            return self._below((path, image_format))
+            return self._inspected((path, image_format))
 
         return _image.chain(self.qemu_img, image, look)
 
