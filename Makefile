@@ -43,7 +43,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help system venv test $(TESTS) style types playbooks sanity docs build format test-matrix bench demo mutants clean
+.PHONY: help system venv test $(TESTS) style types playbooks sanity docs build format test-matrix bench figures pictures demo mutants clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -137,7 +137,14 @@ test-matrix: venv ## every supported ansible-core that this machine has a Python
 	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m lab.matrix bookworm trixie forky
 
 bench: venv ## measures the modules beside the commands that they replace
-	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m bench
+	mkdir -p .cache
+	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m bench | tee .cache/bench.txt
+
+figures: venv ## puts the table of the last `make bench` into the README
+	PYTHONPATH="$(CURDIR)/tests" python -m bench.readme .cache/bench.txt
+
+pictures: venv ## draws the pictures of the README from a run of the modules
+	python tests/tools/pictures.py
 
 demo: venv ## shows the collection at work: disks converted, attached and grown, clones of a machine, the report
 	$(AS_ROOT) python tests/tools/demo.py
