@@ -93,7 +93,7 @@ options:
     default: auto
   max_chain:
     description:
-      - How many backups may stand on each other, from 1 to 64. With O(mode=auto) the next one is a full one then, and
+      - How many backups may stand on each other, from 1 to 64. With O(kind=auto) the next one is a full one then, and
         begins a new chain. So O(keep) can remove the old chain some day.
     type: int
     default: 64

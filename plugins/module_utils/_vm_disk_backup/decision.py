@@ -171,7 +171,7 @@ def course(wish: BackupWish, observed: Observed, draft: Manifest) -> Course:
     reason = _why_full(wish, observed, base)
     if wish.mode == INCREMENTAL and reason is not None:
         raise DiskError(
-            f"{observed.state.name}: no incremental backup can be made, because {reason}: set mode to auto or full"
+            f"{observed.state.name}: no incremental backup can be made, because {reason}: set kind to auto or full"
         )
     over = base if reason is None and wish.mode != FULL else None
     checkpoint = over.facts.checkpoint if over is not None else None

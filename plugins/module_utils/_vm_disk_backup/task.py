@@ -131,8 +131,8 @@ class VmBackupTask(DomainTask):
                 _dependents.require_none(file, overlays, "remove the backup", "remove them")
             except DiskError as error:
                 held.setdefault(one.name, error)
-        for error in held.values():
-            self.warn(f"{error}: the backup is kept")
+        for reason in held.values():
+            self.warn(f"{reason}: the backup is kept")
         return {*held}
 
     def _given_up(self, operation: Operation | None) -> tuple[Step, ...]:

@@ -35,7 +35,7 @@ def nights(number: int, chain: int = 1) -> tuple[Backup, ...]:
     )
 
 
-def gone(found: tuple[Backup, ...], held: tuple[str, ...] = (), **rules: int) -> list[str]:
+def gone(found: tuple[Backup, ...], *held: str, **rules: int) -> list[str]:
     return [one.name for one in retention.removable(found, Keep(**rules), held)]
 
 
@@ -52,7 +52,7 @@ def test_the_last_ones_stay_and_the_newest_of_the_others_goes_first() -> None:
 def test_what_a_kept_one_stands_on_stays_and_the_end_of_a_chain_goes() -> None:
     assert left(nights(8, 4), last=2) == ["b004", "b005", "b006", "b007"]
     assert left(nights(9, 4), last=2) == ["b004", "b005", "b006", "b007", "b008"]
-    assert gone(nights(8, 4), ("b001",), last=1) == ["b003", "b002"]
+    assert gone(nights(8, 4), "b001", last=1) == ["b003", "b002"]
 
 
 def test_the_newest_of_each_day_week_and_month_stays() -> None:
