@@ -41,9 +41,15 @@ def back_up(store: Path) -> BackUp:
     return run
 
 
-def names(store: Path) -> list[str]:
-    (place,) = store.iterdir()
+def names(place: Path) -> list[str]:
+    """What stands beside the backups of a domain, and they themselves."""
     return sorted(path.name for path in place.iterdir())
+
+
+def place_of(store: Path) -> Path:
+    """The directory with the backups of the only domain of which there are any."""
+    (place,) = store.iterdir()
+    return place
 
 
 def content(backup: dict[str, Any], tmp_path: Path) -> str:
@@ -78,7 +84,7 @@ def test_old_chains_go_as_a_whole_and_all_that_stays_reads_as_it_was(
         assert (again["changed"], again["removed"]) == (False, [])
     assert [backup["kind"] for backup, _content in expected.values()] == [*2 * ["full", "incremental"], "full"]
     assert removed == [[], [], [], [], ["b", "a"]]
-    assert names(store) == ["c", "d", "e"]
+    assert names(place_of(store)) == ["c", "d", "e"]
     found = run_module("vm_disk_backup_info", {"dest_dir": str(store), "verify": True})["backups"]
     assert [(one["name"], one["problems"]) for one in found] == [("c", []), ("d", []), ("e", [])]
     for name in ("c", "d", "e"):
@@ -90,7 +96,7 @@ def test_what_is_no_part_of_a_backup_is_never_removed(off: Guest, back_up: BackU
     """Neither a file beside its own, nor what only has a name as a backup of the domain has, nor those of others."""
     for name in ("a", "b"):
         assert back_up(off, name)["changed"]
-    (place,) = store.iterdir()
+    place = place_of(store)
     (place / "a/notes").write_text("mine")
     other = store / "00000000-0000-0000-0000-000000000000"
     (other / "a").mkdir(parents=True)
@@ -105,7 +111,7 @@ def test_what_is_no_part_of_a_backup_is_never_removed(off: Guest, back_up: BackU
     result = back_up(off, "d", keep={"last": 1})
     assert result["removed"] == []
     assert "no backup of the domain is removed while it is there" in said(result)
-    assert names(store) == ["a", "c", "d", "strange"]
+    assert names(place) == ["a", "c", "d", "strange"]
 
 
 def test_a_backup_that_an_overlay_or_a_domain_stands_on_stays(
@@ -119,7 +125,7 @@ def test_a_backup_that_an_overlay_or_a_domain_stands_on_stays(
     result = back_up(off, "d", keep={"last": 1})
     assert result["removed"] == ["c"]
     assert said(result).count("the backup is kept") == 2
-    assert names(store) == ["a", "b", "d"]
+    assert names(place_of(store)) == ["a", "b", "d"]
 
 
 def test_the_backup_of_a_task_that_is_run_again_stays_however_old_it_is(
@@ -130,7 +136,7 @@ def test_the_backup_of_a_task_that_is_run_again_stays_however_old_it_is(
     result = back_up(off, "a", keep={"last": 1})
     assert (result["changed"], result["removed"]) == (True, ["b"])
     assert not back_up(off, "a", keep={"last": 1})["changed"]
-    assert names(store) == ["a", "c"]
+    assert names(place_of(store)) == ["a", "c"]
 
 
 @pytest.mark.parametrize(("wish", "why"), [({}, "would keep no backup"), ({"daily": -1}, "daily is negative")])

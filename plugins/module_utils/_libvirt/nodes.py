@@ -60,6 +60,7 @@ def forgetting(
     """The commands that have QEMU forget what is there of *made*, by ``query-jobs`` and ``query-named-block-nodes``.
 
     The jobs come first, which hold the rest, and a node before that of the file below it. None where nothing is there.
+    An image is known by the node of its file: that of its format may have a ``json:`` name, which tells of its chain.
     """
     commands = [
         ("job-dismiss" if job["status"] == "concluded" else "job-cancel", {"id": str(job["id"])})
@@ -73,7 +74,8 @@ def forgetting(
         for bitmap in node.get("dirty-bitmaps", ())
         if bitmap.get("name") in made.bitmaps
     ]
-    filled = [str(node["node-name"]) for node in own if node.get("file") in made.files]
+    images = {_image_of(str(node["node-name"]))[0] for node in own if node.get("file") in made.files}
+    filled = [name for node in own for name in [str(node["node-name"])] if _image_of(name)[0] in images]
     commands += [("blockdev-del", {"node-name": name}) for name in sorted(filled)]  # -format, then -storage
     return commands
 

@@ -66,7 +66,7 @@ def test_of_a_forgotten_backup_nothing_is_taken_that_is_not_known_to_be_its_own(
         node("libvirt-1-format", "/images/a.qcow2", "backup-vda", "theirs", "kvmops-1", "backup-vdb"),
         node("libvirt-1-storage", "/images/a.qcow2"),
         node("libvirt-3-storage", "/backup/vda.qcow2"),
-        node("libvirt-3-format", "/backup/vda.qcow2"),
+        node("libvirt-3-format", 'json:{"file": {"filename": "/backup/vda.qcow2"}}'),
         node("libvirt-4-format", "/backup/other.qcow2"),
     ]
     jobs = [
