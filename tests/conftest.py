@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
+from hypothesis import settings
 
 COLLECTIONS = Path(__file__).resolve().parents[1] / ".ansible" / "collections"
 
 # ansible-test has installed one already, for the copy that it tests.
 if not any(isinstance(finder, _AnsibleCollectionFinder) for finder in sys.meta_path):
     _AnsibleCollectionFinder(paths=[str(COLLECTIONS)])._install()
+
+# Whether what is tested is right does not depend on how busy the machine is.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 # Unit tests also run with Pythons that have no libvirt (make test-matrix).
 pytest_plugins = ["lab.fixtures"] if importlib.util.find_spec("libvirt") else []

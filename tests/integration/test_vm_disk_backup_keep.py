@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from lab import Disk, Guest, run_module, tree_state
 from lab.fixtures import MakeDomain
+from support.injection import at_once
 from support.scene import make_image, qemu_img
 
 MODULE = "vm_disk_backup"
@@ -74,9 +76,13 @@ def test_old_chains_go_as_a_whole_and_all_that_stays_reads_as_it_was(
     removed: list[list[str]] = []
     for name in ("a", "b", "c", "d", "e"):
         guest.must(f"pattern /dev/vda 2 {name}; sync; echo 3 > /proc/sys/vm/drop_caches")
+        before = tree_state(store)
         predicted = back_up(guest, name, check=True, **rules)
+        assert tree_state(store) == before
         result = back_up(guest, name, **rules)
         assert result.get("backup", {}).get("whole"), result
+        (difference,) = predicted["diff"]
+        assert difference["after"]["backups"] == names(place_of(store))
         assert (result["removed"], result["actions"]) == (predicted["removed"], predicted["actions"])
         expected[name] = result["backup"], guest.must("sha256sum /dev/vda").split()[0]
         removed.append(result["removed"])
@@ -126,6 +132,45 @@ def test_a_backup_that_an_overlay_or_a_domain_stands_on_stays(
     assert result["removed"] == ["c"]
     assert said(result).count("the backup is kept") == 2
     assert names(place_of(store)) == ["a", "b", "d"]
+
+
+def test_what_a_backup_stands_on_stays_where_that_one_cannot_be_removed(
+    images: Path, make_domain: MakeDomain, back_up: BackUp, store: Path, tmp_path: Path
+) -> None:
+    qemu_img("create", "-q", "-f", "qcow2", images / "vm.qcow2", "8M")
+    guest = make_domain([Disk(images / "vm.qcow2", "qcow2")], start=True)
+    for name in ("a", "b", "c"):
+        guest.must(f"pattern /dev/vda 2 {name}; sync")
+        assert back_up(guest, name)["backup"]["whole"]
+    found = run_module("vm_disk_backup_info", {"dest_dir": str(store)})["backups"]
+    expected = {one["name"]: content(one, tmp_path) for one in found}
+    in_the_way = place_of(store) / "b"
+    subprocess.run(["mount", "--bind", in_the_way, in_the_way], check=True)
+    try:
+        result = back_up(guest, "d", kind="full", keep={"last": 1})
+    finally:
+        subprocess.run(["umount", in_the_way], check=True)
+    assert result["removed"] == ["c"]
+    assert "b: cannot be removed: Device or resource busy: the next run tries again" in said(result)
+    assert "a: the backup b stands on it: it was left alone" in said(result)
+    found = run_module("vm_disk_backup_info", {"dest_dir": str(store), "verify": True})["backups"]
+    assert [(one["name"], one["problems"]) for one in found] == [("a", []), ("b", []), ("d", [])]
+    assert {one["name"]: content(one, tmp_path) for one in found[:2]} == {name: expected[name] for name in ("a", "b")}
+    assert back_up(guest, "d", keep={"last": 1})["removed"] == ["b", "a"]
+
+
+def test_runs_at_once_leave_whole_backups_and_nothing_else(off: Guest, back_up: BackUp, store: Path) -> None:
+    for name in ("a", "b"):
+        back_up(off, name)
+    params = {"name": off.name, "uri": off.hv.uri, "dest_dir": str(store), "keep": {"last": 1}}
+    results = at_once(MODULE, *[{**params, "backup": name} for name in ("c", "d")])
+    made = [result["backup"]["name"] for result in results if result.get("changed")]
+    assert made
+    assert all("another run" in result["msg"] for result in results if not result.get("changed")), results
+    found = run_module("vm_disk_backup_info", {"dest_dir": str(store), "verify": True})["backups"]
+    assert [one["problems"] for one in found] == [[]]
+    assert names(place_of(store)) == [found[0]["name"]]
+    assert found[0]["name"] in made
 
 
 def test_the_backup_of_a_task_that_is_run_again_stays_however_old_it_is(

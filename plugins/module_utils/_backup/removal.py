@@ -21,10 +21,11 @@ if t.TYPE_CHECKING:
 def remove(backup: Backup) -> None:
     """Removes a backup. It loses its name at first, in one step, so that none that is half removed is ever seen.
 
-    Hold the record of the directory that it stands in. Raises DiskError where another one has its name by now, or where
-    its directory holds anything else: nothing is removed then.
+    Hold the record of the directory that it stands in. Raises DiskError where another one has its name by now, where
+    its directory holds anything else, or where another backup stands on it: nothing is removed then.
     """
     require_removable(backup)
+    _require_unneeded(backup)
     hidden = _staging.NewFile(backup.path)
     hidden.begin()
     try:
@@ -47,3 +48,12 @@ def require_removable(backup: Backup) -> None:
             f"{backup.path}: holds {strange[0]!r}, which is no part of the backup: it was left alone: move that away",
             path=backup.path,
         )
+
+
+def _require_unneeded(backup: Backup) -> None:
+    """Raises DiskError where a backup beside it stands on it, such as one that could not be removed before it."""
+    for name, facts in _store.manifests(os.path.dirname(backup.path)).items():
+        if facts is None:
+            raise DiskError(f"{backup.path}: it is unknown whether {name!r} stands on it: it was left alone")
+        if facts.parent == backup.name:
+            raise DiskError(f"{backup.path}: the backup {name} stands on it: it was left alone", path=backup.path)

@@ -78,6 +78,13 @@ def contents(path: str) -> tuple[Manifest | None, list[str]]:
             return None, []
 
 
+def manifests(place: str) -> dict[str, Manifest | None]:
+    """What backup.json of each backup in the directory *place* says, by its name, and nothing else of it; None where
+    that is not believed. Raises DiskError where the directory cannot be read."""
+    with _opened(place) as above:
+        return {name: _said_by(above, name) for name in _names(above, place) if not name.startswith(".")}
+
+
 def _names(directory: int, path: str) -> list[str]:
     names = sorted(os.listdir(directory))
     if len(names) > _MOST_BACKUPS:
@@ -111,6 +118,21 @@ def _look_into(directory: int, path: str, uuid: str, name: str, read: Read | Non
         foreign = f"{_manifest.MANIFEST} is of the backup {facts.backup} of {facts.uuid}"
         return Backup(path, uuid, name, None, (foreign,))
     return Backup(path, uuid, name, facts, tuple(_problems(directory, path, facts, read)))
+
+
+def _said_by(above: int, name: str) -> Manifest | None:
+    """What backup.json of the backup in the directory *name* says; None where that is not believed."""
+    try:
+        directory = os.open(name, _OWN_DIRECTORY, dir_fd=above)
+    except OSError:
+        return None
+    try:
+        facts = _said_of_itself(directory)
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(directory)
+    return facts if facts.backup == name else None
 
 
 def _said_of_itself(directory: int) -> Manifest:

@@ -29,6 +29,29 @@ def test_a_backup_goes_with_all_of_its_files_and_no_other_does(tmp_path: Path) -
     assert tree_state(tmp_path / UUID / "b") == kept
 
 
+def test_a_backup_on_which_another_one_stands_stays_until_that_one_has_gone(tmp_path: Path) -> None:
+    lay(tmp_path, "a")
+    lay(tmp_path, "b", "a")
+    found = looked_at(tmp_path)
+    before = tree_state(tmp_path)
+    with pytest.raises(DiskError, match="a: the backup b stands on it: it was left alone"):
+        removal.remove(found["a"])
+    assert tree_state(tmp_path) == before
+    removal.remove(found["b"])
+    removal.remove(found["a"])
+    assert list((tmp_path / UUID).iterdir()) == []
+
+
+def test_a_backup_beside_one_that_cannot_be_believed_stays(tmp_path: Path) -> None:
+    lay(tmp_path, "a")
+    (old,) = looked_at(tmp_path).values()
+    (tmp_path / UUID / "strange").mkdir()
+    before = tree_state(tmp_path)
+    with pytest.raises(DiskError, match="unknown whether 'strange' stands on it"):
+        removal.remove(old)
+    assert tree_state(tmp_path) == before
+
+
 def _beside(directory: Path) -> None:
     (directory / "notes").write_text("mine")
 
