@@ -12,37 +12,33 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 import typing as t
 from contextlib import suppress
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._backup import digests as _digests
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import manifest as _manifest
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import removal as _removal
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import store as _store
 from ansible_collections.kvmops.disk.plugins.module_utils._backup.manifest import (
     INCREMENTAL,
     BackupDisk,
-    BackupFile,
     Manifest,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._content import transcode as _transcode
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._host import file_copy as _file_copy
-from ansible_collections.kvmops.disk.plugins.module_utils._host.image_locks import is_locked
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.backups import backing_up
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import is_silent_agent
-from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.nodes import MadeForBackup
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.leftovers import staged
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.work_job import BackupJob
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.work_seal import Seal
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import backups as _backups
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
 
@@ -51,9 +47,6 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.decision import Course, Leftover, Observed
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_backup.wish import BackupWish
 
-_LOOK_EVERY = 0.25
-#: Seconds that QEMU gets to close the files after libvirt has said that the job is over (HAZARDS K9).
-_CLOSES_WITHIN = 60.0
 _PRIVATE_FILE, _PRIVATE, _PASSABLE, _OF_GROUP = 0o600, 0o700, 0o711, 0o060
 
 
@@ -62,8 +55,7 @@ class Work(DomainWork):
     """One method for each step, no decisions between them.
 
     *place* is the directory with the backups of the domain, *course* what is made there. *parents*: the backups that
-    it stands on, the nearest first. *nvram* is the file with UEFI variables. *quiesced*: whether the guest's file
-    systems were frozen.
+    it stands on, the nearest first. *nvram* is the file with UEFI variables. *has_agent*: the guest's agent answers.
     """
 
     wish: BackupWish
@@ -148,7 +140,7 @@ class Work(DomainWork):
     def abandon(self) -> None:
         """Ends the job, and deletes its checkpoint: it knows nothing of what the backup lacks (HAZARDS K1)."""
         self._goes_on = True
-        self._end_job(self.manifest, forgotten=self._forgotten)
+        self._end(self.manifest, forgotten=self._forgotten)
         self._goes_on = False
         _staging.discard(self.path)
 
@@ -158,7 +150,7 @@ class Work(DomainWork):
             if left.draft.quiesced and self.domain.is_active():
                 with suppress(LibvirtFailed):  # whoever froze it may have thawed it
                     self.domain.thaw()
-            self._end_job(left.draft, job=left.job, forgotten=not left.job)
+            self._end(left.draft, continues=left.job, forgotten=not left.job)
         _staging.discard(os.path.join(self.place, left.name))
 
     def seal(self) -> None:
@@ -166,12 +158,8 @@ class Work(DomainWork):
 
         Raises DiskError where one is not what it is to be.
         """
-        for target, path in self.files.items():
-            self._await_closed(path)
-            self._take_over(path)
-            self._require_sound(target, path)
-        files = {name: self._hashed(name) for name in self.manifest.files}
-        self.made = replace(self.manifest, files=files)
+        seal = Seal(self.qemu_img, self.manifest, self.staged, self.parents, self.wish.verify, self.phase)
+        self.made = replace(self.manifest, files=seal.files())
         self._write(_manifest.MANIFEST, _manifest.written(self.made))
         os.chmod(self.staged, _PRIVATE)
         _staging.sync(self.staged)
@@ -259,21 +247,9 @@ class Work(DomainWork):
 
     def _await(self) -> None:
         """Waits until the job has ended, and was a success. Raises DiskError."""
-        domain = backing_up(self.domain)
-        what = f"{self.domain.name}: the backup {self.wish.backup}"
-        began = moved = time.monotonic()
-        so_far = (0, 0)
-        with self.phase(self.wish.backup, "back up", 0) as phase, domain.watched() as wait:
-            while self._job_of(self.manifest) is not None:
-                with suppress(LibvirtFailed):
-                    figures = domain.backup_figures()
-                    if figures != so_far:
-                        so_far, moved = figures, time.monotonic()
-                        phase.at(*figures)
-                now = time.monotonic()
-                if now - began > self.wish.timeout or now - moved > _block_job.STALLED:
-                    raise DiskError(f"{what}: was not done within {now - began:.0f} s: it was given up, and removed")
-                wait(_LOOK_EVERY)
+        domain, what = backing_up(self.domain), f"{self.domain.name}: the backup {self.wish.backup}"
+        with self.phase(self.wish.backup, "back up", 0) as phase:
+            self._job(self.manifest).wait(phase, self.wish.timeout)
         if not domain.is_active():
             raise DiskError(f"{what}: the domain went off before it was done: it was removed: run again")
         ended = domain.ended_job()
@@ -319,50 +295,23 @@ class Work(DomainWork):
                 in_use_by=[],
             )
 
-    def _job_of(self, manifest: Manifest) -> str | None:
-        """The job that fills the files of that backup; None where none does."""
-        job = backing_up(self.domain).backup_job()
-        if job is None:
-            return None
-        directory = staged(self.place, manifest.backup)
-        filled = {os.path.dirname(file) for file in _backups.files_of_job(job).values()}
-        return job if directory in filled else None
-
-    def _end_job(self, manifest: Manifest, *, job: bool = True, forgotten: bool = False) -> None:
+    def _end(self, manifest: Manifest, *, continues: bool = True, forgotten: bool = False) -> None:
         """Ends the job of a backup that does not become whole, and deletes its checkpoint. *forgotten*: libvirt knows
         of no such job, and QEMU may."""
-        domain = backing_up(self.domain)
-        if job and self._job_of(manifest) is not None:
-            domain.abort_backup()
-            deadline = time.monotonic() + _block_job.PROMPT
-            with domain.watched() as wait:
-                while self._job_of(manifest) is not None:
-                    if time.monotonic() > deadline:
-                        raise DiskError(f"{domain.name}: waited for the end of a backup that was ended: given up")
-                    wait(_LOOK_EVERY)
+        job = self._job(manifest)
+        if continues:
+            job.end()
         if manifest.checkpoint is not None:
-            domain.delete_checkpoint(manifest.checkpoint)
-            if not domain.is_active():
+            backing_up(self.domain).delete_checkpoint(manifest.checkpoint)
+            if not self.domain.is_active():
                 self._remove_bitmaps(manifest)
-        if forgotten and domain.is_active() and domain.backup_job() is None:
-            self._have_qemu_forget(manifest)
+        if forgotten and not job.have_qemu_forget():
+            name = self.domain.name
+            self.warn(f"{name}: QEMU still keeps what an interrupted backup has left: shut the domain down")
 
-    def _have_qemu_forget(self, manifest: Manifest) -> None:
-        """Has QEMU forget what was made for a backup, and for no other: libvirtd may have been killed before it noted
-        that."""
-        domain, directory = backing_up(self.domain), staged(self.place, manifest.backup)
-        bitmaps = {_backups.temporary_bitmap(disk.target) for disk in manifest.disks if disk.kind == INCREMENTAL}
-        made = MadeForBackup(
-            jobs=tuple(_backups.beginning_of_job(disk.target) for disk in manifest.disks),
-            bitmaps=frozenset({str(manifest.checkpoint), *bitmaps}),
-            files=frozenset(os.path.join(directory, disk.file) for disk in manifest.disks),
-        )
-        deadline = time.monotonic() + _block_job.PROMPT
-        while not domain.forget(made):
-            if time.monotonic() > deadline:
-                self.warn(f"{domain.name}: QEMU still keeps what an interrupted backup has left: shut the domain down")
-                return
-            time.sleep(_LOOK_EVERY)
+    def _job(self, manifest: Manifest) -> BackupJob:
+        """The job that fills the new files of that backup."""
+        return BackupJob(backing_up(self.domain), manifest, staged(self.place, manifest.backup))
 
     def _remove_bitmaps(self, manifest: Manifest) -> None:
         """Removes what a checkpoint has left in images that nobody has open: libvirt forgets only its name (K6)."""
@@ -372,53 +321,6 @@ class Work(DomainWork):
             for image in images[:1]:
                 if any(bitmap.name == name for bitmap in _bitmaps.bitmaps_of(image.path, image.format)):
                     self.qemu_img.bitmap(image.path, name, "remove")
-
-    def _await_closed(self, path: str) -> None:
-        """libvirt says that a job is over before QEMU has closed its file (HAZARDS K9). Raises ImageInUse where it does
-        not in time."""
-        deadline = time.monotonic() + _CLOSES_WITHIN
-        while is_locked(path):
-            if time.monotonic() > deadline:
-                raise ImageInUse(f"{path}: QEMU still has it open: it was removed: run again", in_use_by=[])
-            time.sleep(_LOOK_EVERY / 5)
-
-    def _take_over(self, path: str) -> None:
-        """Has the file belong to us alone, whoever filled it."""
-        os.chown(path, os.geteuid(), os.getegid())
-        os.chmod(path, _PRIVATE_FILE)
-
-    def _require_sound(self, target: str, path: str) -> None:
-        """Raises DiskError where the new file of a disk has damaged metadata, or its chain cannot be read."""
-        check = self.qemu_img.check(path, "qcow2")
-        if check.result != "good":
-            raise DiskError(f"{path}: the new image is {check.result}: it was removed", check=dict(vars(check)))
-        disk = self.manifest.disk(target)
-        if disk is not None and disk.kind == INCREMENTAL:
-            layers = [Layer(path, "qcow2")]
-            for parent in self.parents:
-                below = parent.facts.disk(target)
-                layers.append(Layer(os.path.join(parent.path, _manifest.disk_file(target)), "qcow2"))
-                if below is None or below.kind != INCREMENTAL:
-                    break
-            self.qemu_img.following(layers).map(path, "qcow2")
-
-    def _hashed(self, name: str) -> BackupFile:
-        """A new file, brought to the disk, with its hash; read once more from there where that is to be verified."""
-        path = os.path.join(self.staged, name)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            size = os.fstat(descriptor).st_size
-            with self.phase(name, "hash", size) as phase:
-                found = _digests.digest(descriptor, lambda done: phase.at(done, size))
-            os.fsync(descriptor)
-            if self.wish.verify:
-                with self.phase(name, "verify", size) as phase:
-                    again = _digests.digest_on_disk(descriptor, lambda done: phase.at(done, size))
-                if again != found:
-                    raise DiskError(f"{path}: reads otherwise than it was written: its disk is not to be trusted")
-            return BackupFile(size, found)
-        finally:
-            os.close(descriptor)
 
     def _write(self, name: str, content: bytes) -> None:
         """Makes a file of the backup, durably, or replaces it: no reader meets half of it."""
