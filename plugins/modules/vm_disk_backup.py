@@ -102,11 +102,12 @@ options:
       - Which backups of the domain in O(dest_dir) stay. The others are removed once the new backup is whole, or at once
         if it is there already. The default is to remove none.
       - A backup stays if one of the rules keeps it, and as long as one that stays needs it. So a chain goes as a whole,
-        or from its end. These stay too; the backup O(backup), the newest one that has a checkpoint, and one of which
-        a disk is in use, such as by a domain or an overlay in one of libvirt's pools.
+        or from its end. The backup O(backup) itself stays too, and so does the newest one that has a checkpoint. One of
+        which a disk is in use, such as by a domain or an overlay in one of libvirt's pools, stays with a warning.
       - A backup that is not whole is left alone, with those that it needs. If the C(backup.json) of one cannot be
         believed, it is unknown what that one needs. Then all stay, and the task warns of that.
-      - A directory of a backup in which there is any other file is left alone, with a warning.
+      - A directory of a backup in which there is any other file is left alone, with a warning. So is one that cannot be
+        removed. Those that such a backup needs stay, too.
     type: dict
     suboptions:
       last:
