@@ -111,7 +111,7 @@ def is_number(value: object) -> bool:
 
 
 def is_identity(value: object) -> bool:
-    """Whether *value*, from a state file, could be the identity of a file (staging.file_identity)."""
+    """Whether *value*, from a state file, could be the identity of a file (same_file.file_identity)."""
     return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
 
 
