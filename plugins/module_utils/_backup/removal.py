@@ -12,6 +12,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import manifest as _manifest
 from ansible_collections.kvmops.disk.plugins.module_utils._backup import store as _store
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 
 if t.TYPE_CHECKING:
@@ -33,7 +34,7 @@ def remove(backup: Backup) -> None:
     except OSError as error:
         hidden.withdraw()
         raise DiskError(f"{backup.path}: cannot be removed: {error.strerror}", path=backup.path) from error
-    _staging.sync(os.path.dirname(backup.path))
+    _durable.sync(os.path.dirname(backup.path))
     hidden.commit()
 
 
