@@ -272,8 +272,9 @@ def test_a_full_file_system_costs_this_backup_and_no_other() -> None:
         assert machine.is_now(backup)
 
 
+@in_shares(4)
 def test_killed_while_it_removes_an_old_chain_each_backup_is_whole_or_gone(
-    images: Path, make_domain: MakeDomain, tmp_path: Path
+    images: Path, make_domain: MakeDomain, tmp_path: Path, share: Share
 ) -> None:
     qemu_img("create", "-q", "-f", "qcow2", images / "vm.qcow2", "16M")
     (images / "backups").mkdir(mode=0o711)
@@ -290,7 +291,7 @@ def test_killed_while_it_removes_an_old_chain_each_backup_is_whole_or_gone(
     tidying = machine.params("kept", keep={"last": 1})
     chain("p", "q")
     chain("r", "s")
-    for number, point in enumerate(points(tidying, tmp_path / "points", module=MODULE)):
+    for number, point in share.take(points(tidying, tmp_path / "points", module=MODULE)):
         added = [f"{word}{number}" for word in ("x", "y")]
         chain(*added)
         killed_at(point, tidying, module=MODULE)
