@@ -9,8 +9,9 @@
 TESTS := lint unit static lab integration faults molecule
 
 SYSTEM_PACKAGES := \
-    acl attr btrfs-progs chromium chromium-driver debootstrap dpkg-dev e2fsprogs git iproute2 mount \
-    libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system openssh-client ovmf qemu-system-x86 qemu-utils \
+    acl attr btrfs-progs chromium chromium-driver debootstrap dpkg-dev e2fsprogs gcc git iproute2 libvirt-dev mount \
+    libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system openssh-client ovmf pkg-config \
+    python3-dev qemu-system-x86 qemu-utils \
     python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo xfsprogs xorriso
 
 # Debian's own Python, because Debian's libvirt bindings are built for it.

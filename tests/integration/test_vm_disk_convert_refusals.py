@@ -525,22 +525,22 @@ def one_disk_and_several_are_given(scene: Scene) -> Asked:
 # What only stands in the way of a live conversion
 
 
-@case("is shut off, and mode is live", "start the domain")
+@case("is shut off, and method is live", "start the domain")
 def the_domain_is_off_and_the_mode_is_live(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw())), "mode": "live"}
 
 
-@case("format: vdi images are not made below a running guest", "set mode to offline")
+@case("format: vdi images are not made below a running guest", "set method to offline")
 def the_format_is_none_for_a_live_copy(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw()), start=True), "format": "vdi"}
 
 
-@case("compress: what is copied below a running guest cannot be compressed", "set mode to offline")
+@case("compress: what is copied below a running guest cannot be compressed", "set method to offline")
 def a_live_copy_is_to_be_compressed(scene: Scene) -> Asked:
     return {"name": scene.domain(Disk(scene.raw()), start=True), "compress": True}
 
 
-@case("preallocation: the zeros of a raw image cannot be written below a running guest", "set mode to offline")
+@case("preallocation: the zeros of a raw image cannot be written below a running guest", "set method to offline")
 def a_live_copy_is_to_be_full_of_zeros(scene: Scene) -> Asked:
     name = scene.domain(Disk(scene.qcow2(), "qcow2"), start=True)
     return {"name": name, "format": "raw", "allocation": "eager_zeroed_thick"}

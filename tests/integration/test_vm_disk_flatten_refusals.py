@@ -65,7 +65,7 @@ def overlaid(scene: Scene, **options: Any) -> Disk:
         ({"bandwidth": "0"}, "bandwidth"),
         ({"bandwidth": "fast"}, "bandwidth: 'fast' is not a size"),
         ({"copy_timeout": 0}, "copy_timeout: 0 s is too short"),
-        ({"mode": "live"}, "is shut off, and mode is live"),
+        ({"mode": "live"}, "is shut off, and method is live"),
         ({"method": "never"}, "value of method must be one of"),
         ({"disks": ["vda"]}, "mutually exclusive"),
         ({"base": "vm"}, "its own image"),
@@ -91,7 +91,7 @@ def a_base_that_is_not_in_the_chain(scene: Scene) -> Asked:
     return {"name": scene.domain(overlaid(scene)), "base": str(scene.raw("other.raw"))}
 
 
-@case("is running, and mode is offline: shut it down first")
+@case("is running, and method is offline: shut it down first")
 def a_running_domain_is_not_shut_down(scene: Scene) -> Asked:
     return {"name": scene.domain(overlaid(scene), start=True), "mode": "offline"}
 

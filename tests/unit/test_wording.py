@@ -38,6 +38,8 @@ WORDS = {
     "for ever": "forever",
     r"mode=(auto|offline|live)": "method=..., which has mode as its old name",
     r"mode=(full|incremental|linked|reflink)": "kind=..., which has mode as its old name",
+    r"mode (to|is|of) (auto|offline|live)": "method ..., which has mode as its old name",
+    r"mode (to|is|of) (full|incremental|linked|reflink)": "kind ..., which has mode as its old name",
     r"mode: (auto|offline|live)": "method: ..., which has mode as its old name",
     r"mode: (full|incremental|linked|reflink)": "kind: ..., which has mode as its old name",
 }

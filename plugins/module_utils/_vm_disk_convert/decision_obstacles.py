@@ -41,15 +41,15 @@ def way(state: DomainState, wish: ConvertWish) -> str:
         if wish.block_device:
             raise DiskError(
                 f"{state.name}: a disk is only copied to a block device while its guest runs: start the domain, "
-                "and set mode to live",
+                "and set method to live",
                 state=state.state,
             )
         require_stoppable(state, wish)
         return "offline"
     if not state.active:
         raise DiskError(
-            f"{state.name}: is {state.state}, and mode is live, which only copies below a running guest: "
-            "start the domain, or set mode to auto or offline",
+            f"{state.name}: is {state.state}, and method is live, which only copies below a running guest: "
+            "start the domain, or set method to auto or offline",
             state=state.state,
         )
     if state.state not in ("running", "paused"):
@@ -59,17 +59,17 @@ def way(state: DomainState, wish: ConvertWish) -> str:
     if wish.layout.format not in LIVE_FORMATS:
         raise InvalidRequest(
             f"format: {wish.layout.format} images are not made below a running guest, only {', '.join(LIVE_FORMATS)}: "
-            f"set mode to offline, which shuts {state.name} down"
+            f"set method to offline, which shuts {state.name} down"
         )
     if wish.compress:
         raise InvalidRequest(
             "compress: what is copied below a running guest cannot be compressed: leave it out, "
-            f"or set mode to offline, which shuts {state.name} down"
+            f"or set method to offline, which shuts {state.name} down"
         )
     if wish.layout.format == "raw" and wish.layout.preallocation == "full":
         raise InvalidRequest(
             "preallocation: the zeros of a raw image cannot be written below a running guest: use falloc "
-            f"(lazy_zeroed_thick), or set mode to offline, which shuts {state.name} down"
+            f"(lazy_zeroed_thick), or set method to offline, which shuts {state.name} down"
         )
     return "live"
 

@@ -29,14 +29,14 @@ def way(state: DomainState, wish: FlattenWish) -> str:
     if not state.active:
         if wish.mode == "live":
             raise DiskError(
-                f"{state.name}: is {state.state}, and mode is live, which only pulls below a running guest: "
-                "start the domain, or set mode to auto or offline",
+                f"{state.name}: is {state.state}, and method is live, which only pulls below a running guest: "
+                "start the domain, or set method to auto or offline",
                 state=state.state,
             )
         return "offline"
     if wish.mode == "offline":
         raise DiskError(
-            f"{state.name}: is {state.state}, and mode is offline: shut it down first, or set mode to auto, "
+            f"{state.name}: is {state.state}, and method is offline: shut it down first, or set method to auto, "
             "which flattens the disk while the guest runs",
             state=state.state,
         )

@@ -87,7 +87,7 @@ def test_what_is_merged_and_what_stays() -> None:
     [
         ("shut off", "auto", "offline"),
         ("shut off", "offline", "offline"),
-        ("shut off", "live", "mode is live"),
+        ("shut off", "live", "method is live"),
         ("running", "auto", "live"),
         ("running", "live", "live"),
         ("paused", "auto", "live"),
