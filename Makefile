@@ -147,7 +147,7 @@ figures: venv ## puts the table of the last `make bench` into the README
 pictures: venv ## draws the pictures of the README from a run of the modules
 	python tests/tools/pictures.py
 
-demo: venv ## shows the collection at work: disks converted, attached and grown, clones of a machine, the report
+demo: venv ## shows the collection at work: disks converted, attached, grown and backed up, clones of a machine, the report
 	$(AS_ROOT) python tests/tools/demo.py
 
 mutants: venv ## takes the guards out, one at a time, and names the test that notices
