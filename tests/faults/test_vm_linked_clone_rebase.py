@@ -161,7 +161,7 @@ def test_one_that_cannot_be_moved_does_not_keep_the_others(versions: Versions) -
     ("params", "said"),
     [
         ({"state": "absent"}, "state is absent"),
-        ({"mode": "full"}, "mode is full"),
+        ({"mode": "full"}, "kind is full"),
         ({"rebase_to": "nobody"}, "nobody: no domain of this name"),
         ({"rebase_to": "one"}, "one is the source itself"),
         ({"source": "another"}, "is a clone of old-"),

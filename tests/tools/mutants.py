@@ -66,6 +66,13 @@ GUARDS = (
     Guard("_files/record.py", "_each", "lambda value: isinstance(value, list)", STATE),
     Guard("_files/stage.py", "_inside", "outer.join(_inner_name(outer.status()))", STAGING),
     Guard("_files/same_file.py", "is_file", "os.path.lexists(path)", STAGING),
+    Guard(
+        "_host/strangers.py",
+        "place_of",
+        "os.path.realpath(path)",
+        "tests/faults/test_other_users.py",
+        "moment and qcow2_image",
+    ),
     Guard("_files/rest.py", "lay_to_rest", "os.chmod(path, wanted[2])", PLANTED, "gives_no_rights"),
     Guard("_files/file_set.py", "_are_files", "True", "tests/unit/_files/test_file_set.py"),
     Guard("_files/lock.py", "_same_file", "True", LOCK),

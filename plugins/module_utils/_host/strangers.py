@@ -83,3 +83,15 @@ def _owner_of_names(directory: os.stat_result) -> int | None:
     """The owner of a directory in which others may exchange names; None where they may not."""
     writable = directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not directory.st_mode & stat.S_ISVTX
     return directory.st_uid if writable or directory.st_uid not in (0, os.geteuid()) else None
+
+
+def place_of(path: str) -> str:
+    """Where the file at *path* lies, as the kernel goes there: over no link that it was told to refuse (shield).
+
+    realpath(3) reads each link, and so follows what the kernel would not. Raises OSError where no file is found.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmops.disk.plugins.module_utils._host import strangers as _strangers
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._provision import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.present import Provision
@@ -29,7 +29,7 @@ class PresentTask(Provision):
             self.surroundings.refresh_pools([self.path])
         made = plan.before.get("state") == "absent"
         _attributes.set_attributes(self.module, self._files(), report, made=made)
-        if not os.path.exists(self.path):
+        if made and self.check_mode:
             from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_create import foreseen
 
             return {**report, "image": foreseen(plan.after, self.wish.layout)}
@@ -37,8 +37,11 @@ class PresentTask(Provision):
         return {**report, "image": {**image.facts(), **(plan.after if self.check_mode else {})}}
 
     def _files(self) -> tuple[str, ...]:
-        """The files of the image, as it lies where the path leads."""
-        place = os.path.realpath(self.path)
+        """The files of the image, as it lies where the path leads; none where it leads to no file."""
+        try:
+            place = _strangers.place_of(self.path)
+        except OSError:
+            return ()
         if self.wish.layout.format != "vmdk":
             return (place,)
         from ansible_collections.kvmops.disk.plugins.module_utils._files.file_set import files

@@ -51,19 +51,18 @@ def dress(module: AnsibleModule, path: str) -> None:
 
 
 def set_attributes(module: AnsibleModule, files: t.Sequence[str], report: dict[str, t.Any], *, made: bool) -> None:
-    """Gives the *files* of an image, the one that names it first, what the task says; what changes goes into *report*,
-    and whose the image is then. *made*: it is a new image, which got all of that before it was put in its place.
+    """Gives the *files* of an image, the one that names it first, what the task says, and none where there is no file
+    yet; what changes goes into *report*, and whose the image is then. *made*: it is a new image, which got all of that
+    before it was put in its place.
 
     Not where a guest has the image open: libvirt owns that one for the time. Raises DiskError where the libvirt that
     the task names does not answer.
     """
-    path = files[0]
-    foreseen = made and module.check_mode
     if made:
         _tell_of_new(module.params, report["diff"])
-    if not foreseen and os.path.lexists(path) and not is_locked(path):
+    if files and not is_locked(files[0]):
         _set(module, files, report)
-    found = whose(None if foreseen else path)
+    found = whose(files[0] if files else None)
     said = report["diff"]["after"] if module.check_mode else {}
     report.update({name: said.get(name, value) for name, value in found.items()})
 
@@ -97,10 +96,10 @@ def _tell_of_new(params: t.Mapping[str, t.Any], diff: dict[str, t.Any]) -> None:
 
 
 def whose(path: str | None) -> dict[str, t.Any]:
-    """The owner, group and mode of the file at *path*; None for each where there is no file."""
+    """The owner, group and mode of the file at *path*; None for each where none is found there."""
     try:
         status = os.stat(path or "")
-    except FileNotFoundError:
+    except OSError:
         return dict.fromkeys(_RETURNED)
     return {
         "owner": _name("owner", status.st_uid),
