@@ -70,7 +70,7 @@ GUARDS = (
         "_host/strangers.py",
         "place_of",
         "os.path.realpath(path)",
-        "tests/faults/test_other_users.py",
+        EXCHANGED,
         "moment and qcow2_image",
     ),
     Guard("_files/rest.py", "lay_to_rest", "os.chmod(path, wanted[2])", PLANTED, "gives_no_rights"),

@@ -60,9 +60,10 @@ def set_attributes(module: AnsibleModule, files: t.Sequence[str], report: dict[s
     """
     if made:
         _tell_of_new(module.params, report["diff"])
-    if files and not is_locked(files[0]):
-        _set(module, files, report)
-    found = whose(files[0] if files else None)
+    known = () if made and module.check_mode else files
+    if known and os.path.lexists(known[0]) and not is_locked(known[0]):
+        _set(module, known, report)
+    found = whose(known[0] if known else None)
     said = report["diff"]["after"] if module.check_mode else {}
     report.update({name: said.get(name, value) for name, value in found.items()})
 
