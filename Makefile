@@ -143,7 +143,7 @@ test-matrix: venv ## every supported ansible-core that this machine has a Python
 # and SEED when. Only building a host needs root.
 hosts: venv ## whole Debian hosts, emulated: playbooks over ssh, AppArmor, SELinux and power cuts (HOSTS= PLAYBOOKS= CUTS= SEED=)
 	@tests/tools/system_packages.sh $(HOSTS_PACKAGES)
-	env PYTHONPATH="$(CURDIR)/tests" python -m hosts $(if $(HOSTS),--hosts $(HOSTS)) \
+	env PYTHONPATH="$(CURDIR)/tests" nice python -m hosts $(if $(HOSTS),--hosts $(HOSTS)) \
 	    $(if $(PLAYBOOKS),--playbooks $(PLAYBOOKS)) $(if $(CUTS),--cuts $(CUTS)) $(if $(SEED),--seed $(SEED))
 
 bench: venv ## measures the modules beside the commands that they replace

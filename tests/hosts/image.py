@@ -24,27 +24,24 @@ from lab.cache import cache_key, cached
 from lab.namespaces import LabError
 
 from hosts.kinds import Guard, Kind
+from hosts.recipe import ARCHIVE, USER, USER_ID, Laid, apt_sources, laid_files
 
-#: The user who comes in by ssh, and becomes root by sudo.
-USER = "ops"
-_USER_ID = 1000
-#: Where the host's own archive is, if it has one.
-_ARCHIVE = "/srv/packages"
 _DISK_SIZE = "12G"
 _HERE = Path(__file__).parent
-# The host has one network, that of QEMU, whose addresses never change.
-_NETWORK = "[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
-_SSHD = "UseDNS no\nPasswordAuthentication no\n"
-# Denials are counted, so none of them is to be left out of the journal. What is written stays in memory until somebody
-# asks for it to be on the disk: that is what a power cut takes away.
-_SYSCTL = "kernel.printk_ratelimit=0\nvm.dirty_writeback_centisecs=0\nvm.dirty_background_ratio=80\nvm.dirty_ratio=90\n"
-# Nothing works in the background of a test.
+# What an image depends on besides its packages.
+_MAKERS = ("image.py", "recipe.py", "selinux.sh")
+# Nothing works in the background of a test, and a boot does not wait for what no test needs.
 _MASKED = (
     *("apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
-    "systemd-networkd-wait-online.service",
+    *("e2scrub_reap.service", "systemd-networkd-wait-online.service"),
+)
+# An emulated machine compiles AppArmor's profiles for minutes. Debian's parser does it for a fixed set of features.
+_COMPILED_PROFILES = (
+    'if [ -d "$1/etc/apparmor.d" ]; then'
+    ' chroot "$1" apparmor_parser --skip-kernel-load --write-cache --cache-loc /var/cache/apparmor /etc/apparmor.d; fi'
 )
 _OPTIONS = (
-    *("--mode=root", "--variant=important", "--format=directory", "--components=main"),
+    *("--mode=root", "--variant=minbase", "--format=directory", "--components=main"),
     *('--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"'),
     *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"),
     *("--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=force-unsafe-io"),
@@ -80,56 +77,11 @@ class HostImage:
         return (self.directory / "host_key.pub").read_text(encoding="ascii").strip()
 
 
-@dataclass(frozen=True)
-class Laid:
-    """A file that belongs to the host and to no package."""
-
-    path: str
-    text: str
-    mode: int = 0o644
-    owner: int = 0
-
-
 def host_image(kind: Kind) -> HostImage:
     """The image of a host of this kind; built, in some minutes, when the cache does not have it."""
     sources = apt_sources(_index_targets(), platform.freedesktop_os_release()["VERSION_CODENAME"], kind.suite)
-    key = cache_key(repr(kind), "\n".join(sources), *sorted(_HERE.glob("selinux.sh")), Path(__file__))
+    key = cache_key(repr(kind), "\n".join(sources), *(_HERE / name for name in _MAKERS))
     return HostImage(cached("hosts", f"{kind.name}-{key}", lambda directory: _build(kind, sources, directory)))
-
-
-def apt_sources(targets: str, own: str, suite: str) -> list[str]:
-    """The lines of sources.list for release SUITE, from those of this machine, which has release OWN.
-
-    TARGETS has a line for each package list of this machine: URI, release, component.
-    """
-    lines = set()
-    for line in targets.splitlines():
-        uri, release, component = line.split()
-        if component == "main" and release.split("-")[0] == own:
-            lines.add(f"deb {uri} {release.replace(own, suite, 1)} main")
-    if not lines:
-        raise LabError(f"apt's sources have no release {own}: there is nothing to make a host of")
-    return sorted(lines)
-
-
-def laid_files(kind: Kind, user_key: str, host_key: str, host_key_public: str) -> list[Laid]:
-    """What makes a host of a tree of packages."""
-    files = [
-        Laid("etc/hostname", f"{kind.name}\n"),
-        Laid("etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {kind.name}\n"),
-        Laid("etc/fstab", "/dev/vda / ext4 defaults,noatime 0 1\n"),
-        Laid("etc/systemd/network/20-user.network", _NETWORK),
-        Laid("etc/sysctl.d/90-hosts.conf", _SYSCTL),
-        Laid("etc/ssh/sshd_config.d/hosts.conf", _SSHD),
-        Laid("etc/ssh/ssh_host_ed25519_key", host_key, 0o600),
-        Laid("etc/ssh/ssh_host_ed25519_key.pub", host_key_public),
-        Laid(f"etc/sudoers.d/{USER}", f"{USER} ALL=(ALL) NOPASSWD: ALL\n", 0o440),
-        Laid("root/.ssh/authorized_keys", user_key, 0o600),
-        Laid(f"home/{USER}/.ssh/authorized_keys", user_key, 0o600, _USER_ID),
-    ]
-    if kind.offered:
-        files.append(Laid("etc/apt/sources.list", f"deb [trusted=yes] file:{_ARCHIVE} ./\n"))
-    return files
 
 
 def _build(kind: Kind, sources: Sequence[str], directory: Path) -> None:
@@ -158,11 +110,12 @@ def _make_tree(kind: Kind, sources: Sequence[str], tree: Path, laid: Path) -> li
     """The command that makes the tree of a host, of the packages of SOURCES and the files of the archive LAID."""
     hooks = [
         *_archive(kind.offered),
-        f'chroot "$1" useradd --create-home --shell /bin/bash --uid {_USER_ID} {USER}',
+        f'chroot "$1" useradd --create-home --shell /bin/bash --uid {USER_ID} {USER}',
         f"tar-in {laid} /",
         f'chroot "$1" chown --recursive {USER}: /home/{USER}',
         'chroot "$1" systemctl --quiet enable systemd-networkd ssh',
         f'chroot "$1" systemctl --quiet mask {" ".join(_MASKED)}',
+        _COMPILED_PROFILES,
         'mkdir -p "$1/var/log/journal" "$1/srv/vm" "$1/srv/dest" "$1/srv/golden" "$1/srv/backup"',
     ]
     return [
@@ -177,7 +130,7 @@ def _archive(packages: Sequence[str]) -> list[str]:
     """The hooks that give the host an archive of its own with these packages and what they need, and no list of it."""
     if not packages:
         return []
-    folder = f'"$1{_ARCHIVE}"'
+    folder = f'"$1{ARCHIVE}"'
     fetch = f"apt-get --yes -oDir::Cache::Archives={folder} install --download-only {shlex.join(packages)}"
     return [
         f"mkdir -p {folder}",

@@ -15,7 +15,7 @@ import yaml
 _BASE = (
     *("acl", "apparmor", "attr", "busybox-static", "ca-certificates", "dbus", "e2fsprogs", "initramfs-tools"),
     *("iproute2", "kmod", "libpam-systemd", "linux-image-cloud-amd64", "openssh-server", "procps", "python3"),
-    *("python3-apt", "sudo", "systemd-sysv", "systemd-timesyncd", "udev", "zstd"),
+    *("python3-apt", "sudo", "systemd-sysv", "udev", "zstd"),
 )
 _SELINUX = (
     *("policycoreutils", "policycoreutils-python-utils", "python3-selinux", "selinux-basics"),

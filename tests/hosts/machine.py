@@ -20,8 +20,9 @@ from types import TracebackType
 from lab.namespaces import LabError
 from support.processes import is_gone
 
-from hosts.image import USER, HostImage
+from hosts.image import HostImage
 from hosts.kinds import Kind
+from hosts.recipe import USER
 
 _MEMORY_MIB = 3072
 # Emulated by TCG on a loaded machine, a host boots for a minute. A deadline only ends a hang.
@@ -127,7 +128,7 @@ class Machine:
     def _command(self) -> list[str]:
         arguments = ["root=/dev/vda", "rw", "console=ttyS0"]
         return [
-            *("nice", "qemu-system-x86_64", "-name", self.name, "-no-user-config", "-nodefaults"),
+            *("qemu-system-x86_64", "-name", self.name, "-no-user-config", "-nodefaults"),
             *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2"),
             *("-m", str(_MEMORY_MIB), "-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)),
             *("-append", " ".join([*arguments, *self._kind.kernel_arguments])),

@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hosts.machine import Machine
+if TYPE_CHECKING:
+    # Where there is no libvirt, there is no lab, and the rest of this file works.
+    from hosts.machine import Machine
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _RECAP = re.compile(r"^(\S+)\s+:\s+ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)

@@ -12,12 +12,11 @@ import pytest
 from hosts.chapters import all_names, chapters_for
 from hosts.cuts import instants
 from hosts.denials import denials
-from hosts.image import apt_sources, laid_files
 from hosts.kinds import all_kinds, chosen, role_packages
 from hosts.play import inventory, recap
+from hosts.recipe import apt_sources, laid_files
 from hosts.rest import State, Survey, faults
 from hosts.table import Row, table
-from lab.namespaces import LabError
 
 KINDS = all_kinds()
 TARGETS = """\
@@ -58,7 +57,7 @@ def test_a_host_comes_from_the_sources_of_this_machine_and_from_no_others() -> N
 
 
 def test_a_machine_without_the_sources_of_its_own_release_makes_no_host() -> None:
-    with pytest.raises(LabError, match="no release sid"):
+    with pytest.raises(LookupError, match="no release sid"):
         apt_sources(TARGETS, "sid", "trixie")
 
 
