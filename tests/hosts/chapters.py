@@ -39,18 +39,16 @@ class Playbook:
 class Chapter:
     """Playbooks that are run one after the other.
 
-    `scene` are lines for on_host/scene.sh, without which the host is left as it was built; the machines of `running`
-    run. `private` are folders in which files have owners of their own, as the module's documentation says.
+    `scene` are lines for on_host/scene.sh, without which the host is left as it was built. The machines of `running`
+    run, and the playbooks of `prepared_by` have been run. `private` are folders in which files have owners of their
+    own, as the documentation of the module says.
     """
 
     playbooks: tuple[Playbook, ...]
     scene: str = ""
     running: tuple[str, ...] = ()
+    prepared_by: tuple[Playbook, ...] = ()
     private: tuple[str, ...] = ()
-
-    def before(self, playbook: Playbook) -> Sequence[Playbook]:
-        """Those that make what PLAYBOOK finds."""
-        return self.playbooks[: self.playbooks.index(playbook)]
 
     def part(self, names: Collection[str]) -> Chapter:
         """The chapter, ended after the last playbook of these names."""
@@ -65,8 +63,9 @@ _HYPERVISOR = (
     Chapter((Playbook("resize"),), f"{_ARCHIVE}; {_WEB}", running=("web",)),
     Chapter((Playbook("snapshot_take"), Playbook("snapshot_merge")), f"{_DB}; {_MAIL}; {_CONTROL}", running=("db",)),
     Chapter(
-        (Playbook("snapshot_take", can_be_cut=False), Playbook("snapshot_revert", since=(9, 10))),
+        (Playbook("snapshot_revert", since=(9, 10)),),
         f"{_DB}; {_MAIL}; {_CONTROL}",
+        prepared_by=(Playbook("snapshot_take"),),
     ),
     Chapter(
         (Playbook("flatten"),),

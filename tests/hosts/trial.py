@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,12 +48,11 @@ class Trial:
 
     def rows(self, chapter: Chapter) -> Iterator[Row]:
         """A row for each chosen playbook of the chapter, once it has been tried."""
-        survey = self._set_scene(chapter)
-        for playbook in chapter.playbooks:
-            row = Row(self._machine.name, playbook.name)
-            if reason := self._cannot(playbook):
-                row = replace(row, not_run=reason)
-            else:
+        reasons = [self._cannot(playbook) for playbook in chapter.playbooks]
+        survey = None if all(reasons) else self._set_scene(chapter)
+        for playbook, reason in zip(chapter.playbooks, reasons, strict=True):
+            row = Row(self._machine.name, playbook.name, not_run=reason)
+            if not reason:
                 row, seconds = self._try(chapter, playbook, survey, row)
                 if row.is_good and playbook.can_be_cut and self._choice.has(playbook):
                     row = self._cut(chapter, playbook, seconds, row)
@@ -70,7 +69,8 @@ class Trial:
         again = self._play(playbook, "second")
         wrong = [] if again.is_done else [f"the second run failed: see {self._log(playbook, 'second')}"]
         if before:
-            wrong += faults(before, self._survey(chapter), chapter.private)
+            running = chapter.running if playbook != chapter.playbooks[-1] else ()
+            wrong += faults(before, self._survey(running), chapter.private)
         else:
             wrong += self._services()
         denied = self._denials(since, playbook)
@@ -93,8 +93,9 @@ class Trial:
     def _survive(self, chapter: Chapter, playbook: Playbook, fraction: float, seconds: float) -> list[str]:
         """What is wrong after the power was cut SECONDS after the playbook's begin, or when it was through."""
         before = self._set_scene(chapter)
-        for earlier in chapter.before(playbook):
+        for earlier in chapter.playbooks[: chapter.playbooks.index(playbook)]:
             self._play(earlier, "before")
+        self._machine.run("sync")
         self._tell(f"{playbook.name}: the power will be cut at {fraction:.3f} of it")
         is_through = self._play(playbook, "cut", None if fraction == 1.0 else self._cutter(seconds)).is_done
         self._machine.cut()
@@ -106,7 +107,7 @@ class Trial:
         wrong = [] if third.is_done and not third.changed else ["the third run changed something"]
         if is_through and converged.changed > len(chapter.running):
             wrong.append("what had been reported as done was not there")
-        return wrong + (faults(before, self._survey(chapter), chapter.private) if before else self._services())
+        return wrong + (faults(before, self._survey(), chapter.private) if before else self._services())
 
     def _cutter(self, seconds: float) -> Callable[[subprocess.Popen[bytes]], None]:
         def cut(process: subprocess.Popen[bytes]) -> None:
@@ -124,15 +125,17 @@ class Trial:
         self._tell(f"sets the scene of {chapter.playbooks[0].name}")
         script = (_ON_HOST / "scene.sh").read_text(encoding="utf-8")
         self._machine.run(f"{script}\n{chapter.scene}\nsync\n")
-        survey = self._survey(chapter)
+        survey = self._survey(chapter.running)
+        for playbook in chapter.prepared_by:
+            self._play(playbook, "before")
         self._machine.run("sync")
         return survey
 
-    def _survey(self, chapter: Chapter) -> Survey:
-        """Surveys the host; the chapter's running machines run afterwards."""
+    def _survey(self, running: Sequence[str] = ()) -> Survey:
+        """Surveys the host; the machines of RUNNING run afterwards, and no others."""
         script = (_ON_HOST / "survey.py").read_text(encoding="utf-8")
         self._tell("looks at whose the files are, and starts the machines from them")
-        return Survey.read(json.loads(self._machine.run(script, *chapter.running, interpreter="python3 -")))
+        return Survey.read(json.loads(self._machine.run(script, *running, interpreter="python3 -")))
 
     def _services(self) -> list[str]:
         """What is wrong with the services of a hypervisor that a playbook has made."""

@@ -20,18 +20,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
+
+import libvirt
 
 FOLDERS = ("/var/lib/libvirt/images", "/srv/vm", "/srv/dest", "/srv/golden", "/srv/backup")
 REFERENCE = Path("/srv/reference")
-
-
-def virsh(*words: str) -> str:
-    done = subprocess.run(
-        ["virsh", "--quiet", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"virsh {' '.join(words)}: {done.stdout}")
-    return done.stdout
+# The machine whose disk is the base of others: a start would write what they read.
+BASE = "golden"
 
 
 def label(path: Path) -> str:
@@ -64,38 +60,46 @@ def look() -> dict[str, dict[str, str]]:
     return {str(path): state(path) for path in files}
 
 
-def disks(machine: str) -> dict[str, str]:
-    rows = [line.split(None, 1) for line in virsh("domblklist", machine, "--inactive").splitlines()]
-    return {target: source.strip() for target, source in rows if source.strip() != "-"}
+def disks(domain: libvirt.virDomain) -> dict[str, tuple[str, str]]:
+    """The images of the domain's next start and their formats, by target."""
+    definition = ElementTree.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    found = {}
+    for disk in definition.iterfind("devices/disk"):
+        source, target, driver = disk.find("source"), disk.find("target"), disk.find("driver")
+        if source is not None and target is not None and driver is not None:
+            found[target.get("dev", "")] = (source.get("file", ""), driver.get("type", ""))
+    return found
 
 
-def holds_its_content(machine: str, image: str) -> bool:
-    source = REFERENCE / f"{machine}.raw"
-    model = source if source.exists() else REFERENCE / "golden.raw"
-    described = subprocess.run(["qemu-img", "info", "--output=json", image], stdout=subprocess.PIPE, check=True)
-    kind = json.loads(described.stdout)["format"]
-    compared = subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", "-F", kind, str(model), image], check=False)
-    return compared.returncode == 0
+def holds_its_content(machine: str, image: str, image_format: str) -> bool:
+    own = REFERENCE / f"{machine}.raw"
+    model = own if own.exists() else REFERENCE / f"{BASE}.raw"
+    command = ["qemu-img", "compare", "-q", "-f", "raw", "-F", image_format, str(model), image]
+    return subprocess.run(command, check=False).returncode == 0
 
 
 def main() -> None:
-    machines = virsh("list", "--all", "--name").split()
-    survey: dict[str, object] = {"found": look()}
-    images = {machine: disks(machine) for machine in machines}
-    for machine in virsh("list", "--name").split():
-        virsh("destroy", machine)
+    connection = libvirt.open("qemu:///system")
+    domains = {domain.name(): domain for domain in connection.listAllDomains()}
+    images = {name: disks(domain) for name, domain in domains.items()}
+    survey: dict[str, object] = {
+        "disks": {name: {target: path for target, (path, _format) in found.items()} for name, found in images.items()},
+        "found": look(),
+    }
+    for domain in domains.values():
+        if domain.isActive():
+            domain.destroy()
     survey["stopped"] = look()
-    survey["disks"] = images
-    survey["content"] = {machine: holds_its_content(machine, images[machine]["vda"]) for machine in machines}
-    started = [machine for machine in machines if machine != "golden"]
-    for machine in started:
-        virsh("start", "--paused", machine)
+    survey["content"] = {name: holds_its_content(name, *found["vda"]) for name, found in images.items()}
+    started = [domain for name, domain in domains.items() if name != BASE]
+    for domain in started:
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
     survey["started"] = look()
-    for machine in started:
-        virsh("destroy", machine)
+    for domain in started:
+        domain.destroy()
     survey["rest"] = look()
-    for machine in sys.argv[1:]:
-        virsh("start", "--paused", machine)
+    for name in sys.argv[1:]:
+        domains[name].createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
     json.dump(survey, sys.stdout)
 
 
