@@ -50,32 +50,36 @@ class Trial:
         """A row for each chosen playbook of the chapter, once it has been tried."""
         reasons = [self._cannot(playbook) for playbook in chapter.playbooks]
         survey = None if all(reasons) else self._set_scene(chapter)
+        failed = ""
         for playbook, reason in zip(chapter.playbooks, reasons, strict=True):
-            row = Row(self._machine.name, playbook.name, not_run=reason)
-            if not reason:
-                row, seconds = self._try(chapter, playbook, survey, row)
-                if row.is_good and playbook.can_be_cut and self._choice.has(playbook):
-                    row = self._cut(chapter, playbook, seconds, row)
+            row = Row(self._machine.name, playbook.name, not_run=reason or failed)
+            if not row.not_run:
+                row = self._try(chapter, playbook, survey, row)
+            if row.faults:
+                failed = f"it follows {playbook.name}"
             if self._choice.has(playbook):
                 yield row
-            if row.faults:
-                return
 
-    def _try(self, chapter: Chapter, playbook: Playbook, before: Survey | None, row: Row) -> tuple[Row, float]:
+    def _try(self, chapter: Chapter, playbook: Playbook, before: Survey | None, row: Row) -> Row:
         since = self._now()
         first = self._play(playbook, "first")
         if not first.is_done:
-            return replace(row, faults=(f"failed: see {self._log(playbook, 'first')}",)), first.seconds
+            return replace(row, faults=(f"failed: see {self._log(playbook, 'first')}",))
         again = self._play(playbook, "second")
-        wrong = [] if again.is_done else [f"the second run failed: see {self._log(playbook, 'second')}"]
+        wrong = [] if first.changed else ["the first run changed nothing"]
+        if not again.is_done:
+            wrong.append(f"the second run failed: see {self._log(playbook, 'second')}")
         if before:
             running = chapter.running if playbook != chapter.playbooks[-1] else ()
             wrong += faults(before, self._survey(running), chapter.private)
         else:
             wrong += self._services()
         denied = self._denials(since, playbook)
+        wrong += denied.enforced
         row = replace(row, changed=first.changed, again=again.changed, denials=len(denied.enforced), faults=(*wrong,))
-        return row, first.seconds
+        if before and row.is_good and playbook.can_be_cut and self._choice.has(playbook):
+            row = self._cut(chapter, playbook, first.seconds, row)
+        return row
 
     def _cut(self, chapter: Chapter, playbook: Playbook, seconds: float, row: Row) -> Row:
         """The row, with the cuts that the playbook has survived; one run of it takes so many SECONDS."""
@@ -93,6 +97,7 @@ class Trial:
     def _survive(self, chapter: Chapter, playbook: Playbook, fraction: float, seconds: float) -> list[str]:
         """What is wrong after the power was cut SECONDS after the playbook's begin, or when it was through."""
         before = self._set_scene(chapter)
+        assert before, "what is cut has a scene"
         for earlier in chapter.playbooks[: chapter.playbooks.index(playbook)]:
             self._play(earlier, "before")
         self._machine.run("sync")
@@ -107,7 +112,7 @@ class Trial:
         wrong = [] if third.is_done and not third.changed else ["the third run changed something"]
         if is_through and converged.changed > len(chapter.running):
             wrong.append("what had been reported as done was not there")
-        return wrong + (faults(before, self._survey(), chapter.private) if before else self._services())
+        return wrong + faults(before, self._survey(), chapter.private)
 
     def _cutter(self, seconds: float) -> Callable[[subprocess.Popen[bytes]], None]:
         def cut(process: subprocess.Popen[bytes]) -> None:
@@ -177,4 +182,9 @@ class Trial:
     def _denials(self, since: str, playbook: Playbook) -> Denials:
         journal = self._machine.run(f"journalctl --output=cat --after-cursor='{since}'")
         self._log(playbook, "journal").write_text(journal, encoding="utf-8")
-        return denials(journal)
+        found = denials(journal)
+        if found.permitted:
+            self._tell(
+                f"{playbook.name}: {len(found.permitted)} times the policy would have denied what it lets libvirtd do"
+            )
+        return found
