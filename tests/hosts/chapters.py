@@ -17,9 +17,12 @@ _ARCHIVE = f"disk archive raw {_IMAGES}/archive.raw"
 _WEB = "disk web raw /srv/vm/web.raw; chown libvirt-qemu:kvm /srv/vm/web.raw; chmod 640 /srv/vm/web.raw"
 _MAIL = "disk mail qcow2 /srv/vm/mail.qcow2"
 _DB = f"disk db qcow2 {_IMAGES}/db.qcow2; chmod 600 {_IMAGES}/db.qcow2"
-_GOLDEN = "disk golden qcow2 /srv/golden/golden.qcow2; chmod 444 /srv/golden/golden.qcow2"
-# It shows what libvirt itself leaves of a backing file.
-_CONTROL = f"{_GOLDEN}; overlay control golden /srv/vm/control.qcow2"
+# What is there in each scene: it shows what libvirt itself does with a disk and its backing file.
+_CONTROL = (
+    "disk golden qcow2 /srv/golden/golden.qcow2",
+    "chmod 444 /srv/golden/golden.qcow2",
+    "overlay control golden /srv/vm/control.qcow2",
+)
 
 
 @dataclass(frozen=True)
@@ -56,27 +59,31 @@ class Chapter:
         return replace(self, playbooks=self.playbooks[: max(places, default=0)])
 
 
+def _scene(*lines: str) -> str:
+    return "; ".join((*_CONTROL, *lines))
+
+
+def _clone(name: str) -> str:
+    return f"overlay {name} golden /srv/vm/{name}.qcow2"
+
+
 _BARE = (Chapter((Playbook("hypervisor"),)),)
 _HYPERVISOR = (
-    Chapter((Playbook("convert_offline"),), f"{_ARCHIVE}; {_MAIL}"),
-    Chapter((Playbook("convert_live"),), f"{_WEB}; {_DB}", running=("web", "db")),
-    Chapter((Playbook("resize"),), f"{_ARCHIVE}; {_WEB}", running=("web",)),
-    Chapter((Playbook("snapshot_take"), Playbook("snapshot_merge")), f"{_DB}; {_MAIL}; {_CONTROL}", running=("db",)),
+    Chapter((Playbook("convert_offline"),), _scene(_ARCHIVE, _MAIL)),
+    Chapter((Playbook("convert_live"),), _scene(_WEB, _DB), running=("web", "db")),
+    Chapter((Playbook("resize"),), _scene(_ARCHIVE, _WEB), running=("web",)),
+    Chapter((Playbook("snapshot_take"), Playbook("snapshot_merge")), _scene(_DB, _MAIL), running=("db",)),
     Chapter(
         (Playbook("snapshot_revert", since=(9, 10)),),
-        f"{_DB}; {_MAIL}; {_CONTROL}",
+        _scene(_DB, _MAIL),
         prepared_by=(Playbook("snapshot_take"),),
     ),
-    Chapter(
-        (Playbook("flatten"),),
-        f"{_GOLDEN}; overlay clone-1 golden /srv/vm/clone-1.qcow2; overlay clone-2 golden /srv/vm/clone-2.qcow2",
-        running=("clone-2",),
-    ),
-    Chapter((Playbook("clones"),), _CONTROL),
-    Chapter((Playbook("report", can_be_cut=False),), f"{_ARCHIVE}; {_WEB}; {_CONTROL}", running=("web",)),
-    Chapter((Playbook("attach"), Playbook("detach")), f"{_ARCHIVE}; {_WEB}", running=("web",)),
-    Chapter((Playbook("reclaim"),), f"{_ARCHIVE}; fallocate -l 64M {_IMAGES}/archive.raw"),
-    Chapter((Playbook("backup"),), f"{_ARCHIVE}; {_DB}", running=("db",), private=("/srv/backup",)),
+    Chapter((Playbook("flatten"),), _scene(_clone("clone-1"), _clone("clone-2")), running=("clone-2",)),
+    Chapter((Playbook("clones"),), _scene()),
+    Chapter((Playbook("report", can_be_cut=False),), _scene(_ARCHIVE, _WEB), running=("web",)),
+    Chapter((Playbook("attach"), Playbook("detach")), _scene(_ARCHIVE, _WEB), running=("web",)),
+    Chapter((Playbook("reclaim"),), _scene(_ARCHIVE, f"fallocate -l 64M {_IMAGES}/archive.raw")),
+    Chapter((Playbook("backup"),), _scene(_ARCHIVE, _DB), running=("db",), private=("/srv/backup",)),
 )
 
 

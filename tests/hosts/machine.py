@@ -40,7 +40,8 @@ Host {name}
   UserKnownHostsFile {known_hosts}
   HostKeyAlias {name}
   ConnectTimeout 60
-  ServerAliveInterval 15
+  ServerAliveInterval 60
+  ServerAliveCountMax 10
   LogLevel ERROR
 """
 
@@ -61,7 +62,11 @@ class Machine:
 
     def __enter__(self) -> Machine:
         self._write_files()
-        self.boot()
+        try:
+            self.boot()
+        except BaseException:
+            self.cut()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -131,6 +136,8 @@ class Machine:
     def _command(self) -> list[str]:
         arguments = ["root=/dev/vda", "rw", "console=ttyS0", *_QUICK]
         return [
+            # It does not outlive this process, however that ends.
+            *("setpriv", "--pdeathsig", "KILL"),
             *("qemu-system-x86_64", "-name", self.name, "-no-user-config", "-nodefaults"),
             *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2"),
             *("-m", str(_MEMORY_MIB), "-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)),

@@ -11,17 +11,22 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hosts.chapters import Chapter, Playbook
 from hosts.cuts import instants
 from hosts.denials import Denials, denials
 from hosts.machine import Machine
 from hosts.play import Played, play
-from hosts.rest import Survey, faults
+from hosts.rest import Made, Restarted, faults
 from hosts.table import Row
 
 _ON_HOST = Path(__file__).parent / "on_host"
 Tell = Callable[[str], None]
+
+
+def _script(name: str) -> str:
+    return (_ON_HOST / name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -49,18 +54,18 @@ class Trial:
     def rows(self, chapter: Chapter) -> Iterator[Row]:
         """A row for each chosen playbook of the chapter, once it has been tried."""
         reasons = [self._cannot(playbook) for playbook in chapter.playbooks]
-        survey = None if all(reasons) else self._set_scene(chapter)
+        made = None if all(reasons) else self._set_scene(chapter)
         failed = ""
         for playbook, reason in zip(chapter.playbooks, reasons, strict=True):
             row = Row(self._machine.name, playbook.name, not_run=reason or failed)
             if not row.not_run:
-                row = self._try(chapter, playbook, survey, row)
+                row = self._try(chapter, playbook, made, row)
             if row.faults:
                 failed = f"it follows {playbook.name}"
             if self._choice.has(playbook):
                 yield row
 
-    def _try(self, chapter: Chapter, playbook: Playbook, before: Survey | None, row: Row) -> Row:
+    def _try(self, chapter: Chapter, playbook: Playbook, made: Made | None, row: Row) -> Row:
         since = self._now()
         first = self._play(playbook, "first")
         if not first.is_done:
@@ -69,15 +74,15 @@ class Trial:
         wrong = [] if first.changed else ["the first run changed nothing"]
         if not again.is_done:
             wrong.append(f"the second run failed: see {self._log(playbook, 'second')}")
-        if before:
+        if made:
             running = chapter.running if playbook != chapter.playbooks[-1] else ()
-            wrong += faults(before, self._survey(running), chapter.private)
+            wrong += faults(made, self._restarted(running), chapter.private)
         else:
             wrong += self._services()
         denied = self._denials(since, playbook)
         wrong += denied.enforced
         row = replace(row, changed=first.changed, again=again.changed, denials=len(denied.enforced), faults=(*wrong,))
-        if before and row.is_good and playbook.can_be_cut and self._choice.has(playbook):
+        if made and row.is_good and playbook.can_be_cut and self._choice.has(playbook):
             row = self._cut(chapter, playbook, first.seconds, row)
         return row
 
@@ -96,8 +101,8 @@ class Trial:
 
     def _survive(self, chapter: Chapter, playbook: Playbook, fraction: float, seconds: float) -> list[str]:
         """What is wrong after the power was cut SECONDS after the playbook's begin, or when it was through."""
-        before = self._set_scene(chapter)
-        assert before, "what is cut has a scene"
+        made = self._set_scene(chapter)
+        assert made, "what is cut has a scene"
         for earlier in chapter.playbooks[: chapter.playbooks.index(playbook)]:
             self._play(earlier, "before")
         self._machine.run("sync")
@@ -112,7 +117,7 @@ class Trial:
         wrong = [] if third.is_done and not third.changed else ["the third run changed something"]
         if is_through and converged.changed > len(chapter.running):
             wrong.append("what had been reported as done was not there")
-        return wrong + faults(before, self._survey(), chapter.private)
+        return wrong + faults(made, self._restarted(), chapter.private)
 
     def _cutter(self, seconds: float) -> Callable[[subprocess.Popen[bytes]], None]:
         def cut(process: subprocess.Popen[bytes]) -> None:
@@ -123,24 +128,28 @@ class Trial:
 
         return cut
 
-    def _set_scene(self, chapter: Chapter) -> Survey | None:
-        """Makes the machines of the chapter, and says how libvirt itself leaves their files; None where it has none."""
+    def _set_scene(self, chapter: Chapter) -> Made | None:
+        """Makes the machines of the chapter; None where it has none."""
         if not chapter.scene:
             return None
         self._tell(f"sets the scene of {chapter.playbooks[0].name}")
-        script = (_ON_HOST / "scene.sh").read_text(encoding="utf-8")
-        self._machine.run(f"{script}\n{chapter.scene}\nsync\n")
-        survey = self._survey(chapter.running)
+        self._machine.run(f"{_script('scene.sh')}\n{chapter.scene}\n")
+        made = Made.read(self._survey("made", chapter.running))
         for playbook in chapter.prepared_by:
             self._play(playbook, "before")
         self._machine.run("sync")
-        return survey
+        return made
 
-    def _survey(self, running: Sequence[str] = ()) -> Survey:
-        """Surveys the host; the machines of RUNNING run afterwards, and no others."""
-        script = (_ON_HOST / "survey.py").read_text(encoding="utf-8")
-        self._tell("looks at whose the files are, and starts the machines from them")
-        return Survey.read(json.loads(self._machine.run(script, *running, interpreter="python3 -")))
+    def _restarted(self, running: Sequence[str] = ()) -> Restarted:
+        """The host with each machine started from its disk; those of RUNNING run afterwards, and no others."""
+        self._tell("starts each machine from its disk, and looks at whose the files are")
+        return Restarted.read(self._survey("restarted", running))
+
+    def _survey(self, what: str, running: Sequence[str]) -> dict[str, Any]:
+        printed: dict[str, Any] = json.loads(
+            self._machine.run(_script("survey.py"), what, *running, interpreter="python3 -")
+        )
+        return printed
 
     def _services(self) -> list[str]:
         """What is wrong with the services of a hypervisor that a playbook has made."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hosts.chapters import all_names, chapters_for
@@ -15,7 +16,7 @@ from hosts.denials import denials
 from hosts.kinds import all_kinds, chosen, role_packages
 from hosts.play import inventory, recap
 from hosts.recipe import apt_sources, laid_files
-from hosts.rest import State, Survey, faults
+from hosts.rest import Made, Restarted, State, faults
 from hosts.table import Row, table
 
 KINDS = all_kinds()
@@ -30,20 +31,16 @@ ROOT = State("root", "root", "0644", "")
 QEMU = State("libvirt-qemu", "libvirt-qemu", "0644", "")
 IMAGE = "/srv/vm/web.raw"
 COPY = "/srv/dest/web.qcow2"
-BEFORE = Survey(
-    found={IMAGE: ROOT},
-    stopped={IMAGE: ROOT},
-    started={IMAGE: QEMU},
-    rest={IMAGE: ROOT},
-    disks={"web": {"vda": IMAGE}},
-    content={"web": True},
-)
-CONVERTED = Survey(
-    found={IMAGE: ROOT, COPY: QEMU},
-    stopped={IMAGE: ROOT, COPY: ROOT},
-    started={IMAGE: ROOT, COPY: QEMU},
-    rest={IMAGE: ROOT, COPY: ROOT},
-    disks={"web": {"vda": COPY}},
+GOLDEN = "/srv/golden/golden.qcow2"
+CONTROL = "/srv/vm/control.qcow2"
+CONTROLS = {"golden": {"vda": GOLDEN}, "control": {"vda": CONTROL}}
+FILES = {IMAGE: ROOT, GOLDEN: ROOT, CONTROL: ROOT}
+MADE = Made(files=FILES, disks={**CONTROLS, "web": {"vda": IMAGE}})
+CONVERTED = Restarted(
+    stopped={**FILES, COPY: ROOT},
+    started={**FILES, COPY: QEMU, CONTROL: QEMU, GOLDEN: QEMU},
+    rest={**FILES, COPY: ROOT},
+    disks={**CONTROLS, "web": {"vda": COPY}},
     content={"web": True},
 )
 
@@ -146,61 +143,59 @@ def test_denials_are_told_from_what_a_permissive_domain_is_let() -> None:
 
 
 def test_a_converted_disk_that_belongs_to_whom_the_old_one_did_is_as_it_should_be() -> None:
-    assert faults(BEFORE, CONVERTED) == []
+    assert faults(MADE, CONVERTED) == []
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"rest": {IMAGE: ROOT, COPY: QEMU}}, f"{COPY}: is libvirt-qemu:libvirt-qemu 0644, and libvirt leaves root"),
         (
-            {"stopped": {IMAGE: QEMU, COPY: ROOT}},
-            f"{IMAGE}: is libvirt-qemu:libvirt-qemu 0644, and libvirt leaves root",
+            {"rest": {**CONVERTED.rest, COPY: QEMU}},
+            f"{COPY}: is libvirt-qemu:libvirt-qemu 0644, and libvirt leaves root",
         ),
-        ({"started": {IMAGE: ROOT, COPY: ROOT}}, "libvirt leaves libvirt-qemu:libvirt-qemu 0644 (started)"),
-        ({"rest": {IMAGE: ROOT, COPY: ROOT, "/srv/dest/.half": ROOT}}, "/srv/dest/.half: is left, and nobody's"),
+        ({"stopped": {**CONVERTED.stopped, IMAGE: QEMU}}, f"{IMAGE}: is libvirt-qemu:libvirt-qemu 0644, and libvirt"),
+        ({"started": {**CONVERTED.started, COPY: ROOT}}, "libvirt leaves libvirt-qemu:libvirt-qemu 0644 (started)"),
+        ({"rest": {**CONVERTED.rest, "/srv/dest/.half": ROOT}}, "/srv/dest/.half: is left, and nobody's (rest)"),
         ({"content": {"web": False}}, "web: its disk does not hold its content"),
-        ({"disks": {}}, "web: is gone"),
+        ({"disks": CONTROLS}, "web: is gone"),
     ],
 )
-def test_what_is_wrong_after_a_playbook_is_said(changed: dict[str, object], said: str) -> None:
-    assert any(said in fault for fault in faults(BEFORE, replace(CONVERTED, **changed)))  # type: ignore[arg-type]
+def test_what_is_wrong_after_a_playbook_is_said(changed: dict[str, Any], said: str) -> None:
+    assert any(said in fault for fault in faults(MADE, replace(CONVERTED, **changed)))
 
 
 def test_categories_of_a_running_guest_differ_from_start_to_start_and_are_not_left_at_rest() -> None:
-    def labelled(label: str) -> State:
-        return replace(ROOT, label=f"system_u:object_r:{label}")
+    def labelled(label: str, *paths: str) -> dict[str, State]:
+        return dict.fromkeys(paths, replace(ROOT, label=f"system_u:object_r:{label}"))
 
-    running, resting = {IMAGE: labelled("svirt_image_t:s0:c1,c2")}, {IMAGE: labelled("virt_image_t:s0")}
-    before = replace(BEFORE, found=resting, stopped=resting, started=running, rest=resting)
-    assert faults(before, replace(before, started={IMAGE: labelled("svirt_image_t:s0:c5,c9")})) == []
-    assert faults(before, replace(before, rest={IMAGE: labelled("svirt_image_t:s0:c5,c9")})) != []
+    rest = labelled("virt_image_t:s0", *FILES)
+    running = {**labelled("svirt_image_t:s0:c1,c2", CONTROL), **labelled("svirt_image_t:s0:c5,c9", IMAGE)}
+    made = replace(MADE, files=rest)
+    after = Restarted(rest, {**rest, **running}, rest, made.disks, {})
+    assert faults(made, after) == []
+    assert faults(made, replace(after, rest={**rest, **labelled("svirt_image_t:s0:c5,c9", IMAGE)})) != []
 
 
 def test_files_in_private_folders_belong_to_anybody() -> None:
-    survey = replace(CONVERTED, rest={**CONVERTED.rest, "/srv/backup/1/vda.qcow2": QEMU})
-    assert faults(BEFORE, survey, private=["/srv/backup"]) == []
+    after = replace(CONVERTED, rest={**CONVERTED.rest, "/srv/backup/1/vda.qcow2": QEMU})
+    assert faults(MADE, after, private=["/srv/backup"]) == []
 
 
-def test_a_backing_file_may_be_as_libvirt_leaves_that_of_the_control() -> None:
-    golden = "/srv/golden/golden.qcow2"
-    control = "/srv/vm/control.qcow2"
-    looks = {
-        "found": {IMAGE: ROOT, golden: ROOT, control: ROOT},
-        "stopped": {IMAGE: ROOT, golden: ROOT, control: ROOT},
-        "started": {IMAGE: QEMU, golden: QEMU, control: QEMU},
-        "rest": {IMAGE: ROOT, golden: QEMU, control: ROOT},
-    }
-    disks = {"web": {"vda": IMAGE}, "golden": {"vda": golden}, "control": {"vda": control}}
-    before = Survey(**looks, disks=disks, content={})
+def test_a_backing_file_may_be_as_libvirt_leaves_that_of_the_control_and_an_overlay_may_not() -> None:
     over = "/srv/vm/web.before-upgrade.qcow2"
-    after = Survey(
-        **{when: {**look, over: look[IMAGE]} for when, look in looks.items()},
-        disks={**disks, "web": {"vda": over}},
-        content={},
-    )
-    assert faults(before, replace(after, rest={**after.rest, IMAGE: QEMU})) == []
-    assert faults(before, replace(after, rest={**after.rest, over: QEMU})) != []
+    started = {**FILES, over: QEMU, CONTROL: QEMU, GOLDEN: QEMU, IMAGE: QEMU}
+    rest = {**FILES, over: ROOT, GOLDEN: QEMU, IMAGE: QEMU}
+    after = Restarted(rest, started, rest, {**CONTROLS, "web": {"vda": over}}, {})
+    assert faults(MADE, after) == []
+    assert faults(MADE, replace(after, rest={**rest, over: QEMU})) != []
+
+
+def test_a_disk_of_a_clone_is_like_that_of_the_control() -> None:
+    desk = "/srv/vm/desk-1.qcow2"
+    disks = {**MADE.disks, "desk-1": {"vda": desk}}
+    after = Restarted({**FILES, desk: ROOT}, {**FILES, desk: QEMU, CONTROL: QEMU, IMAGE: QEMU}, FILES, disks, {})
+    assert faults(MADE, after) == []
+    assert faults(MADE, replace(after, rest={**FILES, desk: QEMU})) != []
 
 
 def test_the_table_says_what_became_of_each_playbook() -> None:

@@ -1,12 +1,13 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs on a host, as root: starts and stops its machines, and prints as JSON whose their images are in each state.
+"""Runs on a host, as root, and prints as JSON whose the images of its machines are, and which these are.
 
-    survey.py [MACHINE…]     leaves these machines running
+    survey.py made [MACHINE…]          as they were made
+    survey.py restarted [MACHINE…]     with all machines stopped, started from their disks, and at rest, stopped again;
+                                       `content` says which disks hold what the machine's reference holds
 
-Looks are keyed by when they were made: `found`, as the machines are; `stopped`; `started`, each from its disk; and
-`rest`, stopped again. `content` says which disks hold what the machine's reference holds.
+The machines that are named run afterwards.
 """
 
 from __future__ import annotations
@@ -78,29 +79,29 @@ def holds_its_content(machine: str, image: str, image_format: str) -> bool:
     return subprocess.run(command, check=False).returncode == 0
 
 
-def main() -> None:
-    connection = libvirt.open("qemu:///system")
-    domains = {domain.name(): domain for domain in connection.listAllDomains()}
-    images = {name: disks(domain) for name, domain in domains.items()}
-    survey: dict[str, object] = {
-        "disks": {name: {target: path for target, (path, _format) in found.items()} for name, found in images.items()},
-        "found": look(),
-    }
+def restarted(domains: dict[str, libvirt.virDomain]) -> dict[str, object]:
     for domain in domains.values():
         if domain.isActive():
             domain.destroy()
-    survey["stopped"] = look()
-    survey["content"] = {name: holds_its_content(name, *found["vda"]) for name, found in images.items()}
-    started = [domain for name, domain in domains.items() if name != BASE]
-    for domain in started:
+    stopped = look()
+    content = {name: holds_its_content(name, *disks(domain)["vda"]) for name, domain in domains.items()}
+    to_start = [domain for name, domain in domains.items() if name != BASE]
+    for domain in to_start:
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-    survey["started"] = look()
-    for domain in started:
+    started = look()
+    for domain in to_start:
         domain.destroy()
-    survey["rest"] = look()
-    for name in sys.argv[1:]:
+    return {"stopped": stopped, "content": content, "started": started, "rest": look()}
+
+
+def main() -> None:
+    what, *running = sys.argv[1:]
+    domains = {domain.name(): domain for domain in libvirt.open("qemu:///system").listAllDomains()}
+    survey = {"files": look()} if what == "made" else restarted(domains)
+    images = {name: {target: path for target, (path, _) in disks(domain).items()} for name, domain in domains.items()}
+    for name in running:
         domains[name].createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-    json.dump(survey, sys.stdout)
+    json.dump({**survey, "disks": images}, sys.stdout)
 
 
 main()
