@@ -149,7 +149,7 @@ hosts: venv ## whole Debian hosts, emulated: playbooks over ssh, AppArmor, SELin
 bench: venv ## measures the modules beside the commands that they replace
 	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m bench
 
-demo: venv ## shows the collection at work: a disk converted offline and live, clones of a machine, the report
+demo: venv ## shows the collection at work: disks converted, attached and grown, clones of a machine, the report
 	$(AS_ROOT) python tests/tools/demo.py
 
 mutants: venv ## takes the guards out, one at a time, and names the test that notices

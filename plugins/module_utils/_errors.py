@@ -81,8 +81,12 @@ class MissingLibrary(DiskError):
         self.trace = trace
 
 
-class Interrupted(DiskError):
-    """The process was told to end; what was begun is undone on the way out."""
+class Interrupted(BaseException):
+    """The process was told to end; what was begun is undone on the way out.
+
+    It is no DiskError, as KeyboardInterrupt is no Exception: whoever overlooks an image that cannot be read is not to
+    overlook the order to end.
+    """
 
 
 def may_still_happen(error: BaseException | None) -> bool:

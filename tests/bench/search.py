@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import shutil
 import struct
@@ -18,8 +17,6 @@ import libvirt
 from lab import Disk, Hypervisor
 
 from bench.pair import Row, Way, compare
-
-importlib.import_module("conftest")  # the collection of this checkout can be imported then
 
 CLONES = 1000
 DOMAINS = 50

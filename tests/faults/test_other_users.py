@@ -20,7 +20,7 @@ from lab.tree import tree_state
 from support.image_tools import MIB, NOBODY, content, create, done, info, qemu_img, qemu_io
 from support.injection import Share, in_shares, paused_at, points
 from support.other_users import MODULES, SECRET, WAYS, Ground, open_place, params_of
-from support.swapper import Calls, calls_in, start_swapper
+from support.swapper import Calls, Exchanged, exchanged_around
 
 #: Those that find something to do in what params_of() makes.
 CHANGING = [module for module in MODULES if module != "qcow2_check"]
@@ -56,25 +56,20 @@ def test_names_that_are_exchanged_at_any_moment_lead_nowhere(
 @in_shares(2)
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "qcow2_check"])
 def test_names_that_are_exchanged_around_any_system_call_lead_nowhere(
-    ground_at: Callable[[str], Ground], tmp_path: Path, way: str, share: Share
+    ground_at: Callable[[str], Ground], way: str, share: Share
 ) -> None:
-    log = tmp_path / "log"
-    assert exchanged_around(Calls(), ground_at("found"), log, way)["changed"]
-    for number, calls in share.take(calls_in(log, step=16)):
-        ground = ground_at(str(number))
+    def exchanged(name: str, calls: Calls | None) -> Exchanged:
+        ground = ground_at(name)
         before = ground.state()
-        result = exchanged_around(calls, ground, log, way)
-        assert ground.state() == before, (calls, result)
-        assert "Traceback" not in str(result), (calls, result)
+        run = exchanged_around(calls, ground, way.partition(" ")[0], params_of(way, ground))
+        assert ground.state() == before, (calls, run.result)
+        assert "Traceback" not in str(run.result), (calls, run.result)
+        return run
 
-
-def exchanged_around(calls: Calls, ground: Ground, log: Path, way: str) -> dict[str, Any]:
-    """The result of a run that goes that WAY; LOG receives its system calls with names of the tenant."""
-    with paused_at("record 1", params_of(way, ground), module=way.partition(" ")[0]) as run:
-        swapper = start_swapper(run, ground, log, calls)
-    result = run.result()
-    assert swapper.wait() == 0
-    return result
+    found = exchanged("found", None)
+    assert found.result["changed"]
+    for number, calls in share.take(found.calls(step=8)):
+        exchanged(str(number), calls)
 
 
 #: What modules for domains do themselves to the files of a domain that is off.
@@ -89,22 +84,20 @@ OFFLINE: dict[str, dict[str, Any]] = {
 def test_names_that_are_exchanged_below_a_domain_lead_nowhere(
     hv: Hypervisor, images: Path, make_domain: Callable[..., Guest], module: str
 ) -> None:
-    def exchanged(name: str, calls: Calls) -> dict[str, Any]:
+    def exchanged(name: str, calls: Calls | None) -> Exchanged:
         (images / name).mkdir()
         ground = Ground.at(images / name)
         before = ground.state()
         guest = make_domain([Disk(ground.overlay(), "qcow2")])
         params = {"name": guest.name, "uri": hv.uri, "trusted": True, **OFFLINE[module]}
-        with paused_at("record 1", params, module=module) as run:
-            swapper = start_swapper(run, ground, images / "log", calls)
-        result = run.result()
-        assert swapper.wait() == 0
-        assert ground.state() == before, (calls, result)
-        assert "Traceback" not in str(result), (calls, result)
-        return result
+        run = exchanged_around(calls, ground, module, params)
+        assert ground.state() == before, (calls, run.result)
+        assert "Traceback" not in str(run.result), (calls, run.result)
+        return run
 
-    assert exchanged("found", Calls())["changed"]
-    for number, calls in enumerate(calls_in(images / "log", step=64)):
+    found = exchanged("found", None)
+    assert found.result["changed"]
+    for number, calls in enumerate(found.calls(step=32)):
         exchanged(str(number), calls)
 
 

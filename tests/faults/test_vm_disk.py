@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,10 +22,10 @@ MODULE = "vm_disk"
 class Machine:
     """A domain with a SCSI controller, which lets disks on it go at once, and the wish for one more disk."""
 
-    def __init__(self, hv: Hypervisor, images: Path, make_domain: MakeDomain, *, running: bool) -> None:
+    def __init__(self, hv: Hypervisor, images: Path, make_domain: MakeDomain, *others: Disk, running: bool) -> None:
         self.hv, self.images, self.running = hv, images, running
         root = make_image(images / "root.raw")
-        self.name = make_domain([Disk(root, target="sda")], kernel=False).name
+        self.name = make_domain([Disk(root, target="sda"), *others], kernel=False).name
         self.image = images / "data.qcow2"
         self.files = {root.name}
         if running:
@@ -50,6 +51,11 @@ class Machine:
             place = with_image[0].find("address") if with_image else None
             found.append(dict(place.attrib) if place is not None else None)
         return found
+
+    def definitions(self) -> list[str]:
+        """What libvirt says of the domain, and of the machine that runs, but for the numbers that it gives to media."""
+        found = [definition(self.hv, self.name, *flag) for flag in ([(), (0,)] if self.running else [()])]
+        return [re.sub(" index='[0-9]+'", "", xml) for xml in found]
 
     def assert_there(self) -> None:
         places = self.addresses()
@@ -107,6 +113,45 @@ def test_killed_at_any_point_the_next_run_detaches_the_disk(machine: Machine, sh
         assert not again.get("failed"), (point, again)
         machine.assert_gone()
         assert not run_module(MODULE, machine.absent)["changed"]
+
+
+#: Two ways to use the disk, each of which changes all that the other says.
+TUNED = {"cache": "none", "discard": "unmap", "throttle": {"total_iops": 500}}
+PLAIN = {"cache": "default", "discard": "default", "throttle": {"total_iops": 0}}
+
+
+def test_killed_at_any_point_the_next_run_uses_the_disk_as_wanted(machine: Machine) -> None:
+    assert run_module(MODULE, machine.present).get("changed")
+    disk = {"name": machine.name, "disk": "sdb", "uri": machine.hv.uri}
+    assert_converges(machine, {**disk, **PLAIN}, {**disk, **TUNED}, {"virDomainDefineXMLFlags 1"})
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["off", "running"])
+def test_killed_at_any_point_the_next_run_puts_the_medium_in(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain, running: bool
+) -> None:
+    first, second = (make_image(images / f"{name}.iso") for name in ("first", "second"))
+    machine = Machine(hv, images, make_domain, Disk(first, target="hdc", device="cdrom"), running=running)
+    drive = {"name": machine.name, "disk": "hdc", "uri": hv.uri}
+    assert_converges(machine, {**drive, "path": str(first)}, {**drive, "path": str(second)}, set())
+
+
+def assert_converges(machine: Machine, one: dict[str, Any], other: dict[str, Any], expected: set[str]) -> None:
+    """A run with the wish OTHER, killed anywhere, is finished by the next one, from what ONE wishes."""
+    log = machine.images.parent / f"{machine.name}.points"
+    run_module(MODULE, one)
+    every_point = points(other, log, module=MODULE)
+    log.unlink()
+    assert expected <= {*every_point}
+    wanted = machine.definitions()
+    for point in every_point:
+        assert run_module(MODULE, one).get("changed"), point
+        killed_at(point, other, module=MODULE)
+        again = run_module(MODULE, other)
+        assert not again.get("failed"), (point, again)
+        assert machine.definitions() == wanted, point
+        assert leftovers(machine.hv, machine.name, machine.images) == []
+        assert not run_module(MODULE, other)["changed"]
 
 
 @pytest.mark.parametrize("point", ["qemu-img-create 1", "virDomainAttachDeviceFlags 1"])

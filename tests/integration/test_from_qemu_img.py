@@ -9,22 +9,20 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from lab import Hypervisor, run_module
+from support import tutorial
 from support.image_tools import MIB, NOBODY, create, info, names, overlay, qemu_img, qemu_io
 from support.playground import Playground
 from support.snapshot_tools import consistency
+from support.tutorial import IMAGES, Example
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "docsite" / "rst" / "from_qemu_img.rst"
 #: Milliseconds for the derivation of a key, which takes seconds where nobody asks for less.
 HASTE = 10
-IMAGES, KEYS = "/var/lib/libvirt/images", "/etc/keys"
-BLOCK = re.compile(r"^\.\. code-block:: (console|yaml)\n\n((?:   .*\n|\n)+)", re.MULTILINE)
+KEYS = "/etc/keys"
 #: What a tutorial has one type; each has to be on the page.
 COMMANDS = [
     *(rf"create -f \w+ -o preallocation={policy} " for policy in ("off", "metadata", "falloc", "full")),
@@ -60,23 +58,9 @@ COMMANDS = [
 ]
 
 
-@dataclass(frozen=True)
-class Example:
-    """A command line, and the tasks that stand for it."""
-
-    command: str
-    tasks: tuple[dict[str, Any], ...]
-
-
 def examples() -> list[Example]:
-    found = [
-        (kind, re.sub("^   ", "", text, flags=re.MULTILINE)) for kind, text in BLOCK.findall(PAGE.read_text("utf-8"))
-    ]
-    assert [kind for kind, _text in found] == ["console", "yaml"] * (len(found) // 2), "each command has its task"
-    return [
-        Example(command.strip().removeprefix("$ "), tuple(yaml.safe_load(tasks)))
-        for (_console, command), (_yaml, tasks) in zip(found[::2], found[1::2])
-    ]
+    """Those for images alone."""
+    return [one for one in tutorial.examples() if "virsh " not in one.command]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

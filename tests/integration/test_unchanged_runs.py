@@ -50,6 +50,16 @@ LOADED = {
         *("_provision.wish", "_provision.change", "_provision.present", "_provision.survey"),
         *("_qcow2_image.task", "_qcow2_image.task_present"),
     },
+    "vm_disk": {
+        *("_content.rebase_wish", "_domain.ready", "_formats.references", "_host.image_locks", "_image.links"),
+        *("_provision.change", "_provision.present", "_provision.survey", "_provision.wish", "_recovery.noting"),
+        *("_task.attributes", "_task.image_task", "_task.items", "_task.specs_encryption", "_usage.users"),
+        *("_vm_disk.decision", "_vm_disk.decision_obstacles", "_vm_disk.decision_present", "_vm_disk.result"),
+        *("_vm_disk.survey", "_vm_disk.survey_users", "_vm_disk.task", "_vm_disk.task_disk", "_vm_disk.task_image"),
+        *("_vm_disk.task_present", "_vm_disk.wish"),
+        *("_xml.comparison", "_xml.disk_changes", "_xml.disk_definition", "_xml.image_properties"),
+        *("_xml.machine", "_xml.tuning"),
+    },
     "vm_disk_convert": {
         *("_progress", "_recovery.traces", "_recovery.verbs", "_task.domain_task"),
         *("_vm_disk_convert.wish", "_vm_disk_convert.decision", "_vm_disk_convert.result", "_vm_disk_convert.task"),
@@ -113,3 +123,12 @@ def test_a_look_at_disks_needs_nothing_that_changes_them(
     name = make_domain([Disk(image, "qcow2")]).name
     wanted = EVERY_RUN | IMAGES | DOMAINS | LOADED["vm_disk_info"]
     assert loaded("vm_disk_info", {"names": [name], "uri": hv.uri}) == wanted
+
+
+def test_a_disk_that_is_there_as_wanted_needs_no_plan_and_no_work(
+    loaded: Any, image: Path, hv: Hypervisor, make_domain: MakeDomain
+) -> None:
+    name = make_domain([Disk(image, "qcow2")]).name
+    wanted = EVERY_RUN | IMAGES | CHANGES | DOMAINS | LOADED["vm_disk"]
+    asked = {"name": name, "disk": "vda", "path": str(image), "size": "1G", "uri": hv.uri}
+    assert loaded("vm_disk", asked) == wanted

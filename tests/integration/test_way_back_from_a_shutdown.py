@@ -330,6 +330,24 @@ def test_what_the_guest_gains_by_the_restart_is_told_of(hv: Hypervisor, images: 
     assert "cdrom hda" in told
 
 
+def test_what_the_guest_has_more_of_than_its_definition_gives_it_is_told_of(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    name = make_domain([Disk(make_image(images / "vm.raw"))], kernel=False).name
+    hv.define(definition(hv, name).replace("<vcpu placement='static'>1<", "<vcpu placement='static' current='1'>2<"))
+    hv.start(name)
+    with contextlib.closing(hv.connect()) as connection:
+        domain = connection.lookupByName(name)
+        domain.setVcpusFlags(2, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        domain.setBlockIoTune("vda", {"total_iops_sec": 5000}, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    done = run_module("vm_disk_convert", {**CASES.usual, "name": name, "uri": hv.uri})
+    assert done.get("changed"), done
+    (told,) = [str(warning) for warning in done["warnings"]]
+    assert "vCPUs (2, and 1 by the definition)" in told
+    assert "limits of vda (total_iops_sec=5000, and none by the definition)" in told
+    assert "memory" not in told
+
+
 def half_plugged_in(scene: Scene) -> str:
     """A running domain whose vdb is in the definition only."""
     name = scene.domain(Disk(scene.raw()), start=True)

@@ -3,13 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Another user who exchanges names exactly around the system calls of a run, and of the programs that it starts.
 
-    python swapper.py PID DIRECTORY RESERVED WANTED FIRST LOG
+A call counts if one of its arguments is a name in the tenant's directory, or below one of the process's open files.
+Calls are told apart by their kinds, numbered as the kernel does: right before each call of the wanted kind, from the
+one with the number FIRST on, everything in the directory gives way to links into what is root's, and right after it
+all is as it was. So what a run looks at between those calls is in order.
 
-Stops the process PID, and whatever it starts, at each system call (ptrace). A call counts if one of its arguments is a
-name in DIRECTORY, or below one of the process's open files. WANTED is the number of a call, as the kernel counts them:
-right before each such call, from the one with the number FIRST on, everything in DIRECTORY gives way to links into
-RESERVED, and right after it all is as it was. So what a run looks at between those calls is in order. LOG receives the
-numbers of all calls that counted.
+The run has the kernel stop it before such calls only (injected/stopped_calls.py), and so do the programs that it
+starts. A thread of this process traces them (ptrace), as everything that is asked of ptrace has to come from one.
 """
 
 from __future__ import annotations
@@ -18,32 +18,29 @@ import ctypes
 import os
 import signal
 import struct
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from support.injection import constants, paused_at
 from support.other_users import Ground
 
-if TYPE_CHECKING:
-    from lab.module import RunningModule
-
 # ptrace(2)
-_SYSCALL, _SEIZE, _INTERRUPT, _LISTEN, _SYSCALL_INFO = 24, 0x4206, 0x4207, 0x4208, 0x420E
-_MARKED, _FORK, _VFORK, _CLONE, _EXEC, _DIE_WITH_US = 1, 2, 4, 8, 16, 1 << 20
-_OPTIONS = _MARKED | _FORK | _VFORK | _CLONE | _EXEC | _DIE_WITH_US
-_STOP = 128
-_ALL = 0x40000000  # waitpid(2): __WALL
-_ENTRY = 1
+_CONT, _SYSCALL, _SEIZE, _LISTEN, _SYSCALL_INFO = 7, 24, 0x4206, 0x4208, 0x420E
+_MARKED, _FORK, _VFORK, _CLONE, _EXEC, _SECCOMP, _DIE_WITH_US = 1, 2, 4, 8, 16, 1 << 7, 1 << 20
+_OPTIONS = _MARKED | _FORK | _VFORK | _CLONE | _EXEC | _SECCOMP | _DIE_WITH_US
+_BEFORE_CALL, _STOP = 7, 128
+_AFTER_CALL = signal.SIGTRAP | 0x80
 _INFO = struct.Struct("=B3xIQQ7Q")
+# waitpid(2): __WALL, __WNOTHREAD
+_OURS = 0x40000000 | 0x20000000
 _LONGEST, _FIRST_PAGE = 512, 1 << 16
+_SECONDS = 300
+#: A record that is exchanged at every look is taken for one of another run, which would be waited for.
+_IMPATIENT = constants({"_files.lock": {"PATIENCE": 0.5}})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -52,76 +49,84 @@ _libc.ptrace.restype = ctypes.c_long
 
 @dataclass(frozen=True)
 class Calls:
-    """The system calls with the number KIND, from the one with the number FIRST on, from 0; none at all by default."""
+    """The system calls with the number KIND, from the one with the number FIRST on, from 0."""
 
-    kind: int = -1
+    kind: int
     first: int = 0
 
 
-def start_swapper(run: RunningModule, ground: Ground, log: Path, calls: Calls) -> subprocess.Popen[bytes]:
-    """Exchanges names around CALLS of RUN, which stands still; it ends with what RUN has started."""
-    places = [str(ground.directory), str(ground.reserved)]
-    argv = [sys.executable, __file__, str(run.pid), *places, str(calls.kind), str(calls.first), str(log)]
-    swapper = subprocess.Popen(argv, stdout=subprocess.PIPE)
-    assert swapper.stdout is not None
-    with swapper.stdout as said:
-        assert said.readline() == b"ready\n"
-    return swapper
+@dataclass(frozen=True)
+class Exchanged:
+    """A run, with the kinds of those of its calls that counted, as they came."""
+
+    result: dict[str, Any]
+    met: list[int]
+
+    def calls(self, step: int) -> list[Calls]:
+        """All kinds of calls that were met, each from the first on, and from every STEPth on."""
+        found = sorted(Counter(self.met).items())
+        return [Calls(kind, first) for kind, count in found for first in range(0, count, step)]
 
 
-def calls_in(log: Path, step: int) -> list[Calls]:
-    """All kinds of calls in LOG, each from the first on, and from every STEPth on."""
-    found = Counter(map(int, log.read_text(encoding="ascii").split()))
-    return [Calls(kind, first) for kind, count in sorted(found.items()) for first in range(0, count, step)]
+def exchanged_around(calls: Calls | None, ground: Ground, module: str, params: Mapping[str, Any]) -> Exchanged:
+    """Runs MODULE, and exchanges the names in GROUND around CALLS; around none where there are none, to meet all."""
+    stopped = "all" if calls is None else str(calls.kind)
+    swapper = _Swapper(ground, calls)
+    with ThreadPoolExecutor(1) as tracer:
+        settings = {"STOPPED_CALLS": stopped, "CONSTANTS": _IMPATIENT}
+        with paused_at("record 1", params, module=module, **settings) as run:
+            tracer.submit(swapper.seize, run.pid).result()
+        try:
+            tracer.submit(swapper.follow).result(_SECONDS)
+        except BaseException:
+            run.kill()
+            raise
+    return Exchanged(run.result(), swapper.met)
 
 
 class _Swapper:
-    def __init__(self, ground: Ground, wanted: Calls, log: Path) -> None:
+    def __init__(self, ground: Ground, wanted: Calls | None) -> None:
+        self.met: list[int] = []
         self._ground = ground
         self._wanted = wanted
-        self._met = 0
-        self._log = log.open("a", encoding="ascii")
         self._names = (os.fsencode(ground.directory) + b"/", b"/proc/self/fd/")
         self._in_call: set[int] = set()
 
-    def follow(self, first: int) -> None:
-        """Lets FIRST go on, and follows it and what it starts to their ends."""
-        _ptrace(_SEIZE, first, _OPTIONS)
-        _ptrace(_INTERRUPT, first)
-        print("ready", flush=True)
+    def seize(self, pid: int) -> None:
+        """Begins to trace PID, which stands still, and what it will start."""
+        _ptrace(_SEIZE, pid, _OPTIONS)
+
+    def follow(self) -> None:
+        """Traces until all have ended."""
         while True:
             try:
-                pid, status = os.waitpid(-1, _ALL)
+                pid, status = os.waitpid(-1, _OURS)
             except ChildProcessError:
-                break
+                return
             if os.WIFSTOPPED(status):
                 self._go_on(pid, os.WSTOPSIG(status), status >> 16)
             else:
                 self._leave(pid)
-        self._log.close()
 
     def _go_on(self, pid: int, number: int, event: int) -> None:
         if event == _STOP and number in (signal.SIGSTOP, signal.SIGTSTP):
             _ptrace(_LISTEN, pid)
             return
-        is_call = number == signal.SIGTRAP | 0x80
-        if is_call:
+        if event == _BEFORE_CALL:
             self._at_call(pid)
-        is_ours = is_call or event or number == signal.SIGTRAP
-        _ptrace(_SYSCALL, pid, 0 if is_ours else number)
+        elif number == _AFTER_CALL:
+            self._leave(pid)
+        is_ours = event or number in (signal.SIGTRAP, _AFTER_CALL)
+        _ptrace(_SYSCALL if pid in self._in_call else _CONT, pid, 0 if is_ours else number)
 
     def _at_call(self, pid: int) -> None:
         buffer = ctypes.create_string_buffer(_INFO.size)
         _ptrace(_SYSCALL_INFO, pid, ctypes.addressof(buffer), _INFO.size)
-        kind, _arch, _ip, _sp, number, *arguments = _INFO.unpack(buffer.raw)
-        if kind != _ENTRY:
-            self._leave(pid)
-        elif self._counts(pid, arguments):
-            self._log.write(f"{number}\n")
-            if number == self._wanted.kind:
-                self._met += 1
-                if self._met > self._wanted.first:
-                    self._enter(pid)
+        _op, _arch, _ip, _sp, kind, *arguments = _INFO.unpack(buffer.raw)
+        if self._counts(pid, arguments):
+            self.met.append(kind)
+            if self._wanted and len(self.met) > self._wanted.first:
+                self._enter(pid)
 
     def _enter(self, pid: int) -> None:
         if not self._in_call:
@@ -152,13 +157,3 @@ def _texts(pid: int, arguments: list[int]) -> Iterator[bytes]:
 def _ptrace(request: int, pid: int, data: int = 0, address: int = 0) -> None:
     """A process may be killed at any moment, so that this fails: then waitpid tells of it."""
     _libc.ptrace(request, pid, address, data)
-
-
-def main() -> None:
-    pid, directory, reserved, kind, first, log = sys.argv[1:]
-    ground = Ground(Path(directory), Path(reserved))
-    _Swapper(ground, Calls(int(kind), int(first)), Path(log)).follow(int(pid))
-
-
-if __name__ == "__main__":
-    main()

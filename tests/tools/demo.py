@@ -1,7 +1,8 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Shows the collection at work: the disk of a machine, converted by playbooks/convert_disks.yml offline and then live.
+"""Shows the collection at work: the disk of a machine, converted by playbooks/convert_disks.yml offline and then live;
+a second one, which comes, grows and goes; clones of a machine, and the report.
 
     python tests/tools/demo.py
 
@@ -24,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo_clones import Classroom
+from demo_disks import SecondDisk
 from demo_stage import (
     BOLD,
     PLAIN,
@@ -54,6 +56,7 @@ def main() -> None:
         Path(base).chmod(0o711)
         with Hypervisor(Path(base), "demo") as hypervisor:
             Demonstration(hypervisor).run()
+            SecondDisk(hypervisor).run()
             Classroom(hypervisor).run()
     claim(not Path(base).exists(), f"{base}: is still there")
     print(f"\n{BOLD}All as claimed{PLAIN}, in {time.monotonic() - began:.0f} s; the hypervisor and its files are gone.")

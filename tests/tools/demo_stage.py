@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,15 +79,16 @@ class Playbook:
     role: str
     uri: str
 
-    def play(self, **variables: str) -> Played:
-        """Runs it, in the open."""
+    def play(self, *structured: Mapping[str, Any], **variables: str) -> Played:
+        """Runs it, in the open; STRUCTURED variables have their whole names."""
         given = {"hosts": "localhost", "uri": self.uri, **variables}
-        return _play(self.path, [f"--extra-vars={self.role}_{name}={value}" for name, value in given.items()])
+        options = [f"--extra-vars={self.role}_{name}={value}" for name, value in given.items()]
+        return _play(self.path, [*options, *(f"--extra-vars={json.dumps(one)}" for one in structured)])
 
-    def play_again(self, **variables: str) -> Played:
+    def play_again(self, *structured: Mapping[str, Any], **variables: str) -> Played:
         """Runs it where all is as it is wanted already."""
         title("The same playbook again has nothing to do")
-        again = self.play(**variables)
+        again = self.play(*structured, **variables)
         claim(again.changed == 0, f"the second run changed {again.changed} things")
         return again
 

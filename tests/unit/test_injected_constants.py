@@ -9,6 +9,7 @@ import ast
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ LIBRARY = ROOT / "plugins" / "module_utils"
 LOADING = """
 import sys, types
 collections = types.ModuleType("ansible_collections")
-collections.__path__ = [sys.argv[1] + "/.ansible/collections/ansible_collections"]
+collections.__path__ = [sys.argv[1] + "/ansible_collections"]
 sys.modules["ansible_collections"] = collections
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock
 print(lock.PATIENCE, lock.operation.__wrapped__.__defaults__)
@@ -56,14 +57,26 @@ def test_what_a_test_changes_is_a_constant_of_the_library(file: str, name: str) 
     assert name in assigned(LIBRARY / f"{file.replace('.', '/')}.py")
 
 
-def loaded(constants: str) -> subprocess.CompletedProcess[str]:
+def loaded(constants: str, collections: Path = ROOT / ".ansible/collections") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/support/injected"), "CONSTANTS": constants}
-    argv = [sys.executable, "-c", LOADING, str(ROOT)]
+    argv = [sys.executable, "-c", LOADING, str(collections)]
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_changed_constant_is_so_wherever_its_file_uses_it() -> None:
     done = loaded('{"_files.lock": {"PATIENCE": 600}}')
+    assert done.stdout == "600 (600,)\n", done.stderr
+
+
+def test_a_constant_is_changed_in_what_ansible_sends_too(tmp_path: Path) -> None:
+    sent = tmp_path / "sent.zip"
+    files = {Path("ansible_collections/kvmops/disk") / file.relative_to(ROOT): file for file in LIBRARY.rglob("*.py")}
+    with zipfile.ZipFile(sent, "w") as archive:
+        for name, file in files.items():
+            archive.write(file, name)
+        for package in {parent for name in files for parent in name.parents if parent.name}:
+            archive.writestr(f"{package}/__init__.py", "")
+    done = loaded('{"_files.lock": {"PATIENCE": 600}}', sent)
     assert done.stdout == "600 (600,)\n", done.stderr
 
 

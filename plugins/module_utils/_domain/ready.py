@@ -9,7 +9,6 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._xml import devices as _devices
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
@@ -63,6 +62,9 @@ def require_return(state: DomainState) -> str | None:
     """
     if not state.active or state.live is None:
         return None
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml import amounts as _amounts
+    from ansible_collections.kvmops.disk.plugins.module_utils._xml import devices as _devices
+
     lost = _devices.only_in(state.live, state.definition)
     lost += [f"disk {disk.target} ({disk.path})" for disk in state.disks if _has_other_content(disk)]
     if lost:
@@ -74,12 +76,16 @@ def require_return(state: DomainState) -> str | None:
         )
     gained = _devices.only_in(state.definition, state.live)
     gained += [f"{disk.element.device} {disk.target}" for disk in state.disks if _has_other_source(disk)]
-    if not gained:
-        return None
-    return (
-        f"{state.name}: its definition says what the running domain does not have yet: {', '.join(gained)}: the guest "
-        "has that once it is started again"
-    )
+    told = []
+    if gained:
+        told.append(
+            f"its definition says what the running domain does not have yet: {', '.join(gained)}: the guest has that "
+            "once it is started again"
+        )
+    amounts = _amounts.changed(state.live, state.definition)
+    if amounts:
+        told.append(f"the guest comes back with what its definition gives it, and has another: {', '.join(amounts)}")
+    return f"{state.name}: {'; '.join(told)}" if told else None
 
 
 def require_plugged_in(state: DomainState, disk: DomainDisk) -> None:

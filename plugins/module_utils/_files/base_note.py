@@ -24,7 +24,6 @@ from datetime import datetime, timezone
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
-    Interrupted,
     OperationInFlight,
     UnsafeImage,
 )
@@ -194,8 +193,6 @@ def _points_to(overlay: str, base: str) -> bool | None:
         return None
     except OSError:  # it is there, and may not be read
         return True
-    except Interrupted:
-        raise
     except DiskError:  # what QEMU cannot open either
         return False
 

@@ -140,7 +140,10 @@ def _look_at(record: str) -> dict[str, t.Any] | None:
         return None
     try:
         alive = not try_lock(descriptor, fcntl.LOCK_SH)
-        return {**read_record(_state.content(descriptor, record), record), "alive": alive}
+        written = _state.content(descriptor, record)
+        if not alive and (not written or not os.fstat(descriptor).st_nlink):
+            return None  # a run is about to begin, or has just ended: what is done is noted before
+        return {**read_record(written, record), "alive": alive}
     except OSError:  # one that cannot be read: whoever wants to write it says why
         return {**unknown(), "alive": False}
     finally:

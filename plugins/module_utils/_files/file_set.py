@@ -21,7 +21,6 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     DiskError,
-    Interrupted,
     InvalidRequest,
     UnsafeImage,
 )
@@ -47,8 +46,6 @@ def files(path: str) -> tuple[str, ...]:
         with _headers.open_image(path) as stream:
             vmdk = _headers.recognise(stream) == "vmdk"
             names = _headers.references(stream, "vmdk", path).data_files if vmdk else ()
-    except Interrupted:
-        raise
     except (DiskError, OSError):
         return (path,)
     own = (_headers.resolve(name, path) for name in dict.fromkeys(names) if _vmdk.is_own_extent(name, path))

@@ -176,7 +176,10 @@ def last_write(path: str) -> tuple[int, int]:
 
 def is_file(path: str, identity: t.Any) -> bool:
     """Whether the file at *path* is the one that had *identity*."""
-    return os.path.lexists(path) and file_identity(path) == identity
+    try:
+        return bool(file_identity(path) == identity)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def discard(path: str) -> None:

@@ -10,7 +10,7 @@ import os
 import stat
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.compressed import compressed_by
 from ansible_collections.kvmops.disk.plugins.module_utils._host.holes import are_told_truly
@@ -56,7 +56,5 @@ def _compressed_by(path: str) -> str | None:
     try:
         with _headers.open_image(path) as stream:
             return compressed_by(stream)
-    except Interrupted:
-        raise
     except DiskError:
         return None

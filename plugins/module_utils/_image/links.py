@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._image.image import DEEPEST_CHAIN
 
@@ -44,8 +44,6 @@ class Links:
         try:
             with _headers.open_image(path) as stream:
                 found = _headers.references(stream, image_format, path)
-        except Interrupted:
-            raise
         except (DiskError, OSError) as error:
             if not known and _headers.is_unreadable(error):
                 self.unread.add(path)
@@ -65,8 +63,6 @@ def _data_files(path: str, image_format: str) -> list[str]:
     try:
         with _headers.open_image(path) as stream:
             names = _headers.references(stream, image_format, path).data_files
-    except Interrupted:
-        raise
     except (DiskError, OSError):
         return []
     return [file for name in names for file in (_headers.resolve(name, path),) if file is not None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import reach as _reach
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
@@ -48,8 +48,6 @@ def find_cut(path: str, image_format: str) -> Cut | None:
     """What is lost of an image that QEMU refuses; None, too, where its tables cannot be read."""
     try:
         return _reach.find_cut(path, image_format)
-    except Interrupted:
-        raise
     except DiskError:
         return None
 

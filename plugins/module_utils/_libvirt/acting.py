@@ -74,31 +74,19 @@ class ActingDomain(Domain):
         with translated(what), self._agent_bounded(seconds):
             self._ask(self._domain.fSTrim, None, 0, 0, seconds=seconds + binding.PATIENCE)
 
-    def guest_file_systems(self, seconds: int) -> list[GuestFileSystem]:
-        """The file systems that the guest has mounted; none where its agent does not tell how full they are.
+    @repeatable
+    def guest_file_systems(self, seconds: int = _AGENT_SECONDS) -> list[GuestFileSystem]:
+        """The file systems that the guest has mounted.
 
-        Raises LibvirtFailed where it does not answer within *seconds*, or there is none.
+        Raises LibvirtFailed where its agent does not answer within *seconds*, or there is none.
         """
-        what = f"{self.name}: cannot ask the guest agent for the file systems"
+        what = f"{self.name}: cannot ask the guest agent for what is mounted"
         with translated(what), self._agent_bounded(seconds):
             kind = binding.libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM
             found = self._ask(self._domain.guestInfo, kind, 0, seconds=seconds + binding.PATIENCE)
-        return [
-            GuestFileSystem(
-                used=found[f"fs.{number}.used-bytes"],
-                total=found[f"fs.{number}.total-bytes"],
-                disks=tuple(
-                    sorted(
-                        {
-                            found.get(f"fs.{number}.disk.{disk}.alias", "")
-                            for disk in range(found.get(f"fs.{number}.disk.count", 0))
-                        }
-                    )
-                ),
-            )
-            for number in range(found.get("fs.count", 0))
-            if f"fs.{number}.used-bytes" in found
-        ]
+            if "fs.count" not in found:  # there are none, or the agent keeps silent: this call tells
+                self._ask(self._domain.fsInfo, seconds=seconds + binding.PATIENCE)
+        return [_guest_file_system(found, f"fs.{number}.") for number in range(found.get("fs.count", 0))]
 
     @contextmanager
     def _agent_bounded(self, seconds: int = _AGENT_SECONDS) -> t.Iterator[None]:
@@ -373,3 +361,14 @@ class ActingDomain(Domain):
 def _deaf(connection: t.Any, callback: int) -> None:
     with suppress(binding.libvirt.libvirtError):  # libvirtd may have died
         connection.domainEventDeregisterAny(callback)
+
+
+def _guest_file_system(found: t.Mapping[str, t.Any], key: str) -> GuestFileSystem:
+    """The file system of which libvirt's list *found* tells under names that begin with *key*."""
+    aliases = (found.get(f"{key}disk.{number}.alias") for number in range(found.get(f"{key}disk.count", 0)))
+    return GuestFileSystem(
+        point=found[f"{key}mountpoint"],
+        used=found.get(f"{key}used-bytes"),
+        total=found.get(f"{key}total-bytes"),
+        disks=tuple(sorted({alias or "" for alias in aliases})),
+    )

@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import Libvirt
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import failure, translated
+from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.line import repeatable
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
@@ -45,6 +46,7 @@ class BackedUpDomain(ActingDomain):
         with translated(f"{self.name}: cannot begin the backup"):
             self._ask(self._domain.backupBegin, backup, checkpoint, flags)
 
+    @repeatable
     def backup_job(self) -> str | None:
         """The XML of the backup that goes on; None where none does."""
         with translated(f"{self.name}: cannot look for a backup job"):
@@ -56,6 +58,7 @@ class BackedUpDomain(ActingDomain):
                     return None
                 raise
 
+    @repeatable
     def backup_figures(self) -> tuple[int, int]:
         """The bytes that the backup has copied, and those that it will have, as far as QEMU knows by now."""
         with translated(f"{self.name}: cannot see how far the backup is"):
@@ -73,6 +76,7 @@ class BackedUpDomain(ActingDomain):
         message = str(found.get("errmsg", ""))
         return Ended(bool(is_backup and found.get("success") and not message), message)
 
+    @repeatable
     def abort_backup(self) -> None:
         """Ends the backup that goes on; nothing to do where none does any more."""
         with translated(f"{self.name}: cannot end the backup"):
@@ -82,11 +86,13 @@ class BackedUpDomain(ActingDomain):
                 if self.backup_job() is not None:
                     raise
 
+    @repeatable
     def checkpoint_xmls(self) -> list[str]:
         """The XML of the checkpoints; of a running domain with what has changed since, as far as that is known."""
         with translated(f"{self.name}: cannot read the checkpoints"):
             return [self._checkpoint_xml(found) for found in self._domain.listAllCheckpoints(0)]
 
+    @repeatable
     def delete_checkpoint(self, name: str) -> None:
         """Has libvirt, and the images of a running domain, know nothing of a checkpoint any more.
 

@@ -22,11 +22,12 @@ METADATA_URI = "urn:kvmops:disk:1"
 
 @dataclass(frozen=True)
 class GuestFileSystem:
-    """A file system as a guest agent tells of it: the bytes that are *used*, and that may be used in *total*; *disks*
-    are the targets of those on which it lies."""
+    """A file system that a guest has mounted at *point*, as its agent tells of it: the bytes that are *used*, and that
+    may be used in *total*, None where it does not tell; *disks* are the targets of those on which it lies."""
 
-    used: int
-    total: int
+    point: str
+    used: int | None
+    total: int | None
     disks: tuple[str, ...] = ()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.binding import translated
@@ -18,14 +17,6 @@ if t.TYPE_CHECKING:
 
 #: Seconds that the guest has to open the tray of a drive before libvirt gives up.
 _TRAY_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A file system that the guest has mounted, and the targets of the disks that it is on."""
-
-    point: str
-    targets: tuple[str, ...]
 
 
 def plugging(domain: Domain) -> PluggingDomain:
@@ -60,11 +51,6 @@ class PluggingDomain(ActingDomain):
         ``<iotune>``; what is not in it keeps its value, except that one for both directions ends those of each."""
         with translated(f"{self.name}: cannot limit {target}"):
             self._ask(self._domain.setBlockIoTune, target, dict(limits), _affected(live=True))
-
-    def mounts(self) -> list[Mount]:
-        """The file systems that the guest has mounted, as its agent says."""
-        with translated(f"{self.name}: cannot ask the guest agent for what is mounted"), self._agent_bounded():
-            return [Mount(point, tuple(disks)) for point, _name, _kind, disks in self._ask(self._domain.fsInfo)]
 
 
 def _affected(*, live: bool) -> int:

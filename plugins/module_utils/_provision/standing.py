@@ -14,7 +14,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_remove
 
 def standing(path: str) -> Standing | None:
     """What stands at *path*, None for nothing; a link is looked at itself."""
-    if not os.path.lexists(path):
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    mode = os.lstat(path).st_mode
     return Standing(stat.S_ISREG(mode) or stat.S_ISLNK(mode), len(_file_set.files(path)) - 1)

@@ -8,7 +8,12 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight, may_still_happen
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    Interrupted,
+    OperationInFlight,
+    may_still_happen,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import METADATA_URI
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disk_changes as _disk_changes
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import records as _records
@@ -44,7 +49,7 @@ class Records:
         self.keep()
         try:
             self.domain.set_record(_records.record_to_xml(record))
-        except DiskError as error:
+        except (DiskError, Interrupted) as error:
             if not may_still_happen(error):
                 self._settle_new()
             raise

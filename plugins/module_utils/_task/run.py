@@ -19,6 +19,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import END
 from ansible_collections.kvmops.disk.plugins.module_utils._text import visible, visible_result
 
+#: What ends a run with a message of its own.
+_TOLD = (DiskError, Interrupted)
+
 
 def run_module(
     module: AnsibleModule, function: t.Callable[[AnsibleModule], dict[str, t.Any]], *, only_looks: bool = False
@@ -39,6 +42,8 @@ def run_module(
         module.exit_json(**visible_result(function(module)))
     except MissingLibrary as error:
         module.fail_json(msg=missing_required_lib(error.library, reason=str(error)), exception=error.trace)
+    except Interrupted as error:
+        module.fail_json(msg=visible(_told(whole_story(error))))
     except DiskError as error:
         module.fail_json(msg=visible(_told(whole_story(error))), **_told(error.facts))
     except OSError as error:
@@ -71,9 +76,9 @@ def whole_story(error: BaseException) -> str:
     """The message of *error*; where it came up while another one was being undone, that one's first, unless a domain
     is off now that ran before."""
     first = _undone(error)
-    if isinstance(error, DomainIsOff) and isinstance(first, DiskError):
+    if isinstance(error, DomainIsOff) and isinstance(first, _TOLD):
         return f"{error}. That was while this was being undone: {whole_story(first)}"
-    if isinstance(error, DiskError) and isinstance(first, DiskError):
+    if isinstance(error, _TOLD) and isinstance(first, _TOLD):
         return f"{whole_story(first)}. Then, while that was being undone: {error}"
     return str(error)
 

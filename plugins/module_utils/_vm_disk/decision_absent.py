@@ -25,7 +25,9 @@ class Work(t.Protocol):
     def take_out(self) -> None: ...
 
 
-def plan_detachment(state: DomainState, found: DomainDisk | None, wish: DiskWish, removal: Plan, work: Work) -> Plan:
+def plan_detachment(
+    state: DomainState, found: DomainDisk | None, wish: DiskWish, removal: Plan, work: t.Callable[[], Work]
+) -> Plan:
     """The plan that has the guest let the disk go, then takes it out of the definition, and then carries out the
     *removal* of its image. So a guest that does not let it go has it at its next start, too (HAZARDS L1)."""
     steps: list[Step] = []
@@ -33,9 +35,9 @@ def plan_detachment(state: DomainState, found: DomainDisk | None, wish: DiskWish
     if found is not None:
         what = f"{found.target} of {state.name} ({found.path or 'no medium'})"
         if found.live is not None and wish.live:
-            steps.append(Step(f"detach {what} while it runs", lambda: work.detach(wish.timeout)))
+            steps.append(Step(f"detach {what} while it runs", lambda: work().detach(wish.timeout)))
         if found.defined is not None:
-            steps.append(Step(f"take {what} out of the definition", work.take_out))
+            steps.append(Step(f"take {what} out of the definition", lambda: work().take_out()))
             definition = _disk_definition.without_disk(definition, found.target)
     steps += removal.steps
     if not steps:

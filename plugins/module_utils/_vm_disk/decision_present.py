@@ -108,8 +108,12 @@ def tuning_after(state: DomainState, wish: DiskWish, spot: Spot) -> Tuning:
     return replace(known, **said, throttle=limited(known.throttle, wish.tuning.throttle))
 
 
+#: Who does it, asked for where something is done.
+Hands = t.Callable[[], Work]
+
+
 def plan_attachment(
-    state: DomainState, wish: DiskWish, spot: Spot, image: Plan, controller: int | None, work: Work
+    state: DomainState, wish: DiskWish, spot: Spot, image: Plan, controller: int | None, work: Hands
 ) -> Plan:
     """The plan that has the domain get a new disk, whose *image* comes first."""
     disk = new_disk(wish, spot).xml()
@@ -120,21 +124,26 @@ def plan_attachment(
         steps.append(
             Step(
                 f"add SCSI controller {controller} to {state.name}{where}",
-                lambda: work.add_controller(controller, where),
+                lambda: work().add_controller(controller, where),
             )
         )
     steps.append(
         Step(
             f"attach {source} to {state.name} as {spot.target}{where}",
-            lambda: work.attach(disk, where),
-            work.take_back,
+            lambda: work().attach(disk, where),
+            lambda: work().take_back(),
         )
     )
     return _plan(state, spot, image, steps, _disk_definition.with_disk(state.definition, disk), {"bus": spot.bus})
 
 
 def plan_change(
-    state: DomainState, wish: DiskWish, spot: Spot, image: Plan, growth: tuple[int, int] | None, work: Work
+    state: DomainState,
+    wish: DiskWish,
+    spot: Spot,
+    image: Plan,
+    growth: tuple[int, int] | None,
+    work: Hands,
 ) -> Plan:
     """The plan that has a disk of the domain as the task wants it; empty where it is so. *growth* is the size of an
     image that the guest has open, before and after."""
@@ -148,7 +157,7 @@ def plan_change(
 class _Change:
     """The steps that change a disk which the domain has, and what its definition becomes by them."""
 
-    def __init__(self, state: DomainState, wish: DiskWish, spot: Spot, found: DomainDisk, work: Work) -> None:
+    def __init__(self, state: DomainState, wish: DiskWish, spot: Spot, found: DomainDisk, work: Hands) -> None:
         self.state, self.wish, self.spot, self.found, self.work = state, wish, spot, found, work
         self.definition = state.definition
         self.told: dict[str, t.Any] = {}
@@ -167,16 +176,16 @@ class _Change:
             where = Places(False, True)
             yield Step(
                 f"attach {self.found.path} to {name} as {target}{where}",
-                lambda: self.work.attach(disk, where),
-                self.work.take_back,
+                lambda: self.work().attach(disk, where),
+                lambda: self.work().take_back(),
             )
         elif self.found.live is None and self.in_machine:
             disk = _disk_definition.tuned(_disk_definition.disk_xml(self.definition, target), self.wish.tuning)
             only_machine = Places(True, False)
             yield Step(
                 f"attach {self.found.path} to {name} as {target}{only_machine}",
-                lambda: self.work.attach(disk, only_machine),
-                self.work.take_back,
+                lambda: self.work().attach(disk, only_machine),
+                lambda: self.work().take_back(),
             )
 
     def _medium(self) -> t.Iterator[Step]:
@@ -196,7 +205,7 @@ class _Change:
         what = f"put {path} into" if path is not None else "eject the medium of"
         yield Step(
             f"{what} {target} of {self.state.name}{where}",
-            lambda: self.work.change_medium(path, image_format, where),
+            lambda: self.work().change_medium(path, image_format, where),
         )
 
     def _limiting(self) -> t.Iterator[Step]:
@@ -212,8 +221,8 @@ class _Change:
         self.told["throttle"] = limited(known.throttle, wanted)
         yield Step(
             f"limit {self.spot.target} of {self.state.name} while it runs: {_said(wanted)}",
-            lambda: self.work.limit(limits),
-            lambda: self.work.limit(before),
+            lambda: self.work().limit(limits),
+            lambda: self.work().limit(before),
         )
 
     def _tuning(self) -> t.Iterator[Step]:
@@ -228,7 +237,7 @@ class _Change:
         said = ", ".join(_change_said(wanted, name) for name in names)
         yield Step(
             f"change {self.spot.target} of {self.state.name} in its definition: {said}",
-            lambda: self.work.tune(wanted),
+            lambda: self.work().tune(wanted),
         )
 
 
@@ -284,13 +293,13 @@ def _plan(
     )
 
 
-def _growing(state: DomainState, spot: Spot, growth: tuple[int, int] | None, work: Work) -> t.Iterator[Step]:
+def _growing(state: DomainState, spot: Spot, growth: tuple[int, int] | None, work: Hands) -> t.Iterator[Step]:
     if growth is not None:
         before, after = growth
         yield Step(
             f"grow {spot.target} of {state.name} from {exact_size(before)} to {exact_size(after)} while it runs "
             f"({spot.path})",
-            lambda: work.grow(before, after),
+            lambda: work().grow(before, after),
         )
 
 

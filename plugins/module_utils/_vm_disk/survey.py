@@ -100,13 +100,13 @@ def mounts(domain: Domain, target: str) -> list[str]:
 
     Raises DiskError where the agent, which says that it is there, does not tell.
     """
-    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.plugging import plugging
+    from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
 
     try:
-        found = plugging(domain).mounts()
+        found = acting(domain).guest_file_systems()
     except DiskError as error:
         raise DiskError(
             f"{error}: whether {target} is mounted is not known: unmount it in the guest and set force=true",
             **error.facts,
         ) from error
-    return sorted(mount.point for mount in found if target in mount.targets)
+    return sorted(system.point for system in found if target in system.disks)

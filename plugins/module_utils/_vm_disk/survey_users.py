@@ -9,9 +9,6 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._image.alignment import require_openable
-from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
-from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _disks
 
 if t.TYPE_CHECKING:
@@ -58,12 +55,19 @@ def require_nobody_elses(around: Surroundings, state: DomainState, path: str, ow
 
 def require_sound(qemu_img: QemuImg, path: str, image_format: str, *, trusted: bool, backing_file: str | None) -> None:
     """Raises UnsafeImage where the image, or one that it reads, is cut short, or reads what the task does not name."""
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.trust import Trust
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import require_whole
+
     declared = (backing_file,) if backing_file else ()
     require_whole(Trust(trusted, declared).look(qemu_img, path, image_format))
 
 
 def require_fitting(state: DomainState, spot: Spot, size: int, cache: str | None) -> None:
     """Raises DiskError where QEMU could not open the image in the cache mode of the disk (HAZARDS P7)."""
+    if spot.format != "raw":
+        return
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.alignment import require_openable
+
     what = f"{state.name}: {spot.target}"
     require_openable(str(spot.path), spot.format, size, cache, what, "give that size, or another cache")
 

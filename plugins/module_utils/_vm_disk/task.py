@@ -15,10 +15,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
-from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import decide_after_others
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import task_absent as _task_absent
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import task_present as _task_present
+from ansible_collections.kvmops.disk.plugins.module_utils._task.items import Item, report
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.task_disk import Around, Disk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.wish import DiskWish, wishes_from
 
@@ -66,8 +64,13 @@ class DisksTask:
         return report(self.items, "disks", {"diff": _diff(plans)})
 
     def _disk(self, wish: DiskWish) -> Disk:
-        kind = _task_present.PresentDisk if wish.present else _task_absent.AbsentDisk
-        return kind(self.around, wish)
+        if wish.present:
+            from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.task_present import PresentDisk
+
+            return PresentDisk(self.around, wish)
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.task_absent import AbsentDisk
+
+        return AbsentDisk(self.around, wish)
 
     def _look(self, item: DiskItem) -> None:
         """What is to be done for one disk; why it cannot be is noted in it."""
@@ -82,6 +85,7 @@ class DisksTask:
     def _carry_out(self) -> None:
         """Does what is open; one disk of each domain at a time, as the next one takes the target that is free then."""
         from ansible_collections.kvmops.disk.plugins.module_utils._files import turns as _turns
+        from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Several
 
         rounds: list[list[DiskItem]] = []
         for item in self.items:

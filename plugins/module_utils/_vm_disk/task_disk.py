@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
 from abc import ABC, abstractmethod
 
@@ -13,7 +14,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
-from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import survey as _survey
@@ -26,6 +26,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.domain import Domain
     from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.survey import Look
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.wish import DiskWish
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.work import Work
@@ -56,6 +57,8 @@ class Around:
     @property
     def surroundings(self) -> Surroundings:
         if self._surroundings is None:
+            from ansible_collections.kvmops.disk.plugins.module_utils._task.surroundings import Surroundings
+
             search_paths = self.module.params["search_paths"]
             self._surroundings = Surroundings.of(self.hypervisor, search_paths, warn=self.warn)
         return self._surroundings
@@ -133,7 +136,11 @@ class Disk(ABC):
             jobs = _domain.block_jobs(self.domain, self.state)
             _obstacles.require_no_job(self.state, found.target, jobs)
 
-    def _work(self, operation: Operation | None, target: str, source: str | None) -> Work:
+    def _work(self, operation: Operation | None, target: str, source: str | None) -> t.Callable[[], Work]:
+        """Who does what is to be done; made where something is."""
+        return functools.lru_cache(None)(lambda: self._made_work(operation, target, source))
+
+    def _made_work(self, operation: Operation | None, target: str, source: str | None) -> Work:
         from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
         from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
         from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress

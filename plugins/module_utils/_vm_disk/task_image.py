@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.present import Provision
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
@@ -22,13 +21,14 @@ if t.TYPE_CHECKING:
 
 
 class DiskImage(Provision):
-    """The image of a disk. *user* tells as whom libvirt runs QEMU: a new image is theirs, unless the task says else."""
+    """The image of a disk. *around* looks at who else has images; *user* tells as whom
+    libvirt runs QEMU: a new image is theirs, unless the task says else."""
 
     def __init__(
         self,
         module: AnsibleModule,
         wish: ImageWish,
-        around: Surroundings,
+        around: t.Callable[[], Surroundings],
         user: t.Callable[[], tuple[int, int] | None],
     ) -> None:
         super().__init__(module, wish)
@@ -37,8 +37,8 @@ class DiskImage(Provision):
 
     @property
     def surroundings(self) -> Surroundings:
-        """That of the whole task."""
-        return self._around
+        """Those of the whole task."""
+        return self._around()
 
     def provided(self, operation: Operation | None) -> Plan:
         """What has the image as it is wanted, while no guest has it open."""
@@ -50,6 +50,8 @@ class DiskImage(Provision):
 
     def require_growth(self, size: int) -> None:
         """Raises DiskError where the image must not get *size* bytes while a guest has it open."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._capacity.space import NewImage
+
         self.require_no_dependents("grow it")
         self.surroundings.require_promises([NewImage(self.path, size)], self.wish.max_overcommit, self.qemu_img)
 

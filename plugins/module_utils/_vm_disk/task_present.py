@@ -186,7 +186,8 @@ class PresentDisk(Disk):
         return plan
 
     def _image(self, wanted: ImageWish) -> DiskImage:
-        return DiskImage(self.around.module, wanted, self.around.surroundings, self.around.hypervisor.qemu_user)
+        around = self.around
+        return DiskImage(around.module, wanted, lambda: around.surroundings, around.hypervisor.qemu_user)
 
     def _require_sound(self, spot: Spot) -> None:
         trusted, below = self.around.module.params["trusted"], self.wish.image["backing_file"]

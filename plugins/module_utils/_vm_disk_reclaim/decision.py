@@ -51,13 +51,14 @@ class Reclaiming:
 
 
 class GuestFileSystem(t.Protocol):
-    """A file system as a guest tells of it: the bytes used, those that may be used in all, the targets of its disks."""
+    """A file system as a guest tells of it: the bytes used, those that may be used in all, None where it does not tell,
+    the targets of its disks."""
 
     @property
-    def used(self) -> int: ...
+    def used(self) -> int | None: ...
 
     @property
-    def total(self) -> int: ...
+    def total(self) -> int | None: ...
 
     @property
     def disks(self) -> tuple[str, ...]: ...
@@ -114,7 +115,11 @@ def most_after_trim(item: Reclaiming, systems: t.Sequence[GuestFileSystem]) -> i
     on_it = [system for system in systems if system.disks == (item.target,)]
     if not on_it or any(item.target in system.disks for system in systems if system not in on_it):
         return None
-    total, used = sum(system.total for system in on_it), sum(system.used for system in on_it)
+    total, used = 0, 0
+    for system in on_it:
+        if system.total is None or system.used is None:
+            return None
+        total, used = total + system.total, used + system.used
     tables = max(0, item.image.actual_size - item.image.virtual_size)
     return used + max(0, item.image.virtual_size - total) + tables
 

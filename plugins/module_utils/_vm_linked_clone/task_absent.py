@@ -17,8 +17,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Ope
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._task import pools as _pools
-from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
 from ansible_collections.kvmops.disk.plugins.module_utils._task.held import readers
+from ansible_collections.kvmops.disk.plugins.module_utils._task.items import Item, report
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import decision_remove as _decision_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import leftovers as _leftovers
@@ -111,6 +111,8 @@ class RemovalTask:
 
     def _carry_out(self, items: t.Sequence[RemovalItem]) -> None:
         """Removes the clones, those of clones first."""
+        from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Several
+
         names = {item.name: item for item in items}
         gone = [item for item in items if item.plan is None]
         waves = [[names[name] for name in wave] for wave in self.together.waves()]

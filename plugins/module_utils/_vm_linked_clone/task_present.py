@@ -23,7 +23,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Ste
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task import pools as _pools
-from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Item, Several, report
+from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import Several
+from ansible_collections.kvmops.disk.plugins.module_utils._task.items import Item, report
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_linked_clone import (
     decision_existing as _decision_existing,

@@ -19,9 +19,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Ste
 from ansible_collections.kvmops.disk.plugins.module_utils._progress import Progress
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task import pools as _pools
-from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import PATIENCE, Item, Several, report
+from ansible_collections.kvmops.disk.plugins.module_utils._task.batch import PATIENCE, Several
 from ansible_collections.kvmops.disk.plugins.module_utils._task.carry_out import decide_after_others
 from ansible_collections.kvmops.disk.plugins.module_utils._task.held import readers
+from ansible_collections.kvmops.disk.plugins.module_utils._task.items import Item, report
 from ansible_collections.kvmops.disk.plugins.module_utils._task.places import writing_safely
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases

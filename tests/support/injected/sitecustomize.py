@@ -4,7 +4,8 @@
 """Signals a module at an exact point of its run. Python imports this file by itself where it is on PYTHONPATH.
 
 A point is "NAME COUNT": the moment before the COUNTth call (from 1) of a function that changes the world or starts
-qemu-img, counted from the first record that the module takes; "record 1" is the moment before that. AT_POINT names the
+qemu-img, counted from the first record that the module takes, or its turn on a domain; "record 1" is the moment before
+that. AT_POINT names the
 point and AT_SIGNAL the signal that the process then gets; POINTS names a file that receives the points as they come by.
 AT_POINT may also be of any other function that is written in C, or "ask-CALL COUNT", before libvirt is asked for that;
 in "A > B", B is counted from A on.
@@ -25,8 +26,9 @@ import threading
 import time
 from collections import Counter
 from importlib.machinery import SourceFileLoader
-from types import FrameType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
+from zipimport import zipimporter
 
 LIBRARY = "ansible_collections.kvmops.disk.plugins.module_utils."
 WATCHED = {
@@ -52,16 +54,17 @@ WATCHED = {
     "virDomainDestroy",
     "virDomainDetachDeviceFlags",
     "virDomainQemuMonitorCommand",
-    "virDomainSetMetadata",
     "virDomainRevertToSnapshot",
+    "virDomainSetBlockIoTune",
+    "virDomainSetMetadata",
     "virDomainShutdown",
     "virDomainUndefineFlags",
+    "virDomainUpdateDeviceFlags",
     "virDomainSnapshotCreateXML",
     "virDomainSnapshotDelete",
 }
 seen: Counter[str] = Counter()
 constants: dict[str, dict[str, Any]] = json.loads(os.environ.get("CONSTANTS", "{}"))
-load = SourceFileLoader.exec_module
 
 
 @functools.cache
@@ -116,6 +119,10 @@ def come_to(point: str) -> None:
     number = signal.Signals[asked("AT_SIGNAL")]
     before = signal.getsignal(number)
     os.kill(os.getpid(), number)
+    if asked("STOPPED_CALLS"):
+        import stopped_calls
+
+        stopped_calls.stop_before(asked("STOPPED_CALLS"))
     if threading.current_thread() is not threading.main_thread() and number != signal.SIGSTOP:
         while signal.getsignal(number) is before and not puts_off(number):
             time.sleep(0.001)
@@ -136,13 +143,23 @@ def set_in(module: ModuleType, values: dict[str, Any]) -> None:
         setattr(module, name, value)
 
 
-def load_with_constants(loader: SourceFileLoader, module: ModuleType) -> None:
-    """Loads it as if its source said so: what is made of a constant there, such as a default, is made of its value."""
-    values = constants.get(module.__name__.removeprefix(LIBRARY))
-    if not values:
-        load(loader, module)
-        return
-    tree = ast.parse(loader.get_data(loader.path))
+def change_constants(loaders: Any) -> None:
+    """Has LOADERS load a module as if its source said so: what is made of a constant there is made of its value."""
+    load = loaders.exec_module
+
+    def load_changed(loader: Any, module: ModuleType) -> None:
+        values = constants.get(module.__name__.removeprefix(LIBRARY))
+        if values:
+            exec(changed(module, loader.get_source(module.__name__), values), vars(module))
+        else:
+            load(loader, module)
+
+    loaders.exec_module = load_changed
+
+
+def changed(module: ModuleType, source: str, values: dict[str, Any]) -> CodeType:
+    """The code of MODULE, whose constants have other VALUES than its SOURCE gives them."""
+    tree = ast.parse(source)
     unknown = set(values)
     for statement in tree.body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
@@ -152,11 +169,17 @@ def load_with_constants(loader: SourceFileLoader, module: ModuleType) -> None:
                 unknown.discard(target.id)
     if unknown:
         raise LookupError(f"{module.__name__} has no {', '.join(sorted(unknown))}")
-    exec(compile(ast.fix_missing_locations(tree), loader.path, "exec"), vars(module))
+    code: CodeType = compile(ast.fix_missing_locations(tree), str(module.__file__), "exec")
+    return code
+
+
+def is_taken(name: str) -> bool:
+    """Whether the file of that name is a record, or a turn on a domain."""
+    return name.endswith(".kvmops") or "/kvmops.disk/domain-" in name
 
 
 def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and not seen and str(arguments[0]).endswith(".kvmops") and arguments[2] & os.O_CREAT:
+    if event == "open" and not seen and arguments[2] & os.O_CREAT and is_taken(str(arguments[0])):
         seen["record"] = 1
         if points_left()[0] == "record 1":
             come_to("record 1")
@@ -167,4 +190,5 @@ def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 sys.addaudithook(on_audit)
 if constants:
-    SourceFileLoader.exec_module = load_with_constants  # type: ignore[method-assign,assignment]
+    change_constants(SourceFileLoader)
+    change_constants(zipimporter)  # of what Ansible sends

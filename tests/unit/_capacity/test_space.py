@@ -27,10 +27,13 @@ def test_a_file_system_that_does_not_tell_refuses_nothing() -> None:
     FileSystem((silent,), None).require_room([NewImage("/silent/x", 1 << 60)], 1.2)
 
 
-def test_what_is_reserved_for_root_is_not_available(tmp_path: Path) -> None:
-    room, status = _file_systems.room(str(tmp_path)), os.statvfs(tmp_path)
+def test_what_is_reserved_for_root_is_not_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, free, free_to_all = 1000, 100, 50
+    told = os.statvfs_result((4096, 1024, blocks, free, free_to_all, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _path: told)
+    room = _file_systems.room(str(tmp_path))
     assert room is not None
-    assert (room.size, room.available) == (status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
+    assert (room.size, room.available) == (blocks * 1024, free_to_all * 1024)
 
 
 def test_the_longest_file_is_as_long_as_one_can_be_made(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, OperationInFlight
-from ansible_collections.kvmops.disk.plugins.module_utils._files import lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import lock, state
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import (
     look,
     noted_bases,
@@ -219,6 +219,23 @@ def test_a_record_that_was_cut_off_still_says_that_something_was_in_flight(image
     assert look(image) == {"verb": "unknown", "alive": False}
     with operation("remove", [image]) as running:
         assert running.left_behind(image) == {"verb": "unknown"}
+
+
+def test_a_record_in_which_nothing_is_noted_yet_says_nothing(image: str) -> None:
+    Path(record_path(image)).touch()
+    assert look(image) is None
+    with operation("remove", [image]) as running:
+        assert running.left_behind(image) is None
+
+
+def test_a_run_that_ends_while_its_record_is_looked_at_has_left_nothing(
+    image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with operation("reconcile", [image]) as running:
+        running.note(image)
+        opened = os.open(record_path(image), os.O_RDONLY)
+    monkeypatch.setattr(state, "look", lambda _name: opened)
+    assert look(image) is None
 
 
 def test_a_child_that_inherits_the_record_keeps_the_image_held(

@@ -114,7 +114,7 @@ def test_the_source_is_compared_before_a_disk_goes() -> None:
 def attached(state: DomainState, said: DiskWish, controller: int | None = None) -> tuple[Plan, list[str]]:
     hands = Recorder()
     image = Plan({"state": "absent"}, {"path": "/images/new.qcow2"}, (Step("create it", hands.create),))
-    plan = _present.plan_attachment(state, said, NEW, image, controller, hands)
+    plan = _present.plan_attachment(state, said, NEW, image, controller, lambda: hands)
     plan.apply()
     return plan, hands.calls
 
@@ -138,7 +138,7 @@ def test_a_running_machine_gets_the_disk_unless_the_task_waits() -> None:
 def changed(state: DomainState, own: DomainDisk, **said: Any) -> tuple[list[str], list[str]]:
     hands = Recorder()
     spot = Spot("vda", "virtio", "disk", "/images/vm.raw", "raw", own)
-    plan = _present.plan_change(state, wish(path="/images/vm.raw", **said), spot, Plan({}, {}), None, hands)
+    plan = _present.plan_change(state, wish(path="/images/vm.raw", **said), spot, Plan({}, {}), None, lambda: hands)
     plan.apply()
     return plan.report()["actions"], hands.calls
 
@@ -201,13 +201,13 @@ def test_a_scsi_disk_needs_the_controller_of_its_number(target: str, missing: in
 def test_a_guest_lets_a_disk_go_before_the_definition_loses_it() -> None:
     state, hands = running(), Recorder()
     removal = Plan({}, {"path": "/images/vm.raw"}, (Step("remove it", hands.remove),))
-    _absent.plan_detachment(state, state.disks[0], wish(), removal, hands).apply()
+    _absent.plan_detachment(state, state.disks[0], wish(), removal, lambda: hands).apply()
     assert hands.calls == ["detach", "take_out", "remove"]
     hands = Recorder(fails="detach")
     with pytest.raises(DiskError):
-        _absent.plan_detachment(state, state.disks[0], wish(), removal, hands).apply()
+        _absent.plan_detachment(state, state.disks[0], wish(), removal, lambda: hands).apply()
     assert hands.calls == ["detach"]
-    assert not _absent.plan_detachment(state, None, wish(), Plan({}, {}), Recorder())
+    assert not _absent.plan_detachment(state, None, wish(), Plan({}, {}), Recorder)
 
 
 def test_ports_are_counted_with_those_that_other_disks_get() -> None:

@@ -77,14 +77,15 @@ def test_a_disk_that_is_named_twice_is_meant_once_and_one_that_is_missing_is_ref
 @pytest.mark.parametrize(
     ("systems", "most"),
     [
-        ([GuestFileSystem(10 * MIB, 90 * MIB, ("vda",))], 20 * MIB),
-        ([GuestFileSystem(1, 40 * MIB, ("vda",)), GuestFileSystem(2, 50 * MIB, ("vda",))], 10 * MIB + 3),
-        ([GuestFileSystem(10 * MIB, 90 * MIB, ("vdb",))], None),
-        ([GuestFileSystem(10 * MIB, 90 * MIB)], None),
-        ([GuestFileSystem(10 * MIB, 90 * MIB, ("vda", "vdb"))], None),
+        ([GuestFileSystem("/", 10 * MIB, 90 * MIB, ("vda",))], 20 * MIB),
+        ([GuestFileSystem("/", 1, 40 * MIB, ("vda",)), GuestFileSystem("/", 2, 50 * MIB, ("vda",))], 10 * MIB + 3),
+        ([GuestFileSystem("/", 10 * MIB, 90 * MIB, ("vdb",))], None),
+        ([GuestFileSystem("/", 10 * MIB, 90 * MIB)], None),
+        ([GuestFileSystem("/", 10 * MIB, 90 * MIB, ("vda", "vdb"))], None),
+        ([GuestFileSystem("/", 1, 40 * MIB, ("vda",)), GuestFileSystem("/", None, None, ("vda",))], None),
         ([], None),
     ],
-    ids=["one", "two", "another", "nowhere", "over two disks", "none"],
+    ids=["one", "two", "another", "nowhere", "over two disks", "one that does not tell", "none"],
 )
 def test_what_is_in_no_file_system_counts_as_full(systems: list[GuestFileSystem], most: int | None) -> None:
     assert _decision.most_after_trim(item(), systems) == most
