@@ -40,7 +40,7 @@ def _asked(words: Sequence[str]) -> tuple[list[Kind], Choice]:
     parser = argparse.ArgumentParser(prog="python -m hosts", description="Runs playbooks on whole hosts.")
     parser.add_argument("--hosts", type=_names, default=(), help=f"of {', '.join(all_kinds())}")
     parser.add_argument("--playbooks", type=_names, default=(), help=f"of {', '.join(all_names())}")
-    parser.add_argument("--cuts", type=int, default=1, help="power cuts that each playbook has to survive")
+    parser.add_argument("--cuts", type=int, default=2, help="power cuts that each playbook has to survive")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 31), help="of the instants of the cuts")
     asked = parser.parse_args(words)
     for given, known in ((asked.hosts, all_kinds()), (asked.playbooks, all_names())):

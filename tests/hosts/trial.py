@@ -92,6 +92,7 @@ class Trial:
         row = replace(row, cuts=len(fractions))
         for fraction in fractions:
             wrong = self._survive(chapter, playbook, fraction, fraction * seconds)
+            self._tell(f"{playbook.name}: the cut at {fraction:.3f} was {'not ' if wrong else ''}survived")
             row = replace(
                 row,
                 survived=row.survived + (not wrong),
