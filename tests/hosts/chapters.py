@@ -82,7 +82,7 @@ _HYPERVISOR = (
     Chapter((Playbook("clones"),), _scene()),
     Chapter((Playbook("report", can_be_cut=False),), _scene(_ARCHIVE, _WEB), running=("web",)),
     Chapter((Playbook("attach"), Playbook("detach")), _scene(_ARCHIVE, _WEB), running=("web",)),
-    Chapter((Playbook("reclaim"),), _scene(_ARCHIVE, f"fallocate -l 64M {_IMAGES}/archive.raw")),
+    Chapter((Playbook("reclaim"),), _scene(_ARCHIVE, f"fallocate -o 16M -l 20M {_IMAGES}/archive.raw")),
     Chapter((Playbook("backup"),), _scene(_ARCHIVE, _DB), running=("db",), private=("/srv/backup",)),
 )
 
