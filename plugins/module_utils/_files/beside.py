@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 import typing as t
 from contextlib import suppress
 
@@ -36,6 +37,8 @@ SUFFIX = ".kvmops"
 _DIRECTORY_SUFFIX = f"{SUFFIX}.d"
 _NOTE_SUFFIX = f"{SUFFIX}-base"
 _LONGEST_NAME = 255
+#: How often, and after how many seconds, a record in which nothing stands yet is looked at again.
+_TURNS, _PAUSE = 20, 0.025
 
 
 def look(path: str) -> dict[str, t.Any] | None:
@@ -134,17 +137,25 @@ def try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _look_at(record: str) -> dict[str, t.Any] | None:
-    try:
-        descriptor = _state.look(record)
-    except OSError:
-        return None
-    try:
-        alive = not try_lock(descriptor, fcntl.LOCK_SH)
-        written = _state.content(descriptor, record)
-        if not alive and (not written or not os.fstat(descriptor).st_nlink):
-            return None  # a run is about to begin, or has just ended: what is done is noted before
-        return {**read_record(written, record), "alive": alive}
-    except OSError:  # one that cannot be read: whoever wants to write it says why
-        return {**unknown(), "alive": False}
-    finally:
-        os.close(descriptor)
+    """What *record* says; None where there is none, and also where its run has just ended.
+
+    One that says nothing and that nobody holds is looked at again for a moment: its run may be about to hold it.
+    """
+    for _turn in range(_TURNS):
+        try:
+            descriptor = _state.look(record)
+        except OSError:
+            return None
+        try:
+            alive = not try_lock(descriptor, fcntl.LOCK_SH)
+            written = _state.content(descriptor, record)
+            if not alive and not os.fstat(descriptor).st_nlink:
+                return None
+            if alive or written:
+                return {**read_record(written, record), "alive": alive}
+        except OSError:  # one that cannot be read: whoever wants to write it says why
+            break
+        finally:
+            os.close(descriptor)
+        time.sleep(_PAUSE)
+    return {**unknown(), "alive": False}

@@ -221,9 +221,24 @@ def test_a_record_that_was_cut_off_still_says_that_something_was_in_flight(image
         assert running.left_behind(image) == {"verb": "unknown"}
 
 
-def test_a_record_in_which_nothing_is_noted_yet_says_nothing(image: str) -> None:
+def test_a_run_that_is_about_to_hold_its_record_is_no_dead_one(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Path(record_path(image))
+    record.touch()
+    held: list[int] = []
+
+    def meanwhile(_seconds: float) -> None:
+        held.append(lock.hold(str(record), time.monotonic()))
+        record.write_text('{"verb": "reconcile"}', encoding="utf-8")
+
+    monkeypatch.setattr(time, "sleep", meanwhile)
+    assert look(image) == {"verb": "reconcile", "alive": True}
+    os.close(held.pop())
+    assert not held
+
+
+def test_a_record_in_which_nothing_stands_is_left_by_a_dead_run(image: str) -> None:
     Path(record_path(image)).touch()
-    assert look(image) is None
+    assert look(image) == {"verb": "unknown", "alive": False}
     with operation("remove", [image]) as running:
         assert running.left_behind(image) is None
 
