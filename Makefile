@@ -46,7 +46,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help system venv test $(TESTS) style types playbooks sanity docs build format test-matrix hosts bench demo mutants clean
+.PHONY: help system venv test $(TESTS) style types playbooks sanity docs build format test-matrix hosts bench figures pictures demo mutants clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -147,7 +147,14 @@ hosts: venv ## whole Debian hosts, emulated: playbooks over ssh, AppArmor, SELin
 	    $(if $(PLAYBOOKS),--playbooks $(PLAYBOOKS)) $(if $(CUTS),--cuts $(CUTS)) $(if $(SEED),--seed $(SEED))
 
 bench: venv ## measures the modules beside the commands that they replace
-	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m bench
+	mkdir -p .cache
+	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m bench | tee .cache/bench.txt
+
+figures: venv ## puts the table of the last `make bench` into the README
+	PYTHONPATH="$(CURDIR)/tests" python -m bench.readme .cache/bench.txt
+
+pictures: venv ## draws the pictures of the README from a run of the modules
+	python tests/tools/pictures.py
 
 demo: venv ## shows the collection at work: disks converted, attached and grown, clones of a machine, the report
 	$(AS_ROOT) python tests/tools/demo.py

@@ -14,5 +14,9 @@ class ActionModule(LiveProgress):
 
     def _is_watched(self) -> bool:
         arguments = self._task.args
-        copies = arguments.get("rebase_to") is not None or "full" in (arguments.get("mode"), arguments.get("fallback"))
+        copies = arguments.get("rebase_to") is not None or "full" in (
+            arguments.get("kind"),
+            arguments.get("mode"),
+            arguments.get("fallback"),
+        )
         return copies and arguments.get("state") != "absent" and super()._is_watched()

@@ -36,11 +36,12 @@ class _Field:
 class _Shape:
     """The fields of a class, as they are wanted again and again."""
 
-    __slots__ = ("arguments", "begins", "compared", "defaults", "factories", "filled")
+    __slots__ = ("arguments", "begins", "compared", "defaults", "factories", "filled", "names")
 
     def __init__(self, cls: t.Any) -> None:
         fields = cls.__dataclass_fields__
         self.arguments = tuple(name for name, field in fields.items() if field.init)
+        self.names = frozenset(self.arguments)
         self.compared = tuple(name for name, field in fields.items() if field.compare)
         self.defaults = {name: field.default for name, field in fields.items() if field.default is not _NOTHING}
         self.factories = {name: field.default_factory for name, field in fields.items() if field.default_factory}
@@ -108,8 +109,8 @@ def _init(self: t.Any, /, *values: t.Any, **named: t.Any) -> None:
         state[name] = make()
     state.update(zip(shape.arguments, values))
     state.update(named)
-    others = shape.arguments[len(values) :]
-    if len(state) != shape.filled or len(values) > len(shape.arguments) or {*named} - {*others}:
+    others = {*shape.arguments[len(values) :]} if values else shape.names
+    if len(state) != shape.filled or len(values) > len(shape.arguments) or not named.keys() <= others:
         raise TypeError(
             f"{type(self).__name__} is made of {', '.join(shape.arguments)}, each once: got {len(values)} values, and "
             f"{', '.join(named) or 'none'} by name"

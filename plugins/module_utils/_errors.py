@@ -19,10 +19,28 @@ class DiskError(Exception):
     def __init__(self, message: str, **facts: t.Any) -> None:
         super().__init__(message)
         self.facts = facts
+        #: What to do about it: the last words of a failure, which a warning of the same leaves out.
+        self.advice = ""
 
 
 class InvalidRequest(DiskError):
     """The wish itself is wrong, whatever the world looks like: raised before anything is touched."""
+
+
+class RelativeSize(InvalidRequest):
+    """A size such as +1G where the final one is meant. *growth* is in bytes."""
+
+    def __init__(self, text: str, what: str, growth: int) -> None:
+        super().__init__(
+            f"{what}: {text} is not taken here: give the final size, so that a second run does not change it again"
+        )
+        self.text = text
+        self.what = what
+        self.growth = growth
+
+
+class NotPermitted(DiskError):
+    """The user of this run may not do it. Facts: ``path``, the file or directory that does not let him."""
 
 
 class MissingImage(DiskError):

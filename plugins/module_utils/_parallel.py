@@ -13,6 +13,9 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._signals import refuse
 
+#: A worker gets at most so many items at a time, and at least so many times where there are more items.
+_BATCH, _TURNS = 64, 8
+
 _Item = t.TypeVar("_Item")
 _Answer = t.TypeVar("_Answer")
 
@@ -29,13 +32,35 @@ def in_parallel(
         return [look(item) for item in items]
     from concurrent.futures import ThreadPoolExecutor  # loaded where there is something to gain by it
 
-    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1), initializer=refuse) as threads:
+    workers = 2 * (os.cpu_count() or 1)
+    ended = threading.Event()
+
+    def answers(batch: t.Sequence[_Item]) -> list[_Answer]:
+        found = []
+        for item in batch:
+            if ended.is_set():
+                break
+            try:
+                found.append(look(item))
+            except BaseException:
+                ended.set()
+                raise
+        return found
+
+    with ThreadPoolExecutor(max_workers=workers, initializer=refuse) as threads:
         try:
-            return list(threads.map(look, items))
+            return [answer for found in threads.map(answers, _batches(items, workers)) for answer in found]
         except BaseException:
+            ended.set()
             if cut_short:
                 cut_short()
             raise
+
+
+def _batches(items: t.Sequence[_Item], workers: int) -> list[t.Sequence[_Item]]:
+    """*items* in parts: handing one over costs as much as reading a header. There are enough for each of *workers*."""
+    size = min(_BATCH, max(1, len(items) // (_TURNS * workers)))
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def once(look: t.Callable[[_Item], _Answer]) -> t.Callable[[_Item], _Answer]:

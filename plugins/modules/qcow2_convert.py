@@ -400,6 +400,21 @@ bitmaps:
   returned: failure
   type: list
   elements: str
+owner:
+  description: The name of the user that owns the image. V(null) in check mode if only the run can tell.
+  returned: success
+  type: str
+  sample: libvirt-qemu
+group:
+  description: The name of the group that owns the image. V(null) in check mode if only the run can tell.
+  returned: success
+  type: str
+  sample: kvm
+mode:
+  description: The permissions of the image. V(null) in check mode if only the run can tell.
+  returned: success
+  type: str
+  sample: "0600"
 in_use_by:
   description: The domains that use what the task needs, if that made the task fail. Empty if another program uses it.
   returned: failure

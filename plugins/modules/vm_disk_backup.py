@@ -14,7 +14,7 @@ author:
   - kvmops.disk contributors (@kvmops)
 description:
   - Makes a backup of the disks of a domain, all of them at one point in time. The domain may run or be off. A running
-    guest goes on meanwhile, and a domain that is off is not started.
+    guest continues, and a domain that is off is not started.
   - A backup has a name. If a whole backup of that name is there, the task changes nothing.
   - A backup is a directory, C(DEST_DIR/UUID/BACKUP). It holds a qcow2 image for each disk (C(vda.qcow2)), the
     definition of the domain (C(domain.xml), with its passwords), the file with its UEFI variables (C(nvram)) if it has
@@ -30,7 +30,7 @@ description:
     them.
   - If the backup fails, the task ends the job, deletes its checkpoint and removes its files. If the module is killed,
     libvirt's job continues without it. The next run for the same backup waits for that job. If the next run is for
-    another backup, or if the job has ended meanwhile, it clears all of it away and copies the disks again. A checkpoint
+    another backup, or if the job has ended by then, it clears all of it away and copies the disks again. A checkpoint
     of a backup that is not whole is never the base of another one.
 extends_documentation_fragment:
   - kvmops.disk.places
@@ -67,13 +67,14 @@ options:
       - The default is all disks that the guest may write to. CD-ROMs, floppies and read-only disks are left out.
     type: list
     elements: str
-  mode:
+  kind:
     description:
       - V(full) copies each disk as a whole.
       - V(incremental) copies what has changed since the newest whole backup that has a checkpoint. The task fails if
         there is none, or if it is not known any more what has changed.
       - V(auto) is V(incremental) where that is possible. Otherwise it is V(full), and RV(reason) says why.
     type: str
+    aliases: [mode]
     choices: [auto, full, incremental]
     default: auto
   quiesce:
@@ -165,7 +166,7 @@ backup:
   returned: always
   type: dict
 reason:
-  description: Why O(mode=auto) made, or would make, a full backup. V(null) otherwise.
+  description: Why O(kind=auto) made, or would make, a full backup. V(null) otherwise.
   returned: always
   type: str
 problems:
@@ -221,7 +222,7 @@ def main() -> None:
             "backup": {"type": "str", "required": True},
             "dest_dir": {"type": "path", "required": True},
             "disks": {"type": "list", "elements": "str"},
-            "mode": {"type": "str", "choices": ["auto", "full", "incremental"], "default": "auto"},
+            "kind": {"type": "str", "aliases": ["mode"], "choices": ["auto", "full", "incremental"], "default": "auto"},
             "quiesce": {"type": "str", "choices": ["auto", "required", "never"], "default": "auto"},
             "verify": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 86400},

@@ -16,7 +16,7 @@ description:
   - Returns the backups that M(kvmops.disk.vm_disk_backup) has made in a directory, and which of them are whole. A
     backup is whole if its files have the right names, lengths and headers, and if all backups that it needs are whole.
   - Neither libvirt nor QEMU is needed. So it runs on any host that mounts the directory.
-  - Whatever stands in the directory may have been put there by anybody. No link is followed, and no file outside of a
+  - Whatever stands in the directory may have been put there by any user. No link is followed, and no file outside of a
     backup is opened. A backup with such a thing in it is not whole, and RV(backups[].problems) names it.
 extends_documentation_fragment:
   - kvmops.disk.attributes

@@ -88,13 +88,14 @@ options:
     description:
       - The directory of the new images. Their names are made from those of the sources.
     type: path
-  mode:
+  method:
     description:
       - V(auto) converts live if the guest runs or is paused, and offline if the domain is off.
       - V(offline) shuts a running domain down for the time of the conversion.
       - V(live) never does that, and fails if the domain is off.
       - What cannot be done live is refused with V(auto), too. Only V(offline) shuts a domain down.
     type: str
+    aliases: [mode]
     choices: [auto, offline, live]
     default: auto
   block_device:
@@ -228,7 +229,7 @@ EXAMPLES = r"""
     name: db
     disk: vdb
     dest: /srv/fast/db-data.qcow2
-    mode: live
+    method: live
     bandwidth: 80M
     keep_source: false
 
@@ -244,14 +245,14 @@ EXAMPLES = r"""
     name: db
     disks: [vda, vdb]
     dest_dir: /srv/fast
-    mode: offline
+    method: offline
     keep_source: false
 
 - name: Compress a disk, and give the guest ten minutes to shut down
   kvmops.disk.vm_disk_convert:
     name: archive
     disk: vda
-    mode: offline
+    method: offline
     compress: true
     shutdown_timeout: 600
 
@@ -260,7 +261,7 @@ EXAMPLES = r"""
     name: imported
     disk: /srv/import/disk.vmdk
     format: raw
-    mode: offline
+    method: offline
     shutdown: never
 """
 
@@ -414,7 +415,7 @@ def main() -> None:
             "format": {"type": "str", "choices": list(DISK_FORMATS), "default": "qcow2"},
             "dest": {"type": "path"},
             "dest_dir": {"type": "path"},
-            "mode": {"type": "str", "choices": ["auto", "offline", "live"], "default": "auto"},
+            "method": {"type": "str", "aliases": ["mode"], "choices": ["auto", "offline", "live"], "default": "auto"},
             "shallow": {"type": "bool", "default": False},
             "block_device": {"type": "bool", "default": False},
             "bandwidth": {"type": "str"},

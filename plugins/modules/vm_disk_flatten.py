@@ -61,13 +61,14 @@ options:
       - By default the image has no backing file afterwards.
       - A disk without a backing file is left alone, whatever is named here.
     type: path
-  mode:
+  method:
     description:
       - V(live) pulls while the domain runs or is paused. V(offline) makes a new image while it is off. V(auto) does
         what fits the state of the domain. The other two make the task fail if they do not fit.
       - A QEMU before 8.2 aborts when it pulls into an image with O(kvmops.disk.qcow2_image#module:extended_l2=true).
         The task fails then, and does not try.
     type: str
+    aliases: [mode]
     choices: [auto, offline, live]
     default: auto
   bandwidth:
@@ -81,7 +82,7 @@ options:
     default: 86400
   verify:
     description:
-      - Whether a new image is compared with the old one before it takes its place. For O(mode=offline).
+      - Whether a new image is compared with the old one before it takes its place. For O(method=offline).
     type: bool
     default: true
   trusted:
@@ -130,7 +131,7 @@ EXAMPLES = r"""
   kvmops.disk.vm_disk_flatten:
     name: mail
     disk: /srv/mail/system.qcow2
-    mode: offline
+    method: offline
     trusted: true
 """
 
@@ -231,7 +232,7 @@ def main() -> None:
             "disk": {"type": "str"},
             "disks": {"type": "list", "elements": "str"},
             "base": {"type": "path"},
-            "mode": {"type": "str", "choices": ["auto", "offline", "live"], "default": "auto"},
+            "method": {"type": "str", "aliases": ["mode"], "choices": ["auto", "offline", "live"], "default": "auto"},
             "bandwidth": {"type": "str"},
             "copy_timeout": {"type": "int", "default": 86400},
             "verify": {"type": "bool", "default": True},

@@ -17,7 +17,7 @@ description:
     directory. Each image is whole. It needs neither the backup nor those below it.
   - An image appears under its name when it is whole, on the disk, and, with O(verify), compared. It belongs to the user
     of the task alone.
-  - Whatever stands in the directory of the backups may have been put there by anybody. No link is followed, and no
+  - Whatever stands in the directory of the backups may have been put there by any user. No link is followed, and no
     reference in an image. A backup that is not whole is refused, and the message says why.
   - No domain is changed. To have a domain run on a restored disk, shut it down, and name the image in its definition.
 extends_documentation_fragment:

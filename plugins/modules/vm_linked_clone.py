@@ -125,18 +125,19 @@ options:
       - With this option, only O(source), the names in O(clones), O(protect_base), O(trusted), O(progress) and
         O(search_paths) count.
     type: str
-  mode:
+  kind:
     description:
       - V(linked) makes overlays. They depend on the images of the source, which must stay as they are from then on.
       - V(full) makes copies in the format of the source, with its backing files merged into them. Only these can be
         preallocated.
       - V(reflink) lets the file system make copies that share their blocks. See O(fallback).
     type: str
+    aliases: [mode]
     choices: [linked, full, reflink]
     default: linked
   fallback:
     description:
-      - How to make the clones if O(mode=reflink) is impossible, because O(disk_dir) lies on another file system than
+      - How to make the clones if O(kind=reflink) is impossible, because O(disk_dir) lies on another file system than
         the source, or on one without reflinks. By default that is an error.
     type: str
     choices: [linked, full]
@@ -168,7 +169,7 @@ options:
     default: sata
   protect_base:
     description:
-      - With O(mode=linked), whether the images of the source are made read-only (by their mode). Then the source cannot
+      - With O(kind=linked), whether the images of the source are made read-only (by their mode). Then the source cannot
         start any more, unless QEMU runs as root. When the last clone is removed or made independent, by any module of
         this collection, they get their mode back.
       - The images that depend on them are noted beside them, in C(.NAME.kvmops-base). All modules of this collection
@@ -192,7 +193,7 @@ options:
     default: refuse
   verify:
     description:
-      - With O(mode=full), whether each copy is compared with its original.
+      - With O(kind=full), whether each copy is compared with its original.
     type: bool
     default: true
   force:
@@ -265,7 +266,7 @@ EXAMPLES = r"""
   kvmops.disk.vm_linked_clone:
     source: build
     clones: [{name: build-2}]
-    mode: reflink
+    kind: reflink
     fallback: full
 
 - name: Move the clones of an old version to the images of a new one, so that the old one can go
@@ -437,7 +438,7 @@ def main() -> None:
             },
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "rebase_to": {"type": "str"},
-            "mode": {"type": "str", "choices": ["linked", "full", "reflink"], "default": "linked"},
+            "kind": {"type": "str", "aliases": ["mode"], "choices": ["linked", "full", "reflink"], "default": "linked"},
             "fallback": {"type": "str", "choices": ["linked", "full"]},
             "disk_dir": {"type": "path"},
             "disk_sizes": {"type": "dict", "default": {}},

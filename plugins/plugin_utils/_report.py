@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import typing as t
+from collections import defaultdict
 
 from ansible_collections.kvmops.disk.plugins.plugin_utils._report_chains import Picture
-from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import Facts, Host, policy, short_size
+from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import LEVELS, Facts, Host, policy, short_size
 from ansible_collections.kvmops.disk.plugins.plugin_utils._report_warnings import groups_of, warnings_of
 
 
@@ -22,6 +23,7 @@ def page_of(reported: t.Iterable[Facts]) -> dict[str, t.Any]:
     pictures = [{"host": host.name, "picture": picture} for host in hosts if (picture := Picture(host).facts())]
     return {
         "hosts": [host.name for host in hosts],
+        "summaries": _summaries(hosts, warnings),
         "warnings": warnings,
         "warning_groups": groups_of(warnings),
         "critical": sum(one["level"] == "critical" for one in warnings),
@@ -29,8 +31,24 @@ def page_of(reported: t.Iterable[Facts]) -> dict[str, t.Any]:
         "rows": rows,
         "pictures": pictures,
         "totals": _totals(hosts),
-        "domains": len({(host.name, disk["uuid"]) for host in hosts for disk in host.disks}),
     }
+
+
+def _summaries(hosts: t.Iterable[Host], warnings: t.Iterable[Facts]) -> list[dict[str, t.Any]]:
+    """Each host in short: its sums, how many warnings there are of it, and how bad the worst is."""
+    levels: dict[str, list[str]] = defaultdict(list)
+    for one in warnings:
+        levels[one["host"]].append(one["level"])
+    return [
+        {
+            **_totals([host]),
+            "host": host.name,
+            "problem": host.problem,
+            "warnings": len(levels[host.name]),
+            "level": min(levels[host.name], key=LEVELS.index, default="good"),
+        }
+        for host in hosts
+    ]
 
 
 def _system(host: Host, system: Facts) -> dict[str, t.Any]:
@@ -128,7 +146,7 @@ def _row(host: Host, path: str, image: Facts, depth: int | None, problem: str | 
     }
 
 
-def _totals(hosts: t.Iterable[Host]) -> dict[str, t.Any]:
+def _totals(hosts: t.Sequence[Host]) -> dict[str, t.Any]:
     """The sums over all file systems; one that several hosts have from a server counts once."""
     counted = {}
     for host in hosts:
@@ -140,6 +158,9 @@ def _totals(hosts: t.Iterable[Host]) -> dict[str, t.Any]:
     return {
         **{name: short_size(value) for name, value in sums.items()},
         "filesystems": len(counted),
+        "over_limit": sum(bool(system["over_limit"]) for system in counted.values()),
+        "domains": len({(host.name, disk["uuid"]) for host in hosts for disk in host.disks}),
+        "disks": sum(bool(disk["path"]) for host in hosts for disk in host.disks),
         "promised_percent": round(100 * sums["promised"] / sums["size"]) if sums["size"] else 0,
         "used_percent": round(100 * sums["used"] / sums["size"]) if sums["size"] else 0,
     }

@@ -13,13 +13,15 @@ import typing as t
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 
-from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import Host, short_size
+from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import LEVELS, Host, short_size
 
 WIDTH, HEIGHT = 232, 46
 _ACROSS, _DOWN = 288, 58
 _MARGIN = 4
 #: Of siblings on which nothing stands, and which are all well or all have one trouble, so many are drawn.
 _MOST_SIBLINGS = 12
+#: Of images that stand on nothing, so many are drawn with all that stands on them.
+_MOST_ROOTS = 40
 #: Characters that fit into a box, of a name and, beside two sizes, of a domain.
 _LONGEST, _LONGEST_USER = 26, 12
 
@@ -53,9 +55,33 @@ class Picture:
                 overlays.setdefault(missing, []).append(image["path"])
         self._overlays = overlays
         read = {overlay for found in overlays.values() for overlay in found}
-        for root in (*sorted(set(overlays) - read), *sorted(overlays)):  # those of a circle have no root
-            if root not in self._drawn:
+        roots = sorted(set(overlays) - read)
+        drawn = self._roots_drawn(roots)
+        self._left_out = len(roots) - len(drawn)
+        for root in roots:
+            if root in drawn:
                 self._draw(root, 0)
+            else:
+                self._drawn |= self._tree(root)
+        for one in sorted(overlays):  # those of a circle have no root
+            if one not in self._drawn:
+                self._draw(one, 0)
+
+    def _roots_drawn(self, roots: t.Sequence[str]) -> set[str]:
+        """The roots that are drawn: of many those with the worst trouble."""
+        if len(roots) <= _MOST_ROOTS:
+            return set(roots)
+        worst = {root: min(LEVELS.index(self._host.health(one).level) for one in self._tree(root)) for root in roots}
+        return set(sorted(roots, key=worst.__getitem__)[:_MOST_ROOTS])
+
+    def _tree(self, root: str) -> set[str]:
+        """The image at *root*, and all that stands on it."""
+        found, ahead = {root}, [root]
+        while ahead:
+            above = set(self._overlays.get(ahead.pop(), ())) - found
+            found |= above
+            ahead += above
+        return found
 
     def facts(self) -> dict[str, t.Any] | None:
         """The nodes, the lines and the size; None where no image stands on another one."""
@@ -66,6 +92,7 @@ class Picture:
             "lines": self._lines,
             "width": self._columns * _ACROSS - (_ACROSS - WIDTH) + 2 * _MARGIN,
             "height": self._rows * _DOWN - (_DOWN - HEIGHT) + 2 * _MARGIN,
+            "left_out": self._left_out,
             "node_width": WIDTH,
             "node_height": HEIGHT,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, field
+from functools import cached_property
 
 Facts = t.Mapping[str, t.Any]
 
@@ -52,13 +53,17 @@ class Host:
             check_problem=reported.get("check_problem"),
         )
 
+    @cached_property
+    def bases(self) -> dict[str, str]:
+        """The image that each overlay stands on, by the path of the overlay."""
+        return {overlay: image["path"] for image in self.images.values() for overlay in image["dependents"]}
+
     def below(self, path: str) -> list[str]:
         """The images below the one at *path*, the upper ones first; those of a circle once."""
-        bases = {overlay: image["path"] for image in self.images.values() for overlay in image["dependents"]}
-        found: list[str] = []
-        while (base := bases.get(found[-1] if found else path)) and base not in (path, *found):
-            found.append(base)
-        return found
+        found = {path: None}
+        while (base := self.bases.get(path)) and base not in found:
+            found[base], path = None, base
+        return list(found)[1:]
 
     def lacks(self, path: str) -> list[str]:
         """The files that the image at *path*, or one below it, needs and that are missing."""

@@ -21,6 +21,7 @@ from lab import Disk, Hypervisor
 
 from bench.ansiballz import empty_module, unchanged_run
 from bench.clones import clones
+from bench.many import domains, images, report
 from bench.pair import HEADER, Row, Way, compare, run_anew
 from bench.pauses import pauses
 from bench.search import search
@@ -289,14 +290,18 @@ def main() -> None:
             print(information(directory), flush=True)
             print(chains(directory), flush=True)
             print(search(hv), flush=True)
-            for row in clones(hv):
-                print(row, flush=True)
+            for about_clones in clones(hv):
+                print(about_clones, flush=True)
             print(comparison(directory), flush=True)
             print(compression(directory), flush=True)
             print(wholeness(directory), flush=True)
             print(conversion(hv), flush=True)
             for line in pauses(hv):
                 print(line, flush=True)
+            print(report(directory), flush=True)
+            print(domains(hv), flush=True)
+            for curve in images(directory):
+                print(curve, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import libvirt
 from lab import Disk, Hypervisor
 
+from bench.growth import Curve, Size, curve
 from bench.pair import Row, Way, compare, run_anew
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The package that brings community.libvirt, in an environment of its own.
 PEER = ROOT / ".cache" / "venv-peer"
 CLONES = 50
+REMOVED = (50, 100, 200)
 MODULE = "kvmops.disk.vm_linked_clone"
 #: The same calls of qemu-img and libvirt, and nothing around them.
 BARE = """
@@ -125,7 +128,7 @@ class Bench:
             raise RuntimeError("not all overlays were made")
 
 
-def clones(hv: Hypervisor) -> Iterator[Row]:
+def clones(hv: Hypervisor) -> Iterator[Row | Curve]:
     """The rows about clones."""
     _install_peer()
     bench = Bench(hv)
@@ -144,11 +147,29 @@ def clones(hv: Hypervisor) -> Iterator[Row]:
     yield compare(f"{what} a bare loop", module, checked(bench.bare), rounds=7, goal=1.25)
     hundred = Way(lambda: bench.run(2 * CLONES), bench.start_over)
     yield compare("vm_linked_clone, 100 clones, beside 50", hundred, module, rounds=7, goal=2.2)
+    yield removal(bench)
     bench.start_over()
     hv.remove("golden")
     with contextlib.closing(hv.connect()) as connection, contextlib.suppress(libvirt.libvirtError):
         connection.storagePoolLookupByName("clones").destroy()
         connection.storagePoolLookupByName("clones").undefine()
+
+
+def removal(bench: Bench) -> Curve:
+    """Clones removed, beside as many made."""
+
+    def remove(number: int) -> None:
+        if not run_anew("vm_linked_clone", {**bench.wish(number), "state": "absent"})["changed"]:
+            raise RuntimeError("no clone was removed")
+
+    def make(number: int) -> None:
+        bench.start_over()
+        bench.run(number)
+
+    sizes = [
+        Size(number, partial(remove, number), partial(bench.run, number), partial(make, number)) for number in REMOVED
+    ]
+    return curve("vm_linked_clone, clones removed, beside as many made", sizes, rounds=3, goal=0.8)
 
 
 def _install_peer() -> None:

@@ -182,7 +182,7 @@ def test_bad_input_is_refused_before_anything_is_gathered(hv: Hypervisor, base: 
 
 def test_warnings_come_first_and_the_worst_before_all_others(page: Page, small: Path) -> None:
     sections = [section.get_attribute("id") for section in page.all("main > section[id]")]
-    assert sections == ["warnings", "filesystems", "disks", "chains"]
+    assert sections == ["warnings", "hosts", "filesystems", "disks", "chains"]
     kinds = [one.text for one in page.all("#warnings li strong")]
     assert kinds.index("Missing base") < kinds.index("Corrupt image") < kinds.index("Over the limit")
     assert {"Base in danger", "Leaking image", "Unreadable image"} <= set(kinds)
@@ -252,6 +252,29 @@ def test_the_table_is_searched_by_words(page: Page, small: Path) -> None:
     page.press(Keys.ESCAPE)
     assert len(page.column(3)) == everything
     assert not page.one(".nothing").is_displayed()
+
+
+def test_a_host_in_short_leads_to_its_disks(page: Page) -> None:
+    told = {one.text.split("\n")[0].rsplit(" ", 2)[0]: one for one in page.all(".hosts li")}
+    assert set(told) == {"unreachable", "kvm1", "kvm2", "kvm3"}
+    assert "It could not be looked at." in told["unreachable"].text
+    everything = len(page.column(3))
+    page.click("[data-host='kvm2']")
+    assert page.column(3) == [], "the host whose name begins alike is another one"
+    page.click("[data-host='kvm1']")
+    assert page.one("#found").text == f"{everything} of {everything}"
+    assert re.search(r"\d+ domains, \d+ disks, \d+ file system", told["kvm1"].text)
+
+
+def test_without_scripts_the_page_says_the_same(played: Played, page: Page, browser: Chrome) -> None:
+    told = [page.column(number) for number in range(1, 11)]
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        plain = Page(browser, played.page)
+        assert [plain.column(number) for number in range(1, 11)] == told
+        assert not plain.one(".tools").is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
 def test_rows_tell_what_each_disk_is_and_how_it_is(page: Page) -> None:
@@ -370,6 +393,57 @@ def test_a_page_of_a_thousand_disks_is_legible_and_quick(crowded: Page) -> None:
     for width in (360, 1120, 1280):
         crowded.looks(width=width)
         assert not crowded.is_too_wide(), width
+
+
+@pytest.fixture
+def fleet(browser: Chrome, tmp_path: Path) -> Page:
+    """Fifty hosts with two hundred disks each, each of which has its own base."""
+    hosts: list[dict[str, object]] = []
+    for host in range(50):
+        names = [f"pc-{host:02}-{number:03}" for number in range(200)]
+        of_base = {"grows": False, "promised": GIB}
+        bases = [image(f"/srv/{name}.base", dependents=[f"/srv/{name}"], **of_base) for name in names[:60]]
+        overlays = [image(f"/srv/{name}", promised=GIB // 9) for name in names]
+        disks = [disk(name, f"/srv/{name}") for name in names]
+        checks = [checked(f"/srv/{name}", "leaks" if host == 7 else "good", leaks=1) for name in names]
+        hosts.append({"name": f"kvm{host}", "filesystems": [system(*bases, *overlays)], "disks": disks})
+        hosts[-1]["checks"] = checks
+    return opened_page(browser, tmp_path / "page.html", hosts)
+
+
+def test_of_ten_thousand_disks_only_those_that_are_read_are_in_the_page(fleet: Page) -> None:
+    assert fleet.one("#found").text == "13000 of 13000"
+    assert len(fleet.all("tbody tr")) == 200
+    assert fleet.one("#more").text == "Show 200 more of 12800"
+    fleet.click("#more")
+    assert len(fleet.all("tbody tr")) == 400
+    fleet.click("th:nth-child(3) button")
+    fleet.click("th:nth-child(3) button")
+    assert fleet.column(3)[0] == "/srv/\npc-49-199", "all are sorted, not only those that are shown"
+    fleet.type("#search", "kvm4 pc-49-19")
+    assert fleet.one("#found").text == "10 of 13000"
+    assert not fleet.one("#more").is_displayed()
+    assert fleet.run("return document.getElementsByTagName('*').length") < 100_000, "a row has 27"
+
+
+def test_each_of_fifty_hosts_is_told_of_in_short(fleet: Page) -> None:
+    assert len(fleet.all(".hosts li")) == 50
+    assert [one.text.split("\n")[0] for one in fleet.all(".hosts li.warning")] == ["kvm7"]
+    assert "200 warnings" in fleet.one(".hosts li.warning").text
+    fleet.click("[data-host='kvm7']")
+    assert fleet.one("#found").text == "260 of 13000"
+    for width in (360, 1120, 1280):
+        fleet.looks(width=width)
+        assert not fleet.is_too_wide(), width
+
+
+def test_all_rows_are_printed(browser: Chrome, tmp_path: Path) -> None:
+    images = [image(f"/srv/{number}") for number in range(300)]
+    page = opened_page(browser, tmp_path / "page.html", [{"name": "kvm1", "filesystems": [system(*images)]}])
+    page.run("addEventListener('beforeprint', () => { window.printed = document.querySelectorAll('tbody tr').length })")
+    page.print_to(tmp_path / "page.pdf")
+    assert page.run("return window.printed") == 300
+    assert len(page.all("tbody tr")) == 200
 
 
 def test_on_paper_nothing_is_folded_away(browser: Chrome, tmp_path: Path) -> None:

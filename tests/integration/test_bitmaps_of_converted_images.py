@@ -199,7 +199,7 @@ def to_raw(scene: Scene) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("arrange", "reason"),
-    [(live, "only mode=offline does"), (to_raw, "only qcow2 images have bitmaps")],
+    [(live, "only method=offline does"), (to_raw, "only qcow2 images have bitmaps")],
     ids=["live", "to raw"],
 )
 def test_bitmaps_of_a_disk_that_get_lost_are_named_or_the_task_is_refused(

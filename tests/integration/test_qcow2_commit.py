@@ -234,7 +234,7 @@ def test_what_is_no_overlay_of_the_base_is_refused(chain: Chain, tmp_path: Path)
         (chain.top, {"rate_limit": "fast"}, "rate_limit: 'fast' is not a size"),
         (chain.top, {"search_paths": ["/nonexistent"]}, "not a directory"),
         (tmp_path / "link", {}, "is a symbolic link"),
-        (tmp_path, {}, "not a regular file"),
+        (tmp_path, {}, "is a directory, neither a regular file nor a block device: name the image in it"),
     ]
     before = tree_state(tmp_path)
     for path, params, reason in wishes:

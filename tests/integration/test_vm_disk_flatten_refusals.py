@@ -66,7 +66,7 @@ def overlaid(scene: Scene, **options: Any) -> Disk:
         ({"bandwidth": "fast"}, "bandwidth: 'fast' is not a size"),
         ({"copy_timeout": 0}, "copy_timeout: 0 s is too short"),
         ({"mode": "live"}, "is shut off, and mode is live"),
-        ({"mode": "never"}, "value of mode must be one of"),
+        ({"method": "never"}, "value of method must be one of"),
         ({"disks": ["vda"]}, "mutually exclusive"),
         ({"base": "vm"}, "its own image"),
         ({"uri": "qemu+unix:///system?socket=/nonexistent"}, "cannot connect to libvirt"),

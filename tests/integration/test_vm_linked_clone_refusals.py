@@ -145,7 +145,7 @@ def a_size_for_no_disk(scene: Scene) -> Asked:
     return {"source": scene.domain(Disk(scene.qcow2(), "qcow2")), "disk_sizes": {"vdz": "4G"}}
 
 
-@case("is not a directory: create it first")
+@case("does not exist: create it first")
 def a_directory_that_is_missing(scene: Scene) -> Asked:
     return {"source": scene.domain(Disk(scene.qcow2(), "qcow2")), "disk_dir": str(scene.images / "none")}
 

@@ -340,12 +340,27 @@ def test_what_the_guest_has_more_of_than_its_definition_gives_it_is_told_of(
         domain = connection.lookupByName(name)
         domain.setVcpusFlags(2, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         domain.setBlockIoTune("vda", {"total_iops_sec": 5000}, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-    done = run_module("vm_disk_convert", {**CASES.usual, "name": name, "uri": hv.uri})
+    asked = {**CASES.usual, "name": name, "uri": hv.uri}
+    foretold = run_module("vm_disk_convert", asked, check=True)
+    done = run_module("vm_disk_convert", asked)
     assert done.get("changed"), done
+    assert foretold["warnings"] == done["warnings"]
     (told,) = [str(warning) for warning in done["warnings"]]
     assert "vCPUs (2, and 1 by the definition)" in told
     assert "limits of vda (total_iops_sec=5000, and none by the definition)" in told
     assert "memory" not in told
+
+
+def test_a_limit_that_is_in_the_definition_too_is_nothing_to_tell_of(
+    hv: Hypervisor, images: Path, make_domain: MakeDomain
+) -> None:
+    name = make_domain([Disk(make_image(images / "vm.raw"))], kernel=False).name
+    hv.start(name)
+    burst = {"total_bytes": "1M", "total_bytes_max": "4M", "read_iops": 100}
+    assert run_module("vm_disk", {"name": name, "disk": "vda", "throttle": burst, "uri": hv.uri})["changed"]
+    done = run_module("vm_disk_convert", {**CASES.usual, "name": name, "uri": hv.uri})
+    assert done.get("changed"), done
+    assert "warnings" not in done
 
 
 def half_plugged_in(scene: Scene) -> str:

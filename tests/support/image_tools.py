@@ -72,9 +72,10 @@ def predicted(path: Path, **params: Any) -> dict[str, Any]:
     result = settled(path, **params)
     assert (prediction["changed"], prediction["actions"]) == (result["changed"], result["actions"])
     assert prediction["diff"] == result["diff"]
-    assert {name: result["image"][name] for name in prediction["image"] if name != "actual_size"} == {
-        name: value for name, value in prediction["image"].items() if name != "actual_size"
-    }
+    assert {*prediction} == {*result}
+    assert {*prediction["image"]} == {*result["image"]}
+    known = {name: value for name, value in prediction["image"].items() if value is not None and name != "actual_size"}
+    assert {name: result["image"][name] for name in known} == known
     return result
 
 

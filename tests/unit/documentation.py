@@ -55,3 +55,10 @@ def options(module: str) -> set[str]:
     """The parameters of *module*: its own, and those of the fragments that it extends."""
     documents = [block(module, "DOCUMENTATION"), *map(fragment, fragments(module))]
     return {name for document in documents for name in document.get("options") or ()}
+
+
+def aliases(module: str) -> set[str]:
+    """The other names of the parameters of *module*."""
+    documents = [block(module, "DOCUMENTATION"), *map(fragment, fragments(module))]
+    said = [option for document in documents for option in (document.get("options") or {}).values()]
+    return {name for option in said for name in option.get("aliases", ())}

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from ansible_collections.kvmops.disk.plugins.plugin_utils._report_page import html_of
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "roles" / "capacity_report" / "templates"
 GIB = 1 << 30
@@ -82,11 +81,5 @@ def checked(path: str, result: str = "good", **facts: Any) -> Facts:
 
 
 def rendered(page: Facts, title: str = "Storage of virtual machines") -> str:
-    """The HTML page, as Ansible's template module makes it."""
-    # Ansible does not escape by itself either: that is what the templates do.
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    environment = jinja2.Environment(
-        loader=loader, trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
-    )
-    environment.globals["now"] = lambda utc: datetime.now(timezone.utc if utc else None)
-    return environment.get_template("page.html.j2").render(page=page, capacity_report_title=title)
+    """The HTML page, as the role makes it."""
+    return html_of(page, title, str(TEMPLATES))

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible_collections.kvmops.disk.plugins.filter import capacity_report_page as _page
 from ansible_collections.kvmops.disk.plugins.filter.capacity_report import FilterModule, capacity_report
 from ansible_collections.kvmops.disk.plugins.plugin_utils._report_host import short_size
-from unit.reported import GIB, Facts, checked, disk, image, rendered, system
+from unit.reported import GIB, TEMPLATES, Facts, checked, disk, image, rendered, system
 
 
 def page(*images: Facts, disks: tuple[Facts, ...] = (), checks: tuple[Facts, ...] = (), **facts: Any) -> Facts:
@@ -36,6 +37,67 @@ def test_the_filter_has_its_name() -> None:
 def test_what_no_host_reported_is_an_error() -> None:
     with pytest.raises(AnsibleFilterError, match="not what hosts report"):
         capacity_report([{"disks": []}])
+
+
+class Kept:
+    """Variables of hosts as Ansible has them: for templates one at a time, and all of them as they were kept."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self.given: list[str] = []
+
+    def raw_get(self, host: str) -> Facts:
+        self.given.append(host)
+        return {"capacity_report_result": self._facts[host]} if host in self._facts else {}
+
+    def __getitem__(self, host: str) -> Facts:
+        raise AssertionError(f"each value of {host} would be looked at for templates")
+
+
+def test_the_page_is_made_of_what_was_kept_of_each_host_and_tells_of_those_without() -> None:
+    facts = {"filesystems": [system(image("/srv/a"))], "disks": [disk("web", "/srv/a")], "checks": []}
+    kept = Kept({"kvm1": facts})
+    html = _page.FilterModule().filters()["capacity_report_page"](kept, ["kvm1", "kvm2"], "A <title>", str(TEMPLATES))
+    assert kept.given == ["kvm1", "kvm2"], "each host is asked for once"
+    assert "<title>A &lt;title&gt;</title>" in html
+    assert "<b>web</b>" in html
+    assert "It could not be reached, or failed" in html
+
+
+@pytest.mark.parametrize(
+    ("facts", "templates", "words"),
+    [
+        ({"disks": [{}]}, str(TEMPLATES), "not what hosts report"),
+        ({"disks": []}, "/nonexistent", "/nonexistent: TemplateNotFound"),
+    ],
+)
+def test_a_page_that_cannot_be_made_is_an_error(facts: Facts, templates: str, words: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=words):
+        _page.capacity_report_page(Kept({"kvm1": facts}), ["kvm1"], "title", templates)
+
+
+class Counted(dict[str, Any]):
+    """Facts of an image that count how often somebody asks what stands on it."""
+
+    asked = 0
+
+    def __getitem__(self, key: str) -> Any:
+        Counted.asked += key == "dependents"
+        return super().__getitem__(key)
+
+
+def asked_of(number: int) -> int:
+    """How often the overlays of images are asked for, where NUMBER of them stand on one base."""
+    Counted.asked = 0
+    clones = [f"/srv/{clone}" for clone in range(number)]
+    base = image("/srv/base", dependents=clones, grows=False)
+    images = [Counted(base), *(Counted(image(clone, backing_file="/srv/base")) for clone in clones)]
+    page(*images, disks=tuple(disk(clone, clone) for clone in clones), checks=tuple(map(checked, clones)))
+    return Counted.asked
+
+
+def test_twice_as_many_disks_are_no_more_than_twice_the_work() -> None:
+    assert asked_of(200) <= 2 * asked_of(100)
 
 
 def test_where_all_is_well_nothing_is_warned_of() -> None:
@@ -267,6 +329,13 @@ def test_no_word_that_a_host_says_becomes_a_part_of_the_page() -> None:
     assert len([tag for tag in found.tags if tag == "script"]) == 1
 
 
+@pytest.mark.parametrize("element", ["noscript", "tbody", "tr"])
+def test_the_script_finds_the_rows_whatever_is_in_them(element: str) -> None:
+    told = everything(f"<{element}></{element}>")
+    held = rendered(told).partition("<noscript>")[2].partition("</noscript>")[0]
+    assert held.partition("<tbody>")[2].partition("</tbody>")[0].count("<tr>") == len(told["rows"])
+
+
 def boxes(found: Facts) -> dict[str, Facts]:
     return {node["path"]: node for node in found["pictures"][0]["picture"]["nodes"]}
 
@@ -320,6 +389,27 @@ def test_of_many_clones_some_are_drawn_and_the_others_counted_by_how_they_are() 
     assert [(node["name"], node["text"], node["level"]) for node in lost if node["kind"] == "more"] == [
         ("and 88 more", "broken chain", "critical")
     ]
+
+
+def test_of_many_bases_those_with_trouble_are_drawn_and_the_others_counted() -> None:
+    bases = [image(f"/srv/base-{number:03}", dependents=[f"/srv/{number:03}"]) for number in range(100)]
+    clones = [image(f"/srv/{number:03}", backing_file=f"/srv/base-{number:03}") for number in range(100)]
+    found = page(*bases, *clones, checks=(checked("/srv/099", "corrupt", corruptions=1),))
+    drawn = boxes(found)
+    assert {"/srv/base-000", "/srv/000", "/srv/base-099", "/srv/099"} <= set(drawn)
+    assert len(drawn) == 80
+    assert found["pictures"][0]["picture"]["left_out"] == 60
+    assert "60 more bases are not drawn" in rendered(found)
+
+
+def test_each_of_several_hosts_is_told_of_in_short() -> None:
+    sick = {"name": "b", "filesystems": [system(image("/srv/a"))], "disks": [disk("web", "/srv/a"), disk("web", None)]}
+    sick["checks"] = [checked("/srv/a", "leaks", leaks=1)]
+    found = capacity_report([{"name": "a", "filesystems": [system()]}, sick, {"name": "c", "problem": "gone"}])
+    told = [(one["host"], one["level"], one["warnings"], one["domains"], one["disks"]) for one in found["summaries"]]
+    assert told == [("a", "good", 0, 0, 0), ("b", "warning", 1, 1, 1), ("c", "critical", 1, 0, 0)]
+    assert 'data-host="b"' in rendered(found)
+    assert "data-host=" not in rendered(page(image("/srv/a"))), "one host is what the page tells of"
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, RelativeSize
 from ansible_collections.kvmops.disk.plugins.module_utils._size import (
     LARGEST,
     SECTOR,
     exact_size,
+    final_size,
     format_size,
     parse_size,
 )
@@ -37,6 +38,9 @@ sectors = st.integers(1, LARGEST // SECTOR).map(lambda count: count * SECTOR)
         ("0.25G", 1 << 28),
         ("2P", 2 << 50),
         ("7E", 7 << 60),
+        ("1k", 1024),
+        ("20g", 20 << 30),
+        ("1.5tib", 3 << 39),
         (str(LARGEST), LARGEST),
     ],
 )
@@ -57,8 +61,6 @@ def test_a_size_is_bytes_or_a_number_with_an_iec_unit(text: str | int, size: int
         "1M ",
         "1 M",
         "1M\n",
-        "1m",
-        "1k",
         "1e3",
         "1.M",
         ".5M",
@@ -86,6 +88,26 @@ def test_a_size_is_bytes_or_a_number_with_an_iec_unit(text: str | int, size: int
 def test_what_qemu_img_would_take_loosely_or_not_at_all_is_refused(text: str | int) -> None:
     with pytest.raises(InvalidRequest, match=r"^size: "):
         parse_size(text)
+
+
+def test_a_growth_is_refused_with_the_size_that_is_meant() -> None:
+    with pytest.raises(RelativeSize, match=r"^size: \+1G is not taken here: give the final size"):
+        parse_size("+1G")
+    for text, found, meant in [
+        ("+1G", 20 << 30, "21G"),
+        ("+1g", 20 << 20, "1044M"),
+        ("+512", 512, "1K"),
+        ("+512", 1024, "1536"),
+    ]:
+        error = RelativeSize(text, "size", parse_size(text[1:]))
+        told = final_size(error, "/srv/web.qcow2", found)
+        assert str(told).endswith(f"(/srv/web.qcow2 has {exact_size(found)}, so {meant})")
+        assert parse_size(meant) == found + error.growth
+
+
+def test_a_growth_beyond_what_qemu_can_address_names_no_size() -> None:
+    error = RelativeSize("+7E", "size", 7 << 60)
+    assert final_size(error, "/srv/web.qcow2", 7 << 60) is error
 
 
 def test_a_decimal_unit_is_refused_with_a_hint_at_the_binary_one() -> None:
@@ -128,7 +150,7 @@ def test_an_exact_size_reads_back_as_the_same_size(size: int) -> None:
     assert parse_size(exact_size(size).replace(" bytes", "").replace(" ", "")) == size
 
 
-@given(st.text(alphabet="0123456789.KMGTPEiB +-xe,", max_size=24))
+@given(st.text(alphabet="0123456789.KMGTPEiB +-xekg,", max_size=24))
 def test_whatever_is_taken_is_a_positive_number_of_sectors(text: str) -> None:
     try:
         size = parse_size(text)
@@ -137,7 +159,7 @@ def test_whatever_is_taken_is_a_positive_number_of_sectors(text: str) -> None:
     assert 0 < size <= LARGEST
     assert size % SECTOR == 0
     assert text[0] in "0123456789"
-    assert set(text) <= set("0123456789.KMGTPEiB")
+    assert set(text) <= set("0123456789.KMGTPEiBkmgtpe")
 
 
 @given(st.text(max_size=30))

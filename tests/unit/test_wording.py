@@ -33,6 +33,13 @@ WORDS = {
     "all the same": "still, or nevertheless",
     "in the clear": "unencrypted",
     "told to end": "stopped",
+    "meanwhile": "in the meantime, by then, by now, or nothing",
+    "(any|every)body": "any user, all users, or what is meant",
+    "for ever": "forever",
+    r"mode=(auto|offline|live)": "method=..., which has mode as its old name",
+    r"mode=(full|incremental|linked|reflink)": "kind=..., which has mode as its old name",
+    r"mode: (auto|offline|live)": "method: ..., which has mode as its old name",
+    r"mode: (full|incremental|linked|reflink)": "kind: ..., which has mode as its old name",
 }
 
 

@@ -18,6 +18,7 @@ import os
 import stat
 import typing as t
 from collections import defaultdict
+from functools import lru_cache
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
@@ -119,19 +120,20 @@ def look(
     said = {(status.st_dev, status.st_ino): form for status, form in map(_said, users) if status and form}
     seen = in_parallel(one_look, sorted(found.items(), key=lambda item: item[1][0]))
     files = {one.identity: one for one in seen}
+    status_of = lru_cache(maxsize=None)(_status)  # a thousand clones have one base
     for one in seen:
-        status = _status(one.backing_file) if one.backing_file else None
+        status = status_of(one.backing_file) if one.backing_file else None
         if one.backing_file and status:
             base = files.get((status.st_dev, status.st_ino))
             if base and one.backing_format == "raw" and base.format != "raw" and base.identity not in said:
                 files[base.identity] = _seen(base.path, status, "raw", None)
     for one in list(files.values()):
         for path in filter(None, (one.backing_file, *one.data_files)):
-            status = _status(path)
+            status = status_of(path)
             if status:
                 files.setdefault((status.st_dev, status.st_ino), _unopened(path, status))
-    needed = {identity(path) for one in seen for path in (one.backing_file, *one.data_files) if path}
-    named = {identity(user.path) for user in users} | needed
+    needed = {path for one in seen for path in (one.backing_file, *one.data_files) if path}
+    named = set(map(identity, needed.union(user.path for user in users)))
     return [one for one in files.values() if one.identity in named or not _is_no_image(one)]
 
 
@@ -145,10 +147,11 @@ def count(
     """What *files* promise, in their order. *bases* are known to be backing files; *extents* asks the file system."""
     overlays: dict[Identity, list[str]] = defaultdict(list)
     carriers: set[Identity] = set()
+    file_at, is_missing = lru_cache(maxsize=None)(identity), lru_cache(maxsize=None)(_is_missing)
     for one in files:
         if one.backing_file:
-            overlays[identity(one.backing_file)].append(one.path)
-        carriers.update(map(identity, one.data_files))
+            overlays[file_at(one.backing_file)].append(one.path)
+        carriers.update(map(file_at, one.data_files))
     domains, based, writing = _by_domains(users)
     places = _extents.Places()
     promises = []
@@ -156,6 +159,7 @@ def count(
         readers = {*overlays.get(one.identity, ()), *one.noted}
         is_base = bool(readers) or one.identity in based or one.identity in bases
         known = extents(one)
+        missing = tuple(filter(is_missing, filter(None, (one.backing_file, *one.data_files))))
         grows = (not is_base and not one.data_files) or one.identity in writing
         promise = Promise(
             path=one.path,
@@ -169,7 +173,7 @@ def count(
             backing_file=one.backing_file,
             dependents=tuple(sorted(readers)),
             domains=tuple(sorted(domains.get(one.identity, ()))),
-            missing=(missing := _missing(one)),
+            missing=missing,
             writable=bool(one.mode & _WRITABLE),
             problem=one.problem or (f"{one.path}: it needs {missing[0]}, which is missing" if missing else None),
         )
@@ -198,27 +202,30 @@ def _said(user: User) -> tuple[os.stat_result | None, str | None]:
     return _status(user.path), user.format
 
 
-def _unopened(path: str, status: os.stat_result) -> SeenFile:
-    identity_of_it = (status.st_dev, status.st_ino)
-    return SeenFile(path, identity_of_it, status.st_size, status.st_blocks * 512, stat.S_IMODE(status.st_mode))
+def _unopened(path: str, status: os.stat_result, **known: t.Any) -> SeenFile:
+    """A file as the kernel describes it, with what else is *known* of it."""
+    own = (status.st_dev, status.st_ino)
+    return SeenFile(path, own, status.st_size, status.st_blocks * 512, stat.S_IMODE(status.st_mode), **known)
 
 
 def _seen(path: str, status: os.stat_result, image_format: str | None, qemu_img: QemuImg | None) -> SeenFile:
     """A file as its header describes it; *qemu_img* is asked for the size of the disk where that leaves a doubt."""
-    plain = replace(_unopened(path, status), virtual_size=status.st_size)
     try:
-        found_format, points_to, _header = _image.first_look(path, image_format)
-        image = _image.inspect(qemu_img, path, found_format) if qemu_img else None
+        looked = _image.first_look(path, image_format)
+        image = _image.described(qemu_img, path, looked) if qemu_img else None
     except DiskError as error:
-        return replace(plain, problem=str(error))
+        return _unopened(path, status, virtual_size=status.st_size, problem=str(error))
     except OSError as error:
-        return replace(plain, problem=f"{path}: cannot be read: {error.strerror}")
+        reason = f"{path}: cannot be read: {error.strerror}"
+        return _unopened(path, status, virtual_size=status.st_size, problem=reason)
+    found_format, points_to, _header = looked
     backing_file = points_to.backing_file
     noted, problem = _noted(path)
-    return replace(
-        plain,
+    return _unopened(
+        path,
+        status,
         format=found_format,
-        virtual_size=image.virtual_size if image else plain.virtual_size,
+        virtual_size=image.virtual_size if image else status.st_size,
         backing_file=_headers.resolve(backing_file, path) if backing_file else None,
         backing_format=points_to.backing_format,
         data_files=tuple(filter(None, (_headers.resolve(name, path) for name in points_to.data_files))),
@@ -235,9 +242,8 @@ def _noted(path: str) -> tuple[tuple[str, ...], str | None]:
         return (), str(error)
 
 
-def _missing(one: SeenFile) -> tuple[str, ...]:
-    names = filter(None, (one.backing_file, *one.data_files))
-    return tuple(name for name in names if not os.path.lexists(os.path.realpath(name)))
+def _is_missing(path: str) -> bool:
+    return not os.path.lexists(os.path.realpath(path))
 
 
 def _by_domains(users: t.Iterable[User]) -> tuple[dict[Identity, set[str]], set[Identity], set[Identity]]:

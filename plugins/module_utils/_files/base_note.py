@@ -20,6 +20,7 @@ import time
 import typing as t
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from functools import lru_cache
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import asdict, dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
@@ -242,8 +243,12 @@ def _open_new(name: str, flags: int) -> int:
     return os.open(name, flags, 0o644)
 
 
+@lru_cache(maxsize=8)
 def _read(base: str, written: bytes) -> BaseNote | None:
-    """The note that is *written*; None for an empty one, which a run left that died before it wrote anything."""
+    """The note that is *written*; None for an empty one, which a run left that died before it wrote anything.
+
+    Each clone of a list asks for the note that names all of them: it is understood once, as long as it says the same.
+    """
     if not written:
         return None
     try:

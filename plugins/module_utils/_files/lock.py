@@ -194,9 +194,11 @@ def _same_file(descriptor: int, name: str) -> bool:
 
 
 def _unwritable(path: str, error: OSError) -> DiskError:
-    record = record_path(path)
+    directory = os.path.dirname(record_path(path))
     return DiskError(
-        f"{path}: cannot write the record of the operation beside it ({record}): {error.strerror}", path=path
+        f"{path}: cannot write the record of the operation beside it, in {directory}: {error.strerror}",
+        path=path,
+        directory=directory,
     )
 
 

@@ -24,7 +24,12 @@ import typing as t
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
+    DiskError,
+    InvalidRequest,
+    NotPermitted,
+    UnsafeImage,
+)
 from ansible_collections.kvmops.disk.plugins.module_utils._files import stage as _stage
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name
 from ansible_collections.kvmops.disk.plugins.module_utils._host import block_device as _block_device
@@ -46,14 +51,24 @@ _OWNER_SHAPE = rb"\+(\d+):\+(\d+)\0?"
 
 
 def require_directory(path: str, what: str) -> None:
-    """Raises InvalidRequest where a file could not be made at *path*, for want of a directory that we may write."""
+    """Raises InvalidRequest where a file could not be made at *path*, for want of a directory, and NotPermitted where
+    we may not write there."""
     directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        raise InvalidRequest(f"{what}: the directory {directory} does not exist: create it first", path=path)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise InvalidRequest(f"{what}: no permission to write in {directory}", path=path)
+    require_writable_directory(directory, what, path)
     if len(os.fsencode(os.path.basename(path))) > 255:
         raise InvalidRequest(f"{what}: the file name has more than 255 bytes: {os.path.basename(path)}", path=path)
+
+
+def require_writable_directory(directory: str, what: str, path: str | None = None) -> None:
+    """Raises InvalidRequest where *directory*, which the option *what* means, is none, NotPermitted where we may not
+    write there; with *path*, the file that is to be made in it, as a fact."""
+    facts = {"path": path or directory, "directory": directory}
+    if not os.path.isdir(directory):
+        if os.path.exists(directory):
+            raise InvalidRequest(f"{what}: {directory} is not a directory: name one that is", **facts)
+        raise InvalidRequest(f"{what}: the directory {directory} does not exist: create it first", **facts)
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        raise NotPermitted(f"{what}: no permission to write in {directory}", **facts)
 
 
 class NewFile:
@@ -89,7 +104,9 @@ class NewFile:
             self._inside = _stage.make(self._place)
         except OSError as error:
             raise DiskError(
-                f"{self.path}: cannot stage a new file beside it: {error.strerror}", path=self.path
+                f"{self.path}: cannot stage a new file beside it: {error.strerror}",
+                path=self.path,
+                directory=os.path.dirname(self.path),
             ) from error
         _inode.prepare(self._inside.path, self._model, nocow=self._nocow)
 
@@ -174,7 +191,7 @@ def last_write(path: str) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def is_file(path: str, identity: t.Any) -> bool:
+def is_file(path: str, identity: object) -> bool:
     """Whether the file at *path* is the one that had *identity*."""
     try:
         return bool(file_identity(path) == identity)

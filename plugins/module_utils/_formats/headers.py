@@ -38,6 +38,8 @@ _MAGIC = (
 _TRAILERS = ((b"conectix", "vpc"), (b"koly\0\0\0\4", "dmg"))
 _QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 _QED_BACKING = 1
+#: A header is read in many small pieces: one system call has nearly always all of them.
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,18 @@ def open_image(path: str) -> t.BinaryIO:
         raise UnsafeImage(f"{path}: cannot be read: {error.strerror}", path=path) from error
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return os.fdopen(descriptor, "rb", buffering=_AT_ONCE)
     os.close(descriptor)
-    raise UnsafeImage(f"{path}: neither a regular file nor a block device, so it cannot hold a disk", path=path)
+    raise no_image(path, mode)
+
+
+def no_image(path: str, mode: int) -> UnsafeImage:
+    """The error for what stands at *path*, with *mode*, and is no image: a directory most of the time."""
+    if stat.S_ISDIR(mode):
+        return UnsafeImage(
+            f"{path}: is a directory, neither a regular file nor a block device: name the image in it", path=path
+        )
+    return UnsafeImage(f"{path}: neither a regular file nor a block device, so it cannot hold a disk", path=path)
 
 
 def is_unreadable(error: Exception) -> bool:
@@ -98,9 +109,7 @@ def references(stream: t.BinaryIO, image_format: str, path: str) -> References:
     Raises UnsafeImage where its header is damaged.
     """
     if image_format == "qcow2":
-        header = _qcow2.read_header(stream, path)
-        data = (header.data_file,) if header.external_data and header.data_file is not None else ()
-        return References(header.backing_file, header.backing_format, data)
+        return references_in(_qcow2.read_header(stream, path))
     if image_format == "qcow":
         return References(_qcow1_backing_file(stream))
     if image_format == "qed":
@@ -110,6 +119,12 @@ def references(stream: t.BinaryIO, image_format: str, path: str) -> References:
 
         return References(*_vmdk.references(stream, path))
     return References()
+
+
+def references_in(header: _qcow2.Header) -> References:
+    """What a qcow2 image points to, by its *header*."""
+    data = (header.data_file,) if header.external_data and header.data_file is not None else ()
+    return References(header.backing_file, header.backing_format, data)
 
 
 def resolve(reference: str, image: str) -> str | None:

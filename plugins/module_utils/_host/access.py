@@ -15,7 +15,7 @@ import pwd
 import stat
 import typing as t
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, NotPermitted
 
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _ACL = "system.posix_acl_access"
@@ -43,12 +43,11 @@ def require(directory: str, user: t.Callable[[], tuple[int, int] | None], what: 
 def require_writable(path: str, to_do: str) -> None:
     """Raises DiskError where this process may not write the file at *path*: by its mode, or as its file system is
     read-only, which even root may not."""
-    if not os.access(path, os.W_OK):
-        raise DiskError(
-            f"{path}: no permission to write to it (mode {stat.S_IMODE(os.stat(path).st_mode):04o}), asked to {to_do}: "
-            "make it writable first, or mount its file system so",
-            path=path,
-        )
+    if os.access(path, os.W_OK, effective_ids=True):
+        return
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise DiskError(f"{path}: its file system is mounted read-only, asked to {to_do}: mount it writable", path=path)
+    raise NotPermitted(f"{path}: no permission to write to it, asked to {to_do}", path=path)
 
 
 def require_writable_by_qemu(

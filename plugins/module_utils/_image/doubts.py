@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.compressed import compressed_by
 from ansible_collections.kvmops.disk.plugins.module_utils._host.holes import are_told_truly
+from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import other_format_by_name, suffix
 from ansible_collections.kvmops.disk.plugins.module_utils._image.links import Links
 from ansible_collections.kvmops.disk.plugins.module_utils._size import SECTOR, rounded_up
 
@@ -29,6 +30,17 @@ def warn_of_compressed(path: str, image_format: str, warn: Warn) -> None:
                 f"{link}: is read as a raw disk, but looks compressed ({program}), so a guest would see noise: unless "
                 "that is meant, decompress it first"
             )
+
+
+def warn_of_name(path: str, image_format: str, warn: Warn) -> None:
+    """Says so where the name of an image that is made says another format than it has."""
+    other = other_format_by_name(path, image_format)
+    if other is not None:
+        meant = os.path.splitext(path)[0] + suffix(image_format)
+        warn(
+            f"{path}: is named like a {other} image, and made as {image_format}: a program that goes by the name "
+            f"misreads it: name it {meant}, or set format={other}"
+        )
 
 
 def warn_of_partial_sector(path: str, image_format: str, warn: Warn) -> None:
@@ -47,8 +59,8 @@ def warn_of_untold_holes(paths: t.Iterable[str], to_do: str, warn: Warn) -> None
         if not are_told_truly(path):
             warn(
                 f"{path}: its file system is not known to tell holes truly, and {to_do} below a running guest cannot "
-                "be compared: what is called a hole by mistake would be lost: do it offline (mode=offline), where all "
-                "is read and compared, unless you know this file system"
+                "be compared: what is called a hole by mistake would be lost: do it offline (method=offline), where "
+                "all is read and compared, unless you know this file system"
             )
 
 

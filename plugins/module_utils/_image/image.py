@@ -26,6 +26,8 @@ DEEPEST_CHAIN = 64
 
 #: Tells of a file that an image points to whether the task knows that it belongs there.
 Knows = t.Callable[[str], bool]
+#: The format of an image, what it points to, and its header where it is qcow2.
+FirstLook = tuple[str, _headers.References, t.Optional[_qcow2.Header]]
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,10 @@ def require_format(path: str, image_format: str) -> None:
 
 def require_regular_file(path: str) -> None:
     """Raises UnsafeImage where *path* is a block device, which a file cannot replace one for one."""
+    if os.path.isdir(path):
+        raise _headers.no_image(path, stat.S_IFDIR)
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UnsafeImage(f"{path}: is not a regular file, and only image files are converted", path=path)
+        raise UnsafeImage(f"{path}: is not a regular file, and this is only done to image files", path=path)
 
 
 def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, knows: Knows | None = None) -> Image:
@@ -135,7 +139,12 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, kn
     than *image_format*, a damaged header, features that nobody knows, content that QEMU does not see, references that
     it would follow at a mere look), or QemuImgFailed.
     """
-    image_format, points_to, header = first_look(path, image_format, knows)
+    return described(qemu_img, path, first_look(path, image_format, knows))
+
+
+def described(qemu_img: QemuImg, path: str, looked: FirstLook) -> Image:
+    """The facts of the image at *path* after a first look at it. Raises what inspect raises."""
+    image_format, points_to, header = looked
     snapshots = _snapshots(path, header) if header and header.snapshot_count else ()
     told = _told_by_header(path, image_format, header) or _told(qemu_img, path, image_format)
     if image_format == "vpc":
@@ -159,9 +168,7 @@ def inspect(qemu_img: QemuImg, path: str, image_format: str | None = None, *, kn
     )
 
 
-def first_look(
-    path: str, image_format: str | None = None, knows: Knows | None = None
-) -> tuple[str, _headers.References, _qcow2.Header | None]:
+def first_look(path: str, image_format: str | None = None, knows: Knows | None = None) -> FirstLook:
     """The format of the image at *path*, what it points to, and its header where it is qcow2, before qemu-img opens it.
 
     Raises MissingImage, or UnsafeImage as inspect does.
@@ -176,8 +183,8 @@ def first_look(
                 path=path,
                 format=claimed,
             )
-        points_to = _headers.references(stream, image_format, path)
         header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
+        points_to = _headers.references_in(header) if header else _headers.references(stream, image_format, path)
         if image_format not in ("raw", "qcow2"):
             from ansible_collections.kvmops.disk.plugins.module_utils._image.foreign import require_sound
 

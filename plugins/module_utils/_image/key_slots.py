@@ -150,10 +150,12 @@ def _read(path: str, what: str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
-        raise InvalidRequest(f"{what}: {path} cannot be read: {error.strerror}") from error
+        raise InvalidRequest(f"{what}: {path} cannot be read: {error.strerror}", path=path) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidRequest(f"{what}: {path} is not a regular file")
+            raise InvalidRequest(
+                f"{what}: {path} is not a regular file: name the file that holds the secret", path=path
+            )
         return os.read(descriptor, _LONGEST_SECRET + 1)
     finally:
         os.close(descriptor)

@@ -10,6 +10,7 @@ because a refusal by qemu-img comes after the damage (HAZARDS A2, C6).
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
@@ -40,6 +41,15 @@ _SMALLEST_CLUSTER, _LARGEST_CLUSTER = 512, 2 * 1024**2
 _DEFAULT_CLUSTER = 64 * 1024
 _SMALLEST_EXTENDED_CLUSTER = 16 * 1024
 _LARGEST_L1_ENTRIES = 32 * 1024**2 // 8  # QCOW_MAX_L1_SIZE
+#: What QEMU gives a new qcow2 image (qcow2_co_create in block/qcow2.c).
+_DEFAULTS = {
+    "cluster_size": _DEFAULT_CLUSTER,
+    "compat": "1.1",
+    "lazy_refcounts": False,
+    "refcount_bits": 16,
+    "extended_l2": False,
+    "compression_type": "zlib",
+}
 _AMENDABLE = ("compat", "lazy_refcounts", "refcount_bits")
 _FIXED = ("cluster_size", "extended_l2", "compression_type")
 
@@ -173,6 +183,18 @@ class Layout:
         chosen = {name: getattr(self, name) for name in (*_FIXED, *_AMENDABLE)}
         return {name: value for name, value in chosen.items() if value is not None}
 
+    def shown(self) -> dict[str, t.Any]:
+        """All that the task chose, as a diff shows it."""
+        policy = {"preallocation": self.preallocation, "subformat": self.subformat}
+        return {**{name: value for name, value in policy.items() if value is not None}, **self.choices()}
+
+    def expected(self) -> dict[str, t.Any]:
+        """The choices of a new qcow2 image, with what QEMU chooses where the task does not; nothing for another format,
+        of which only QEMU knows."""
+        if self.format != "qcow2":
+            return {}
+        return {**_DEFAULTS, **self.choices()}
+
     def options(self) -> dict[str, str]:
         """The layout as qemu-img's creation options."""
         policy = {"preallocation": self.preallocation} if self.preallocation is not None else {}
@@ -229,6 +251,14 @@ def suffix(image_format: str) -> str:
 def known_suffixes() -> frozenset[str]:
     """The suffixes that say an image's format and are exchanged when the format changes."""
     return frozenset([suffix(name) for name in FORMATS] + [".img", ".vpc"])
+
+
+def other_format_by_name(path: str, image_format: str) -> str | None:
+    """The format that the name of an image says, where that is another one than *image_format*; None where it says
+    nothing, or that."""
+    ending = os.path.splitext(path)[1].lower()
+    named = next((name for name in FORMATS if suffix(name) == ending), "vpc" if ending == ".vpc" else None)
+    return None if named == image_format else named
 
 
 def option_text(value: t.Any) -> str:

@@ -65,8 +65,9 @@ class Trust:
         with _headers.open_image(path) as stream:
             if self.trusted or (_headers.recognise(stream) or "raw") != image_format:
                 return
-            found = _headers.references(stream, image_format, path)
-            snapshots = _qcow2.read_header(stream, path).snapshot_count if image_format == "qcow2" else 0
+            header = _qcow2.read_header(stream, path) if image_format == "qcow2" else None
+            found = _headers.references_in(header) if header else _headers.references(stream, image_format, path)
+        snapshots = header.snapshot_count if header else 0
         self._require_few_snapshots(path, snapshots)
         for name in found.data_files:
             self._require_known(name, path, f"keeps data in another file, {name!r}")

@@ -367,7 +367,7 @@ def _guest_file_system(found: t.Mapping[str, t.Any], key: str) -> GuestFileSyste
     """The file system of which libvirt's list *found* tells under names that begin with *key*."""
     aliases = (found.get(f"{key}disk.{number}.alias") for number in range(found.get(f"{key}disk.count", 0)))
     return GuestFileSystem(
-        point=found[f"{key}mountpoint"],
+        point=found.get(f"{key}mountpoint", ""),
         used=found.get(f"{key}used-bytes"),
         total=found.get(f"{key}total-bytes"),
         disks=tuple(sorted({alias or "" for alias in aliases})),

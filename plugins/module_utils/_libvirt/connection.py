@@ -33,6 +33,21 @@ _OFFERS = {
 }
 
 
+def _way_in(uri: str, said: str) -> str:
+    """What to do where no libvirt answers at *uri*, of which libvirt has *said* why."""
+    if not re.match(r"\w+(\+unix)?:///", uri):
+        return "check the uri, and that the task's user may connect to it (virsh -c)"
+    if uri.endswith("/system") and ("Permission denied" in said or "authentication" in said):
+        return (
+            "set become=true, add the user of the task to the group libvirt, or give the uri of his own session, "
+            "qemu:///session"
+        )
+    return (
+        "start it (systemctl start libvirtd.socket, or virtqemud.socket where its daemons are separate), install it "
+        "(the role kvmops.disk.hypervisor does), or give the uri of another one"
+    )
+
+
 class Hypervisor:
     """One line to libvirt. Every call raises LibvirtFailed in words of ours, with libvirt's as the reason."""
 
@@ -49,8 +64,12 @@ class Hypervisor:
         """Raises MissingLibrary without libvirt-python, LibvirtFailed where nothing answers at *uri*, NoAnswer where
         whoever is there says nothing for so many *seconds*."""
         binding.load()
-        with translated(f"{uri}: cannot connect to libvirt"):
-            return cls(Line(uri, readonly=readonly, seconds=seconds), uri)
+        try:
+            with translated(f"{uri}: cannot connect to libvirt"):
+                return cls(Line(uri, readonly=readonly, seconds=seconds), uri)
+        except LibvirtFailed as error:
+            error.advice = _way_in(uri, str(error))
+            raise
 
     @repeatable
     def version(self) -> tuple[int, int]:

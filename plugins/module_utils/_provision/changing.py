@@ -70,6 +70,7 @@ class Changing:
         _space.require_length(wish.path, file_length(wish.layout, size))
         if operation is None:
             warn_of_misfit(wish.path, wish.layout.format, size, self.task.warn)
+            _doubts.warn_of_name(wish.path, wish.layout.format, self.task.warn)
             for image in below[:1]:
                 _doubts.warn_of_compressed(image.path, image.format, self.task.warn)
         _space.require_space([(wish.path, _chain.bytes_to_create(qemu_img, wish, size))])

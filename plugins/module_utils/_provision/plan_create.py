@@ -8,12 +8,20 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 
 if t.TYPE_CHECKING:
-    from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
+    from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
     from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
+
+
+def foreseen(after: t.Mapping[str, t.Any], layout: Layout) -> dict[str, t.Any]:
+    """The facts that a new image will have, of which a plan says these *after* it; None where only the run can tell."""
+    said = {name: value for name, value in after.items() if name in Image.__dataclass_fields__}
+    image = Image(said["path"], said["format"], said["virtual_size"], actual_size=0)
+    return {**image.facts(), "actual_size": None, **layout.expected(), **said}
 
 
 class Work(t.Protocol):
@@ -61,7 +69,7 @@ def plan_create(wish: ImageWish, base: Image | None, work: Work) -> Plan:
         "format": image_format,
         "virtual_size": size,
         **({"backing_file": base.path, "backing_format": base.format} if base else {}),
-        **wish.layout.choices(),
+        **wish.layout.shown(),
         **({"encrypted": True} if wish.encryption else {}),
     }
     return Plan({"path": wish.path, "state": "absent"}, after, (step,))

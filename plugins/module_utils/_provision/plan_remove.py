@@ -30,7 +30,9 @@ def plan_remove(path: str, found: Standing | None, remove: t.Callable[[], None])
         return Plan(after, after)
     if not found.is_file:
         raise UnsafeImage(
-            f"{path}: asked to remove an image, found something that is not a regular file: left alone", path=path
+            f"{path}: asked to remove an image, found something that is not a regular file: left alone: name "
+            "the image itself",
+            path=path,
         )
     what = f"remove {path}" + (f" and its {found.extents} extent(s)" if found.extents else "")
     return Plan({"path": path, "state": "present"}, after, (Step(what, remove),))

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, RelativeSize, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
+from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish, wish_from
+from ansible_collections.kvmops.disk.plugins.module_utils._size import final_size
 
-if TYPE_CHECKING:
+if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._image.encryption import KeyChanges
     from ansible_collections.kvmops.disk.plugins.module_utils._image.image import Image
-    from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
     from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import QemuImg
 
 
@@ -49,6 +50,20 @@ def look(qemu_img: QemuImg, wish: ImageWish) -> Found:
     opening = _key_slots.opening(qemu_img, image, wish.encryption.secrets)
     changes = _encryption.key_changes(wish.encryption, image, opening)
     return Found(image, changes, qemu_img.unlocking([Layer(image.path, image.format, changes.opener)]))
+
+
+def wished(qemu_img: QemuImg, params: t.Mapping[str, t.Any]) -> ImageWish:
+    """The wish that the parameters say. Raises InvalidRequest where they contradict each other; where they give a
+    growth for a size, with the size that is meant."""
+    try:
+        return wish_from(params)
+    except RelativeSize as error:
+        relative = error
+    try:
+        image = _image.inspect(qemu_img, params["path"], params["format"]) if relative.what == "size" else None
+    except DiskError:
+        image = None
+    raise final_size(relative, image.path, image.virtual_size) if image is not None else relative
 
 
 def fitting(wish: ImageWish) -> ImageWish:

@@ -109,8 +109,11 @@ def plan_conversion(
     identity of its file.
     """
     convert = Step(summary(wish, found, reason), partial(work.convert, found, replaced), work.withdraw, commits=True)
-    before = facts(dest) if dest else {"path": wish.dest, "state": "absent"}
-    return Plan(before, facts(predicted(wish, found)), (convert, *_removal(wish, source, work)))
+    chosen = wish.layout.shown()
+    before, after = {"path": wish.dest, "state": "absent"}, {**facts(predicted(wish, found)), **chosen}
+    if dest is not None:
+        before = {**facts(dest), **{name: getattr(dest, name) for name in chosen if hasattr(dest, name)}}
+    return Plan(before, after, (convert, *_removal(wish, source, work)))
 
 
 def plan_removal(wish: ImageConvertWish, dest: Image, source: SourceFiles, work: Work) -> Plan:

@@ -33,7 +33,9 @@ def result(
     *verified*: its content was compared with that of its source. Files get their attributes here, at the end.
     """
     report = {**plan.full_report(), "verified": verified}
+    made = predicted is not None
     if module.check_mode and predicted is not None:
+        set_attributes(module, [wish.dest], report, made=made)
         return {**report, "image": predicted.facts()}
-    set_attributes(module, _file_set.files(wish.dest), report)
+    set_attributes(module, _file_set.files(wish.dest), report, made=made)
     return {**report, "image": _survey.existing(wish, qemu_img).facts()}

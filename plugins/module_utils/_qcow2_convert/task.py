@@ -67,6 +67,7 @@ class ConversionTask(InPlaceTask):
         if plan:
             self.surroundings.refresh_pools(self.paths())
             self._warn_of_misfit()
+            self._warn_of_name()
         made = self._source.verified if self._source else None
         verified = self._comparison.is_same if made is None else made
         predicted = self._source.predicted if self._source else None
@@ -84,6 +85,14 @@ class ConversionTask(InPlaceTask):
             from ansible_collections.kvmops.disk.plugins.module_utils._image.alignment import warn_of_misfit
 
             warn_of_misfit(predicted.path, predicted.format, predicted.virtual_size, self.warn)
+
+    def _warn_of_name(self) -> None:
+        """Says so where the new image is named like one of another format."""
+        predicted = self._source.predicted if self._source else None
+        if predicted is not None:
+            from ansible_collections.kvmops.disk.plugins.module_utils._image.doubts import warn_of_name
+
+            warn_of_name(predicted.path, predicted.format, self.warn)
 
     def _plan(self, operation: Operation | None) -> Plan:
         wish, self._source = self.wish, None

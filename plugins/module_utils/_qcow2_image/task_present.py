@@ -12,7 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._provision import survey as _survey
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.present import Provision
-from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import wish_from
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu import door as _door
 from ansible_collections.kvmops.disk.plugins.module_utils._task import attributes as _attributes
 
 if t.TYPE_CHECKING:
@@ -27,9 +27,12 @@ class PresentTask(Provision):
         report = plan.full_report()
         if plan:
             self.surroundings.refresh_pools([self.path])
+        made = plan.before.get("state") == "absent"
+        _attributes.set_attributes(self.module, self._files(), report, made=made)
         if not os.path.exists(self.path):
-            return {**report, "image": {name: value for name, value in plan.after.items() if name != "state"}}
-        _attributes.set_attributes(self.module, self._files(), report)
+            from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_create import foreseen
+
+            return {**report, "image": foreseen(plan.after, self.wish.layout)}
         image = _image.inspect(self.qemu_img, self.path, self.wish.layout.format)
         return {**report, "image": {**image.facts(), **(plan.after if self.check_mode else {})}}
 
@@ -45,4 +48,5 @@ class PresentTask(Provision):
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """One run of the module with state=present."""
-    return PresentTask(module, _survey.fitting(wish_from(module.params))).walk()
+    qemu_img = _door.find(limited=not module.params["trusted"])
+    return PresentTask(module, _survey.fitting(_survey.wished(qemu_img, module.params))).walk()

@@ -63,7 +63,7 @@ class Survey:
         self.wish = wish
         self.dependents = dependents
         self.trust = Trust(wish.trusted, tuple(files))
-        self._inspected = once(self._inspect)
+        self._inspected = once(self._inspect)  # a thousand clones have one base, which may itself be asked for
 
     def facts_of(self, path: str) -> Facts:
         """The facts of one image. Raises DiskError where what is asked for cannot be had.
@@ -71,7 +71,7 @@ class Survey:
         That somebody writes to it, or that it is encrypted, is no error: what cannot be known for that reason is None.
         """
         wish = self.wish
-        image = self._inspected((path, wish.format or _image.claimed_format(path)))
+        image = self._top(path)
         if wish.by_content:
             self.trust.require_believable(image)
         chain = self._chain(image) if wish.needs_chain else (image,)
@@ -82,7 +82,13 @@ class Survey:
             facts.update(_as_base(path, self.dependents.of(path)))
         return {**facts, **self._by_content(wish.by_content, chain)} if wish.by_content else facts
 
-    def _inspect(self, named: tuple[str, str]) -> _image.Image:
+    def _top(self, path: str) -> _image.Image:
+        """The image at *path*. Where no chain is wanted, nobody asks for it again, and its header is read once."""
+        if self.wish.needs_chain:
+            return self._inspected((path, self.wish.format or _image.claimed_format(path)))
+        return self._inspect((path, self.wish.format))
+
+    def _inspect(self, named: tuple[str, str | None]) -> _image.Image:
         path, image_format = named
         return _image.inspect(self.qemu_img, path, image_format, knows=self.trust.knows)
 
@@ -160,15 +166,26 @@ class Survey:
 
 
 def _files(directory: str, recurse: bool) -> t.Iterator[str]:
-    def unreadable(error: OSError) -> t.NoReturn:
-        raise UnsafeImage(f"{error.filename}: cannot be searched for images: {error.strerror}", path=error.filename)
+    """The files in *directory*, hidden ones aside, by what it says of them itself: nobody asks for each."""
+    try:
+        with os.scandir(directory) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UnsafeImage(
+            f"{error.filename}: cannot be searched for images: {error.strerror}", path=error.filename
+        ) from error
+    for entry in found:
+        if _is_file(entry):
+            yield entry.path
+        elif recurse and entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, recurse)
 
-    for parent, directories, names in os.walk(directory, onerror=unreadable):
-        directories[:] = sorted(name for name in directories if recurse and not name.startswith("."))
-        for name in names:
-            path = os.path.join(parent, name)
-            if not name.startswith(".") and os.path.isfile(path):
-                yield path
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle, or into a directory that is closed
+        return False
 
 
 def _as_base(path: str, dependents: list[str]) -> Facts:

@@ -33,7 +33,8 @@ def run(module: AnsibleModule) -> Facts:
     failures = {path: answer for path, answer in answers.items() if isinstance(answer, DiskError)}
     for path, error in failures.items():
         if files[path]:
-            raise DiskError(str(error), **{**error.facts, "images": images})
+            error.facts = {**error.facts, "images": images}
+            raise error
     return {
         "changed": False,
         "images": images,

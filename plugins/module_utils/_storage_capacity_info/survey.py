@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._capacity import file_systems as _file_systems
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage, NotPermitted
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import pools as _pools
 
 if t.TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Places:
             self.places.append(os.path.dirname(os.path.realpath(path)))
             return
         if not os.access(path, os.R_OK | os.X_OK):
-            raise MissingImage(f"paths: {path} cannot be read: run as a user who may", path=path)
+            raise NotPermitted(f"paths: {path} cannot be read", path=path)
         self.places.append(path)
         if recurse:
             below, failed = _file_systems.directories_below(path)

@@ -10,7 +10,7 @@ import os
 import typing as t
 import unicodedata
 
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, NotPermitted
 from ansible_collections.kvmops.disk.plugins.module_utils._image.choices import ALLOCATIONS
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
@@ -44,12 +44,13 @@ def absolute(path: str, what: str) -> str:
 
 
 def require_directories(search_paths: t.Iterable[str]) -> None:
-    """Raises InvalidRequest where one of the directories that are to be searched for images is none, or is closed."""
+    """Raises InvalidRequest where one of the directories that are to be searched for images is none, NotPermitted where
+    it is closed."""
     for directory in search_paths:
         if not os.path.isdir(absolute(directory.rstrip("/") or "/.", "search_paths")):
             raise InvalidRequest(f"search_paths: {directory} is not a directory: give a directory to search for images")
         if not os.access(directory, os.R_OK | os.X_OK, effective_ids=True):
-            raise InvalidRequest(f"search_paths: no permission to search {directory}: run the task as a user who may")
+            raise NotPermitted(f"search_paths: no permission to search {directory}", path=directory)
 
 
 def search_paths_from(params: t.Mapping[str, t.Any]) -> tuple[str, ...]:

@@ -66,8 +66,8 @@ def require_nobody_elses(path: str, to_do: str, module: AnsibleModule) -> None:
         raise UnsafeImage(
             f"{path}: libvirt is to {to_do} there, by that name, and the user with the number "
             f"{os.lstat(directory).st_uid}, or one that may write in {directory}, can put a link to any file of this "
-            "host in its place meanwhile: choose a directory that only root may write, or set trust_directories=true "
-            "where you trust everybody who may",
+            "host in its place in the meantime: choose a directory that only root may write, or set "
+            "trust_directories=true where you trust all users who may",
             path=path,
             directory=directory,
         )
@@ -102,7 +102,7 @@ def _shield(directory: str, path: str, *, trusts: bool) -> None:
         raise UnsafeImage(
             f"{path}: others than root may exchange names in {directory}, and this kernel does not let links there be "
             "refused (Linux 5.14, and the right to mount, are needed): run as the user whose images these are "
-            "(become_user), or set trust_directories=true where you trust everybody who may write there",
+            "(become_user), or set trust_directories=true where you trust all users who may write there",
             path=path,
             directory=directory,
         )

@@ -39,17 +39,29 @@ def run_module(
             from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard
 
             guard(module)
+        if {"owner", "group", "mode"} <= {*module.argument_spec}:
+            from ansible_collections.kvmops.disk.plugins.module_utils._task.attributes import require_known
+
+            require_known(module.params)
         module.exit_json(**visible_result(function(module)))
     except MissingLibrary as error:
         module.fail_json(msg=missing_required_lib(error.library, reason=str(error)), exception=error.trace)
     except Interrupted as error:
         module.fail_json(msg=visible(_told(whole_story(error))))
     except DiskError as error:
-        module.fail_json(msg=visible(_told(whole_story(error))), **_told(error.facts))
+        module.fail_json(msg=visible(_told(_about(error, module) + whole_story(error))), **_told(error.facts))
     except OSError as error:
         if error.filename is None:
             raise
         module.fail_json(msg=visible(_told(_of_file(error))), path=_told(str(error.filename)))
+
+
+def _about(error: DiskError, module: AnsibleModule) -> str:
+    """The option of the task by which it names the file that *error* is about, where the message does not say it."""
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.advice import about_option
+
+    option = about_option(error, module.params, module.argument_spec)
+    return f"{option}: " if option else ""
 
 
 def _told(failure: t.Any) -> t.Any:
@@ -80,7 +92,11 @@ def whole_story(error: BaseException) -> str:
         return f"{error}. That was while this was being undone: {whole_story(first)}"
     if isinstance(error, _TOLD) and isinstance(first, _TOLD):
         return f"{whole_story(first)}. Then, while that was being undone: {error}"
-    return str(error)
+    if not isinstance(error, DiskError):
+        return str(error)
+    from ansible_collections.kvmops.disk.plugins.module_utils._task.advice import what_to_do
+
+    return f"{error}{what_to_do(error)}"
 
 
 def _undone(error: BaseException) -> BaseException | None:

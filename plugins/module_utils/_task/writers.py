@@ -106,7 +106,7 @@ def _unsafe(path: str, directory: str, reason: str) -> UnsafeImage:
     return UnsafeImage(
         f"{path}: lies where others than root may exchange names ({directory}), and {reason}: with another file at its "
         "name, they could lead the writing to any file of this host: give all its images to the user whose directory "
-        "it is, or to root in a directory of root, or set trust_directories=true where you trust everybody who may "
+        "it is, or to root in a directory of root, or set trust_directories=true where you trust all users who may "
         "write there",
         path=path,
         directory=directory,

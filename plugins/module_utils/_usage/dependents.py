@@ -20,11 +20,10 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import references as _references
-from ansible_collections.kvmops.disk.plugins.module_utils._usage import users as _users
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
-    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
+    from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import ByFile, User
 
 _SHOWN = 5
 
@@ -35,7 +34,9 @@ def directories_to_search(
     """Where overlays of *paths* may lie: beside them, in *search_paths*, in the directories of libvirt's pools."""
     directories = {*search_paths}
     for path in paths:
-        directories |= {os.path.dirname(os.path.realpath(path)), os.path.dirname(path)}
+        directories.add(os.path.dirname(path))
+        if os.path.islink(path):
+            directories.add(os.path.dirname(os.path.realpath(path)))
     found = {os.path.realpath(directory) for directory in directories if _may_be_there(directory)}
     return sorted(found.union(*map(directories_of_pools, hypervisors)))
 
@@ -101,9 +102,9 @@ def of(path: str, directories: t.Iterable[str], users: t.Iterable[User] = ()) ->
     return Dependents(directories, users).of(path)
 
 
-def known(path: str, users: t.Collection[User]) -> list[str]:
+def known(path: str, users: ByFile) -> list[str]:
     """The images that depend on *path* as far as that is known without a search: by *users*, and where it is noted."""
-    found = _users.overlays_over(path, users)
+    found = users.overlays_over(path)
     return sorted({*found, *_noted(path, found)})
 
 

@@ -121,10 +121,23 @@ def is_same_file(one: str, other: str) -> bool:
     return identity(one) == identity(other)
 
 
-def overlays_over(path: str, users: t.Collection[User]) -> list[str]:
-    """The images of disks that read the file at *path*, as far as *users* tell."""
-    readers = {(user.uuid, user.target) for user in users_of(path, users) if user.role == _BACKING}
-    return sorted({user.path for user in users if user.role == _DISK and (user.uuid, user.target) in readers})
+class ByFile:
+    """Users by the file that is theirs: one look at each of them, for any number of questions."""
+
+    def __init__(self, users: t.Iterable[User]) -> None:
+        self._users = by_file(users)
+        self._disks: dict[tuple[str, str], set[str]] = {}
+        for user in (one for found in self._users.values() for one in found if one.role == _DISK):
+            self._disks.setdefault((user.uuid, user.target), set()).add(user.path)
+
+    def of(self, path: str) -> list[User]:
+        """Those whose file is the one at *path*, by whatever name."""
+        return self._users.get(identity(path), [])
+
+    def overlays_over(self, path: str) -> list[str]:
+        """The images of disks that read the file at *path*, sorted."""
+        readers = {(user.uuid, user.target) for user in self.of(path) if user.role == _BACKING}
+        return sorted({overlay for disk in readers for overlay in self._disks.get(disk, ())})
 
 
 def _claims_of(listed: Listed, hypervisor: Hypervisor, below: _links.Links, others: Others) -> t.Iterator[Claim]:

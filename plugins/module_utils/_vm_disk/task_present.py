@@ -11,6 +11,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
+from ansible_collections.kvmops.disk.plugins.module_utils._provision import survey as _image_survey
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.change import change
 from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard_paths
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import decision as _decision
@@ -21,7 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import survey
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import survey_users as _survey_users
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.task_disk import Claim, Disk
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.task_image import DiskImage
-from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.wish import IMAGE_OPTIONS, image_wish
+from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk.wish import IMAGE_OPTIONS, image_params
 
 if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk
@@ -131,7 +132,7 @@ class PresentDisk(Disk):
         """What is done to the image of a disk that the domain does not have: one that is there already belongs to it
         alone, and is what the task says."""
         path = str(spot.path)
-        wanted = image_wish(self.wish, path, spot.format, self.around.module.params)
+        wanted = self._wanted(path, spot.format)
         there = _survey.image(self.around.qemu_img, path, spot.format)
         if there is not None:
             _decision_present.require_matching(there, wanted)
@@ -155,7 +156,7 @@ class PresentDisk(Disk):
     ) -> tuple[Plan, tuple[int, int] | None]:
         """What is done to the image of a disk that the domain has, and how it grows below its guest."""
         path = str(spot.path)
-        wanted = image_wish(self.wish, path, spot.format, self.around.module.params)
+        wanted = self._wanted(path, spot.format)
         there = _survey.image(self.around.qemu_img, path, spot.format)
         if there is not None:
             _decision_present.require_matching(there, wanted)
@@ -168,6 +169,11 @@ class PresentDisk(Disk):
             self._size = size
             image.require_growth(size)
         return image.settled(operation), (there.virtual_size, size) if size is not None else None
+
+    def _wanted(self, path: str, image_format: str) -> ImageWish:
+        """The image that the task wants. Raises InvalidRequest where there is no such."""
+        params = image_params(self.wish, path, image_format, self.around.module.params)
+        return _image_survey.wished(self.around.qemu_img, params)
 
     @property
     def _says_more(self) -> bool:

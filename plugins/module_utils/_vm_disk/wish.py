@@ -11,7 +11,6 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest
-from ansible_collections.kvmops.disk.plugins.module_utils._provision import wish as _image_wish
 from ansible_collections.kvmops.disk.plugins.module_utils._size import parse_size
 from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import (
     absolute,
@@ -20,9 +19,6 @@ from ansible_collections.kvmops.disk.plugins.module_utils._task.arguments import
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.document import require_expressible
 from ansible_collections.kvmops.disk.plugins.module_utils._xml.tuning import PROPERTIES, Tuning, rates
-
-if t.TYPE_CHECKING:
-    from ansible_collections.kvmops.disk.plugins.module_utils._provision.wish import ImageWish
 
 #: The letters that the targets of disks on a bus begin with.
 PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
@@ -87,11 +83,11 @@ def wishes_from(params: t.Mapping[str, t.Any]) -> tuple[DiskWish, ...]:
     return wishes
 
 
-def image_wish(wish: DiskWish, path: str, image_format: str, params: t.Mapping[str, t.Any]) -> ImageWish:
-    """The image of *wish*, at *path*. Raises InvalidRequest where there is no such."""
+def image_params(wish: DiskWish, path: str, image_format: str, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """What qcow2_image would be asked for the image of *wish*, at *path*."""
     shared = {name: params[name] for name in ("max_overcommit", "search_paths", "trusted")}
     fixed = {"shrink": False, "rebase": "safe", "align_size": False, "nocow": False}
-    return _image_wish.wish_from({**wish.image, **shared, **fixed, "path": path, "format": image_format})
+    return {**wish.image, **shared, **fixed, "path": path, "format": image_format}
 
 
 def _wish(given: t.Mapping[str, t.Any], shared: t.Mapping[str, t.Any]) -> DiskWish:

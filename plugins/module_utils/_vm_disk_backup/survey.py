@@ -15,7 +15,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import transc
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import domain as _domain
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import InvalidRequest, MissingImage
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
@@ -84,8 +84,7 @@ class Survey:
     def require_place(self, state: DomainState) -> None:
         """Raises InvalidRequest where no backup could be made in the directory of the task."""
         directory = self.wish.dest_dir
-        if not os.path.isdir(directory):
-            raise InvalidRequest(f"dest_dir: the directory {directory} does not exist: create it first", path=directory)
+        _staging.require_writable_directory(directory, "dest_dir")
         _staging.require_directory(self.place, "dest_dir")
         if state.active:
             _access.require(directory, self.hypervisor.qemu_user, "dest_dir")

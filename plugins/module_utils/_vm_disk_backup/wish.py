@@ -50,8 +50,9 @@ def wish_from(params: dict[str, t.Any]) -> BackupWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
     wish = BackupWish(
         dest_dir=os.path.normpath(params["dest_dir"]),
+        mode=params["kind"],
         disks=tuple(params["disks"]) if params["disks"] is not None else None,
-        **{name: params[name] for name in ("backup", "mode", "quiesce", "verify", "timeout", "trusted")},
+        **{name: params[name] for name in ("backup", "quiesce", "verify", "timeout", "trusted")},
     )
     wish.require_valid()
     _document.require_expressible(wish.dest_dir, "dest_dir")

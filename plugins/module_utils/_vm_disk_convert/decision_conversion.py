@@ -49,7 +49,7 @@ def carried_bitmaps(item: Conversion, bitmaps: t.Sequence[Bitmap], wish: Convert
     if wish.layout.format != "qcow2" or wish.layout.compat == "0.10":
         obstacle = "only qcow2 images have bitmaps"
     elif mode == "live":
-        obstacle = f"a copy below a running guest does not take them along, only mode=offline does ({item.target})"
+        obstacle = f"a copy below a running guest does not take them along, only method=offline does ({item.target})"
     return _bitmaps.carried(item.source, bitmaps, wish.keep_bitmaps, obstacle)
 
 

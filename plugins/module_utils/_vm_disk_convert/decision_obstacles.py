@@ -77,8 +77,8 @@ def way(state: DomainState, wish: ConvertWish) -> str:
 def way_to_fit(wish: ConvertWish) -> str:
     """What to do where the domain could not open a raw image of the disk's size."""
     if wish.align_size:  # a copy below a guest has the size that the guest sees
-        return "grow the disk to that size first (kvmops.disk.vm_disk_resize), or set mode=offline"
-    return "grow the disk to that size first (kvmops.disk.vm_disk_resize), or set align_size=true and mode=offline"
+        return "grow the disk to that size first (kvmops.disk.vm_disk_resize), or set method=offline"
+    return "grow the disk to that size first (kvmops.disk.vm_disk_resize), or set align_size=true and method=offline"
 
 
 def require_convertible(state: DomainState, conversions: t.Sequence[Conversion], jobs: t.Sequence[str]) -> None:

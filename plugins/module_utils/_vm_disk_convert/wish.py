@@ -109,13 +109,14 @@ def wish_from(params: dict[str, t.Any]) -> ConvertWish:
     wish = ConvertWish(
         disks=tuple(params["disks"] or [params["disk"]]),
         layout=layout_from(params),
+        mode=params["method"],
         max_overcommit=max_overcommit,
         keep_bitmaps=KEEP_WORDS[params["keep_bitmaps"]],
         bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
         **{
             name: params[name]
             for name in (
-                *("dest", "dest_dir", "mode", "shutdown", "shutdown_timeout", "restart", "verify", "keep_source"),
+                *("dest", "dest_dir", "shutdown", "shutdown_timeout", "restart", "verify", "keep_source"),
                 *("compress", "trusted", "shallow", "block_device", "copy_timeout", "align_size"),
             )
         },

@@ -38,9 +38,10 @@ def wish_from(params: dict[str, t.Any]) -> FlattenWish:
     base, bandwidth = params["base"], params["bandwidth"]
     wish = FlattenWish(
         disks=tuple(params["disks"] or [params["disk"]]),
+        mode=params["method"],
         base=absolute(base, "base") if base is not None else None,
         bandwidth=parse_size(bandwidth, "bandwidth") if bandwidth is not None else None,
-        **{name: params[name] for name in ("mode", "copy_timeout", "verify", "trusted")},
+        **{name: params[name] for name in ("copy_timeout", "verify", "trusted")},
     )
     wish.require_valid()
     return wish

@@ -36,7 +36,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         if claim.uuid not in described:
             module.warn(f"{claim}: {claim.problem}: it may use any of the images")
     pairs = [(observed, disk) for observed in seen for disk in observed.state.disks]
-    disks = in_parallel(lambda pair: _described(qemu_img, *pair, uses.users), pairs)
+    users = _users.ByFile(uses.users)
+    disks = in_parallel(lambda pair: _described(qemu_img, *pair, users), pairs)
     for (observed, _disk), facts in zip(pairs, disks):
         warning = _result.warning(observed, facts)
         if warning is not None:
@@ -44,12 +45,10 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     return {"changed": False, "disks": disks}
 
 
-def _described(
-    qemu_img: QemuImg, observed: Observed, disk: DomainDisk, users: t.Collection[_users.User]
-) -> dict[str, t.Any]:
+def _described(qemu_img: QemuImg, observed: Observed, disk: DomainDisk, users: _users.ByFile) -> dict[str, t.Any]:
     """One disk as the module returns it: its images, who else uses them, and what reads them."""
     images = _survey.images(qemu_img, disk)
     if disk.path is None:
         return _result.facts(observed, disk, images, (), ())
-    others = [user for user in _users.users_of(disk.path, users) if user.uuid != observed.state.uuid]
+    others = [user for user in users.of(disk.path) if user.uuid != observed.state.uuid]
     return _result.facts(observed, disk, images, others, _dependents.known(disk.path, users))

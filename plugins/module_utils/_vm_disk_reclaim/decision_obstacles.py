@@ -110,7 +110,7 @@ def _missing_discard(state: DomainState, item: Reclaiming) -> str:
     defined = item.disk.defined
     if defined is not None and defined.discard == "unmap":
         return (
-            "runs without discard=unmap, which its definition has meanwhile, so that a trim would give nothing back: "
+            "runs without discard=unmap, which its definition has by now, so that a trim would give nothing back: "
             "shut the machine down and start it again"
         )
     return (

@@ -33,7 +33,7 @@ class ResizeWish:
     @classmethod
     def parse(cls, size: str, from_size: str | None = None, *, shrink: bool = False, **rest: t.Any) -> ResizeWish:
         """The wish as a task words it. Raises InvalidRequest where that are no sizes, or they contradict each other."""
-        grows = size.startswith("+")
+        grows = size.startswith("+") and not size.startswith("++")
         if from_size is not None and not grows:
             raise InvalidRequest(
                 f"from_size: goes with a growth such as +10G, but size is {size}: leave from_size out, or put the plus "

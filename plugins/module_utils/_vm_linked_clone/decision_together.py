@@ -59,11 +59,10 @@ class Together:
         for use in clone.uses:
             found = [reader for reader, file in use.readers if file not in self._files and file not in own]
             _dependents.require_none(use.path, found, _TO_DO, "remove them (snapshots, for example) first")
-            going = {*self._uuids, clone.uuid}
-            others = [user for user in use.users if user.uuid not in going]
+            others = [user for user in use.users if not self._goes(user.uuid, clone)]
             if others or use.locked:
                 raise _unused.in_use(use.path, others, _TO_DO)
-            unresolved = [claim for claim in use.unresolved if claim.uuid not in going]
+            unresolved = [claim for claim in use.unresolved if not self._goes(claim.uuid, clone)]
             if unresolved:
                 raise _unused.may_be_in_use(use.path, unresolved, _TO_DO)
 
@@ -92,8 +91,13 @@ class Together:
         while left:
             here = {*left}
             now = [name for name in left if not read_by[name] & here] or left
-            left = [name for name in left if name not in {*now}]
+            here.difference_update(now)
+            left = [name for name in left if name in here]
             yield now
+
+    def _goes(self, uuid: str, clone: Going) -> bool:
+        """Whether that domain goes: with the others, or as *clone* itself."""
+        return uuid in self._uuids or uuid == clone.uuid
 
     def _stays(self, clone: Going) -> None:
         del self.clones[clone.name]

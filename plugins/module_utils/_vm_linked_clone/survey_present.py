@@ -11,8 +11,9 @@ import typing as t
 from functools import cached_property
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
-from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, InvalidRequest
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
+from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import access as _access
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import can_reflink
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -189,10 +190,7 @@ def _require_quiet(source: Source, neighbours: t.Iterable[Neighbour], qemu_img: 
 
 def _require_place(directory: str, user: t.Callable[[], tuple[int, int] | None]) -> None:
     """Raises InvalidRequest where *directory* is none, cannot be written to, or QEMU's *user* cannot get to it."""
-    if not os.path.isdir(directory):
-        raise InvalidRequest(f"disk_dir: {directory} is not a directory: create it first", path=directory)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise InvalidRequest(f"disk_dir: no permission to write in {directory}", path=directory)
+    _staging.require_writable_directory(directory, "disk_dir")
     _access.require(directory, user, "disk_dir")
 
 

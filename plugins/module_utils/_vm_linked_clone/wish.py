@@ -112,11 +112,11 @@ class CloneWish:
         if any(spec.name == self.source for spec in self.clones):
             raise InvalidRequest(f"clones: {self.source} is the source itself: choose another name for its clone")
         if self.mode != REFLINK and self.fallback is not None:
-            raise InvalidRequest(f"fallback: is for mode=reflink, and mode is {self.mode}: leave it out")
+            raise InvalidRequest(f"fallback: is for kind=reflink, and kind is {self.mode}: leave it out")
         if self.preallocation not in (None, "off") and self.mode != FULL:
             raise InvalidRequest(
                 f"preallocation: {self.preallocation} is for full copies: a {self.mode} clone begins by sharing what "
-                "its source holds, and allocates what is written: set mode=full, or leave it out"
+                "its source holds, and allocates what is written: set kind=full, or leave it out"
             )
         if self.cluster_size is not None:
             if self.mode == REFLINK:
@@ -181,6 +181,7 @@ def wish_from(params: dict[str, t.Any]) -> CloneWish:
     wish = CloneWish(
         max_overcommit=overcommit_from(params),
         search_paths=search_paths,
+        mode=params["kind"],
         clones=tuple(_spec(given, params["disk_sizes"]) for given in params["clones"]),
         disk_dir=absolute(directory.rstrip("/") or "/.", "disk_dir") if directory is not None else None,
         preallocation=ALLOCATIONS[allocation] if allocation else params["preallocation"],
@@ -188,7 +189,7 @@ def wish_from(params: dict[str, t.Any]) -> CloneWish:
         **{
             name: params[name]
             for name in (
-                *("source", "mode", "fallback", "start", "protect_base", "unique_serials", "vtpm", "seed_bus"),
+                *("source", "fallback", "start", "protect_base", "unique_serials", "vtpm", "seed_bus"),
                 *("trusted", "verify"),
             )
         },

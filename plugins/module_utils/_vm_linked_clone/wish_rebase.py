@@ -29,7 +29,7 @@ class MoveWish:
 def wish_from(params: dict[str, t.Any]) -> MoveWish:
     """The wish that the parameters express. Raises InvalidRequest where they contradict themselves."""
     wish = _wish.wish_from(params)
-    for name, usual in (("mode", LINKED), ("state", "present")):
+    for name, usual in (("kind", LINKED), ("state", "present")):
         if params[name] != usual:
             raise InvalidRequest(
                 f"rebase_to: moves existing linked clones, and {name} is {params[name]}: leave one of the two out"

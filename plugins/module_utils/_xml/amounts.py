@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import document as _document
+from ansible_collections.kvmops.disk.plugins.module_utils._xml import tuning as _tuning
 
 
 def changed(live: str, definition: str) -> list[str]:
@@ -30,13 +31,11 @@ def _amounts(xml: str) -> dict[str, str]:
     if memory is not None:
         found["memory"] = f"{(memory.text or '').strip()} {memory.get('unit') or 'KiB'}"
     for disk in domain.iterfind("devices/disk"):
-        target, limits = disk.find("target"), _limits(disk.find("iotune"))
-        if target is not None and limits:
-            found[f"limits of {target.get('dev')}"] = limits
+        limits = {name: value for name, value in _tuning.tuning(disk).throttle.items() if value}
+        if limits:
+            found[f"limits of {disk.find('target').get('dev')}"] = _said(limits)
     return found
 
 
-def _limits(tuning: t.Any) -> str:
-    """What an ``<iotune>`` says, but for what is no limit."""
-    told = {limit.tag: (limit.text or "").strip() for limit in (tuning if tuning is not None else ())}
-    return " ".join(f"{name}={value}" for name, value in sorted(told.items()) if value != "0")
+def _said(limits: t.Mapping[str, int | str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(limits.items()))

@@ -85,7 +85,7 @@ def test_trust_does_not_reach_as_far_as_circles_and_wrong_formats(qemu_img: Told
         (circle, "qcow2", "runs in a circle"),
         (made(tmp_path / "disk"), "raw", "its content begins like qcow2"),
         (made(tmp_path / "disk"), "vmdk", "found a qcow2 image, asked for vmdk"),
-        (str(tmp_path), "raw", "not a regular file"),
+        (str(tmp_path), "raw", "is a directory, neither a regular file"),
         (str(tmp_path / "missing"), "raw", "no such image"),
     ):
         with pytest.raises(DiskError, match=reason):

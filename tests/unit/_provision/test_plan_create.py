@@ -57,6 +57,7 @@ def test_the_plan_says_what_will_be_there() -> None:
         "state": "present",
         "format": "qcow2",
         "virtual_size": 40 * MIB,
+        "preallocation": "full",
         "cluster_size": 4096,
         "lazy_refcounts": True,
     }

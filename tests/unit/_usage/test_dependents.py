@@ -14,8 +14,10 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents, UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import references as _references
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import dependents as _dependents
+from ansible_collections.kvmops.disk.plugins.module_utils._usage import noted_bases as _noted_bases
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
 from hypothesis import given
 from hypothesis import strategies as st
@@ -345,6 +347,29 @@ def test_a_note_is_not_followed_through_a_link(base: Path, tmp_path: Path) -> No
     with pytest.raises(DiskError):
         _base_note.protect(str(base), ["/clones/a"])
     assert victim.read_text(encoding="utf-8") == "precious"
+
+
+def test_a_note_is_understood_once_for_all_overlays_that_it_names(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clones = [str(overlay(tmp_path / f"clone{number}", base)) for number in range(40)]
+    _base_note.protect(str(base), clones)
+    understood: list[bytes] = []
+    parsed = _state.parsed
+
+    def counted(written: bytes) -> object:
+        understood.append(written)
+        return parsed(written)
+
+    monkeypatch.setattr(_state, "parsed", counted)
+    with _lock.operation("vm_linked_clone", clones) as running:
+        _noted_bases.find(running, {})
+        assert running.bases == {str(base): sorted(clones)}
+    assert len(understood) <= 1
+    _base_note.protect(str(base), [str(tmp_path / "another")])
+    note = _base_note.look(str(base))
+    assert note is not None
+    assert len(note.overlays) == 41, "what it says by now counts"
 
 
 def test_what_a_dead_run_left_of_a_new_note_is_replaced(base: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_what_is_in_no_file_system_counts_as_full(systems: list[GuestFileSystem]
     [
         (ELEMENT, None, {}, r"set it with kvmops\.disk\.vm_disk \(name: vm, disk: vda, discard: unmap\) and restart"),
         (replace(ELEMENT, discard="ignore"), None, {}, "does not have discard=unmap"),
-        (ELEMENT, "unmap", {}, "which its definition has meanwhile.* shut the machine down and start it again"),
+        (ELEMENT, "unmap", {}, "which its definition has by now.* shut the machine down and start it again"),
         (UNMAP, None, {"state": "paused"}, "is paused: its guest cannot trim anything now"),
     ],
 )

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, HasDependents, ImageInUse
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.users import User
@@ -64,3 +66,38 @@ def test_a_clone_uses_its_own_files() -> None:
     path = "/d/pc-1"
     own = Going("pc-1", "PC-1", (Use(path, path, (("/d/pc-1.s1", "/d/pc-1.s1"),)), Use("/d/pc-1.s1", "/d/pc-1.s1")))
     Together([]).require_unshared(own)
+
+
+class Name(str):
+    """The name of a domain that counts how often it is looked for."""
+
+    sought = 0
+
+    def __hash__(self) -> int:
+        Name.sought += 1
+        return super().__hash__()
+
+
+def sought_for(number: int) -> int:
+    """How often names are looked for until it is known in which order so many clones and clones of them go."""
+    Name.sought = 0
+    clones = [image(Name(f"{one}"), f"{one}-clone") for one in range(number)]
+    together = Together([*clones, *(image(Name(f"{one}-clone")) for one in range(number))])
+    assert [len(wave) for wave in together.waves()] == [number, number]
+    return Name.sought
+
+
+def test_twice_as_many_clones_are_put_in_order_with_twice_the_work() -> None:
+    assert sought_for(200) <= 2 * sought_for(100)
+
+
+def test_to_decide_on_one_clone_nobody_lists_all_of_them() -> None:
+    clones = [image(f"{one}", users=(User(f"{one}", f"{one}", False, "vda", "disk", "/d"),)) for one in range(10_000)]
+    together = Together(clones)
+    tracemalloc.start()
+    try:
+        together.require_unshared(clones[0])
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50_000

@@ -50,7 +50,7 @@ def test_bad_input_is_refused(given: dict[str, Any], said: str) -> None:
         (wish(spec(uuid=UUID), spec(name="b", uuid=UUID.upper())), "same UUIDs"),
         (wish(spec(mac="52-54-00-AA-00-01"), spec(name="b", mac="52:54:00:aa:00:01")), "same MAC addresses"),
         (wish(spec(name="golden")), "is the source itself"),
-        (wish(mode="full", fallback="linked"), "fallback: is for mode=reflink"),
+        (wish(mode="full", fallback="linked"), "fallback: is for kind=reflink"),
         (wish(preallocation="falloc"), "preallocation: falloc is for full copies"),
         (wish(mode="reflink", preallocation="full"), "is for full copies"),
         (wish(mode="reflink", cluster_size=65536), "cluster_size: a reflink has the cluster size"),
