@@ -58,12 +58,12 @@ system: ## installs the Debian packages that are missing (through sudo, unless r
 
 venv: .venv/installed ## makes .venv with the tools of tests/requirements.txt
 
-.venv/installed: tests/requirements.txt tests/tools/kept_bytecode.py | system
+.venv/installed: tests/requirements.txt tests/tools/kept_bytecode.py tests/tools/kept_payloads.py | system
 	rm -rf .venv
 	$(PYTHON) -m venv --system-site-packages .venv
 	.venv/bin/python -m pip install $(PIP_OPTIONS) --requirement $<
-	install --mode=644 tests/tools/kept_bytecode.py .venv/lib/python3.*/site-packages
-	echo import kept_bytecode > "$$(echo .venv/lib/python3.*/site-packages)/kept_bytecode.pth"
+	install --mode=644 tests/tools/kept_bytecode.py tests/tools/kept_payloads.py .venv/lib/python3.*/site-packages
+	echo import kept_bytecode, kept_payloads > "$$(echo .venv/lib/python3.*/site-packages)/kept.pth"
 	touch $@
 
 .cache/venv-importer/installed: tests/requirements-importer.txt | system

@@ -739,6 +739,23 @@ disks:
     changed:
       description: Whether something was done for it.
       type: bool
+    file:
+      description:
+        - Whose the image is, and what others may do with it.
+        - Each is V(null) if there is no image, and in check mode for one that is not there yet.
+        - The image of a running guest belongs to the user of QEMU.
+      type: dict
+      contains:
+        owner:
+          description: The name of the user that owns the image.
+          type: str
+        group:
+          description: The name of the group that owns the image.
+          type: str
+        mode:
+          description: The permissions of the image.
+          type: str
+          sample: "0600"
     pending:
       description:
         - What the next start of the running domain changes.

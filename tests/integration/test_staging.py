@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
 
 
 def test_a_new_file_gets_the_owner_that_its_model_has_at_rest_without_libvirts_bookkeeping(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_a_new_file_gets_the_owner_that_its_model_has_at_rest_without_libvirts_b
     os.chown(model, 55, 55)  # QEMU's, to which libvirt has lent it
     os.setxattr(model, "trusted.libvirt.security.dac", b"+1234:+4321")
     os.setxattr(model, "trusted.other", b"kept")
-    _staging.resemble(str(copy), str(model))
+    _rest.resemble(str(copy), str(model))
     assert (copy.stat().st_uid, copy.stat().st_gid) == (1234, 4321)
     assert "trusted.other" in os.listxattr(copy)
     assert "trusted.libvirt.security.dac" not in os.listxattr(copy)

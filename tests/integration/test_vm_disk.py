@@ -125,9 +125,10 @@ def test_an_image_is_made_as_the_task_says(machine: Machine) -> None:
 
 def test_a_new_image_belongs_to_the_user_of_qemu(machine: Machine) -> None:
     path = machine.images / "data.qcow2"
-    machine.thrice(path=str(path), size="1M")
+    done = machine.thrice(path=str(path), size="1M")
     assert path.stat().st_uid != 0
     assert path.stat().st_mode & 0o777 == 0o600
+    assert done["disks"][0]["file"] == {"owner": path.owner(), "group": path.group(), "mode": "0600"}
 
 
 def test_each_bus_has_targets_of_its_own_and_a_missing_controller_comes_too(machine: Machine) -> None:
@@ -259,6 +260,12 @@ def test_a_detached_disk_keeps_its_image(machine: Machine) -> None:
     machine.thrice(path=str(path), state="absent")
     assert element(machine.hv, machine.name, "vdb") is None
     assert path.exists()
+
+
+def test_of_an_image_that_is_not_there_nobody_knows_the_owner(machine: Machine) -> None:
+    asked = {"name": machine.name, "path": str(machine.images / "data.qcow2"), "size": "1M"}
+    foretold = machine.module(MODULE, asked, check=True)
+    assert foretold["disks"][0]["file"] == {"owner": None, "group": None, "mode": None}
 
 
 def test_an_image_is_removed_with_its_disk(machine: Machine) -> None:

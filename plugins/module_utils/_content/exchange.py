@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._content import comparison as _comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
+from ansible_collections.kvmops.disk.plugins.module_utils._host import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 
@@ -53,14 +57,14 @@ class Exchange:
         _unused.require_unused(self.path, (), self._to_do)
         self._looks = _graph.looks_of(file for image in self._images for file in image.files)
         _graph.require_as_looked_at(self._images)
-        _staging.sync_before_reading(self.file)
-        self._as_read = _staging.last_write(self.file)
-        self._old = _staging.file_identity(self.file)
+        _durable.sync_before_reading(self.file)
+        self._as_read = _same_file.last_write(self.file)
+        self._old = _same_file.file_identity(self.file)
         self._new.begin()
 
     def require_same_content(self, image_format: str, qemu_img: QemuImg, report: Report | None = None) -> None:
         """Raises DiskError where a guest would not see the same in the new file; it is on stable storage afterwards."""
-        with _staging.syncing(self.name):
+        with _durable.syncing(self.name):
             old, new = (self.path, image_format), (self.name, image_format)
             same = _comparison.same_content(qemu_img, old, new, report=report)
         if not same:
@@ -73,10 +77,10 @@ class Exchange:
     def dress(self, *, thin: bool = False) -> list[int]:
         """Gives the new file the owner, mode and attributes of the old one, and its space where that has no holes,
         unless it is to be *thin*; returns its identity, for a record."""
-        _staging.resemble(self.name, self.file)
-        if not thin and _staging.has_no_holes(self.file):
+        _rest.resemble(self.name, self.file)
+        if not thin and _space.has_no_holes(self.file):
             with suppress(DiskError):  # a file system that cannot reserve has reserved nothing before
-                _staging.reserve(self.name)
+                _space.reserve(self.name)
         return self._new.identity()
 
     def put_in_place(self) -> None:
@@ -97,7 +101,7 @@ class Exchange:
 
     def withdraw(self) -> None:
         """Puts the old file back, unless a guest has the new one open, which holds the same (HAZARDS A8)."""
-        in_place = bool(self._old) and not _staging.is_file(self.file, self._old)
+        in_place = bool(self._old) and not _same_file.is_file(self.file, self._old)
         if self._old and not (in_place and _image_locks.is_locked(self.file)):
             self._new.withdraw()
 
@@ -106,7 +110,7 @@ class Exchange:
         self._new.commit()
 
     def _require_unwritten(self, name: str) -> None:
-        if _staging.last_write(name) != self._as_read:
+        if _same_file.last_write(name) != self._as_read:
             raise DiskError(
                 f"{self.path}: was written to while it was copied: the new image was removed: run again",
                 path=self.path,

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from ansible_collections.kvmops.disk.plugins.module_utils._content import comparison as _comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._content.thickness import staying_thick
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
 from ansible_collections.kvmops.disk.plugins.module_utils._qemu.secrets import Layer
 
 if t.TYPE_CHECKING:
@@ -31,10 +31,10 @@ def merge_offline(
     Both are a path and its format; *phase* begins a part of the progress, *tell* is told what a person should know.
     Raises DiskError; the disk reads the same.
     """
-    _staging.sync_before_reading(overlay[0])
+    _durable.sync_before_reading(overlay[0])
     with staying_thick(qemu_img, *into, tell), phase("merge") as merging:
         qemu_img.merging(Layer(*overlay), Layer(*into)).commit(*overlay, report=merging.percent)
-    with phase("compare") as comparing, _staging.syncing(into[0]):
+    with phase("compare") as comparing, _durable.syncing(into[0]):
         same = _comparison.same_content(qemu_img, overlay, into, report=comparing.percent)
     if not same:
         raise DiskError(

@@ -10,7 +10,7 @@ import typing as t
 from contextlib import contextmanager, suppress
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import reserve
+from ansible_collections.kvmops.disk.plugins.module_utils._host.space import reserve
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._size import exact_size
 

@@ -11,7 +11,8 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._content import comparison as _comparison
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files.beside import sibling_name
 from ansible_collections.kvmops.disk.plugins.module_utils._image import graph as _graph
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -82,8 +83,8 @@ def make(
     yet. Raises DiskError where it is not what was to be made, or where the source was written to meanwhile; to
     withdraw the file is up to the caller.
     """
-    _staging.sync_before_reading(*(file for image in source for file in image.files))
-    as_read = [_staging.last_write(file) for file in source[0].files]
+    _durable.sync_before_reading(*(file for image in source for file in image.files))
+    as_read = [_same_file.last_write(file) for file in source[0].files]
     looks = {**_graph.looks_of(file for image in source for file in image.files), **recipe.looks}
     _graph.require_as_looked_at(source)
     new_file.begin()
@@ -95,7 +96,7 @@ def make(
     image = _image.inspect(qemu_img, new_file.name, recipe.layout.format)
     _require_whole(new_file.path, image.virtual_size, wanted)
     if recipe.verify:
-        with phases("compare", size) as phase, _staging.syncing(new_file.name):
+        with phases("compare", size) as phase, _durable.syncing(new_file.name):
             same = same_content(qemu_img, recipe, new_file.name, phase.percent)
         if not same:
             raise DiskError(
@@ -103,7 +104,7 @@ def make(
                 "source is as it was",
                 path=new_file.path,
             )
-    if [_staging.last_write(file) for file in source[0].files] != as_read:
+    if [_same_file.last_write(file) for file in source[0].files] != as_read:
         raise DiskError(
             f"{recipe.source}: was written to while it was converted: the new image was removed: run again",
             path=recipe.source,

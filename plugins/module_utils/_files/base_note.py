@@ -29,8 +29,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import references as _references
 
@@ -165,15 +166,15 @@ def release(base: str, gone: t.Iterable[str], others: Readers = lambda _base: ()
 
 def remove(path: str) -> None:
     """Removes the image at *path*, durably, and what is noted of it as a base; a link to one goes alone."""
-    _staging.remove(path)
-    _staging.remove(_beside.note_path(path))
+    _durable.remove(path)
+    _durable.remove(_beside.note_path(path))
 
 
 def remove_image(path: str) -> None:
     """As remove(), but with the file that a link leads to."""
     place = _beside.note_path(path)
-    _staging.remove_image(path)
-    _staging.remove(place)
+    _durable.remove_image(path)
+    _durable.remove(place)
 
 
 def _counts(overlay: str, mount: str, base: str) -> bool:
@@ -236,7 +237,7 @@ def _write(base: str, note: BaseNote) -> None:
         os.rename(new, place)
     except OSError as error:
         raise _unwritable(base, error) from error
-    _staging.sync(os.path.dirname(place))
+    _durable.sync(os.path.dirname(place))
 
 
 def _open_new(name: str, flags: int) -> int:
@@ -279,7 +280,7 @@ def _chmod(base: str, mode: int, inode: int) -> None:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_ino != inode:
-                raise _staging.replaced_meanwhile(base)
+                raise _same_file.replaced_meanwhile(base)
             wanted = (stat.S_IMODE(status.st_mode) & ~_PERMISSIONS) | (mode & _PERMISSIONS)
             if stat.S_IMODE(status.st_mode) != wanted:
                 os.chmod(f"/proc/self/fd/{descriptor}", wanted)  # fchmod(2) takes no descriptor of this kind

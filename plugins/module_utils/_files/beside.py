@@ -139,7 +139,8 @@ def try_lock(descriptor: int, kind: int) -> bool:
 def _look_at(record: str) -> dict[str, t.Any] | None:
     """What *record* says; None where there is none, and also where its run has just ended.
 
-    One that says nothing and that nobody holds is looked at again for a moment: its run may be about to hold it.
+    One that says nothing and that nobody holds is looked at again for a moment: where a file system has no files
+    without a name, its run may be about to hold it (lock).
     """
     for _turn in range(_TURNS):
         try:

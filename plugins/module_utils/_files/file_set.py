@@ -25,6 +25,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import (
     UnsafeImage,
 )
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import stage as _stage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files import state as _state
@@ -61,14 +63,14 @@ def remove(path: str) -> None:
     """Removes the image at *path*, durably, its own extents first: whoever is killed in between finds the rest by
     *path*."""
     for extent in files(path)[1:]:
-        _staging.remove(extent)
+        _durable.remove(extent)
     _base_note.remove(path)
 
 
 def remove_image(path: str) -> None:
     """As remove(), but with the file that a link leads to: QEMU looks for extents beside the link."""
     for extent in files(path)[1:]:
-        _staging.remove(extent)
+        _durable.remove(extent)
     _base_note.remove_image(path)
 
 
@@ -88,7 +90,7 @@ def require_free_places(path: str, replaced: t.Container[str]) -> None:
     moves = _moves(path)
     for name in sorted(os.listdir(directory)):
         place = os.path.join(directory, name)
-        ours = moves is not None and name in moves.new and _staging.is_file(place, moves.new[name])
+        ours = moves is not None and name in moves.new and _same_file.is_file(place, moves.new[name])
         if _vmdk.bears_name_of(name, path) and place not in replaced and not ours:
             raise DiskError(
                 f"{path}: a file stands where an extent of the new image may have to go, {place}: move it away, or "
@@ -109,7 +111,7 @@ def settle(path: str) -> None:
     """Removes the staging directory for *path*; what a dead run began to move is finished or put back before."""
     moves = _moves(path)
     if moves is not None:
-        if _staging.is_file(path, moves.new[os.path.basename(path)]):
+        if _same_file.is_file(path, moves.new[os.path.basename(path)]):
             _forget(path)
         else:
             _undo(path, moves)
@@ -159,14 +161,14 @@ class NewFiles(_staging.NewFile):
                     f"{os.path.join(directory, name)}: {error.strerror}: remove the old image, or choose another dest",
                     path=self.path,
                 ) from error
-        identities = {name: _staging.file_identity(os.path.join(kept, name)) for name in old}
+        identities = {name: _same_file.file_identity(os.path.join(kept, name)) for name in old}
         if identities[os.path.basename(self.path)] != expected:
-            raise _staging.replaced_meanwhile(self.path)
+            raise _same_file.replaced_meanwhile(self.path)
         self._put_in_place(identities)
 
     def commit(self) -> None:
         settle(self._place)
-        _staging.sync(os.path.dirname(self._place))
+        _durable.sync(os.path.dirname(self._place))
         self._close()
 
     def withdraw(self) -> None:
@@ -180,22 +182,22 @@ class NewFiles(_staging.NewFile):
         directory = os.path.dirname(self._place)
         made = self.names()
         for name in made:
-            _staging.sync(name)
+            _durable.sync(name)
         _write(
             self._place,
             os.path.dirname(self.name),
-            _Moves({os.path.basename(name): _staging.file_identity(name) for name in made}, old),
+            _Moves({os.path.basename(name): _same_file.file_identity(name) for name in made}, old),
         )
         for name in reversed(old):  # the descriptor first
             place = os.path.join(directory, name)
-            if not _staging.is_file(place, old[name]):
-                raise _staging.replaced_meanwhile(place)
-            _staging.remove(place)
+            if not _same_file.is_file(place, old[name]):
+                raise _same_file.replaced_meanwhile(place)
+            _durable.remove(place)
         for name in made:
             if name == self.name:
-                _staging.sync(directory)
+                _durable.sync(directory)
             _staging.move_where_nothing_is(name, os.path.join(directory, os.path.basename(name)))
-        _staging.sync(directory)
+        _durable.sync(directory)
         if not old:
             self.commit()
 
@@ -246,10 +248,10 @@ def _write(path: str, inside: str, moves: _Moves) -> None:
     draft = f"{place}.new"
     with open(draft, "w", encoding="utf-8", errors="surrogateescape", opener=_open_own) as stream:
         json.dump(asdict(moves), stream)
-    _staging.sync(draft)
+    _durable.sync(draft)
     os.rename(draft, place)
-    _staging.sync(os.path.dirname(place))
-    _staging.sync(os.path.dirname(path))
+    _durable.sync(os.path.dirname(place))
+    _durable.sync(os.path.dirname(path))
 
 
 def _open_own(name: str, flags: int) -> int:
@@ -264,15 +266,15 @@ def _undo(path: str, moves: _Moves) -> None:
     directory, own = os.path.split(path)
     for name in sorted(moves.new, key=lambda name: name != own):
         place = os.path.join(directory, name)
-        if _staging.is_file(place, moves.new[name]):
-            _staging.remove(place)
+        if _same_file.is_file(place, moves.new[name]):
+            _durable.remove(place)
     with _stage.found(path) as inside:
         kept = _staging.kept(path, inside.path) if inside is not None else ""
         for name in sorted(moves.old, key=lambda name: name == own):
             place = os.path.join(directory, name)
-            if not _staging.is_file(place, moves.old[name]):
+            if not _same_file.is_file(place, moves.old[name]):
                 _staging.move_where_nothing_is(os.path.join(kept, name), place)
-                _staging.sync(directory)
+                _durable.sync(directory)
     _forget(path)
 
 
@@ -280,4 +282,4 @@ def _forget(path: str) -> None:
     """Removes the list: what it said is done."""
     with _stage.found(path) as inside:
         if inside is not None:
-            _staging.remove(_staging.move_list(path, inside.path))
+            _durable.remove(_staging.move_list(path, inside.path))

@@ -152,7 +152,20 @@ def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
     opened, NotBelieved where it is no state file of ours.
     """
     while True:
-        descriptor = _state.hold(name, mode)
+        stands = False
+        try:
+            return _made(name, mode)
+        except FileExistsError:
+            stands = True
+        except OSError:  # this file system, or this directory, has no files without a name
+            pass
+        try:
+            descriptor = _state.hold(name, mode, make=not stands)
+        except FileNotFoundError:
+            if not stands:
+                raise
+            _require_time(deadline, name)  # it went meanwhile
+            continue
         try:
             _lock_until(deadline, descriptor, name)
             if _same_file(descriptor, name):
@@ -162,6 +175,23 @@ def hold(name: str, deadline: float, *, mode: int = 0o600) -> int:
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _made(name: str, mode: int) -> int:
+    """A new file, which gets its *name* when it is held already: nobody sees it there and takes it for a dead run's.
+
+    Raises FileExistsError where something stands at *name*, another OSError where such a file cannot be.
+    """
+    descriptor = os.open(os.path.dirname(name), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # With a directory, this is linkat(2), which follows the link to the file; the path is absolute all the same.
+        os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor)
+        kept, descriptor = descriptor, -1
+        return kept
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _lock_until(deadline: float, descriptor: int, name: str) -> None:

@@ -22,7 +22,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import NotBeli
 #: Bytes that a state file has at most: records of a thousand clones have a tenth of it.
 LONGEST = 1 << 20
 _TO_LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-_TO_HOLD = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_TO_HOLD = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _KINDS = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a directory"),
@@ -44,12 +44,13 @@ def look(name: str) -> int:
     return _opened(name, _TO_LOOK, 0)
 
 
-def hold(name: str, mode: int) -> int:
-    """The state file at *name*, open to be written; made with the permission bits *mode* where there is none.
+def hold(name: str, mode: int, *, make: bool) -> int:
+    """The state file at *name*, open to be written. Where there is none, *make* has it made, with the permission bits
+    *mode*.
 
     Raises OSError where that cannot be, NotBelieved.
     """
-    return _opened(name, _TO_HOLD, mode)
+    return _opened(name, _TO_HOLD | (os.O_CREAT if make else 0), mode)
 
 
 def content(descriptor: int, name: str) -> bytes:
@@ -111,7 +112,7 @@ def is_number(value: object) -> bool:
 
 
 def is_identity(value: object) -> bool:
-    """Whether *value*, from a state file, could be the identity of a file (staging.file_identity)."""
+    """Whether *value*, from a state file, could be the identity of a file (same_file.file_identity)."""
     return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
 
 

@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import MissingImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_commit.decision import Rest
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import leftovers as _leftovers
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
@@ -33,7 +33,7 @@ def record(observed: Observed, removed: t.Iterable[str], stage: str) -> dict[str
         "base": observed.base.path,
         "base_format": observed.base.format,
         "images": [image.path for image in observed.images],
-        "removes": {path: _staging.file_identity(path) for path in removed},
+        "removes": {path: _same_file.file_identity(path) for path in removed},
     }
 
 
@@ -75,7 +75,7 @@ def rest(wish: CommitWish, operation: Operation | None) -> Rest:
 
 def _is_to_go(path: str, operation: Operation | None) -> bool:
     """Whether the record beside the image at *path* itself says that it goes."""
-    return _staging.is_file(path, _note(path, operation).get("removes", {}).get(path))
+    return _same_file.is_file(path, _note(path, operation).get("removes", {}).get(path))
 
 
 def is_same(one: str, other: str) -> bool:

@@ -11,6 +11,9 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._content.thickness import staying_thick
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import QemuImgFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import headers as _headers
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
@@ -64,9 +67,9 @@ class Work:
     def empty(self, observed: Observed) -> None:
         """Puts an empty overlay on the base in the place of the one that was merged."""
         overlay, new_file = observed.overlay, self._new_file
-        expected = _staging.file_identity(overlay.path)
+        expected = _same_file.file_identity(overlay.path)
         self._make_empty(observed)
-        _staging.resemble(new_file.name, overlay.path)
+        _rest.resemble(new_file.name, overlay.path)
         _unused.require_unused(overlay.path, (), "empty it after its merge")
         new_file.replace(expected)
         new_file.commit()
@@ -88,11 +91,11 @@ class Work:
         overlay, base = observed.overlay, observed.base
         below = base.path if observed.between else None
         qemu_img = holding(self._survey.qemu_img, self._operation)
-        _staging.sync_before_reading(*(file for image in observed.images for file in image.files))
+        _durable.sync_before_reading(*(file for image in observed.images for file in image.files))
         kept = staying_thick(self._survey.qemu_img, base.path, base.format, self._warn)
         with kept, self._phases("merge", length(observed.held)) as phase:
             qemu_img.commit(overlay.path, overlay.format, below, rate=self._wish.rate, report=phase.percent)
-        _staging.sync(base.path)
+        _durable.sync(base.path)
 
     def _require_merged(self, observed: Observed) -> None:
         overlay, base = observed.overlay, observed.base

@@ -12,6 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._capacity import space
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.names import Names, looked_up
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import bitmaps_of
@@ -106,7 +107,7 @@ class SourceSurvey:
 
     def replaced(self) -> list[int] | None:
         """The identity of the file that the new image replaces; None where nothing is there."""
-        return _staging.file_identity(_file_set.stands_at(self._wish.dest)) if self._dest else None
+        return _same_file.file_identity(_file_set.stands_at(self._wish.dest)) if self._dest else None
 
     def _observe(self) -> Observed:
         wish = self._wish

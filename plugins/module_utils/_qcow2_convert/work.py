@@ -11,6 +11,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import transc
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
 from ansible_collections.kvmops.disk.plugins.module_utils._files import lock as _lock
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
 from ansible_collections.kvmops.disk.plugins.module_utils._qcow2_convert import decision_image as _decision_image
@@ -59,7 +60,7 @@ class Work:
         recipe = _decision_image.recipe(wish, found)
         _transcode.make(self._qemu_img, recipe, found.source, found.content_size, new_file, self._phases)
         for name in new_file.names():
-            _staging.resemble(name, wish.dest if replaced else wish.src)
+            _rest.resemble(name, wish.dest if replaced else wish.src)
             self._dress(name)
         if replaced is None:
             new_file.publish()

@@ -63,7 +63,7 @@ def set_attributes(module: AnsibleModule, files: t.Sequence[str], report: dict[s
         _tell_of_new(module.params, report["diff"])
     if not foreseen and os.path.lexists(path) and not is_locked(path):
         _set(module, files, report)
-    found = dict.fromkeys(_RETURNED) if foreseen or not os.path.exists(path) else _whose(path)
+    found = whose(None if foreseen else path)
     said = report["diff"]["after"] if module.check_mode else {}
     report.update({name: said.get(name, value) for name, value in found.items()})
 
@@ -96,9 +96,12 @@ def _tell_of_new(params: t.Mapping[str, t.Any], diff: dict[str, t.Any]) -> None:
     diff["after"].update({option: _name(option, value) for option, value in said.items()})
 
 
-def _whose(path: str) -> dict[str, t.Any]:
-    """The owner, group and mode of the file at *path*."""
-    status = os.stat(path)
+def whose(path: str | None) -> dict[str, t.Any]:
+    """The owner, group and mode of the file at *path*; None for each where there is no file."""
+    try:
+        status = os.stat(path or "")
+    except FileNotFoundError:
+        return dict.fromkeys(_RETURNED)
     return {
         "owner": _name("owner", status.st_uid),
         "group": _name("group", status.st_gid),

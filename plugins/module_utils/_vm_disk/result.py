@@ -18,13 +18,15 @@ def facts(
     spot: Spot,
     images: t.Sequence[Image],
     *,
+    whose: t.Mapping[str, t.Any],
     attached: bool,
     pending: t.Sequence[str] = (),
     size: int | None = None,
 ) -> dict[str, t.Any]:
     """A disk as the module returns it, with its *images*, top first; *size* is what its image is to have, in bytes.
 
-    *attached*: the guest has it, or, where that is off, will have it. *pending* is what its next start changes.
+    *whose* says the owner, the group and the mode of its image. *attached*: the guest has it, or, where that is off,
+    will have it. *pending* is what its next start changes.
     """
     top = images[0] if images else None
     return {
@@ -37,6 +39,7 @@ def facts(
         "virtual_size": size if size is not None else top.virtual_size if top else None,
         "actual_size": top.actual_size if top else None,
         "backing_chain": [image.facts() for image in images],
+        "file": dict(whose),
         "attached": attached,
         "pending": list(pending),
     }

@@ -14,6 +14,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._provision.plan_remove
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.standing import standing
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.noting import recorded
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.settle import IN_PLACE, interrupted
+from ansible_collections.kvmops.disk.plugins.module_utils._task import attributes as _attributes
 from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard_paths
 from ansible_collections.kvmops.disk.plugins.module_utils._task.task import holding
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import decision as _decision
@@ -50,7 +51,8 @@ class AbsentDisk(Disk):
             pending = ["detached"]
         kept = before is not None and not (is_forecast and self.wish.remove_image)
         images = self._images(spot.path, spot.format, spot.device) if kept else ()
-        return _result.facts(self.state.name, spot, images, attached=attached, pending=pending)
+        whose = _attributes.whose(spot.path if images else None)
+        return _result.facts(self.state.name, spot, images, whose=whose, attached=attached, pending=pending)
 
     def _spot(self, found: DomainDisk | None) -> Spot:
         """What is known of the disk, which may be gone for long."""

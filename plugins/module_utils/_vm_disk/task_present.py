@@ -13,6 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskErr
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
 from ansible_collections.kvmops.disk.plugins.module_utils._provision import survey as _image_survey
 from ansible_collections.kvmops.disk.plugins.module_utils._provision.change import change
+from ansible_collections.kvmops.disk.plugins.module_utils._task import attributes as _attributes
 from ansible_collections.kvmops.disk.plugins.module_utils._task.places import guard_paths
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import decision as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk import decision_obstacles as _obstacles
@@ -53,7 +54,8 @@ class PresentDisk(Disk):
             pending = _decision_present.pending_then(state, self.wish, self.spot)
         attached = (state.has(found) if found is not None else False) or (is_forecast and self._comes_now)
         size = self._size if is_forecast else None
-        return _result.facts(state.name, self.spot, images, attached=attached, pending=pending, size=size)
+        whose = _attributes.whose(self.spot.path if images else None)
+        return _result.facts(state.name, self.spot, images, whose=whose, attached=attached, pending=pending, size=size)
 
     @property
     def _comes_now(self) -> bool:

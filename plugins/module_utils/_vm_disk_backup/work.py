@@ -33,6 +33,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import data
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats import bitmaps as _bitmaps
 from ansible_collections.kvmops.disk.plugins.module_utils._host import file_copy as _file_copy
@@ -111,7 +114,7 @@ class Work(DomainWork):
         if not os.path.isdir(self.place):
             os.mkdir(self.place, _PASSABLE)
             os.chmod(self.place, _PASSABLE)
-            _staging.sync(os.path.dirname(self.place))
+            _durable.sync(os.path.dirname(self.place))
         _staging.NewFile(self.path).begin()
         os.mkdir(self.staged)
         for directory in self._passed:  # QEMU opens the files in it as a user of its own
@@ -172,16 +175,16 @@ class Work(DomainWork):
         self.made = replace(self.manifest, files=files)
         self._write(_manifest.MANIFEST, _manifest.written(self.made))
         os.chmod(self.staged, _PRIVATE)
-        _staging.sync(self.staged)
+        _durable.sync(self.staged)
         problems = _store.problems_of(self.staged, self.made)
         if problems:
             raise DiskError(f"{self.path}: the new backup is not what it was to be: {problems[0]}: it was removed")
 
     def publish(self) -> None:
         """Gives the backup its name, durably."""
-        _staging.sync(os.path.dirname(self.staged))
+        _durable.sync(os.path.dirname(self.staged))
         _staging.move_where_nothing_is(self.staged, self.path)
-        _staging.sync(self.place)
+        _durable.sync(self.place)
         _staging.discard(self.path)
 
     def forget(self, checkpoints: t.Sequence[str]) -> None:
@@ -245,7 +248,7 @@ class Work(DomainWork):
         if disk.kind == INCREMENTAL:
             backing = (_manifest.reference(str(self.manifest.parent), disk.target), "qcow2")
         self.qemu_img.create(path, "qcow2", disk.virtual_size, {"compat": "1.1"}, backing, unopened=backing is not None)
-        _staging.resemble(path, t.cast(str, source.path))
+        _rest.resemble(path, t.cast(str, source.path))
         os.chmod(path, _PRIVATE_FILE | stat.S_IMODE(os.stat(path).st_mode) & _OF_GROUP)  # by which QEMU may write it
 
     def _await(self) -> None:
@@ -280,8 +283,8 @@ class Work(DomainWork):
     def _copy_offline(self) -> None:
         """By qemu-img, from images that nobody has open; all of them as they are at one time."""
         images = [image for found in self.observed.images.values() for image in found]
-        _staging.sync_before_reading(*(file for image in images for file in image.files))
-        as_read = {image.path: _staging.last_write(image.path) for image in images}
+        _durable.sync_before_reading(*(file for image in images for file in image.files))
+        as_read = {image.path: _same_file.last_write(image.path) for image in images}
         for disk in self.manifest.disks:
             self.require_off()
             found = self.observed.images[disk.target]
@@ -303,7 +306,7 @@ class Work(DomainWork):
             )
             new_file.publish()
         self.require_off()
-        if {image.path: _staging.last_write(image.path) for image in images} != as_read:
+        if {image.path: _same_file.last_write(image.path) for image in images} != as_read:
             raise ImageInUse(
                 f"{self.domain.name}: was written to while it was backed up: the backup was removed: run again",
                 in_use_by=[],

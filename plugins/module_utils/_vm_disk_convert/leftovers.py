@@ -10,7 +10,8 @@ import typing as t
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import discarding
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import settle as _settle
@@ -188,7 +189,7 @@ def clean_up(unfinished: Unfinished, end_copy: t.Callable[[RecordedDisk], None])
     ]
     unused = [
         Step(
-            f"remove {path}, which an interrupted run made and the domain does not use", partial(_staging.remove, path)
+            f"remove {path}, which an interrupted run made and the domain does not use", partial(_durable.remove, path)
         )
         for path in unfinished.stale
     ]
@@ -197,4 +198,4 @@ def clean_up(unfinished: Unfinished, end_copy: t.Callable[[RecordedDisk], None])
 
 def _is_ours(path: str, note_of: NoteOf) -> bool:
     note = note_of(path)
-    return note is not None and _staging.is_file(path, note.get(NEW_FILE))
+    return note is not None and _same_file.is_file(path, note.get(NEW_FILE))

@@ -13,7 +13,11 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._host import space as _space
 from ansible_collections.kvmops.disk.plugins.module_utils._image.creation import creation_options
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
@@ -48,7 +52,7 @@ class Work(ConvertWork):
     def begin(self, record: _records.Record, conversions: t.Sequence[Conversion]) -> None:
         """Writes down what is in flight, and that the images which were made for it are ours."""
         ours = {
-            item.dest: _staging.file_identity(item.dest)
+            item.dest: _same_file.file_identity(item.dest)
             for item in conversions
             if item.target in self.adopted and not self.wish.block_device
         }
@@ -57,8 +61,8 @@ class Work(ConvertWork):
             if disk.dest in ours:
                 self._ours(disk, ours[disk.dest])
         for item in conversions:
-            self._owners.update(_staging.owners(link.path for link in item.disk.chain or () if link.path))
-            lender = _staging.remembered_owner(item.source)
+            self._owners.update(_rest.owners(link.path for link in item.disk.chain or () if link.path))
+            lender = _rest.remembered_owner(item.source)
             if lender is not None:
                 self._sources[os.path.realpath(item.source)] = lender
 
@@ -78,7 +82,7 @@ class Work(ConvertWork):
         new_file = _staging.NewFile(item.dest, item.source)
         new_file.begin()
         self._create(item, new_file.name)
-        _staging.resemble(new_file.name, item.source)
+        _rest.resemble(new_file.name, item.source)
         mode = os.stat(new_file.name).st_mode & 0o7777
         os.chmod(new_file.name, mode | stat.S_IWUSR)  # the guest has the source open, whatever its mode is by now
         self._ours(_decision_conversion.recorded(item, self.wish), new_file.identity())
@@ -102,14 +106,14 @@ class Work(ConvertWork):
                 self.domain.limit_block_job(item.target, self.wish.bandwidth)
             else:
                 self._begin_copy(item)
-            with _staging.syncing_steadily(item.dest):  # or the pivot would wait for all of it, and the guest with it
+            with _durable.syncing_steadily(item.dest):  # or the pivot would wait for all of it, and the guest with it
                 _block_job.await_copy(self.domain, item.target, item.dest, self.wish.copy_timeout, phase.at)
             if self.wish.layout.format == "raw" and self.wish.layout.preallocation == "falloc":
-                _staging.reserve(item.dest)  # QEMU has punched holes where the source has zeros
-            _staging.sync(item.dest)
+                _space.reserve(item.dest)  # QEMU has punched holes where the source has zeros
+            _durable.sync(item.dest)
 
     def _begin_copy(self, item: Conversion) -> None:
-        _staging.sync_before_reading(item.source)
+        _durable.sync_before_reading(item.source)
         destination = _disk_changes.copy_destination(item.dest, self.wish.layout.format, block=self.wish.block_device)
         try:
             self.domain.block_copy(item.target, destination, shallow=self.wish.shallow, bandwidth=self.wish.bandwidth)
@@ -127,8 +131,8 @@ class Work(ConvertWork):
             _block_job.pivot(self.domain, item.target, item.dest)
             # libvirt changes the definition with the pivot where that named the old image (HAZARDS G5)
             self.name_in_use([_decision_conversion.change(item, self.wish)], before)
-        _staging.give_back({**self._owners, **self._sources})
-        for path, found in _staging.owners(self._sources).items():
+        _rest.give_back({**self._owners, **self._sources})
+        for path, found in _rest.owners(self._sources).items():
             if found != self._sources[path]:
                 user, group = self._sources[path]
                 self.warn(
@@ -143,14 +147,16 @@ class Work(ConvertWork):
     def withdraw(self, item: Conversion) -> None:
         """Removes the new image, unless the guest uses it, or the definition names it (HAZARDS G7, G9)."""
         _staging.discard(item.dest)
-        if not _is_used(self.domain, item.target, item.dest) and _staging.is_file(item.dest, self._made.get(item.dest)):
-            _staging.remove(item.dest)
+        if not _is_used(self.domain, item.target, item.dest) and _same_file.is_file(
+            item.dest, self._made.get(item.dest)
+        ):
+            _durable.remove(item.dest)
 
     def restore(self, conversions: t.Sequence[Conversion]) -> None:
         """Removes the records, unless a new image could not be withdrawn: then the next run is to find them."""
         self.records.keep()
         for item in conversions:
-            ours = _staging.is_file(item.dest, self._made.get(item.dest))
+            ours = _same_file.is_file(item.dest, self._made.get(item.dest))
             if ours and not _is_in_place(self.domain, item.target, item.dest):
                 return
         self.records.remove()

@@ -14,6 +14,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import transc
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._formats.bitmaps import bitmaps_of
 from ansible_collections.kvmops.disk.plugins.module_utils._host import image_locks as _image_locks
@@ -98,11 +100,11 @@ class Work(ConvertWork):
         new_file = self._new[item.target] = _staging.NewFile(item.dest, item.source)
         self.require_off()
         _unused.require_unused(item.source, (), "convert it")
-        self._as_read[item.source] = _staging.last_write(item.source)
+        self._as_read[item.source] = _same_file.last_write(item.source)
         source, recipe = self.chains[item.target], _recipe(item, self.wish, bitmaps=self._has_bitmaps(item))
         size = source[0].virtual_size
         _transcode.make(self.qemu_img, recipe, source, size, new_file, partial(self.phase, item.target))
-        _staging.resemble(new_file.name, item.source)
+        _rest.resemble(new_file.name, item.source)
         self.records.note(_decision_conversion.recorded(item, self.wish), item.dest, **{NEW_FILE: new_file.identity()})
         new_file.publish()
 
@@ -158,7 +160,7 @@ class Work(ConvertWork):
     def _require_unwritten(self) -> None:
         """Raises DiskError where a source was written to after it was read: by a domain that ran in between, say."""
         for source, as_read in self._as_read.items():
-            if _staging.last_write(source) != as_read:
+            if _same_file.last_write(source) != as_read:
                 raise DiskError(
                     f"{source}: was written to while it was converted: the new image was removed: run again",
                     path=source,

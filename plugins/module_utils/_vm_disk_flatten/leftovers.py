@@ -17,7 +17,7 @@ from functools import partial
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import discarding
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
@@ -213,7 +213,7 @@ def settle(left: Left, end_pull: t.Callable[[str], None], write_out: t.Callable[
         )
         for disk in left.pulled
     ]
-    owners = [Step("", partial(_staging.give_back, left.owners))] if left.owners else []
+    owners = [Step("", partial(_rest.give_back, left.owners))] if left.owners else []
     written = [Step("", partial(write_out, disk.target)) for disk in left.unwritten]
     return (*pulls, *discarding(left.staging), *owners, *written)
 

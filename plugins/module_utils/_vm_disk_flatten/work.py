@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
 
@@ -47,7 +47,7 @@ class Work(DomainWork):
         """Lets an image, which nobody has open, read its old backing file again. Raises ImageInUse."""
         _unused.require_unused(disk.source, (), f"have it refer to {disk.below} again")
         self.qemu_img.refer(disk.source, disk.format, (disk.below or "", disk.below_format or ""))
-        _staging.sync(disk.source)
+        _durable.sync(disk.source)
 
     def name_again(self, wanted: str) -> None:
         """Defines the domain with the backing files that its images had."""

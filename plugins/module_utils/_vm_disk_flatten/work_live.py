@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_job as _block_job
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import decision_obstacles as _obstacles
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_flatten import survey as _survey
@@ -39,7 +39,7 @@ class Work(FlattenWork):
 
     def begin(self, record: _records.Record, items: t.Sequence[Flattening]) -> None:
         """Writes down what is in flight, and whose the backing files are: libvirt gives them to others (G16)."""
-        found = _staging.owners(image.path for item in items for image in item.images[1:])
+        found = _rest.owners(image.path for item in items for image in item.images[1:])
         self._owners = {**found, **self.owners}
         self._begun = {item.target: item for item in items if item.target in self.adopted}
         self.records.write(record)
@@ -80,13 +80,13 @@ class Work(FlattenWork):
         """Removes the records, unless a pull could not be ended, or an image is not what it was: then the next run is
         to find them."""
         self.records.keep()
-        _staging.give_back(self._owners)
+        _rest.give_back(self._owners)
         if all(self._is_settled(item) for item in self._begun.values()):
             self.records.remove()
 
     def finish(self, images: t.Container[str]) -> None:
         """Gives the backing files their owners back, and removes the records."""
-        _staging.give_back(self._owners)
+        _rest.give_back(self._owners)
         self.forget(images)
 
     def _limit(self, target: str) -> None:

@@ -12,7 +12,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import reclai
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import disk_chain as _disk_chain
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import LibvirtFailed
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._image.anew import at_least
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_reclaim import decision as _decision
@@ -73,7 +73,7 @@ class Survey:
 
     def _most_by_content(self, item: Reclaiming, rows: t.Sequence[Range]) -> int:
         file = os.path.realpath(item.path)
-        key = (file, *_staging.file_identity(file), *_staging.last_write(file))
+        key = (file, *_same_file.file_identity(file), *_same_file.last_write(file))
         if key not in self.read:
             subject = f"{self.state.name} {item.target}"
             with self.progress.phase(subject, "read", sum(row.length for row in rows if row.data)) as phase:

@@ -10,7 +10,7 @@ import os
 import typing as t
 
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.traces import NEW_FILE, NoteOf, require_own
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery.verbs import DISK_SNAPSHOT
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_found as _found
@@ -116,4 +116,4 @@ def _is_doubtful(record: Record, disk: RecordedDisk, run: str | None, observed: 
 
 def _is_ours(path: str, notes: t.Mapping[str, dict[str, t.Any]]) -> bool:
     note = notes.get(path)
-    return note is not None and _staging.is_file(path, note.get(NEW_FILE))
+    return note is not None and _same_file.is_file(path, note.get(NEW_FILE))

@@ -23,8 +23,9 @@ from ansible_collections.kvmops.disk.plugins.module_utils._domain import block_j
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
 from ansible_collections.kvmops.disk.plugins.module_utils._files import names as _names
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._usage.sources import source
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_merge as _decision_merge
@@ -69,9 +70,9 @@ class Work(DomainWork):
         """Writes down what is in flight, and whose the images are: libvirt gives them to others (HAZARDS G16)."""
         self.records.write(_decision_merge.merge_record(self.state, self.domain.run_number(), removal))
         for merge in removal.merges:
-            self._owners.update(_staging.owners(path for path in merge.paths if path != merge.overlay.path))
+            self._owners.update(_rest.owners(path for path in merge.paths if path != merge.overlay.path))
             if not self.state.active and merge.above is None:  # the overlay was made with the owner of what is below
-                (owner,) = _staging.owners([str(merge.overlay.path)]).values()
+                (owner,) = _rest.owners([str(merge.overlay.path)]).values()
                 self._owners[str(merge.into.path)] = owner
 
     def restore(self) -> None:
@@ -132,7 +133,7 @@ class Work(DomainWork):
         """Removes the overlays, and the record; the images stay locked, as there may be more to do."""
         if self.domain.is_active():
             self._write_out(removal)
-        _staging.give_back({path: owner for path, owner in self._owners.items() if self._is_at_rest(path)})
+        _rest.give_back({path: owner for path, owner in self._owners.items() if self._is_at_rest(path)})
         overlays = [disk.source for disk in removal.recorded]
         for overlay in overlays:
             _base_note.remove(overlay)
@@ -161,7 +162,7 @@ class Work(DomainWork):
             if not _names.are_same(sources.get(disk.target), disk.dest):
                 continue
             if disk.format == "raw":
-                _staging.sync(disk.dest)
+                _durable.sync(disk.dest)
             else:
                 _block_job.write_out(self.domain, disk.target)
 
@@ -185,7 +186,7 @@ class Work(DomainWork):
         if item.above is not None:
             above = str(item.above.path)
             self._door.refer(above, str(item.above.format), (str(into.path), str(into.format)))
-            _staging.sync(above)
+            _durable.sync(above)
 
     def _limit(self, target: str) -> None:
         """The merge that is adopted may be as fast as is asked now; it may also be over."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot import decision_revert as _decision_revert
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.leftovers import RUNS
 from ansible_collections.kvmops.disk.plugins.module_utils._xml import disks as _xml_disks
@@ -52,13 +52,13 @@ class Work:
 
     def revert(self) -> None:
         """libvirt stops the guest, and gives its disks new overlays, which it makes for nobody in particular."""
-        models = {disk.target: _staging.at_rest(str(disk.path)) for disk in self._disks()}
+        models = {disk.target: _rest.at_rest(str(disk.path)) for disk in self._disks()}
         self._wait_for_names()
         self.domain.revert(self.snapshot.name)
         self._put_back()
         for disk in _xml_disks.disks(self.domain.xml(inactive=True)) if not self.domain.is_active() else ():
             if disk.target in models and disk.source is not None and os.path.isfile(disk.source):
-                _staging.lay_to_rest(disk.source, models[disk.target])
+                _rest.lay_to_rest(disk.source, models[disk.target])
 
     def _put_back(self) -> None:
         """What the definition said of the images at the snapshot, and libvirt drops with them."""

@@ -13,6 +13,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content.merge_work im
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._domain import start as _start
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._usage import unused as _unused
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_snapshot.work_take import leave_no_record
@@ -43,7 +44,7 @@ class Work(DomainWork):
 
     def remove(self, path: str) -> None:
         """Removes an overlay that nobody uses."""
-        _staging.remove(path)
+        _durable.remove(path)
 
     def leave_no_record(self, name: str) -> None:
         """Has the snapshot *name* know nothing of the record of the run that took it."""

@@ -17,6 +17,9 @@ import typing as t
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.work import DomainWork
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, ImageInUse, LibvirtFailed
+from ansible_collections.kvmops.disk.plugins.module_utils._files import durable as _durable
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image import image as _image
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt import binding as _binding
@@ -59,7 +62,7 @@ class Work(DomainWork):
     def restore(self) -> None:
         """Removes the record, unless an overlay could not be withdrawn: then the next run is to find it."""
         self.records.keep()
-        if not any(_staging.is_file(path, identity) for path, identity in self._made.items()):
+        if not any(_same_file.is_file(path, identity) for path, identity in self._made.items()):
             self.records.remove()
 
     def stage(self, item: Taking) -> None:
@@ -72,7 +75,7 @@ class Work(DomainWork):
         self.qemu_img.holding(*self.records.operation.descriptors).create(
             new_file.name, OVERLAY, size, {}, (path, image_format), unopened=True
         )
-        _staging.resemble(new_file.name, path)
+        _rest.resemble(new_file.name, path)
         mode = os.stat(new_file.name).st_mode & 0o7777
         os.chmod(new_file.name, mode | stat.S_IWUSR)  # a base may be protected by mode
         recorded = recorded_taking(item)
@@ -83,8 +86,8 @@ class Work(DomainWork):
     def withdraw(self, item: Taking) -> None:
         """Removes the overlay, unless the domain uses it: a call that failed may have taken effect (HAZARDS G9)."""
         _staging.discard(item.overlay)
-        if not self._is_used(item.overlay) and _staging.is_file(item.overlay, self._made.get(item.overlay)):
-            _staging.remove(item.overlay)
+        if not self._is_used(item.overlay) and _same_file.is_file(item.overlay, self._made.get(item.overlay)):
+            _durable.remove(item.overlay)
 
     def take(self, items: t.Sequence[Taking]) -> None:
         """Takes the snapshot of all disks, and has the definition name their images. Raises DiskError where it is not

@@ -16,7 +16,7 @@ from functools import cached_property
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, replace
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
 from ansible_collections.kvmops.disk.plugins.module_utils._files.lock import Operation
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.connection import Hypervisor
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Plan, Step
@@ -170,13 +170,13 @@ class CloneTask:
                 return
 
     def _carry_out(self, items: t.Sequence[CloneItem]) -> None:
-        owners = _staging.owners(image.path for disk in self.source.disks for image in disk.images)
+        owners = _rest.owners(image.path for disk in self.source.disks for image in disk.images)
         if self.wish.protect_base:
             self._protect([item for item in items if item.found])
         try:
             self.several.carry_out(items, self._decided, self._prepare)
         finally:
-            _staging.give_back(owners)
+            _rest.give_back(owners)
 
     def _prepare(self, items: list[CloneItem]) -> None:
         """Counts once more what the new images may come to need, since nobody else makes any now, and notes them."""

@@ -20,6 +20,8 @@ from ansible_collections.kvmops.disk.plugins.module_utils._content import transc
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass, field
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, Interrupted, LibvirtFailed
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
+from ansible_collections.kvmops.disk.plugins.module_utils._files import rest as _rest
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 from ansible_collections.kvmops.disk.plugins.module_utils._host.file_copy import reflink
@@ -112,7 +114,7 @@ class Work:
     def copy_nvram(self, source: str, path: str) -> None:
         new = self._begin(path, source)
         shutil.copyfile(source, new.name)
-        _staging.resemble(new.name, source)
+        _rest.resemble(new.name, source)
         self._publish(new)
 
     def withdraw(self, path: str) -> None:
@@ -190,10 +192,10 @@ class Work:
 
     def _reflink(self, image: NewImage, name: str) -> None:
         """The image once more, which shares its blocks with the first until one of them is written to."""
-        as_read = _staging.last_write(image.disk.path)
+        as_read = _same_file.last_write(image.disk.path)
         with open(image.disk.path, "rb") as source, open(name, "xb") as target:
             reflink(source.fileno(), target.fileno())
-        if _staging.last_write(image.disk.path) != as_read:
+        if _same_file.last_write(image.disk.path) != as_read:
             raise DiskError(f"{image.disk.path}: was written to in the meantime: no clone was made of it")
         if image.format in WITH_BACKING:
             _graph.require_same_references(name, image.disk.images[0])
@@ -222,7 +224,7 @@ def clear(operation: Operation) -> None:
     """Removes what dead runs made, or began to remove, as far as their records prove that the files are theirs."""
     for path in operation.paths:
         left = operation.left_behind(path)
-        if left and left.get("verb") in (MAKE, REMOVE) and _staging.is_file(path, left.get(NEW_FILE)):
+        if left and left.get("verb") in (MAKE, REMOVE) and _same_file.is_file(path, left.get(NEW_FILE)):
             _base_note.remove(path)
         _staging.discard(path)
         operation.settled(path)
@@ -236,5 +238,5 @@ def _dress(name: str, disk: SourceDisk) -> None:
     if disk.block[0]:
         os.chmod(name, 0o600)
         return
-    _staging.resemble(name, disk.path)
+    _rest.resemble(name, disk.path)
     os.chmod(name, disk.mode | stat.S_IWUSR)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import dataclass
 from ansible_collections.kvmops.disk.plugins.module_utils._files import base_note as _base_note
-from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import ActingDomain, acting
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Work:
         """From now on the next run finds what goes, though the definition does not name it any more."""
         for path in self.plan.files:
             self.operation.settled(path)
-            self.operation.note(path, item=self.plan.name, new_file=_staging.file_identity(path))
+            self.operation.note(path, item=self.plan.name, new_file=_same_file.file_identity(path))
 
     def stop(self) -> None:
         self._domain().destroy()

@@ -63,6 +63,8 @@ WATCHED = {
     "virDomainSnapshotCreateXML",
     "virDomainSnapshotDelete",
 }
+#: The function of the library that makes a record, or a turn: its calls are no points of their own.
+HOLDS = "_made"
 seen: Counter[str] = Counter()
 constants: dict[str, dict[str, Any]] = json.loads(os.environ.get("CONSTANTS", "{}"))
 
@@ -84,6 +86,8 @@ def name_of(event: str, function: Any, frame: FrameType) -> str | None:
     name = None
     if event == "c_call":
         name = getattr(function, "__name__", None)
+        if frame.f_code.co_name == HOLDS:
+            return None
         if name == "fork_exec":
             arguments = frame.f_locals.get("args") or ["", "?"]
             return f"qemu-img-{arguments[1]}"
@@ -179,7 +183,10 @@ def is_taken(name: str) -> bool:
 
 
 def on_audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and not seen and arguments[2] & os.O_CREAT and is_taken(str(arguments[0])):
+    if seen or event not in ("open", "os.link"):
+        return
+    name = arguments[1] if event == "os.link" else arguments[0] if arguments[2] & os.O_CREAT else ""
+    if is_taken(str(name)):
         seen["record"] = 1
         if points_left()[0] == "record 1":
             come_to("record 1")

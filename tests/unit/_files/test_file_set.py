@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import UnsafeImage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import file_set as _file_set
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import stage as _stage
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 
@@ -21,7 +22,7 @@ def test_a_list_that_is_not_of_this_image_has_nothing_removed(tmp_path: Path, mo
     image, victim = tmp_path / "images" / "vm.vmdk", tmp_path / "victim"
     image.parent.mkdir()
     victim.write_text("precious", encoding="utf-8")
-    identity = _staging.file_identity(str(victim))
+    identity = _same_file.file_identity(str(victim))
     lists: dict[str, Any] = {
         "elsewhere": {"new": {"../victim": identity, "vm.vmdk": identity}, "old": {}},
         "only others": {"new": {"other.vmdk": identity}, "old": {}},

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -236,6 +237,53 @@ def test_a_run_that_is_about_to_hold_its_record_is_no_dead_one(image: str, monke
     assert not held
 
 
+def test_a_record_is_held_from_the_moment_at_which_it_is_there(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+    seen: list[Any] = [look(image)]
+
+    def linked(*arguments: Any, **options: Any) -> None:
+        link(*arguments, **options)
+        seen.append(look(image))
+
+    monkeypatch.setattr(os, "link", linked)
+    with operation("reconcile", [image]):
+        assert seen == [None, {"verb": "unknown", "alive": True}]
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EISDIR])
+def test_a_file_system_without_files_that_have_no_name_has_records_too(
+    image: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def unable(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(code, os.strerror(code), path)
+        return opened(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", unable)
+    with operation("reconcile", [image]) as running:
+        running.note(image)
+        assert is_noted(image)
+        with pytest.raises(OperationInFlight), operation("remove", [image], patience=0):
+            pass
+    assert look(image) is None
+
+
+def test_a_record_that_goes_while_it_is_opened_is_made_anew(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Path(record_path(image))
+    record.touch()
+    opened = state.hold
+
+    def gone(name: str, mode: int, *, make: bool) -> int:
+        record.unlink()
+        return opened(name, mode, make=make)
+
+    monkeypatch.setattr(state, "hold", gone)
+    with operation("reconcile", [image], patience=300):
+        assert look(image) == {"verb": "unknown", "alive": True}
+
+
 def test_a_record_in_which_nothing_stands_is_left_by_a_dead_run(image: str) -> None:
     Path(record_path(image)).touch()
     assert look(image) == {"verb": "unknown", "alive": False}
@@ -293,7 +341,10 @@ def test_a_record_that_is_exchanged_for_ever_holds_nobody_up_for_ever(
     def exchanged(_descriptor: int, name: str) -> bool:
         next(left)
         os.rename(name, f"{name}.aside")
+        Path(name).touch()
         return False
+
+    Path(record_path(image)).touch()
 
     monkeypatch.setattr(lock, "_same_file", exchanged)
     with pytest.raises(OperationInFlight), operation("resize", [image], patience=0):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import DiskError, InvalidRequest, NotBelieved
 from ansible_collections.kvmops.disk.plugins.module_utils._files import beside as _beside
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._files.staging import NewFile
 from ansible_collections.kvmops.disk.plugins.module_utils._host import opened as _opened
@@ -42,7 +43,7 @@ def test_a_published_file_stands_alone_in_its_place(new: NewFile, tmp_path: Path
     assert os.listdir(tmp_path) == ["web.qcow2"]
     assert Path(new.path).read_bytes() == b"disk"
     assert os.stat(new.path).st_nlink == 1
-    assert _staging.is_file(new.path, identity)
+    assert _same_file.is_file(new.path, identity)
     assert not _beside.left_over(new.path)
 
 
@@ -97,12 +98,12 @@ def standing(new: NewFile) -> Path:
 
 
 def test_a_file_is_replaced_by_a_whole_one_and_kept_until_the_end(new: NewFile, standing: Path, tmp_path: Path) -> None:
-    expected = _staging.file_identity(new.path)
+    expected = _same_file.file_identity(new.path)
     identity = filled(new, b"new").identity()
     new.replace(expected)
     assert standing.read_bytes() == b"new"
-    assert _staging.is_file(new.path, identity)
-    assert _staging.is_file(_staging.kept(new.path), expected)
+    assert _same_file.is_file(new.path, identity)
+    assert _same_file.is_file(_staging.kept(new.path), expected)
     new.commit()
     assert os.listdir(tmp_path) == ["web.qcow2"]
     new.withdraw()
@@ -110,17 +111,17 @@ def test_a_file_is_replaced_by_a_whole_one_and_kept_until_the_end(new: NewFile, 
 
 
 def test_withdrawing_puts_the_replaced_file_back(new: NewFile, standing: Path, tmp_path: Path) -> None:
-    expected = _staging.file_identity(new.path)
+    expected = _same_file.file_identity(new.path)
     filled(new).replace(expected)
     new.withdraw()
-    assert _staging.is_file(new.path, expected)
+    assert _same_file.is_file(new.path, expected)
     assert standing.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["web.qcow2"]
     assert standing.stat().st_nlink == 1
 
 
 def test_only_the_expected_file_is_replaced(new: NewFile, standing: Path, tmp_path: Path) -> None:
-    expected = _staging.file_identity(new.path)
+    expected = _same_file.file_identity(new.path)
     other = tmp_path / "other"
     other.write_bytes(b"precious")
     other.rename(standing)
@@ -136,7 +137,7 @@ def test_only_the_expected_file_is_replaced(new: NewFile, standing: Path, tmp_pa
 
 
 def test_withdrawing_leaves_what_took_the_place_of_the_new_file(new: NewFile, standing: Path, tmp_path: Path) -> None:
-    filled(new).replace(_staging.file_identity(new.path))
+    filled(new).replace(_same_file.file_identity(new.path))
     other = tmp_path / "other"
     other.write_bytes(b"precious")
     other.rename(standing)
@@ -152,7 +153,7 @@ def test_without_hard_links_a_replaced_file_is_gone_and_the_new_one_stays(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    filled(new, b"new").replace(_staging.file_identity(new.path))
+    filled(new, b"new").replace(_same_file.file_identity(new.path))
     new.withdraw()
     assert standing.read_bytes() == b"new"
     assert not _beside.left_over(new.path)
@@ -162,7 +163,7 @@ def test_without_hard_links_a_replaced_file_is_gone_and_the_new_one_stays(
 def test_a_run_that_dies_while_it_replaces_leaves_one_of_two_whole_files(
     moment: str, new: NewFile, standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = _staging.file_identity(new.path)
+    expected = _same_file.file_identity(new.path)
     filled(new, b"new")
     with monkeypatch.context() as dying:
         dying.setattr(os, moment, Died.now)
@@ -177,7 +178,7 @@ def test_a_run_that_dies_while_it_replaces_leaves_one_of_two_whole_files(
 def test_the_next_run_finishes_a_replacement_or_puts_the_old_file_back(new: NewFile, standing: Path) -> None:
     for end, content in ((_staging.discard, b"new"), (_staging.put_back, b"old")):
         standing.write_bytes(b"old")
-        filled(new, b"new").replace(_staging.file_identity(new.path))
+        filled(new, b"new").replace(_same_file.file_identity(new.path))
         assert _beside.left_over(new.path)
         end(new.path)
         assert standing.read_bytes() == content
@@ -270,79 +271,3 @@ def test_a_place_where_no_file_can_be_made_is_refused_beforehand(tmp_path: Path)
         _staging.require_directory(str(tmp_path / "missing" / "web.qcow2"), "path")
     with pytest.raises(InvalidRequest, match="more than 255 bytes"):
         _staging.require_directory(str(tmp_path / ("x" * 256)), "path")
-
-
-def test_a_new_file_resembles_its_model(tmp_path: Path) -> None:
-    model, copy = tmp_path / "model", tmp_path / "copy"
-    for path in (model, copy):
-        path.write_bytes(b"")
-    model.chmod(0o640)
-    os.setxattr(model, "user.note", b"kept")
-    _staging.resemble(str(copy), str(model))
-    assert copy.stat().st_mode & 0o7777 == 0o640
-    assert os.getxattr(copy, "user.note") == b"kept"
-
-
-@pytest.mark.parametrize("links", [0, 1, 2])
-def test_an_image_is_removed_with_the_links_that_lead_to_it(tmp_path: Path, links: int) -> None:
-    image = tmp_path / "store" / "web.raw"
-    image.parent.mkdir()
-    image.write_bytes(b"")
-    name = image
-    for number in range(links):
-        link = tmp_path / f"link-{number}"
-        link.symlink_to(name if number else Path("store") / "web.raw")
-        name = link
-    (tmp_path / "other").write_bytes(b"")
-    _staging.remove_image(str(name))
-    _staging.remove_image(str(name))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["other", "store"]
-
-
-def test_of_an_image_whose_removal_was_cut_short_the_link_goes(tmp_path: Path) -> None:
-    link = tmp_path / "web.raw"
-    link.symlink_to(tmp_path / "gone")
-    _staging.remove_image(str(link))
-    assert not os.path.lexists(link)
-
-
-def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
-    path = tmp_path / "web.qcow2"
-    path.write_bytes(b"")
-    _staging.remove(str(path))
-    assert not path.exists()
-    _staging.remove(str(path))
-
-
-def test_what_is_only_read_may_lie_on_a_file_system_to_which_nothing_is_written(tmp_path: Path) -> None:
-    (tmp_path / "disk").touch()
-    _staging.sync_before_reading(str(tmp_path / "disk"), "/proc/version")
-    with pytest.raises(DiskError, match="cannot be brought to stable storage"):
-        _staging.sync("/proc/version")
-
-
-RUNNING = b"system_u:object_r:svirt_image_t:s0:c151,c487\0"
-AT_REST = b"system_u:object_r:virt_image_t:s0\0"
-
-
-@pytest.mark.parametrize(
-    ("found", "wanted"),
-    [
-        ({"security.selinux": AT_REST}, {"security.selinux": AT_REST}),
-        (
-            {"security.selinux": RUNNING, "trusted.libvirt.security.selinux": AT_REST.rstrip(b"\0")},
-            {"security.selinux": AT_REST},
-        ),
-        ({"security.selinux": RUNNING, "trusted.libvirt.security.dac": b"+107:+107"}, {}),
-        (
-            {"system.posix_acl_access": b"\2", "user.note": b"ours"},
-            {"system.posix_acl_access": b"\2", "user.note": b"ours"},
-        ),
-        ({"trusted.libvirt.security.dac": b"+0:+0", "trusted.libvirt.security.ref_dac": b"1"}, {}),
-    ],
-    ids=["at rest", "what libvirt remembers", "one guest's alone", "others stay", "libvirt's own"],
-)
-def test_a_new_file_gets_the_label_that_its_model_has_at_rest(
-    found: dict[str, bytes], wanted: dict[str, bytes]
-) -> None:
-    assert _staging.attributes_at_rest(found) == wanted

@@ -52,7 +52,9 @@ PLANTS: dict[str, tuple[Plant, str]] = {
 
 
 @pytest.mark.parametrize("planted", PLANTS)
-@pytest.mark.parametrize("opened", [_state.look, lambda name: _state.hold(name, 0o600)], ids=["look", "hold"])
+@pytest.mark.parametrize(
+    "opened", [_state.look, lambda name: _state.hold(name, 0o600, make=True)], ids=["look", "hold"]
+)
 def test_what_is_no_state_file_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str, opened: Callable[[str], int]
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._dataclass import replace
 from ansible_collections.kvmops.disk.plugins.module_utils._domain.domain import DomainDisk, DomainState
 from ansible_collections.kvmops.disk.plugins.module_utils._errors import OperationInFlight
+from ansible_collections.kvmops.disk.plugins.module_utils._files import same_file as _same_file
 from ansible_collections.kvmops.disk.plugins.module_utils._files import staging as _staging
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._recovery import shutdown as _shutdown
@@ -111,7 +112,7 @@ def test_a_run_that_lives_is_not_touched(world: World) -> None:
 
 def test_a_new_image_that_the_definition_does_not_name_is_removed(world: World) -> None:
     Path(world.dest).touch()
-    world.notes[world.dest] = {"verb": "convert", NEW_FILE: _staging.file_identity(world.dest)}
+    world.notes[world.dest] = {"verb": "convert", NEW_FILE: _same_file.file_identity(world.dest)}
     found = world.find(world.state())
     assert found.stale == (world.dest,)
     (step,) = _leftovers.clean_up(found, nothing_to_end)
@@ -121,7 +122,7 @@ def test_a_new_image_that_the_definition_does_not_name_is_removed(world: World) 
 
 def test_a_new_image_that_the_definition_names_stays(world: World) -> None:
     Path(world.dest).touch()
-    world.notes[world.dest] = {"verb": "convert", NEW_FILE: _staging.file_identity(world.dest)}
+    world.notes[world.dest] = {"verb": "convert", NEW_FILE: _same_file.file_identity(world.dest)}
     assert world.find(world.state(defined=True)).stale == ()
 
 
