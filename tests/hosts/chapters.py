@@ -69,8 +69,8 @@ def _clone(name: str) -> str:
 
 _BARE = (Chapter((Playbook("hypervisor"),)),)
 _HYPERVISOR = (
-    Chapter((Playbook("convert_offline"),), _scene(_ARCHIVE, _MAIL)),
     Chapter((Playbook("convert_live"),), _scene(_WEB, _DB), running=("web", "db")),
+    Chapter((Playbook("convert_offline"),), _scene(_ARCHIVE, _MAIL)),
     Chapter((Playbook("resize"),), _scene(_ARCHIVE, _WEB), running=("web",)),
     Chapter((Playbook("snapshot_take"), Playbook("snapshot_merge")), _scene(_DB, _MAIL), running=("db",)),
     Chapter(
