@@ -178,7 +178,7 @@ def test_a_raw_image_made_below_a_running_guest_has_holes_unless_a_warning_says_
     (disk,) = result["disks"]
     (new,) = disk["backing_chain"]
     has_holes = new["actual_size"] < new["virtual_size"]
-    assert has_holes is not any("will occupy all of its" in warning for warning in result.get("warnings", []))
+    assert has_holes is ("will occupy all of its" not in str(result.get("warnings")))
 
 
 def test_a_raw_image_of_a_disk_that_passes_discards_on_has_holes(
@@ -191,7 +191,7 @@ def test_a_raw_image_of_a_disk_that_passes_discards_on_has_holes(
     (disk,) = result["disks"]
     (new,) = disk["backing_chain"]
     assert new["actual_size"] < new["virtual_size"]
-    assert not any("will occupy all of its" in warning for warning in result.get("warnings", []))
+    assert "will occupy all of its" not in str(result.get("warnings"))
 
 
 @pytest.mark.parametrize("mode", ["live", "offline"])
