@@ -20,6 +20,7 @@ from ansible_collections.kvmops.disk.plugins.module_utils._image.whole import re
 from lab import Disk, Hypervisor
 
 from bench.ansiballz import empty_module, unchanged_run
+from bench.attached import attached
 from bench.clones import clones
 from bench.many import domains, images, report
 from bench.pair import HEADER, Row, Way, compare, run_anew
@@ -241,6 +242,7 @@ def unchanged(hv: Hypervisor, directory: Path) -> Iterator[Row]:
         ("qcow2_image", {"path": str(image), "size": "1G"}),
         ("vm_disk_convert", {"name": "unchanged", "disk": "vda", "uri": hv.uri, "progress": False}),
         ("vm_disk_info", {"uri": hv.uri}),
+        ("vm_disk", {"name": "unchanged", "disk": "vda", "path": str(image), "size": "1G", "uri": hv.uri}),
     ):
         ours = Way(partial(_change_nothing, name, parameters))
         what = f"{name}, nothing to do, beside imports and qemu-img info"
@@ -292,6 +294,7 @@ def main() -> None:
             print(search(hv), flush=True)
             for about_clones in clones(hv):
                 print(about_clones, flush=True)
+            print(attached(hv), flush=True)
             print(comparison(directory), flush=True)
             print(compression(directory), flush=True)
             print(wholeness(directory), flush=True)

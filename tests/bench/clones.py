@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -20,8 +18,8 @@ from lab import Disk, Hypervisor
 
 from bench.growth import Curve, Size, curve
 from bench.pair import Row, Way, compare, run_anew
+from bench.play import ROOT, play
 
-ROOT = Path(__file__).resolve().parents[2]
 #: The package that brings community.libvirt, in an environment of its own.
 PEER = ROOT / ".cache" / "venv-peer"
 CLONES = 50
@@ -85,18 +83,6 @@ class Bench:
         self.base.chmod(0o644)
         os.sync()
 
-    def play(self, task: dict[str, Any]) -> None:
-        """One play with that task, by the same Ansible for all."""
-        interpreter = {"ansible_connection": "local", "ansible_python_interpreter": str(PEER / "bin/python")}
-        whole = [{"hosts": "localhost", "gather_facts": False, "vars": interpreter, "tasks": [task]}]
-        playbook = self.hv.directory / "clones.yml"
-        playbook.write_text(json.dumps(whole), encoding="utf-8")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-        environment["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / ".ansible/collections")
-        environment["ANSIBLE_HOME"] = str(self.hv.directory / "ansible")
-        argv = [str(PEER / "bin/ansible-playbook"), "--inventory", "localhost,", str(playbook)]
-        subprocess.run(argv, check=True, env=environment, cwd=self.hv.directory, stdout=subprocess.DEVNULL)
-
     def volumes(self) -> None:
         """50 overlays by the module of the collection for libvirt; no domain is defined."""
         xml = (
@@ -104,7 +90,7 @@ class Bench:
             f"<backingStore><path>{self.base}</path><format type='qcow2'/></backingStore></volume>"
         )
         wanted = {"pool": "clones", "state": "present", "xml": xml, "uri": self.hv.uri}
-        self.play({"community.libvirt.virt_volume": wanted, "loop": self.names()})
+        play(self.hv.directory, PEER, [{"community.libvirt.virt_volume": wanted, "loop": self.names()}])
 
     def commands(self) -> None:
         argv = [
@@ -118,7 +104,7 @@ class Bench:
             "qcow2",
             f"{self.directory}/{{{{ item }}}}",
         ]
-        self.play({"ansible.builtin.command": {"argv": argv}, "loop": self.names()})
+        play(self.hv.directory, PEER, [{"ansible.builtin.command": {"argv": argv}, "loop": self.names()}])
 
     def names(self) -> list[str]:
         return [f"pc-{number}.qcow2" for number in range(CLONES)]
@@ -140,7 +126,7 @@ def clones(hv: Hypervisor) -> Iterator[Row | Curve]:
 
         return Way(run, bench.start_over)
 
-    task, module = checked(lambda: bench.play({MODULE: bench.wish()})), checked(bench.run)
+    task, module = checked(lambda: play(hv.directory, PEER, [{MODULE: bench.wish()}])), checked(bench.run)
     what = "vm_linked_clone, 50 clones with domains, beside"
     yield compare(f"{what} 50 virt_volume", task, checked(bench.volumes), rounds=2, goal=0.17)
     yield compare(f"{what} 50 qemu-img", task, checked(bench.commands), rounds=2, goal=0.15)

@@ -100,12 +100,16 @@ def test_no_module_for_domains_is_led_anywhere(
     one = {"name": domain, "disk": "vda"}
     new = str(image.path.with_name("new"))
     clones = [{"name": f"{domain}-clone"}]
+    backups = canary.directory.parent / "backups"
+    backups.mkdir(exist_ok=True)
     runs: tuple[tuple[str, dict[str, Any]], ...] = (
         ("vm_disk_flatten", {**one}),
         ("vm_disk_resize", {**one, "size": "80P"}),
         ("vm_disk_snapshot", {"name": domain, "snapshot": "s"}),
         ("vm_linked_clone", {"source": domain, "clones": clones, "mode": "full"}),
         ("vm_disk_convert", {**one, "format": "qcow2" if image.format == "raw" else "raw", "dest": new}),
+        ("vm_disk_reclaim", {**one, "min_gain": "0"}),
+        ("vm_disk_backup", {"name": domain, "backup": name, "dest_dir": str(backups)}),
     )
     try:
         for module, params in runs:
@@ -114,8 +118,28 @@ def test_no_module_for_domains_is_led_anywhere(
             if module != "vm_disk_snapshot" and name.startswith(ASTRAY):
                 assert result.get("failed") or not result["changed"], (module, result)
         harmless(hv, canary, "vm_disk_snapshot", {"name": domain, "snapshot": "s"}, check=True)
+        assert not [path for path in backups.rglob("*") if path.is_file() and SECRET in path.read_bytes()]
     finally:
         hv.remove(domain)
+
+
+@pytest.mark.parametrize("name", LEADING)
+def test_no_machine_gets_a_disk_that_is_led_anywhere(
+    name: str, hv: Hypervisor, canary: Canary, images: list[Hostile]
+) -> None:
+    (image,) = [image for image in images if image.name == name]
+    sound, domain = canary.directory.parent / "sound", f"getting-{name.replace('_', '-')}"
+    make_sound(sound, "qcow2")
+    hv.define(hv.domain_xml(domain, [Disk(sound, "qcow2")], kernel=False))
+    params = {"name": domain, "disk": "vdb", "path": str(image.path), "format": image.format}
+    try:
+        for check in (True, False):
+            result = harmless(hv, canary, "vm_disk", params, check=check)
+            if name.startswith(ASTRAY):
+                assert result.get("failed") or not result["changed"], result
+    finally:
+        hv.remove(domain)
+        sound.unlink()
 
 
 def test_a_disk_of_petabytes_keeps_nobody_busy(hv: Hypervisor, canary: Canary, images: list[Hostile]) -> None:

@@ -240,7 +240,8 @@ def test_a_directory_that_may_not_be_read_is_told(small: Path, images: Path) -> 
     found = run_module(MODULE, {**wish, "paths": [str(small)]}, as_user=65533)
     assert found["failures"] == [{"path": f"{small}/closed", "msg": "Permission denied"}]
     found = run_module(MODULE, {**wish, "paths": [f"{small}/closed"]}, as_user=65533)
-    assert "closed cannot be read: run as a user who may" in found["msg"]
+    assert "closed cannot be read: the task runs as 65533" in found["msg"]
+    assert "set become=true, or run it as a user who may" in found["msg"]
 
 
 # --- file systems that share extents -----------------------------------------------------------------------------

@@ -83,18 +83,21 @@ def files_of(find: Any, name: str, fqn: str, data: Any, date_time: Any, extensio
 
 
 def state_of(packer: Any, data: Any) -> str:
-    """Of the module with the content DATA, of each library file beside it, and of ansible-core, as a digest."""
+    """Of the module with the content DATA, of each library file beside it, and of ansible-core, as a digest: the copies
+    of the collection that run side by side are of one state."""
     import hashlib
 
     module = str(packer.Origin.get_tag(data).path)
     library = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(module))), "module_utils")
-    facts: list[Any] = [packer.__file__, packer.__version__, module, bytes(data)]
+    digest = hashlib.sha256(f"{packer.__file__} {packer.__version__}".encode() + bytes(data))
     for folder, folders, names in os.walk(library):
         folders[:] = sorted(set(folders) - {"__pycache__"})
-        for file in sorted(names):
-            state = os.stat(os.path.join(folder, file))
-            facts.append((folder, file, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            with open(path, "rb") as file:
+                content = file.read()
+            digest.update(f"{os.path.relpath(path, library)} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def read(kept: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,8 @@ def test_another_library_is_read_anew(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     first, found = pack(kept, "kvmops.disk.sent", tmp_path)
     assert (found, pack(kept, "kvmops.disk.sent", tmp_path)) == (1, (first, 0))
+    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("kept", "copy"))
+    assert pack(kept, "kvmops.disk.sent", tmp_path / "copy") == (first, 0)
     (library / "size.py").write_text("from . import unit\nparse = int\n")
     (library / "unit.py").write_text("K = 1024\n")
     second, found = pack(kept, "kvmops.disk.sent", tmp_path)
