@@ -14,6 +14,9 @@ SYSTEM_PACKAGES := \
     python3-dev qemu-system-x86 qemu-utils \
     python3-apt python3-libvirt python3-lxml python3-venv shellcheck sudo xfsprogs xorriso
 
+# What only `make hosts` needs.
+HOSTS_PACKAGES := dpkg-dev e2fsprogs mmdebstrap openssh-client qemu-system-x86 qemu-utils
+
 # Debian's own Python, because Debian's libvirt bindings are built for it.
 PYTHON := /usr/bin/python3
 PYTEST := .venv/bin/python -m pytest
@@ -44,7 +47,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help system venv test $(TESTS) style types playbooks sanity docs build format test-matrix bench figures pictures demo mutants clean
+.PHONY: help system venv test $(TESTS) style types playbooks sanity docs build format test-matrix hosts bench figures pictures demo mutants clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -136,6 +139,13 @@ molecule: venv ## one scenario for each role
 test-matrix: venv ## every supported ansible-core that this machine has a Python for; three generations of QEMU and libvirt
 	python tests/tools/core_matrix.py
 	$(AS_ROOT) env PYTHONPATH="$(CURDIR)/tests" python -m lab.matrix bookworm trixie forky
+
+# HOSTS and PLAYBOOKS choose among them, by names with commas between them; CUTS is how often each playbook loses the power,
+# and SEED when. Only building a host needs root.
+hosts: venv ## whole Debian hosts, emulated: playbooks over ssh, AppArmor, SELinux and power cuts (HOSTS= PLAYBOOKS= CUTS= SEED=)
+	@tests/tools/system_packages.sh $(HOSTS_PACKAGES)
+	env PYTHONPATH="$(CURDIR)/tests" nice python -m hosts $(if $(HOSTS),--hosts $(HOSTS)) \
+	    $(if $(PLAYBOOKS),--playbooks $(PLAYBOOKS)) $(if $(CUTS),--cuts $(CUTS)) $(if $(SEED),--seed $(SEED))
 
 bench: venv ## measures the modules beside the commands that they replace
 	mkdir -p .cache

@@ -73,6 +73,9 @@ options:
     description:
       - The format that the disks are to have.
       - Live, only V(raw), V(qcow2) and V(qed) are made, and V(raw) only without O(preallocation=full).
+      - QEMU 9.1 to 10.0 makes a V(raw) image without holes live, unless the disk has C(discard=unmap). Then the task
+        needs space for the whole disk, and a warning says so. O(kvmops.disk.vm_disk_reclaim#module:disk) gives the
+        space back while the domain is off.
     type: str
     choices: [raw, qcow2, qcow, qed, vmdk, vdi, vpc]
     default: qcow2

@@ -168,6 +168,32 @@ def test_a_source_stays_whose_extent_another_domain_has(
     assert sorted(os.listdir(images)) == ["vm-flat.vmdk", "vm.raw", "vm.vmdk"]
 
 
+def test_a_raw_image_made_below_a_running_guest_has_holes_unless_a_warning_says_that_it_has_none(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
+) -> None:
+    source = make_image(images / "vm.qcow2", "qcow2")
+    name = make_domain([Disk(source, "qcow2")], kernel=False).name
+    hv.start(name)
+    result = module(MODULE, {"name": name, "disk": "vda", "format": "raw", "mode": "live"})
+    (disk,) = result["disks"]
+    (new,) = disk["backing_chain"]
+    has_holes = new["actual_size"] < new["virtual_size"]
+    assert has_holes is ("will occupy all of its" not in str(result.get("warnings")))
+
+
+def test_a_raw_image_of_a_disk_that_passes_discards_on_has_holes(
+    hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain
+) -> None:
+    source = make_image(images / "vm.qcow2", "qcow2")
+    name = make_domain([Disk(source, "qcow2", discard="unmap")], kernel=False).name
+    hv.start(name)
+    result = module(MODULE, {"name": name, "disk": "vda", "format": "raw", "mode": "live"})
+    (disk,) = result["disks"]
+    (new,) = disk["backing_chain"]
+    assert new["actual_size"] < new["virtual_size"]
+    assert "will occupy all of its" not in str(result.get("warnings"))
+
+
 @pytest.mark.parametrize("mode", ["live", "offline"])
 def test_a_source_that_is_a_link_goes_with_what_it_links_to(
     hv: Hypervisor, module: Module, images: Path, make_domain: MakeDomain, mode: str

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The order in which the disks of a domain are converted while its guest runs. Pure."""
+"""The order in which the disks of a domain are converted while its guest runs, and what QEMU makes of it. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typing as t
 from functools import partial
 
 from ansible_collections.kvmops.disk.plugins.module_utils._plan import Step
+from ansible_collections.kvmops.disk.plugins.module_utils._size import format_size
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
     decision_conversion as _decision_conversion,
 )
@@ -19,6 +20,11 @@ if t.TYPE_CHECKING:
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
     from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.wish import ConvertWish
     from ansible_collections.kvmops.disk.plugins.module_utils._xml.records import Record
+
+
+#: The first release of QEMU that punches no hole for zeros unless the disk passes discards on, and the first that
+#: writes no zeros where the new image reads as zeros anyway (HAZARDS P11).
+_FILLS_HOLES, _LEAVES_HOLES = (9, 1), (10, 1)
 
 
 class Work(t.Protocol):
@@ -41,6 +47,28 @@ class Work(t.Protocol):
     def remove(self, source: str) -> None: ...
 
     def finish(self, images: t.Container[str]) -> None: ...
+
+
+def with_holes(wish: ConvertWish, conversions: t.Iterable[Conversion]) -> list[Conversion]:
+    """Those whose new image is to be a raw file with holes, and whose disk does not pass discards on."""
+    layout = wish.layout
+    if layout.format != "raw" or layout.preallocation not in (None, "off") or wish.block_device:
+        return []
+    return [item for item in conversions if item.disk.live is None or item.disk.live.discard != "unmap"]
+
+
+def fills_holes(version: tuple[int, int]) -> bool:
+    """Whether a QEMU of that *version* allocates such an image in full while it copies."""
+    return _FILLS_HOLES <= version < _LEAVES_HOLES
+
+
+def warning_of_filled(name: str, item: Conversion, size: int) -> str:
+    """What to say of a new image of *size* bytes that will have no holes."""
+    return (
+        f"{name}: {item.target}: {item.dest} will occupy all of its {format_size(size)}: the QEMU of the domain "
+        "allocates what it copies as zeros, unless the disk has discard=unmap: set that first (kvmops.disk.vm_disk), "
+        "or set mode to offline; kvmops.disk.vm_disk_reclaim gives the space back while the domain is off"
+    )
 
 
 def steps(

@@ -128,8 +128,11 @@ class Survey:
                 to_do = "remove it after its conversion (keep_source=false)"
                 self.surroundings.require_no_dependents(item.source, to_do, "keep the source")
 
-    def require_space(self, conversions: t.Sequence[Conversion]) -> None:
-        """Raises NotEnoughSpace. Beside a running guest the figures are of the moment."""
+    def require_space(self, conversions: t.Sequence[Conversion], filled: t.Container[str] = ()) -> None:
+        """Raises NotEnoughSpace. Beside a running guest the figures are of the moment.
+
+        *filled*: the targets whose new image will have no holes, though the task wants them.
+        """
         layout = self.wish.layout
         for item in conversions if not self.wish.block_device else ():
             _space.require_length(item.dest, file_length(layout, self.images[item.target].virtual_size))
@@ -150,7 +153,8 @@ class Survey:
                 _obstacles.require_fitting_device(item, self.wish, needed, image.virtual_size, available)
                 continue
             bitmaps = self.bitmaps[item.target].bytes_needed(image.virtual_size, layout.cluster_size)
-            demands.append((item.dest, bytes_needed(layout, image.virtual_size, estimate) + bitmaps))
+            needed = bytes_needed(layout, image.virtual_size, estimate)
+            demands.append((item.dest, image.virtual_size if item.target in filled else needed + bitmaps))
         _space.require_space(demands)
 
     def require_promise(self, conversions: t.Sequence[Conversion]) -> None:

@@ -50,6 +50,7 @@ class Converting:
         self._find = find
         self._survey = survey_of(task, wish)
         self._mode: str | None = None
+        self._filled: list[Conversion] = []
         self._offline_work: _work_offline.Work | None = None
 
     def paths(self) -> set[str]:
@@ -112,8 +113,21 @@ class Converting:
         new, survey = [item for item in self.conversions if item.target not in adopted], self._survey
         _obstacles.require_free_destinations(new, survey.places(new, left.stale), block_device=self.wish.block_device)
         survey.require_unused(self.conversions)
-        survey.require_space(new)
+        self._filled = self._without_holes(new)
+        survey.require_space(new, {item.target for item in self._filled})
         survey.require_promise(self.conversions)
+
+    def _without_holes(self, new: t.Sequence[Conversion]) -> list[Conversion]:
+        """Those whose new image will have no holes, though it could; the guest's QEMU is only asked where it might."""
+        if self._mode != "live":
+            return []
+        from ansible_collections.kvmops.disk.plugins.module_utils._libvirt.acting import acting
+        from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import (
+            decision_live as _decision_live,
+        )
+
+        doubtful = _decision_live.with_holes(self.wish, new)
+        return doubtful if doubtful and _decision_live.fills_holes(acting(self.task.domain).qemu_version()) else []
 
     def _require_way_back(self, left: Unfinished, operation: Operation | None) -> None:
         """Raises DiskError where the guest could not run again as it ran; says once how it will run otherwise."""
@@ -142,8 +156,11 @@ class Converting:
             if operation is None:
                 files = [image.path for image in self._survey.chains[item.target]]
                 warn_of_untold_holes(files, "a copy", self.task.warn)
+        images, name = self._survey.images, self.task.state.name
+        for item in self._filled if operation is None else ():
+            self.task.warn(_decision_live.warning_of_filled(name, item, images[item.target].virtual_size))
         warn_of_shutdown(self.task, left, operation)
-        hands, images = self.task.tools(operation), self._survey.images
+        hands = self.task.tools(operation)
         work = _work_live.Work(**hands, wish=self.wish, images=images, adopted=adopted)
         return _decision_live.steps(self.task.state, self.wish, self.conversions, adopted, work)
 

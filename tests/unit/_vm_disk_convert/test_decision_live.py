@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert import decision_live as _decision
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
@@ -52,3 +53,25 @@ def test_until_the_point_of_no_return_all_is_undone_the_newest_first() -> None:
     work = Noting()
     steps = _decision.steps(STATE, ConvertWish(("vda", "vdb"), Layout(format="qcow2")), ITEMS, (), work)
     assert undoing(steps, work) == ["end", "withdraw", "end", "withdraw", "restore"]
+
+
+def raw(disk: dict[str, Any], **layout: Any) -> list[Conversion]:
+    """The conversion of a disk like DISK into a raw image, where that is to have holes that QEMU may fill."""
+    element = samples.element("/i/a.qcow2", "qcow2", **disk)
+    item = Conversion(samples.disk(element, element), "/i/a.qcow2", "/i/a.raw")
+    return _decision.with_holes(ConvertWish(("vda",), Layout(**{"format": "raw", **layout})), [item])
+
+
+def test_holes_are_in_doubt_where_a_raw_image_is_to_have_some_and_the_disk_keeps_discards_to_itself() -> None:
+    assert raw({})
+    assert raw({"discard": "ignore"}, preallocation="off")
+    assert not raw({"discard": "unmap"})
+    assert not raw({}, preallocation="falloc")
+    assert not raw({}, format="qcow2")
+
+
+@pytest.mark.parametrize(
+    ("version", "fills"), [((7, 2), False), ((9, 0), False), ((9, 1), True), ((10, 0), True), ((10, 1), False)]
+)
+def test_some_releases_of_qemu_fill_the_holes_of_a_raw_image(version: tuple[int, int], fills: bool) -> None:
+    assert _decision.fills_holes(version) is fills

@@ -1,14 +1,19 @@
 # Copyright: kvmops.disk contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is found where new images are to be."""
+"""What is found where new images are to be, and the space that they need."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+from ansible_collections.kvmops.disk.plugins.module_utils._content.bitmaps import Carried
+from ansible_collections.kvmops.disk.plugins.module_utils._errors import NotEnoughSpace
 from ansible_collections.kvmops.disk.plugins.module_utils._image.layout import Layout
+from ansible_collections.kvmops.disk.plugins.module_utils._qemu.qemu_img import Measure
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision import Conversion
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.decision_obstacles import Place
 from ansible_collections.kvmops.disk.plugins.module_utils._vm_disk_convert.survey import Survey
@@ -51,3 +56,21 @@ def test_what_is_about_to_be_removed_does_not_stand_in_the_way(tmp_path: Path) -
     dest.touch()
     assert place(tmp_path / "vm.raw", dest).exists
     assert not place(tmp_path / "vm.raw", dest, doomed=(str(dest),)).exists
+
+
+def test_an_image_whose_holes_will_be_filled_needs_the_space_of_the_whole_disk(tmp_path: Path) -> None:
+    class Measuring:
+        def measure(self, *_asked: object) -> Measure:
+            return Measure(required=1 << 20, fully_allocated=size)
+
+    size = shutil.disk_usage(tmp_path).free + (1 << 30)
+    disk = samples.disk(samples.element("/i/vm.qcow2", "qcow2"))
+    wish = ConvertWish(("vda",), Layout(format="raw"))
+    survey = Survey(cast(Any, None), cast(Any, None), cast(Any, Measuring()), samples.domain(disk), wish)
+    survey.images["vda"] = samples.qcow2("/i/vm.qcow2", virtual_size=size)
+    survey.bitmaps["vda"] = Carried("/i/vm.qcow2")
+    conversions = [Conversion(disk, "/i/vm.qcow2", str(tmp_path / "vm.raw"))]
+    survey.require_space(conversions)
+    with pytest.raises(NotEnoughSpace) as refused:
+        survey.require_space(conversions, {"vda"})
+    assert refused.value.facts["required_bytes"] == size
