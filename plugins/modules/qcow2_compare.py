@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: qcow2_compare
 short_description: Tell whether two disk images are the same to a guest
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

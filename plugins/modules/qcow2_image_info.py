@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: qcow2_image_info
 short_description: Facts of disk images
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

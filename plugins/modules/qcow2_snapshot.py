@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: qcow2_snapshot
 short_description: Internal snapshots of qcow2 images
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

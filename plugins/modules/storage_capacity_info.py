@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: storage_capacity_info
 short_description: What file systems and storage pools hold, and what they have promised to virtual machines
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

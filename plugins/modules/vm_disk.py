@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: vm_disk
 short_description: Attach, tune and detach disks of virtual machines
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: vm_disk_backup_info
 short_description: Facts of the backups in a directory
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: vm_disk_convert
 short_description: Convert the disks of a virtual machine, and the machine with them
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

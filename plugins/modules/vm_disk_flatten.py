@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: vm_disk_flatten
 short_description: Make the disks of a virtual machine independent of their backing files
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

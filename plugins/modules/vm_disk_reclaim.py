@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: vm_disk_reclaim
 short_description: Give back the space that disks of a virtual machine occupy and do not need
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: vm_disk_restore
 short_description: Disks made of a backup
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: vm_linked_clone
 short_description: Make, or remove, many clones of a virtual machine
-version_added: 0.1.0
+version_added: 0.9.0
 author:
   - kvmops.disk contributors (@kvmops)
 description:

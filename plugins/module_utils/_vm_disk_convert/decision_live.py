@@ -67,7 +67,7 @@ def warning_of_filled(name: str, item: Conversion, size: int) -> str:
     return (
         f"{name}: {item.target}: {item.dest} will occupy all of its {format_size(size)}: the QEMU of the domain "
         "allocates what it copies as zeros, unless the disk has discard=unmap: set that first (kvmops.disk.vm_disk), "
-        "or set mode to offline; kvmops.disk.vm_disk_reclaim gives the space back while the domain is off"
+        "or set method to offline; kvmops.disk.vm_disk_reclaim gives the space back while the domain is off"
     )
 
 
