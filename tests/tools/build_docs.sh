@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# build_docs.sh: the collection's pages as HTML in .cache/docs/build/html. A warning is a failure.
+# build_docs.sh: the collection's pages as HTML in .cache/docs/build/html, and packed beside that. A warning is a failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 site=.cache/docs
@@ -23,4 +23,6 @@ if ! "$site/build.sh" >"$site/log" 2>&1; then
     cat "$site/log" >&2
     exit 1
 fi
-echo "documentation: $site/build/html/index.html"
+packed="$site/kvmops-disk-$(sed -n 's/^version: //p' galaxy.yml)-docs.tar.gz"
+tar --create --gzip --file "$packed" --directory "$site/build" html
+echo "documentation: $site/build/html/index.html, packed: $packed"
