@@ -76,7 +76,7 @@ def _rows(kind: Kind, choice: Choice) -> list[Row]:
                 trial = Trial(machine, output, choice, tell)
                 for chapter in chapters:
                     for row in trial.rows(chapter):
-                        tell(" ".join(row.cells()[1:]))
+                        tell("; ".join((" ".join(row.cells()[1:]), *row.faults)))
                         rows.append(row)
         except LabError as problem:
             rows.append(Row(kind.name, "the host itself", faults=(str(problem),)))

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-_CONTROL = "control"
+#: The machine that no playbook touches.
+CONTROL = "control"
 _BASE = "golden"
 _DISK = "vda"
 
@@ -92,7 +93,7 @@ def faults(made: Made, after: Restarted, private: Collection[str] = ()) -> list[
             else:
                 found += _fault(path, state, _as_left(made, after, models[path], is_top=path in tops), when)
     for path in sorted(tops & {*after.started}):
-        control = after.started[made.disks[_CONTROL][_DISK]]
+        control = after.started[made.disks[CONTROL][_DISK]]
         found += _fault(path, after.started[path], {replace(control, mode=models[path].mode)}, "started")
     return found
 
@@ -107,7 +108,7 @@ def _models(made: Made, after: Restarted) -> dict[str, State]:
     """For each file, whose it has to be while no guest has it open; a clone's disk is like that of the control."""
     models = dict(made.files)
     for machine, disks in after.disks.items():
-        old = made.disks.get(machine, made.disks[_CONTROL])
+        old = made.disks.get(machine, made.disks[CONTROL])
         for path in disks.values():
             models.setdefault(path, made.files[old[_DISK]])
     return models
@@ -115,7 +116,7 @@ def _models(made: Made, after: Restarted) -> dict[str, State]:
 
 def _as_left(made: Made, after: Restarted, model: State, is_top: bool) -> set[State]:
     """As the model, or as libvirt has left the control's overlay, or its base, if that is not as it was made."""
-    path = made.disks[_CONTROL if is_top else _BASE][_DISK]
+    path = made.disks[CONTROL if is_top else _BASE][_DISK]
     left = after.rest[path]
     return {model} if left == made.files[path] else {model, replace(left, mode=model.mode)}
 

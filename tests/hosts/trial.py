@@ -18,7 +18,7 @@ from hosts.cuts import instants
 from hosts.denials import Denials, denials
 from hosts.machine import Machine
 from hosts.play import Played, play
-from hosts.rest import Made, Restarted, faults
+from hosts.rest import CONTROL, Made, Restarted, faults
 from hosts.table import Row
 
 _ON_HOST = Path(__file__).parent / "on_host"
@@ -54,7 +54,7 @@ class Trial:
     def rows(self, chapter: Chapter) -> Iterator[Row]:
         """A row for each chosen playbook of the chapter, once it has been tried."""
         reasons = [self._cannot(playbook) for playbook in chapter.playbooks]
-        made = None if all(reasons) else self._set_scene(chapter)
+        made = None if all(reasons) else self._set_scene(chapter, chapter.running)
         failed = ""
         for playbook, reason in zip(chapter.playbooks, reasons, strict=True):
             row = Row(self._machine.name, playbook.name, not_run=reason or failed)
@@ -92,7 +92,8 @@ class Trial:
         row = replace(row, cuts=len(fractions))
         for fraction in fractions:
             wrong = self._survive(chapter, playbook, fraction, fraction * seconds)
-            self._tell(f"{playbook.name}: the cut at {fraction:.3f} was {'not ' if wrong else ''}survived")
+            outcome = "not survived: " + "; ".join(wrong) if wrong else "survived"
+            self._tell(f"{playbook.name}: the cut at {fraction:.3f} was {outcome}")
             row = replace(
                 row,
                 survived=row.survived + (not wrong),
@@ -102,7 +103,8 @@ class Trial:
 
     def _survive(self, chapter: Chapter, playbook: Playbook, fraction: float, seconds: float) -> list[str]:
         """What is wrong after the power was cut SECONDS after the playbook's begin, or when it was through."""
-        made = self._set_scene(chapter)
+        # libvirt forgets at a boot whose the files of a running machine were: the control has to show that, too.
+        made = self._set_scene(chapter, (*chapter.running, CONTROL) if chapter.running else ())
         assert made, "what is cut has a scene"
         for earlier in chapter.playbooks[: chapter.playbooks.index(playbook)]:
             self._play(earlier, "before")
@@ -129,13 +131,13 @@ class Trial:
 
         return cut
 
-    def _set_scene(self, chapter: Chapter) -> Made | None:
-        """Makes the machines of the chapter; None where it has none."""
+    def _set_scene(self, chapter: Chapter, running: Sequence[str]) -> Made | None:
+        """Makes the machines of the chapter, of which those of RUNNING run; None where it has none."""
         if not chapter.scene:
             return None
         self._tell(f"sets the scene of {chapter.playbooks[0].name}")
         self._machine.run(f"{_script('scene.sh')}\n{chapter.scene}\n")
-        made = Made.read(self._survey("made", chapter.running))
+        made = Made.read(self._survey("made", running))
         for playbook in chapter.prepared_by:
             self._play(playbook, "before")
         self._machine.run("sync")
