@@ -31,8 +31,8 @@ Wait = t.Callable[[float], None]
 
 #: Seconds without any sign of life from a job: its storage hangs then.
 STALLED = 300.0
-#: Seconds that libvirt gets to do what takes it a fraction of one.
-PROMPT = 60.0
+#: Seconds that libvirt gets to do what takes it a fraction of one: on a host whose storage hangs, as long as a job.
+PROMPT = 300.0
 _LOOK_EVERY = 0.25
 
 
