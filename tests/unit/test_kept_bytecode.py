@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import pytest
+from bench import __main__ as bench
 
 TOOLS = Path(__file__).parents[1] / "tools"
 #: Says what the module "sent" of the zip file in argv[2] says, and how often something was compiled for it.
@@ -66,3 +70,28 @@ def test_what_cannot_be_kept_or_read_is_compiled(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     assert run(file, tmp_path / "one.zip")[0] == "first"
+
+
+@pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"KVMOPS_COMPILE_ANEW": "1"}, False)])
+def test_who_measures_turns_it_off(environment: dict[str, str], kept: bool) -> None:
+    looks = "import sys, zipimport, kept_bytecode, kept_payloads; compiles = zipimport._compile_source;"
+    looks += "print(compiles.__module__, any(isinstance(one, kept_payloads.Watch) for one in sys.meta_path))"
+    argv, given = [sys.executable, "-S", "-c", looks], {"PYTHONPATH": str(TOOLS), **environment}
+    told = subprocess.run(argv, check=True, env=given, capture_output=True, encoding="utf-8").stdout
+    assert told.split() == (["kept_bytecode", "True"] if kept else ["zipimport", "False"])
+
+
+def test_the_benchmark_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoHypervisor:
+        """Ends the run where it would begin to measure."""
+
+        def __init__(self, *_arguments: object) -> None:
+            raise NotImplementedError
+
+    for name in ("KVMOPS_COMPILE_ANEW", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"):
+        monkeypatch.setenv(name, "")  # they are as before afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(bench, "Hypervisor", NoHypervisor)
+    with pytest.raises(NotImplementedError):
+        bench.main()
+    assert os.environ["KVMOPS_COMPILE_ANEW"] == "1"
