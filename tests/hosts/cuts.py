@@ -16,4 +16,4 @@ def instants(seed: int, host: str, playbook: str, count: int) -> list[float]:
     if not count:
         return []
     source = random.Random(f"{seed} {host} {playbook}")
-    return [*(round(source.uniform(0.05, 0.98), 3) for _ in range(count - 1)), 1.0]
+    return [*(round(source.uniform(0.05, 0.98), 3) for _cut in range(count - 1)), 1.0]

@@ -98,7 +98,9 @@ def main() -> None:
     what, *running = sys.argv[1:]
     domains = {domain.name(): domain for domain in libvirt.open("qemu:///system").listAllDomains()}
     survey = {"files": look()} if what == "made" else restarted(domains)
-    images = {name: {target: path for target, (path, _) in disks(domain).items()} for name, domain in domains.items()}
+    images = {
+        name: {target: path for target, (path, _format) in disks(domain).items()} for name, domain in domains.items()
+    }
     for name in running:
         domains[name].createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
     json.dump({**survey, "disks": images}, sys.stdout)
