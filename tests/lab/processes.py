@@ -45,7 +45,11 @@ def is_alive(pid: int) -> bool:
 
     The first thread may be a zombie while others still end, and until the last of them has, its files are open.
     """
-    return any(_is_running(thread) for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # there is none, or it went while we looked
+        return False
+    return any(_is_running(Path(f"/proc/{pid}/task/{thread}/stat")) for thread in threads)
 
 
 def _is_running(stat: Path) -> bool:

@@ -32,9 +32,14 @@ def _state(pid: int) -> str:
 
 
 def children_of(pid: int) -> list[int]:
-    """Whichever of its threads started them."""
-    lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for children in lists for child in children.split()]
+    """Whichever of its threads started them; none where it, or the thread, is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                children = Path(f"/proc/{pid}/task/{thread}/children").read_text(encoding="ascii")
+                found += map(int, children.split())
+    return found
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
