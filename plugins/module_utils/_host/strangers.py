@@ -7,6 +7,7 @@ may exchange the files of a directory."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import typing as t
@@ -88,10 +89,14 @@ def _owner_of_names(directory: os.stat_result) -> int | None:
 def place_of(path: str) -> str:
     """Where the file at *path* lies, as the kernel goes there: over no link that it was told to refuse (shield).
 
-    realpath(3) reads each link, and so follows what the kernel would not. Raises OSError where no file is found.
+    realpath(3) reads each link, and so follows what the kernel would not. Raises OSError where no file is found, or
+    where it has left its place by then: the kernel gives such a file a name that another one may have.
     """
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
+        place = os.readlink(f"/proc/self/fd/{descriptor}")
+        if not os.path.samestat(os.fstat(descriptor), os.lstat(place)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return place
     finally:
         os.close(descriptor)
